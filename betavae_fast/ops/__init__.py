@@ -1,0 +1,1 @@
+"""Operators: schemas, autograd and backends."""

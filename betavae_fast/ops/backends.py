@@ -1,0 +1,109 @@
+"""Which backends there are, and why one is missing.
+
+A backend is loaded the first time it is asked for: importing betavae_fast imports neither Triton nor a compiled library.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.util
+import os
+from functools import cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+
+from betavae_fast.ops.schemas import BACKENDS
+
+Backend = Literal["auto", "reference", "cpp", "triton", "cuda"]
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_CPP, _CUDA = _PACKAGE / "_C.so", _PACKAGE / "_C_cuda.so"
+_BUILD_LOG = _PACKAGE / "_build.txt"
+
+
+class BackendStatus(NamedTuple):
+    """One cell of the table that ``betavae-fast info`` prints."""
+
+    op: str
+    backend: str
+    available: bool
+    reason: str  # why not, and what would bring it; empty if available
+
+
+def _build_note(library: str) -> str:
+    """What setup.py wrote down when it left a library out."""
+    if _BUILD_LOG.exists():
+        for line in _BUILD_LOG.read_text().splitlines():
+            name, _, note = line.partition(": ")
+            if name == library:
+                return note
+    return "it has not been built"
+
+
+def _load_library(path: Path, what: str, remedy: str) -> str:
+    if not path.exists():
+        return f"{what} was not built ({_build_note(path.stem)}). {remedy}"
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        return f"{what} does not load in torch {torch.__version__} ({error}). Reinstall betavae_fast for this torch."
+    return ""
+
+
+@cache
+def missing(backend: str) -> str:
+    """Why ``backend`` cannot be used here and what would bring it, or "" if it can; loads it."""
+    if backend == "reference":
+        importlib.import_module("betavae_fast.ops.reference.latent")
+        return ""
+    if backend == "cpp":
+        return _load_library(_CPP, "the C++ extension", "Install a C++17 compiler and reinstall.")
+    if backend == "triton":
+        if importlib.util.find_spec("triton") is None:
+            return "Triton is not installed. Install it with `pip install triton`."
+        importlib.import_module("betavae_fast.ops.triton.latent")
+        if os.environ.get("TRITON_INTERPRET") == "1" or torch.cuda.is_available():
+            return ""
+        return "Triton needs a GPU, and torch sees none. Set TRITON_INTERPRET=1 to run its kernels in the interpreter."
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device. Use a CUDA build of torch on a machine with an NVIDIA GPU."
+    return _load_library(
+        _CUDA, "the CUDA extension", 'Install the CUDA toolkit and reinstall, or use backend="triton".'
+    )
+
+
+@torch.compiler.assume_constant_result
+@cache
+def choose(backend: str, device: str) -> str:
+    """The backend that runs tensors of ``device`` ("cpu", "cuda", …); an explicit choice never falls back."""
+    if backend == "auto":
+        candidates = {"cpu": ("cpp",), "cuda": ("cuda", "triton")}.get(device, ())
+        backend = next((b for b in candidates if not missing(b)), "reference")
+        missing(backend)
+        return backend
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(map(repr, ('auto', *BACKENDS)))}, got {backend!r}")
+    if reason := missing(backend):
+        raise RuntimeError(f'backend="{backend}" is not available: {reason}')
+    interpreted = backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+    runs_on = {"cpp": ("cpu",), "cuda": ("cuda",), "triton": ("cpu", "cuda") if interpreted else ("cuda",)}
+    if device not in runs_on.get(backend, (device,)):
+        raise ValueError(f'backend="{backend}" runs on {" and ".join(runs_on[backend])} tensors, got a {device} tensor')
+    return backend
+
+
+def backend_table() -> list[BackendStatus]:
+    """The state of every (op, backend) pair on this machine."""
+    return [BackendStatus("latent", b, not missing(b), missing(b)) for b in BACKENDS]
+
+
+def cpu_capability() -> str | None:
+    """The instruction set the C++ kernels chose ("baseline", "avx2", "avx512"); None where they are missing."""
+    if missing("cpp"):
+        return None
+    name = ctypes.CDLL(str(_CPP)).betavae_fast_cpu_capability
+    name.restype = ctypes.c_char_p
+    return name().decode()

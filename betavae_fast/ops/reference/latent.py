@@ -1,0 +1,120 @@
+"""The latent op in plain torch: the oracle. Whatever the inputs' dtype, it computes in float64 and rounds once.
+
+z = μ + exp(½v) ε,  v = log σ²
+KL per element ½ (μ² + expm1(v) − v), in nats (Kingma & Welling 2014, appendix B, arranged so that it cannot cancel to
+below zero)
+∂z/∂μ = 1, ∂z/∂v = ½ σ ε, ∂KL/∂μ = μ, ∂KL/∂v = ½ expm1(v)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from betavae_fast.noise import normals
+from betavae_fast.ops.schemas import REDUCTIONS, empty_kl, library
+
+
+def _noise(mu: Tensor, rng: Tensor | None, noise: Tensor | None, first_row: int) -> Tensor:
+    if noise is not None:
+        return noise.double()
+    assert rng is not None
+    row = mu.shape[1:].numel()
+    return normals(rng, first_row * row, mu.numel()).view(mu.shape).double()
+
+
+def _sample(mu: Tensor, v: Tensor, eps: Tensor) -> Tensor:
+    return torch.empty_like(mu).copy_(mu.double() + torch.exp(0.5 * v) * eps)
+
+
+def _excess(v: Tensor) -> Tensor:
+    """½ (expm1(v) − v) ≥ 0; infinite, not NaN, where expm1 is."""
+    return (0.5 * torch.expm1(v) - 0.5 * v.clamp(max=1e3)).clamp(min=0)
+
+
+def _kl(mu: Tensor, v: Tensor, reduction: int) -> Tensor:
+    kl = 0.5 * mu.double().square() + _excess(v)
+    if reduction == REDUCTIONS["dim"]:
+        kl = kl.mean(0)
+    elif reduction == REDUCTIONS["sample"]:
+        kl = kl.flatten(1).sum(1)
+    elif reduction == REDUCTIONS["batchmean"]:
+        kl = kl.sum() / mu.shape[0]
+    elif reduction == REDUCTIONS["sum"]:
+        kl = kl.sum()
+    return empty_kl(mu, reduction).copy_(kl)
+
+
+def latent_forward(
+    mu: Tensor,
+    logvar: Tensor,
+    rng: Tensor | None,
+    noise: Tensor | None,
+    first_row: int,
+    logvar_min: float,
+    logvar_max: float,
+    reduction: int,
+) -> tuple[Tensor, Tensor]:
+    v = logvar.double().clamp(logvar_min, logvar_max)
+    return _sample(mu, v, _noise(mu, rng, noise, first_row)), _kl(mu, v, reduction)
+
+
+def latent_sample(
+    mu: Tensor,
+    logvar: Tensor,
+    rng: Tensor | None,
+    noise: Tensor | None,
+    first_row: int,
+    logvar_min: float,
+    logvar_max: float,
+) -> Tensor:
+    return _sample(mu, logvar.double().clamp(logvar_min, logvar_max), _noise(mu, rng, noise, first_row))
+
+
+def latent_kl(mu: Tensor, logvar: Tensor, logvar_min: float, logvar_max: float, reduction: int) -> Tensor:
+    return _kl(mu, logvar.double().clamp(logvar_min, logvar_max), reduction)
+
+
+def _element_grad(grad_kl: Tensor, mu: Tensor, reduction: int) -> Tensor:
+    """The gradient of each element's KL from that of the reduced KL."""
+    grad_kl = grad_kl.double()
+    if reduction == REDUCTIONS["sample"]:
+        return grad_kl.view(-1, *(1,) * (mu.dim() - 1))
+    return grad_kl / mu.shape[0] if reduction in (REDUCTIONS["dim"], REDUCTIONS["batchmean"]) else grad_kl
+
+
+def latent_backward(
+    grad_z: Tensor | None,
+    grad_kl: Tensor | None,
+    mu: Tensor,
+    logvar: Tensor,
+    rng: Tensor | None,
+    noise: Tensor | None,
+    first_row: int,
+    logvar_min: float,
+    logvar_max: float,
+    reduction: int,
+    need_mu: bool,
+    need_logvar: bool,
+) -> tuple[Tensor, Tensor]:
+    v = logvar.double().clamp(logvar_min, logvar_max)
+    grad_mu = grad_logvar = torch.zeros((), dtype=torch.float64, device=mu.device)
+    if grad_z is not None:
+        grad_mu = grad_z.double()
+        if need_logvar:
+            grad_logvar = grad_mu * (0.5 * torch.exp(0.5 * v) * _noise(mu, rng, noise, first_row))
+    if grad_kl is not None:
+        element = _element_grad(grad_kl, mu, reduction)
+        grad_mu = grad_mu + element * mu.double()
+        grad_logvar = grad_logvar + element * (0.5 * torch.expm1(v))
+    outside = (logvar < logvar_min) | (logvar > logvar_max)
+    return (
+        torch.empty_like(mu).copy_(grad_mu) if need_mu else mu.new_empty(0),
+        torch.empty_like(logvar).copy_(grad_logvar.expand_as(v).masked_fill(outside, 0))
+        if need_logvar
+        else logvar.new_empty(0),
+    )
+
+
+for _implementation in (latent_forward, latent_sample, latent_kl, latent_backward):
+    library.impl(f"{_implementation.__name__}_reference", _implementation, "CompositeExplicitAutograd")

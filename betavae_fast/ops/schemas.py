@@ -1,0 +1,108 @@
+"""What every operator takes and returns: one schema and one fake an op, registered once for each backend.
+
+The operators are pure and know nothing of autograd; ``ops/latent.py`` joins them to it. An implementation is reached as
+``torch.ops.betavae_fast.<op>_<backend>.default``; the backend's own module (or compiled library) provides it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+NAMESPACE = "betavae_fast"
+BACKENDS = ("reference", "cpp", "triton", "cuda")
+
+# KL reductions, as the operators take them.
+REDUCTIONS = {"none": 0, "dim": 1, "sample": 2, "batchmean": 3, "sum": 4}
+
+# rng is (seed, stream), int64[2] on the inputs' device; noise, where given, stands in its place.
+_NOISE = "Tensor? rng, Tensor? noise, int first_row"
+_RANGE = "float logvar_min, float logvar_max"
+
+
+def kl_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of every KL and NLL: float32, or float64 for float64 input."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def empty_kl(mu: Tensor, reduction: int) -> Tensor:
+    """An uninitialised KL of ``mu``'s shape reduced; unreduced, it lies in memory as ``mu`` does."""
+    dtype = kl_dtype(mu.dtype)
+    if reduction == REDUCTIONS["none"]:
+        return torch.empty_like(mu, dtype=dtype)
+    if reduction == REDUCTIONS["dim"]:
+        return mu.new_empty(mu.shape[1:], dtype=dtype)
+    return mu.new_empty(mu.shape[:1] if reduction == REDUCTIONS["sample"] else (), dtype=dtype)
+
+
+def _latent_forward(
+    mu: Tensor,
+    logvar: Tensor,
+    rng: Tensor | None,
+    noise: Tensor | None,
+    first_row: int,
+    logvar_min: float,
+    logvar_max: float,
+    reduction: int,
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(mu), empty_kl(mu, reduction)
+
+
+def _latent_sample(
+    mu: Tensor,
+    logvar: Tensor,
+    rng: Tensor | None,
+    noise: Tensor | None,
+    first_row: int,
+    logvar_min: float,
+    logvar_max: float,
+) -> Tensor:
+    return torch.empty_like(mu)
+
+
+def _latent_kl(mu: Tensor, logvar: Tensor, logvar_min: float, logvar_max: float, reduction: int) -> Tensor:
+    return empty_kl(mu, reduction)
+
+
+def _latent_backward(
+    grad_z: Tensor | None,
+    grad_kl: Tensor | None,
+    mu: Tensor,
+    logvar: Tensor,
+    rng: Tensor | None,
+    noise: Tensor | None,
+    first_row: int,
+    logvar_min: float,
+    logvar_max: float,
+    reduction: int,
+    need_mu: bool,
+    need_logvar: bool,
+) -> tuple[Tensor, Tensor]:
+    return (
+        torch.empty_like(mu) if need_mu else mu.new_empty(0),
+        torch.empty_like(logvar) if need_logvar else logvar.new_empty(0),
+    )
+
+
+# op -> (signature, fake). A gradient that is not needed comes back with no elements.
+OPS: dict[str, tuple[str, Callable]] = {
+    "latent_forward": (
+        f"(Tensor mu, Tensor logvar, {_NOISE}, {_RANGE}, int reduction) -> (Tensor z, Tensor kl)",
+        _latent_forward,
+    ),
+    "latent_sample": (f"(Tensor mu, Tensor logvar, {_NOISE}, {_RANGE}) -> Tensor", _latent_sample),
+    "latent_kl": (f"(Tensor mu, Tensor logvar, {_RANGE}, int reduction) -> Tensor", _latent_kl),
+    "latent_backward": (
+        f"(Tensor? grad_z, Tensor? grad_kl, Tensor mu, Tensor logvar, {_NOISE}, {_RANGE}, int reduction,"
+        " bool need_mu, bool need_logvar) -> (Tensor grad_mu, Tensor grad_logvar)",
+        _latent_backward,
+    ),
+}
+
+library = torch.library.Library(NAMESPACE, "DEF")
+for _op, (_signature, _fake) in OPS.items():
+    for _backend in BACKENDS:
+        library.define(f"{_op}_{_backend}{_signature}", tags=(torch.Tag.pt2_compliant_tag,))
+        torch.library.register_fake(f"{NAMESPACE}::{_op}_{_backend}", _fake, lib=library)

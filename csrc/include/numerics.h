@@ -1,0 +1,81 @@
+// The arithmetic every formula is written in, so that g++ and nvcc produce the same bits.
+//
+// Only correctly rounded operations (+ - * fma sqrt, exact conversions) are used, each spelled out: translation units
+// are compiled with -ffp-contract=off / --fmad=false, so a fused multiply-add happens where fma() stands and nowhere else.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__CUDACC__)
+#define BVF_INLINE __host__ __device__ __forceinline__
+#else
+#define BVF_INLINE inline __attribute__((always_inline))
+#endif
+
+namespace betavae_fast {
+
+BVF_INLINE uint32_t bits_of(float x) {
+#if defined(__CUDA_ARCH__)
+  return __float_as_uint(x);
+#else
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+#endif
+}
+
+BVF_INLINE float float_from_bits(uint32_t bits) {
+#if defined(__CUDA_ARCH__)
+  return __uint_as_float(bits);
+#else
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+#endif
+}
+
+// a * b + c, rounded once.
+BVF_INLINE float fma_(float a, float b, float c) {
+#if defined(__CUDA_ARCH__)
+  return __fmaf_rn(a, b, c);
+#elif defined(__FP_FAST_FMAF)
+  return __builtin_fmaf(a, b, c);
+#else
+  // No hardware fma. The product of two floats is exact in double; the sum is then rounded to odd, which makes the final
+  // rounding to float the only one that counts (Boldo & Melquiond 2008, "Emulation of FMA and correctly rounded sums").
+  const double product = static_cast<double>(a) * b;
+  const double sum = product + c;
+  const double shadow = sum - product;
+  const double error = (product - (sum - shadow)) + (c - shadow);
+  int64_t bits;
+  std::memcpy(&bits, &sum, sizeof bits);
+  const int64_t even = ~bits & 1;
+  const int64_t outward = (error > 0) - (error < 0);
+  bits += even * (bits < 0 ? -outward : outward);
+  double odd;
+  std::memcpy(&odd, &bits, sizeof odd);
+  return static_cast<float>(odd);
+#endif
+}
+
+BVF_INLINE float sqrt_(float x) {
+#if defined(__CUDA_ARCH__)
+  return __fsqrt_rn(x);
+#else
+  return __builtin_sqrtf(x);
+#endif
+}
+
+// 2^n for -126 <= n <= 127; 128 gives infinity.
+BVF_INLINE float exp2_int(int32_t n) { return float_from_bits(static_cast<uint32_t>(n + 127) << 23); }
+
+// NaN compares false with everything, so both keep it.
+template <class Real>
+BVF_INLINE Real clamp_(Real x, Real lo, Real hi) {
+  x = x < lo ? lo : x;
+  return x > hi ? hi : x;
+}
+
+}  // namespace betavae_fast
