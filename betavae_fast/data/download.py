@@ -1,0 +1,38 @@
+"""Fetches one file whose content is known beforehand."""
+
+from __future__ import annotations
+
+import hashlib
+import urllib.request
+from pathlib import Path
+
+from .cache import atomic_writer
+from .errors import DatasetError
+from .progress import progress_bar
+
+_CHUNK = 1 << 18
+_TIMEOUT_SECONDS = 30.0
+
+
+def download(url: str, path: Path, *, size: int, sha256: str, progress: bool) -> None:
+    """Downloads `url` to `path`, atomically: the file appears only if it has this size and this SHA-256.
+
+    Raises: OSError if there is no way to the server or to the disk; DatasetError if the content is another.
+    """
+    digest, received = hashlib.sha256(), 0
+    with (
+        urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response,
+        progress_bar(f"Downloading {path.name}", size, enabled=progress) as advance,
+        atomic_writer(path) as file,
+    ):
+        # One chunk past the expected size is enough to know; a server may not fill the disk.
+        while received <= size and (chunk := response.read(_CHUNK)):
+            file.write(chunk)
+            digest.update(chunk)
+            received += len(chunk)
+            advance(len(chunk))
+        if received != size or digest.hexdigest() != sha256:
+            raise DatasetError(
+                f"{url}: not the expected file: {received} bytes with SHA-256 {digest.hexdigest()}, "
+                f"expected {size} bytes with {sha256}"
+            )

@@ -1,0 +1,70 @@
+"""Data sets that hold one image for every combination of known generative factors."""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+from torch import Tensor
+
+from .indexing import check_indices
+
+
+class KnownFactors:
+    """Mixin for an `ImageDataset` whose images enumerate a grid of factors, the last factor varying fastest.
+
+    `isinstance(dataset, KnownFactors)` tells whether disentanglement can be measured on a data set.
+
+    Attributes:
+        factor_names: the K factors, slowest first.
+        factor_values: for each factor its table of values, float64 (size,); entry c is the value of class c.
+    """
+
+    name: str
+    factor_names: tuple[str, ...]
+    factor_values: tuple[Tensor, ...]
+
+    @property
+    def factor_sizes(self) -> tuple[int, ...]:
+        """Number of classes of each factor."""
+        return tuple(len(values) for values in self.factor_values)
+
+    @property
+    def factor_bases(self) -> tuple[int, ...]:
+        """How far the index moves when a factor's class moves by one: index = Σ class · base."""
+        sizes = self.factor_sizes
+        return tuple(prod(sizes[k + 1 :]) for k in range(len(sizes)))
+
+    def factors(self, indices: Tensor) -> Tensor:
+        """The factor classes of images: int64 (B,) -> int64 (B, K), each in [0, size).
+
+        Raises: as `ImageDataset.gather` does.
+        """
+        check_indices(indices, prod(self.factor_sizes), self.name)
+        bases = torch.tensor(self.factor_bases, device=indices.device)
+        sizes = torch.tensor(self.factor_sizes, device=indices.device)
+        return indices.unsqueeze(1) // bases % sizes
+
+    def index(self, factors: Tensor) -> Tensor:
+        """The inverse of `factors`: classes int64 (B, K) -> image indices int64 (B,).
+
+        Raises: TypeError for another dtype, ValueError for another shape, IndexError for a class out of
+            range.
+        """
+        if not isinstance(factors, Tensor) or factors.dtype != torch.int64:
+            got = factors.dtype if isinstance(factors, Tensor) else type(factors).__name__
+            raise TypeError(f"{self.name}: factors must be an int64 tensor, got {got}")
+        if factors.ndim != 2 or factors.shape[1] != len(self.factor_names):
+            raise ValueError(
+                f"{self.name}: factors must have shape (B, {len(self.factor_names)}) for "
+                f"{', '.join(self.factor_names)}, got {tuple(factors.shape)}"
+            )
+        sizes = torch.tensor(self.factor_sizes, device=factors.device)
+        wrong = (factors < 0) | (factors >= sizes)
+        if wrong.any():
+            row, factor = (int(position) for position in wrong.nonzero()[0])
+            raise IndexError(
+                f"{self.name}: {self.factor_names[factor]} has classes 0 to {self.factor_sizes[factor] - 1}, "
+                f"got {int(factors[row, factor])} in row {row}"
+            )
+        return (factors * torch.tensor(self.factor_bases, device=factors.device)).sum(1)

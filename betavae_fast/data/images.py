@@ -1,0 +1,152 @@
+"""What the trainer sees: a store of images on one device, gathered by index.
+
+Two stores cover everything: `BinaryImages` keeps a bit a pixel, `ByteImages` a byte a pixel. Both use torch
+operations only, so that after `.to("cuda")` batches are made on the GPU without touching the host.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from math import prod
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .bits import bit_table, expand_bytes
+from .indexing import check_indices
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class ImageDataset(ABC):
+    """N images of one shape, held in one uint8 tensor.
+
+    Attributes:
+        name: what the data are, for logs and run folders.
+        image_shape: (C, H, W) of every image.
+        store: the uint8 tensor that holds them, one row per image; its layout is the subclass's business.
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    store: Tensor
+
+    def __init__(self, name: str, store: Tensor, image_shape: tuple[int, int, int]) -> None:
+        self.name = name
+        self.store = store
+        self.image_shape = image_shape
+
+    def __len__(self) -> int:
+        return self.store.shape[0]
+
+    def __repr__(self) -> str:
+        shape = "×".join(map(str, self.image_shape))
+        return f"{type(self).__name__}({self.name!r}, {len(self):,} images of {shape}, on {self.device})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images are, and where `gather` wants its indices."""
+        return self.store.device
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same data set with its store on `device`. The store is shared when it is there already."""
+        moved = copy.copy(self)
+        moved.store = self.store.to(device)
+        return moved
+
+    def gather(self, indices: Tensor) -> Tensor:
+        """The images at `indices`, in that order, as a new contiguous tensor on this data set's device.
+
+        Args:
+            indices: int64, shape (B,), on this data set's device; repeats are allowed.
+        Returns: (B, C, H, W), bool for binary images, else uint8 with pixels 0 to 255.
+        Raises: TypeError for another dtype; ValueError for another shape or device; IndexError out of [0, N).
+            On a GPU the range is asserted by the kernel instead, so that a CUDA graph can hold this call.
+        """
+        check_indices(indices, len(self), self.name)
+        if indices.device != self.device:
+            raise ValueError(f"{self.name}: indices are on {indices.device}, the images on {self.device}")
+        return self._unpack(self.store.index_select(0, indices)).view(-1, *self.image_shape)
+
+    def mean_image(self) -> Tensor:
+        """The mean over all images: float32 (C, H, W) in [0, 1].
+
+        Summed in integers and divided once, so it is exact to float32 rounding and the same on every device.
+        As the best constant prediction it is the baseline a model must beat.
+        """
+        total = torch.zeros(prod(self.image_shape), dtype=torch.int64, device=self.device)
+        for start in range(0, len(self), self._sum_block):
+            total += self._pixel_sum(self.store[start : start + self._sum_block]).flatten()
+        # Divided on the CPU, because not every device has float64.
+        mean = total.cpu().double() / (len(self) * self._full_scale)
+        return mean.float().view(self.image_shape).to(self.device)
+
+    _sum_block: int
+    """Rows that `_pixel_sum` can take at once."""
+    _full_scale: int
+    """The value of a pixel that is fully on."""
+
+    @abstractmethod
+    def _unpack(self, rows: Tensor) -> Tensor:
+        """Pixels of these store rows: (B, ...) with C·H·W elements a row."""
+
+    @abstractmethod
+    def _pixel_sum(self, rows: Tensor) -> Tensor:
+        """Sum of each pixel over these store rows: int64, C·H·W elements."""
+
+
+class BinaryImages(ImageDataset):
+    """Images whose pixels are on or off, a bit each: `store` is (N, ceil(C·H·W / 8)), as `bits` says.
+
+    >>> from betavae_fast.data.bits import pack_bits
+    >>> pixels = torch.eye(4).bool().view(2, 1, 2, 4)
+    >>> images = BinaryImages("diagonal", torch.from_numpy(pack_bits(pixels.numpy())), (1, 2, 4))
+    >>> torch.equal(images.gather(torch.tensor([1, 0])), pixels[[1, 0]])
+    True
+    """
+
+    _sum_block = 255 * 32
+    _full_scale = 1
+
+    def __init__(self, name: str, store: Tensor, image_shape: tuple[int, int, int]) -> None:
+        super().__init__(name, store, image_shape)
+        self._pixels = prod(image_shape)
+        self._table = bit_table().to(store.device)
+
+    def to(self, device: torch.device | str) -> Self:
+        moved = super().to(device)
+        moved._table = self._table.to(device)
+        return moved
+
+    def _unpack(self, rows: Tensor) -> Tensor:
+        pixels = expand_bytes(rows, self._table).view(torch.bool)
+        return pixels if pixels.shape[1] == self._pixels else pixels[:, : self._pixels].contiguous()
+
+    def _pixel_sum(self, rows: Tensor) -> Tensor:
+        # Eight sums at once: each byte of an int64 counts to 255 before it would carry into the next.
+        lanes = expand_bytes(rows, self._table)
+        groups, width = len(lanes) // 255, lanes.shape[1]
+        whole = lanes[: groups * 255].view(groups, 255, width).sum(1)
+        rest = lanes[groups * 255 :].sum(0, keepdim=True)
+        return torch.cat([whole, rest]).view(torch.uint8).sum(0, dtype=torch.int64)[: self._pixels]
+
+
+class ByteImages(ImageDataset):
+    """Images of 8-bit pixels: `store` is (N, C, H, W), 0 to 255.
+
+    >>> images = ByteImages("ramp", torch.arange(8, dtype=torch.uint8).view(2, 1, 2, 2), (1, 2, 2))
+    >>> images.gather(torch.tensor([1])).flatten().tolist()
+    [4, 5, 6, 7]
+    """
+
+    _sum_block = 4096
+    _full_scale = 255
+
+    def _unpack(self, rows: Tensor) -> Tensor:
+        return rows
+
+    def _pixel_sum(self, rows: Tensor) -> Tensor:
+        return rows.sum(0, dtype=torch.int64)

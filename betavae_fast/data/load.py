@@ -1,0 +1,90 @@
+"""One door to every data set: a name or a path."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .arrays import load_array
+from .dsprites import is_dsprites_archive, published_dsprites, rendered_dsprites
+from .errors import DatasetError
+from .folder import load_folder
+from .idx import IMAGES_FILE, SOURCES, find_images_file, load_idx, load_named_idx
+from .images import ImageDataset
+
+NAMES = ("dsprites", *SOURCES)
+"""Data sets known by name."""
+
+
+def load_dataset(
+    name_or_path: str | os.PathLike[str],
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    image_size: int | None = None,
+    channels: int | None = None,
+    progress: bool = True,
+) -> ImageDataset:
+    """Loads a data set by name or by path. A name wins over a file of that name; write ./name for the file.
+
+    - "dsprites": 737,280 binary 64×64 images *equivalent* to dSprites, rendered on first use (seconds), then
+      cached. It is not the published file; see `betavae_fast.data.sprites`.
+    - the path of the published dsprites_ndarray_…_64x64.npz: that file, checked by its git blob id.
+    - "mnist", "fashion-mnist": their 60,000 training images, found on this machine or downloaded; also the
+      path of an idx3 file (.gz or not) or of the folder it is in. 28×28, with a black border up to 32×32.
+    - the path of a folder: every image below it, cut square and resized to 64×64.
+    - the path of an .npy or .npz file: an array of images, bool, uint8 or floating point in [0, 1].
+
+    Args:
+        cache_dir: where to keep what was rendered, unpacked or downloaded; by default $BETAVAE_FAST_CACHE,
+            else betavae_fast in the user's cache folder.
+        image_size: another size for folders (resized) and idx files (border).
+        channels: 1 or 3, for folders: grayscale or RGB instead of what the first image has.
+        progress: show a progress bar on stderr while rendering, decoding or downloading.
+    Returns: an `ImageDataset`; one that is also `KnownFactors` if the factors are known.
+    Raises: DatasetError (a ValueError), one line, if the data are missing, damaged or of no supported form;
+        ValueError for an `image_size` or `channels` that makes no sense for these data.
+    """
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"load_dataset: image_size must be positive, got {image_size}")
+    dataset = _load(os.fspath(name_or_path), cache_dir, image_size, channels, progress)
+    for option, wanted, found in (
+        ("image_size", image_size, dataset.image_shape[1:]),
+        ("channels", channels, dataset.image_shape[:1]),
+    ):
+        if wanted is not None and set(found) != {wanted}:
+            raise ValueError(
+                f"{dataset.name}: {option} cannot be {wanted}, these images are {dataset.image_shape}"
+            )
+    return dataset
+
+
+def _load(
+    name: str,
+    cache_dir: str | os.PathLike[str] | None,
+    image_size: int | None,
+    channels: int | None,
+    progress: bool,
+) -> ImageDataset:
+    if name == "dsprites":
+        return rendered_dsprites(cache_dir=cache_dir, progress=progress)
+    if name in SOURCES:
+        return load_named_idx(name, cache_dir=cache_dir, image_size=image_size, progress=progress)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if images_file := find_images_file(path):
+            return load_idx(images_file, image_size=image_size)
+        return load_folder(path, image_size=image_size, channels=channels, progress=progress)
+    if not path.is_file():
+        raise DatasetError(
+            f"no data set or file named {name!r}: give {', '.join(NAMES)}, or the path of a file or folder"
+        )
+    if path.suffix == ".npz" and is_dsprites_archive(path):
+        return published_dsprites(path, cache_dir=cache_dir, progress=progress)
+    if path.suffix in (".npy", ".npz"):
+        return load_array(path)
+    if path.name.removesuffix(".gz").endswith(IMAGES_FILE.removeprefix("train-")):
+        return load_idx(path, image_size=image_size)
+    raise DatasetError(
+        f"{path}: not a supported form: expected a folder of images, an .npy or .npz array, "
+        f"or an idx file whose name ends in images-idx3-ubyte or images-idx3-ubyte.gz"
+    )

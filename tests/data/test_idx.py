@@ -1,0 +1,160 @@
+"""idx files, whole and corrupt, and where the named sets are looked for."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from betavae_fast.data import DatasetError, idx, load_dataset
+from betavae_fast.data.download import download
+from betavae_fast.data.idx import SOURCES, read_idx_images
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (5, 28, 28), dtype=np.uint8)
+
+
+def idx_bytes(
+    magic: int = 0x803, shape: tuple[int, int, int] = (5, 28, 28), pixels: bytes = PIXELS.tobytes()
+) -> bytes:
+    return struct.pack(">4I", magic, *shape) + pixels
+
+
+def write_gz(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(content, mtime=0))
+    return path
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine where no data set is installed and whose only server is a folder of it."""
+    monkeypatch.chdir(tmp_path)
+    real = idx.find_images_file
+    monkeypatch.setattr(
+        idx, "find_images_file", lambda folder: None if folder.parts[:2] == ("/", "usr") else real(folder)
+    )
+    source = write_gz(tmp_path / "server" / "images.gz", idx_bytes()).read_bytes()
+    served = replace(
+        SOURCES["mnist"],
+        url=(tmp_path / "server" / "images.gz").as_uri(),
+        size=len(source),
+        sha256=hashlib.sha256(source).hexdigest(),
+    )
+    monkeypatch.setitem(idx.SOURCES, "mnist", served)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte"])
+def test_images_get_a_border_up_to_32(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(idx_bytes()) if name.endswith(".gz") else idx_bytes())
+    dataset = load_dataset(path)
+    assert dataset.image_shape == (1, 32, 32)
+    batch = dataset.gather(torch.arange(5))
+    assert batch.dtype == torch.uint8
+    assert np.array_equal(batch[:, 0, 2:30, 2:30].numpy(), PIXELS)
+    assert int(batch.long().sum()) == PIXELS.astype(int).sum(), "the border is black"
+
+
+def test_image_size_28_is_the_file_as_it_is(tmp_path: Path) -> None:
+    write_gz(tmp_path / "train-images-idx3-ubyte.gz", idx_bytes())
+    dataset = load_dataset(tmp_path, image_size=28)  # the folder it is in will do
+    assert np.array_equal(dataset.gather(torch.arange(5))[:, 0].numpy(), PIXELS)
+    with pytest.raises(ValueError, match="28×28, got 16"):
+        load_dataset(tmp_path, image_size=16)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "ends in its header"),
+        (idx_bytes()[:15], "ends in its header"),
+        (idx_bytes(magic=0x801), "0x00000801"),
+        (idx_bytes(magic=0x03080000), "0x03080000"),
+        (idx_bytes(shape=(6, 28, 28)), "found 3920"),
+        (idx_bytes(shape=(4, 28, 28)), "found more"),
+        (idx_bytes(shape=(5, 28, 0)), "empty"),
+        (idx_bytes(shape=(2**32 - 1,) * 3), "found 3920"),
+        (idx_bytes()[:-1], "found 3919"),
+        (idx_bytes() + b"\0", "found more"),
+    ],
+)
+def test_corrupt_files_are_refused(tmp_path: Path, content: bytes, told: str) -> None:
+    for path in (tmp_path / "a-idx3-ubyte", write_gz(tmp_path / "a-idx3-ubyte.gz", content)):
+        if path.suffix != ".gz":
+            path.write_bytes(content)
+        with pytest.raises(DatasetError, match=told):
+            read_idx_images(path)
+
+
+def test_damaged_gzip_is_refused(tmp_path: Path) -> None:
+    path = write_gz(tmp_path / "images.gz", idx_bytes())
+    whole = path.read_bytes()
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        damaged = bytearray(whole)
+        damaged[generator.integers(len(whole))] ^= 1 << generator.integers(8)
+        path.write_bytes(damaged)
+        try:
+            assert np.array_equal(
+                read_idx_images(path), PIXELS
+            )  # a flip in gzip's time stamp changes nothing
+        except DatasetError as error:
+            assert str(path) in str(error)
+    for length in (0, 5, len(whole) // 2, len(whole) - 9):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DatasetError):
+            read_idx_images(path)
+
+
+def test_named_set_is_taken_from_where_it_lies(nowhere: Path) -> None:
+    torchvision = nowhere / "data" / "FashionMNIST" / "raw"
+    torchvision.mkdir(parents=True)
+    (torchvision / "train-images-idx3-ubyte").write_bytes(idx_bytes())
+    dataset = load_dataset("fashion-mnist", cache_dir=nowhere / "cache", progress=False)
+    assert (dataset.name, len(dataset)) == ("fashion-mnist", 5)
+
+
+def test_named_set_is_downloaded_once(nowhere: Path) -> None:
+    for _ in range(2):
+        assert len(load_dataset("mnist", cache_dir=nowhere / "cache", progress=False)) == 5
+        (nowhere / "server" / "images.gz").unlink(missing_ok=True)  # the second time there is no server
+    assert (nowhere / "cache" / "mnist" / "train-images-idx3-ubyte.gz").exists()
+
+
+def test_offline_the_error_is_one_line_that_says_what_to_do(nowhere: Path) -> None:
+    (nowhere / "server" / "images.gz").unlink()
+    with pytest.raises(
+        DatasetError, match=r"^mnist: no train-images-idx3-ubyte\.gz in .*give the path of"
+    ) as caught:
+        load_dataset("mnist", cache_dir=nowhere / "cache", progress=False)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"another file", b"much longer" * 100_000, idx_bytes()])
+def test_a_download_of_other_content_is_refused_and_not_kept(nowhere: Path, content: bytes) -> None:
+    (nowhere / "server" / "images.gz").write_bytes(content)
+    with pytest.raises(DatasetError, match="not the expected file"):
+        load_dataset("mnist", cache_dir=nowhere / "cache", progress=False)
+    assert not any((nowhere / "cache" / "mnist").iterdir())
+
+
+def test_a_download_stops_soon_after_the_expected_size(tmp_path: Path) -> None:
+    (tmp_path / "endless").write_bytes(bytes(3 << 20))
+    with pytest.raises(DatasetError, match=f"{1 << 18} bytes with SHA-256"):
+        download((tmp_path / "endless").as_uri(), tmp_path / "out", size=10, sha256="", progress=False)
+
+
+def test_installed_fashion_mnist_loads() -> None:
+    if idx.find_images_file(Path("/usr/share/datasets/fashion-mnist")) is None:
+        pytest.skip("Debian's dataset-fashion-mnist is not installed")
+    dataset = load_dataset("fashion-mnist", progress=False)
+    assert (len(dataset), dataset.image_shape) == (60000, (1, 32, 32))
+    # The mean training pixel of Fashion-MNIST is 72.94 of 255 (0.2860), before the border.
+    assert dataset.mean_image().double().sum().item() / 28**2 == pytest.approx(0.2860, abs=1e-4)
