@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,10 @@ from betavae_fast.data import DSprites, load_dataset
 
 
 @pytest.fixture(scope="session")
-def dsprites_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("dsprites-cache")
+def dsprites_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("dsprites-cache")
+    yield folder
+    shutil.rmtree(folder)  # pytest would keep the 377 MB of its last three runs
 
 
 @pytest.fixture(scope="session")
