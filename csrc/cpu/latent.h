@@ -4,38 +4,27 @@
 #include <cstdint>
 
 #include "../include/philox.h"
+#include "../problem.h"
 
 namespace betavae_fast {
 
-enum class DType { float16, bfloat16, float32, float64 };
-
-enum class KlReduction : int64_t { none = 0, dim = 1, sample = 2, batchmean = 3, sum = 4 };
-
-// Every operand is seen as rows x outer x inner elements; strides in elements, zero where it is expanded.
-struct View {
-  void* data = nullptr;
-  int64_t row = 0, outer = 0, inner = 0;
-};
-
-struct LatentProblem {
-  DType dtype;
-  int64_t rows, outer, inner;
+struct LatentProblem : Problem {
+  DType dtype = DType::float32;
   View mu, logvar, noise;  // noise.data is null where noise comes from key
-  NoiseKey key;
-  int64_t first_row;
-  double logvar_min, logvar_max;
-  int64_t cols() const { return outer * inner; }
+  NoiseKey key{};
+  int64_t first_row = 0;
+  double logvar_min = 0, logvar_max = 0;
 };
 
 struct LatentForward : LatentProblem {
-  View z, kl;              // null data: not wanted. kl: KlReduction::none only
-  KlReduction reduction;
-  double* partial;         // the sums of one work item, laid out by LatentPartition; null: no KL, or none
+  View z, kl;  // null data: not wanted; kl only for KlReduction::none
+  KlReduction reduction = KlReduction::none;
+  double* partial = nullptr;  // each work item's sums (see LatentPartition::partials); null where nothing is reduced
 };
 
 struct LatentBackward : LatentProblem {
-  View grad_z, grad_kl;    // null data: zero
-  double kl_scale;         // from the gradient of the reduced KL to that of one element
+  View grad_z, grad_kl;  // null data: zero
+  double kl_scale = 1;   // from the gradient of the reduced KL to that of one element
   View grad_mu, grad_logvar;
 };
 

@@ -1,0 +1,50 @@
+#include "dispatch.h"
+
+#include <cstdlib>
+#include <cstring>
+
+namespace betavae_fast {
+namespace {
+
+struct Capability {
+  const char* name;
+  bool supported;
+  const LatentKernels* latent;
+};
+
+const Capability& chosen() {
+  static const Capability choice = [] {
+    // Widest last.
+    const Capability all[] = {
+      {"baseline", true, &baseline::latent_kernels},
+#if defined(__x86_64__)
+      {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), &avx2::latent_kernels},
+      {"avx512",
+       __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"),
+       &avx512::latent_kernels},
+#endif
+    };
+    const char* wanted = std::getenv("BETAVAE_FAST_CPU_CAPABILITY");
+    Capability best = all[0];
+    for (const Capability& candidate : all) {
+      if (!candidate.supported) continue;
+      if (wanted != nullptr && std::strcmp(wanted, candidate.name) == 0) return candidate;
+      best = candidate;
+    }
+    return best;
+  }();
+  return choice;
+}
+
+}  // namespace
+
+const char* cpu_capability() { return chosen().name; }
+
+const LatentKernels& latent_kernels() { return *chosen().latent; }
+
+}  // namespace betavae_fast
+
+extern "C" __attribute__((visibility("default"))) const char* betavae_fast_cpu_capability() {
+  return betavae_fast::cpu_capability();
+}

@@ -1,0 +1,14 @@
+// Which instruction set runs.
+#pragma once
+
+#include "latent.h"
+
+namespace betavae_fast {
+
+// "baseline", "avx2" or "avx512": the widest this CPU has, or what BETAVAE_FAST_CPU_CAPABILITY asks for if it has that.
+// Read once.
+const char* cpu_capability();
+
+const LatentKernels& latent_kernels();
+
+}  // namespace betavae_fast

@@ -1,0 +1,24 @@
+// What every kernel is told about its operands, on any device, free of torch.
+#pragma once
+
+#include <cstdint>
+
+namespace betavae_fast {
+
+enum class DType { float16, bfloat16, float32, float64 };
+
+// Every operand is seen as rows x outer x inner elements; strides in elements, zero where it is expanded.
+struct View {
+  void* data = nullptr;
+  int64_t row = 0, outer = 0, inner = 0;
+};
+
+struct Problem {
+  int64_t rows = 0, outer = 1, inner = 1;
+  int64_t cols() const { return outer * inner; }
+};
+
+// As betavae_fast/ops/schemas.py numbers them.
+enum class KlReduction : int64_t { none = 0, dim = 1, sample = 2, batchmean = 3, sum = 4 };
+
+}  // namespace betavae_fast
