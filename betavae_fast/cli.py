@@ -1,0 +1,272 @@
+"""The command line. torch and everything built on it is imported inside the commands, so that ``--help`` is
+instant."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from betavae_fast.choices import ACTIVE_NATS, Architecture, Likelihood
+from betavae_fast.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from betavae_fast.evaluation.summary import Summary
+    from betavae_fast.training.loop import TrainState
+    from betavae_fast.training.metrics import Metrics
+    from betavae_fast.training.run_folder import RunFolder
+
+INTERRUPTED = 130  # 128 + SIGINT, what shells expect of a program that Ctrl-C ended
+DEFAULTS = TrainConfig()
+
+app = typer.Typer(
+    name="betavae-fast",
+    help="Train β-VAEs, measure what they learn, and look at it.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class CommandError(Exception):
+    """What the user has to know, in one line, and the exit code that goes with it."""
+
+    def __init__(self, message: str, exit_code: int = 2) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@app.command()
+def train(
+    data: Annotated[
+        str,
+        typer.Option(
+            help="dsprites, mnist, fashion-mnist, or the path of an image folder or .npy/.npz array."
+        ),
+    ] = DEFAULTS.data,
+    architecture: Annotated[Architecture, typer.Option(help="Encoder and decoder.")] = DEFAULTS.architecture,
+    latent_dim: Annotated[int, typer.Option(help="Number of latent channels.")] = DEFAULTS.latent_dim,
+    beta: Annotated[float, typer.Option(help="Weight of the KL.")] = DEFAULTS.beta,
+    likelihood: Annotated[Likelihood, typer.Option(help="Of the pixels.")] = DEFAULTS.likelihood,
+    batch_size: Annotated[int, typer.Option(help="Images a step.")] = DEFAULTS.batch_size,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = DEFAULTS.steps,
+    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = DEFAULTS.lr,
+    seed: Annotated[int, typer.Option(help="Of the weights, the data order and the noise.")] = DEFAULTS.seed,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads.", show_default="torch's choice")
+    ] = DEFAULTS.threads,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = DEFAULTS.device,
+    backend: Annotated[
+        str, typer.Option(help="Of the latent layer; see the info command.")
+    ] = DEFAULTS.backend,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The run's folder, new or empty.", show_default="runs/DATA-ARCHITECTURE"),
+    ] = None,
+    log_every: Annotated[
+        int, typer.Option(help="Steps between two entries in the logs.")
+    ] = DEFAULTS.log_every,
+    checkpoint_every: Annotated[
+        int, typer.Option(help="Steps between checkpoints.")
+    ] = DEFAULTS.checkpoint_every,
+) -> None:
+    """Train a β-VAE. Leaves a folder with config, checkpoint, metrics, TensorBoard logs and pictures.
+
+    Ctrl-C finishes the step, writes the checkpoint and the pictures, and exits with code 130.
+    """
+    with usage_errors():
+        config = TrainConfig(
+            data=data,
+            architecture=architecture,
+            latent_dim=latent_dim,
+            beta=beta,
+            likelihood=likelihood,
+            batch_size=batch_size,
+            steps=steps,
+            lr=lr,
+            seed=seed,
+            threads=threads,
+            device=device,
+            backend=backend,
+            log_every=log_every,
+            checkpoint_every=checkpoint_every,
+        )
+        state, folder = _prepare(config, out)
+    _run(state, folder)
+
+
+def _prepare(config: TrainConfig, out: Path | None) -> tuple[TrainState, RunFolder]:
+    import torch
+
+    from betavae_fast.data import load_dataset
+    from betavae_fast.training.loop import prepare
+    from betavae_fast.training.run_folder import create_run_folder
+
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    state = prepare(config, load_dataset(config.data))
+    return state, create_run_folder(config, out)
+
+
+def _run(state: TrainState, folder: RunFolder) -> None:
+    from rich.console import Console
+
+    from betavae_fast.evaluation.report import write_pictures
+    from betavae_fast.evaluation.summary import summarise, write_summary
+    from betavae_fast.training import loop
+    from betavae_fast.training.interrupt import stop_on_signal
+    from betavae_fast.training.metrics import read_metrics
+
+    config, console = state.config, Console(highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Data: {state.dataset!r}")
+    console.print(
+        f"Model: {config.architecture}, {config.latent_dim} channels, {config.likelihood}, "
+        f"β = {config.beta:g}; {config.steps} steps of {config.batch_size} images on {state.device}"
+    )
+    console.print(f"Run folder: {folder.path}")
+    with stop_on_signal() as stop:
+        try:
+            with _progress(console, config) as (on_step, on_metrics):
+                model = loop.train(
+                    state, folder, on_step=on_step, on_metrics=on_metrics, should_stop=lambda: stop.requested
+                )
+        except (loop.DivergedError, OSError) as error:
+            raise CommandError(str(error), exit_code=1) from error
+        summary = summarise(model, state.dataset)
+        write_summary(folder.summary, summary)
+        write_pictures(folder.pictures, model, state.dataset, summary, read_metrics(folder.metrics))
+    _print_summary(console, summary)
+    console.print(f"Pictures: {folder.pictures}")
+    if not state.finished:
+        raise CommandError(
+            f"interrupted after step {state.step} of {config.steps}; "
+            f"checkpoint and pictures are in {folder.path}",
+            exit_code=INTERRUPTED,
+        )
+
+
+@contextmanager
+def _progress(
+    console: Console, config: TrainConfig
+) -> Iterator[tuple[Callable[[int], None], Callable[[Metrics], None]]]:
+    """The progress bar; yields what to call after each step and with each metrics entry.
+
+    Where there is no terminal to draw a bar on, each entry is a line instead.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=config.steps)
+
+        def on_metrics(metrics: Metrics) -> None:
+            line = (
+                f"{metrics.images_per_second:,.0f} images/s  loss {metrics.loss:.1f}  "
+                f"reconstruction {metrics.reconstruction:.1f}  KL {metrics.kl:.2f}  "
+                f"{metrics.active_channels}/{len(metrics.kl_per_dim)} channels active"
+            )
+            bar.update(task, description=line)
+            if not console.is_terminal:
+                console.print(f"step {metrics.step}/{config.steps}  {line}")
+
+        yield lambda step: bar.update(task, completed=step), on_metrics
+
+
+def _print_summary(console: Console, summary: Summary) -> None:
+    from rich.table import Table
+
+    table = Table(
+        "channel", "KL", "mean dispersion", "variance", "", title="Capacity of each channel, in nats"
+    )
+    for column in table.columns[:4]:
+        column.justify = "right"
+    for channel in summary.channels:
+        nats = (f"{value:.3f}" for value in (channel.kl, channel.mean_dispersion, channel.variance))
+        table.add_row(
+            str(channel.index),
+            *nats,
+            "active" if channel.active else "",
+            style=None if channel.active else "dim",
+        )
+    console.print(table)
+    console.print(
+        f"{summary.active_channels} of {len(summary.channels)} channels are active "
+        f"(KL above {ACTIVE_NATS} nats)"
+    )
+    console.print(
+        f"Reconstruction loss: {summary.reconstruction:.1f} nats an image (z = μ), against "
+        f"{summary.mean_image_reconstruction:.1f} for the mean image; over {summary.images:,} images"
+    )
+
+
+@app.command()
+def info() -> None:
+    """Show which backends there are and, for each missing one, why and what brings it."""
+    import platform
+
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from betavae_fast.ops.backends import backend_table, cpu_capability
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": _version("triton"),
+        "CPU instruction set": cpu_capability(),
+        "CPU threads": torch.get_num_threads(),
+        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+    for name, value in versions.items():
+        console.print(f"{name}: {'none' if value is None else value}")
+    table = Table("op", "backend", "available", "why not, and what brings it")
+    for row in backend_table():
+        table.add_row(row.op, row.backend, "yes" if row.available else "no", row.reason)
+    console.print(table)
+
+
+def _version(distribution: str) -> str | None:
+    from importlib import metadata
+
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """What a command's set-up raises is about its arguments: one line, exit code 2."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        raise CommandError(str(error)) from error
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0, 2 with one line on stderr for wrong arguments, 130 after Ctrl-C, 1
+    otherwise."""
+    try:
+        sys.exit(app(arguments or sys.argv[1:] or ["--help"], standalone_mode=False))
+    except CommandError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted", INTERRUPTED)
+    except Exception as error:
+        # Wrong options. typer's exceptions have no public base class that spans its versions, but all have
+        # this.
+        if not hasattr(error, "format_message"):
+            raise
+        _fail(error.format_message(), 2)
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    print("betavae-fast:", " ".join(message.split()), file=sys.stderr)
+    sys.exit(exit_code)

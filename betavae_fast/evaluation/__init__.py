@@ -1,0 +1,1 @@
+"""What a trained model has learned, in numbers and pictures."""

@@ -1,0 +1,59 @@
+"""The pictures of a run, drawn from its model, its data and its metrics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from betavae_fast.data.images import ImageDataset
+from betavae_fast.evaluation import pictures
+from betavae_fast.evaluation.summary import Summary, choose_images
+from betavae_fast.evaluation.traversal import traverse
+from betavae_fast.nn import BetaVAE
+from betavae_fast.nn.pixels import to_float
+from betavae_fast.training.metrics import Metrics
+
+TRAVERSAL_VALUES = tuple(np.linspace(-3, 3, 11).round(1).tolist())
+MAX_TRAVERSED = 16  # channels: more rows than this nobody reads
+RECONSTRUCTED = 20
+
+
+@torch.no_grad()
+def write_pictures(
+    folder: Path, model: BetaVAE, dataset: ImageDataset, summary: Summary, history: list[Metrics]
+) -> list[Path]:
+    """Draw reconstructions.png, traversal.png and capacity.png into ``folder`` (made if missing).
+
+    Args:
+        model: in evaluation mode.
+        history: the run's metrics, at least one entry.
+    Returns: the three paths, in that order.
+    """
+    device = next(model.parameters()).device
+    dataset = dataset.to(device)
+    originals = dataset.gather(choose_images(len(dataset), RECONSTRUCTED).to(device))
+    traversed = summary.channels[:MAX_TRAVERSED]
+    moved = traverse(model, originals[0], [channel.index for channel in traversed], TRAVERSAL_VALUES)
+    figures = {
+        "reconstructions.png": pictures.reconstructions(
+            _array(to_float(originals)), _array(model.pixels(model(originals).decoded))
+        ),
+        "traversal.png": pictures.traversal(_array(moved), traversed, TRAVERSAL_VALUES),
+        "capacity.png": pictures.capacity(
+            [entry.images for entry in history],
+            np.array([entry.mean_dispersion for entry in history]),
+            np.array([entry.variance for entry in history]),
+        ),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(folder / name, dpi=120)
+    return [folder / name for name in figures]
+
+
+def _array(images: Tensor) -> NDArray[np.floating]:
+    return images.float().cpu().numpy()

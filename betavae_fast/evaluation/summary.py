@@ -1,0 +1,97 @@
+"""The numbers a run ends with: how well it reconstructs, and what each channel carries."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from betavae_fast.choices import ACTIVE_NATS
+from betavae_fast.data.cache import atomic_writer
+from betavae_fast.data.images import ImageDataset
+from betavae_fast.nn import BetaVAE, BetaVAELoss, split_kl
+
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One latent dim: its KL in nats (mean over images), the two parts it is the sum of, and whether it is
+    active."""
+
+    index: int
+    kl: float
+    mean_dispersion: float
+    variance: float
+    active: bool
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Means over images, in nats per image."""
+
+    images: int
+    reconstruction: float  # −log p(x | z = μ)
+    mean_image_reconstruction: float  # the same for a model that always answers with the data's mean image
+    kl: float
+    channels: list[Channel]  # sorted by KL, largest first
+
+    @property
+    def active_channels(self) -> int:
+        """How many channels carry more than ``ACTIVE_NATS``."""
+        return sum(channel.active for channel in self.channels)
+
+
+@torch.no_grad()
+def summarise(model: BetaVAE, dataset: ImageDataset, *, max_images: int = 4096) -> Summary:
+    """Measure ``model``, which must be in evaluation mode (z = μ), on up to ``max_images`` images.
+
+    The images are the same on every call: a random choice (data sets may be ordered) with a fixed seed.
+    """
+    device = next(model.parameters()).device
+    dataset = dataset.to(device)
+    indices = choose_images(len(dataset), max_images).to(device)
+    likelihood = BetaVAELoss(beta=1.0, likelihood=model.likelihood)
+    mean_image = _as_decoded(dataset.mean_image(), model)
+
+    # Per image: the reconstruction, the mean image's, and per channel the two parts of the KL.
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
+    parts = torch.zeros(2, model.latent_dim, dtype=torch.float64, device=device)
+    for chosen in indices.split(_BATCH):
+        images = dataset.gather(chosen)
+        out = model(images)
+        reconstruction = likelihood(out.decoded, images, out.kl).reconstruction
+        baseline = likelihood(mean_image.expand(out.decoded.shape), images, out.kl).reconstruction
+        sums += len(chosen) * torch.stack((reconstruction, baseline)).double()
+        parts += len(chosen) * torch.stack(split_kl(out.mu, out.logvar)).double()
+
+    reconstruction, baseline = (sums / len(indices)).tolist()
+    channels = [
+        Channel(
+            index, dispersion + variance, dispersion, variance, active=dispersion + variance > ACTIVE_NATS
+        )
+        for index, (dispersion, variance) in enumerate((parts / len(indices)).T.tolist())
+    ]
+    channels.sort(key=lambda channel: channel.kl, reverse=True)
+    return Summary(len(indices), reconstruction, baseline, sum(channel.kl for channel in channels), channels)
+
+
+def write_summary(path: Path, summary: Summary) -> None:
+    """Write ``summary`` as JSON."""
+    with atomic_writer(path) as file:
+        file.write(json.dumps(asdict(summary), indent=2).encode())
+
+
+def choose_images(dataset_size: int, count: int) -> Tensor:
+    """Indices of ``count`` different images (all, if there are fewer): a random choice, the same on every
+    call."""
+    return torch.randperm(dataset_size, generator=torch.Generator().manual_seed(0))[:count]
+
+
+def _as_decoded(image: Tensor, model: BetaVAE) -> Tensor:
+    """What a decoder would put out for these expected pixels; a pixel that is never on (or always) is kept
+    finite."""
+    return image.logit(eps=1e-6) if model.likelihood == "bernoulli" else image

@@ -1,0 +1,16 @@
+"""Layers: the published encoders and decoders, the latent layer, the loss, and the whole β-VAE."""
+
+from betavae_fast.nn.latent import GaussianLatent, KLSplit, LatentOutput, split_kl
+from betavae_fast.nn.losses import BetaVAELoss, LossOutput
+from betavae_fast.nn.vae import BetaVAE, BetaVAEOutput
+
+__all__ = [
+    "BetaVAE",
+    "BetaVAELoss",
+    "BetaVAEOutput",
+    "GaussianLatent",
+    "KLSplit",
+    "LatentOutput",
+    "LossOutput",
+    "split_kl",
+]

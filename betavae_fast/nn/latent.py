@@ -1,0 +1,136 @@
+"""The bottleneck: a diagonal Gaussian posterior per image, sampled in training and read at its mean in
+evaluation."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+
+from betavae_fast.functional import Reduction, gaussian_kl, reparameterize_kl
+from betavae_fast.ops.backends import Backend
+
+
+class LatentOutput(NamedTuple):
+    """What the latent layer hands on: the sample and its KL, and the posterior they came from."""
+
+    z: Tensor  # like mu
+    kl: Tensor  # nats; with the default reduction one value per latent dim, a mean over the batch
+    mu: Tensor
+    logvar: Tensor
+
+
+class KLSplit(NamedTuple):
+    """The two ways in which a channel carries information, in nats per image; both are 0 for an unused
+    channel."""
+
+    mean_dispersion: Tensor
+    variance: Tensor
+
+
+class GaussianLatent(nn.Module):
+    """Diagonal-Gaussian bottleneck: z = μ + exp(½ log σ²) ε in training, z = μ in evaluation; KL to N(0, I)
+    in both (Kingma & Welling 2014, equation 10 and appendix B).
+
+    Args:
+        reduction: of the KL, as in :func:`betavae_fast.gaussian_kl`. "dim" (default): batch mean per latent
+            dim, shape ``mu.shape[1:]``.
+        logvar_range: clamp log σ² to (lo, hi); no gradient flows where it was clamped.
+        backend: which implementation computes it; "auto" chooses by the tensor's device.
+
+    Called with ``moments`` of shape (B, 2·D, ...), mean first, or with ``mu, logvar`` of shape (B, D, ...)
+    each.
+
+    >>> latent = GaussianLatent().eval()
+    >>> z, kl, mu, logvar = latent(torch.zeros(8, 6))
+    >>> z.shape, kl
+    (torch.Size([8, 3]), tensor([0., 0., 0.]))
+    """
+
+    def __init__(
+        self,
+        *,
+        reduction: Reduction = "dim",
+        logvar_range: tuple[float, float] | None = None,
+        backend: Backend = "auto",
+    ) -> None:
+        super().__init__()
+        self.reduction: Reduction = reduction
+        self.logvar_range = logvar_range
+        self.backend: Backend = backend
+
+    def forward(
+        self,
+        mu: Tensor,
+        logvar: Tensor | None = None,
+        *,
+        seed: int | Tensor | None = None,
+        generator: Generator | None = None,
+        noise: Tensor | None = None,
+        first_row: int = 0,
+    ) -> LatentOutput:
+        """Sample (or take the mean) and measure the KL.
+
+        Args:
+            mu: the posterior mean, or, without ``logvar``, the packed moments.
+            logvar: the posterior log-variance.
+            seed, generator, noise, first_row: where the noise comes from in training, as in
+                :func:`betavae_fast.reparameterize_kl`; evaluation draws none.
+        Raises: ValueError if packed moments do not split in two halves, or as ``reparameterize_kl`` does.
+        """
+        if logvar is None:
+            mu, logvar = _split_moments(mu)
+        if self.training:
+            z, kl = reparameterize_kl(
+                mu,
+                logvar,
+                reduction=self.reduction,
+                seed=seed,
+                generator=generator,
+                noise=noise,
+                first_row=first_row,
+                logvar_range=self.logvar_range,
+                backend=self.backend,
+            )
+        else:
+            z = mu
+            kl = gaussian_kl(
+                mu, logvar, reduction=self.reduction, logvar_range=self.logvar_range, backend=self.backend
+            )
+        return LatentOutput(z, kl, mu, logvar)
+
+    def extra_repr(self) -> str:
+        return f"reduction={self.reduction!r}, logvar_range={self.logvar_range}, backend={self.backend!r}"
+
+
+def split_kl(mu: Tensor, logvar: Tensor) -> KLSplit:
+    """Each channel's KL to N(0, 1) as mean dispersion ½ μ² plus variance ½ (expm1(log σ²) − log σ²).
+
+    Args:
+        mu, logvar: posterior mean and log-variance, same shape (B, ...), any floating-point dtype.
+    Returns: two tensors of shape ``mu.shape[1:]``, means over the batch in nats, float32 (float64 for float64
+        input); their sum is ``gaussian_kl(mu, logvar)`` up to rounding.
+
+    >>> split_kl(torch.tensor([[2.0], [-2.0]]), torch.zeros(2, 1))
+    KLSplit(mean_dispersion=tensor([2.]), variance=tensor([0.]))
+    """
+    if mu.shape != logvar.shape:
+        raise ValueError(
+            f"split_kl: mu and logvar must have the same shape, "
+            f"got {tuple(mu.shape)} and {tuple(logvar.shape)}"
+        )
+    dtype = torch.promote_types(mu.dtype, torch.float32)
+    mu, logvar = mu.to(dtype), logvar.to(dtype)
+    return KLSplit(0.5 * mu.square().mean(0), 0.5 * (logvar.expm1() - logvar).mean(0))
+
+
+def _split_moments(moments: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, 2·D, ...) → two views (B, D, ...)."""
+    if moments.dim() < 2 or moments.shape[1] % 2:
+        raise ValueError(
+            f"moments must have shape (B, 2*D, ...), the mean in the first half of dimension 1 and the "
+            f"log-variance in the second; got {tuple(moments.shape)}"
+        )
+    mu, logvar = moments.chunk(2, dim=1)
+    return mu, logvar

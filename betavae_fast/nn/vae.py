@@ -1,0 +1,131 @@
+"""The whole β-VAE: encoder, latent layer, decoder."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, get_args
+
+import torch
+from torch import Generator, Tensor, nn
+
+from betavae_fast.choices import Architecture, Likelihood
+from betavae_fast.functional import reparameterize
+from betavae_fast.nn.architectures import build
+from betavae_fast.nn.latent import GaussianLatent, LatentOutput
+from betavae_fast.nn.pixels import to_float
+from betavae_fast.ops.backends import Backend
+
+
+class BetaVAEOutput(NamedTuple):
+    """One pass through the model; ``decoded`` holds logits for a Bernoulli likelihood, means otherwise."""
+
+    decoded: Tensor  # (B, C, H, W)
+    z: Tensor  # (B, D)
+    kl: Tensor  # (D,), nats, mean over the batch
+    mu: Tensor  # (B, D)
+    logvar: Tensor  # (B, D)
+
+
+class BetaVAE(nn.Module):
+    """A β-VAE with a published encoder/decoder pair (see :mod:`betavae_fast.nn.architectures`).
+
+    Args:
+        image_shape: (channels, height, width). The convolutional architectures take square images whose side
+            is a power of two of at least 8; "mlp" takes any.
+        latent_dim: number of latent dims D.
+        architecture: "burgess" (Burgess et al. 2018), "locatello" (Locatello et al. 2019) or "mlp" (Higgins
+            et al. 2017).
+        likelihood: what the decoder's output stands for, as in :class:`betavae_fast.BetaVAELoss`; here only
+            :meth:`pixels` and :meth:`sample` depend on it.
+        logvar_range, backend: handed to :class:`betavae_fast.GaussianLatent`.
+
+    Raises: ValueError for a size or a name the architecture cannot take.
+
+    >>> vae = BetaVAE((1, 32, 32), latent_dim=4)
+    >>> vae(torch.zeros(2, 1, 32, 32, dtype=torch.uint8)).decoded.shape
+    torch.Size([2, 1, 32, 32])
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int] = (1, 64, 64),
+        latent_dim: int = 10,
+        architecture: Architecture = "burgess",
+        *,
+        likelihood: Likelihood = "bernoulli",
+        logvar_range: tuple[float, float] | None = None,
+        backend: Backend = "auto",
+    ) -> None:
+        super().__init__()
+        if likelihood not in get_args(Likelihood):
+            raise ValueError(
+                f"likelihood must be one of {', '.join(get_args(Likelihood))}; got {likelihood!r}"
+            )
+        channels, height, width = image_shape
+        self.image_shape = (channels, height, width)
+        self.latent_dim = latent_dim
+        self.architecture: Architecture = architecture
+        self.likelihood: Likelihood = likelihood
+        self.encoder, self.decoder = build(architecture, self.image_shape, latent_dim)
+        self.latent = GaussianLatent(logvar_range=logvar_range, backend=backend)
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Posterior mean and log-variance, (B, D) each, of images (B, C, H, W): bool, uint8 (divided by 255)
+        or floating point in [0, 1].
+
+        Raises: ValueError for images of another shape, TypeError for another dtype.
+        """
+        if images.dim() != 4 or images.shape[1:] != self.image_shape:
+            raise ValueError(
+                f"images must have shape (B, {', '.join(map(str, self.image_shape))}), "
+                f"got {tuple(images.shape)}"
+            )
+        mu, logvar = self.encoder(to_float(images, next(self.parameters()).dtype)).chunk(2, dim=1)
+        return mu, logvar
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Logits (Bernoulli) or means (Gaussian, Laplace), (B, C, H, W), of latents (B, D).
+
+        Raises: ValueError for latents of another shape.
+        """
+        if z.dim() != 2 or z.shape[1] != self.latent_dim:
+            raise ValueError(f"z must have shape (B, {self.latent_dim}), got {tuple(z.shape)}")
+        decoded: Tensor = self.decoder(z)
+        return decoded
+
+    def pixels(self, decoded: Tensor) -> Tensor:
+        """The expected image E[x | z] of a decoder output: its sigmoid (Bernoulli), or itself."""
+        return decoded.sigmoid() if self.likelihood == "bernoulli" else decoded
+
+    def forward(
+        self,
+        images: Tensor,
+        *,
+        seed: int | Tensor | None = None,
+        generator: Generator | None = None,
+        noise: Tensor | None = None,
+        first_row: int = 0,
+    ) -> BetaVAEOutput:
+        """Encode, sample (in training; the mean in evaluation), decode.
+
+        ``seed``, ``generator``, ``noise`` and ``first_row`` say where the noise comes from, as in
+        :func:`betavae_fast.reparameterize_kl`: with the same ``seed``, the shards of a batch, each called
+        with its ``first_row``, draw what the whole batch draws.
+        """
+        latent: LatentOutput = self.latent(
+            *self.encode(images), seed=seed, generator=generator, noise=noise, first_row=first_row
+        )
+        return BetaVAEOutput(self.decode(latent.z), *latent)
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, *, seed: int | Tensor | None = None, generator: Generator | None = None
+    ) -> Tensor:
+        """``n`` images (n, C, H, W) of latents drawn from the prior N(0, I), as expected pixel values.
+
+        The noise follows the same contract as in training: the same ``seed`` gives the same latents on any
+            device.
+        """
+        parameter = next(self.parameters())
+        standard = torch.zeros(n, self.latent_dim, dtype=parameter.dtype, device=parameter.device)
+        z = reparameterize(standard, standard, seed=seed, generator=generator, backend=self.latent.backend)
+        return self.pixels(self.decode(z))

@@ -1,0 +1,95 @@
+"""What a run measures of itself, and where it writes it: metrics.jsonl and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from betavae_fast.choices import ACTIVE_NATS
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Means over the steps since the last entry; losses in nats per image, channels in nats."""
+
+    step: int  # steps done
+    images: int  # images seen
+    seconds: float  # the interval took
+    images_per_second: float
+    loss: float
+    reconstruction: float
+    kl: float
+    kl_per_dim: list[float]
+    mean_dispersion: list[float]  # the two parts of kl_per_dim
+    variance: list[float]
+
+    @property
+    def active_channels(self) -> int:
+        """How many channels carry more than ``ACTIVE_NATS``."""
+        return sum(kl > ACTIVE_NATS for kl in self.kl_per_dim)
+
+
+class RunningMeans:
+    """Means of tensors over steps, added up on their device: nothing waits for it until ``read``.
+
+    >>> means = RunningMeans()
+    >>> for x in (1.0, 3.0): means.add(loss=torch.tensor(x))
+    >>> means.read()
+    {'loss': tensor(2., dtype=torch.float64)}
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def add(self, **values: Tensor) -> None:
+        """Add one step's values; the names must be the same at every step."""
+        self._count += 1
+        for name, value in values.items():
+            if name in self._sums:
+                self._sums[name] += value.detach()
+            else:
+                self._sums[name] = value.detach().clone()
+
+    def read(self) -> dict[str, Tensor]:
+        """The means since the last ``read``, as float64 on the CPU."""
+        means = {name: value.cpu().double() / self._count for name, value in self._sums.items()}
+        self._sums, self._count = {}, 0
+        return means
+
+
+class MetricsWriter:
+    """Appends entries to metrics.jsonl, a whole line at a time, and to TensorBoard's log."""
+
+    def __init__(self, jsonl: Path, tensorboard: Path) -> None:
+        self._file = jsonl.open("a", encoding="utf-8")
+        self._tensorboard = SummaryWriter(str(tensorboard))
+
+    def write(self, metrics: Metrics) -> None:
+        self._file.write(json.dumps(asdict(metrics)) + "\n")
+        self._file.flush()
+        for name in ("loss", "reconstruction", "kl", "active_channels", "images_per_second"):
+            self._tensorboard.add_scalar(name, getattr(metrics, name), metrics.step)
+        for channel, kl in enumerate(metrics.kl_per_dim):
+            self._tensorboard.add_scalar(f"kl_per_dim/{channel:03d}", kl, metrics.step)
+        self._tensorboard.flush()
+
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._tensorboard.close()
+
+
+def read_metrics(jsonl: Path) -> list[Metrics]:
+    """The entries of a metrics.jsonl, in order."""
+    with jsonl.open(encoding="utf-8") as lines:
+        return [Metrics(**json.loads(line)) for line in lines]

@@ -1,0 +1,92 @@
+"""The final table's numbers, recomputed the plain way."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from betavae_fast.choices import ACTIVE_NATS
+from betavae_fast.data import ByteImages
+from betavae_fast.evaluation.summary import choose_images, summarise, write_summary
+from betavae_fast.functional import gaussian_kl
+from betavae_fast.nn import BetaVAE
+
+N = 300  # more than a batch of the evaluation, and not a multiple of it
+
+
+@pytest.fixture(scope="module")
+def dataset() -> ByteImages:
+    pixels = torch.randint(
+        0, 256, (N, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
+    pixels[..., 0] = 0  # pixels that are never on, and always
+    pixels[..., 1] = 255
+    return ByteImages("tiny", pixels, (1, 8, 8))
+
+
+def make_model(likelihood: str) -> BetaVAE:
+    torch.manual_seed(0)
+    model = BetaVAE((1, 8, 8), latent_dim=4, likelihood=likelihood).eval()
+    with torch.no_grad():
+        # Four channels of known kind: unused, mean dispersion only, variance only, barely there.
+        last = model.encoder.moments
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([0.0, 2.0, 0.0, 0.1, 0.0, 0.0, -3.0, 0.0]))
+    return model
+
+
+def test_channels_are_measured_sorted_and_judged(dataset):
+    summary = summarise(make_model("bernoulli"), dataset)
+    variance_only = 0.5 * (math.exp(-3) - 1 + 3)
+    assert [channel.index for channel in summary.channels] == [1, 2, 3, 0]
+    assert [channel.kl for channel in summary.channels] == pytest.approx([2.0, variance_only, 0.005, 0.0])
+    assert [channel.mean_dispersion for channel in summary.channels] == pytest.approx([2.0, 0.0, 0.005, 0.0])
+    assert [channel.variance for channel in summary.channels] == pytest.approx([0.0, variance_only, 0.0, 0.0])
+    assert [channel.active for channel in summary.channels] == [True, True, False, False]
+    assert summary.active_channels == 2
+    assert summary.kl == pytest.approx(2.0 + variance_only + 0.005)
+    assert ACTIVE_NATS == 0.01
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "laplace"])
+def test_losses_are_means_over_all_images(dataset, likelihood):
+    model = make_model(likelihood)
+    summary = summarise(model, dataset)
+    images = dataset.gather(torch.arange(N)).double() / 255
+    with torch.no_grad():
+        decoded = model(images.float()).decoded.double()
+
+    def nll(expected: torch.Tensor) -> float:
+        if likelihood == "bernoulli":
+            expected = expected.clamp(1e-6, 1 - 1e-6)
+            each = -(images * expected.log() + (1 - images) * (1 - expected).log())
+        elif likelihood == "gaussian":
+            each = 0.5 * (images - expected) ** 2 + 0.5 * math.log(2 * math.pi)
+        else:
+            each = (images - expected).abs() + math.log(2)
+        return each.sum().item() / N
+
+    assert summary.images == N
+    assert summary.reconstruction == pytest.approx(nll(model.pixels(decoded)), rel=1e-5)
+    assert summary.mean_image_reconstruction == pytest.approx(nll(images.mean(0)), rel=1e-4)
+    mu, logvar = model.encode(images.float())
+    assert summary.kl == pytest.approx(gaussian_kl(mu, logvar, reduction="batchmean").item(), rel=1e-5)
+
+
+def test_a_large_data_set_is_sampled_the_same_way_every_time(dataset):
+    first, again = (choose_images(10_000, 100) for _ in range(2))
+    assert torch.equal(first, again)
+    assert len(set(first.tolist())) == 100
+    assert choose_images(5, 100).sort().values.tolist() == [0, 1, 2, 3, 4]
+    assert summarise(make_model("bernoulli"), dataset, max_images=7).images == 7
+
+
+def test_the_written_summary_is_the_table(dataset, tmp_path):
+    summary = summarise(make_model("bernoulli"), dataset)
+    write_summary(tmp_path / "summary.json", summary)
+    written = json.loads((tmp_path / "summary.json").read_text())
+    assert written["reconstruction"] == summary.reconstruction
+    assert [channel["index"] for channel in written["channels"]] == [1, 2, 3, 0]

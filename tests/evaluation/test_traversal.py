@@ -1,0 +1,31 @@
+"""A traversal moves the channel it names, and no other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from betavae_fast.evaluation.traversal import traverse
+from betavae_fast.nn import BetaVAE
+
+
+def test_each_cell_is_the_decoded_mean_with_one_channel_moved():
+    torch.manual_seed(0)
+    model = BetaVAE((1, 8, 8), latent_dim=3).eval()
+    image = torch.rand(1, 8, 8)
+    channels, values = [2, 0], [-3.0, 0.0, 1.5]
+
+    images = traverse(model, image, channels, values)
+
+    assert images.shape == (2, 3, 1, 8, 8)
+    mu, _ = model.encode(image.unsqueeze(0))
+    for row, channel in enumerate(channels):
+        for column, value in enumerate(values):
+            z = mu.clone()
+            z[0, channel] = value
+            torch.testing.assert_close(images[row, column], model.decode(z).sigmoid()[0])
+
+
+def test_a_channel_the_model_does_not_have_is_refused():
+    with pytest.raises(IndexError, match="3"):
+        traverse(BetaVAE((1, 8, 8), latent_dim=3), torch.rand(1, 8, 8), [3], [0.0])

@@ -1,0 +1,160 @@
+"""The command line, as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import betavae_fast
+from betavae_fast import cli
+from betavae_fast.training.checkpoint import load_checkpoint
+from betavae_fast.training.metrics import read_metrics
+from betavae_fast.training.run_folder import RunFolder
+
+COMMAND = [sys.executable, "-m", "betavae_fast"]
+PICTURES = ("reconstructions.png", "traversal.png", "capacity.png")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("data") / "tiny.npy"
+    np.save(path, np.random.default_rng(0).random((64, 8, 8)) < 0.2)
+    return str(path)
+
+
+@pytest.fixture
+def in_tmp_path(tmp_path, monkeypatch):
+    """Runs land in a temporary folder, and the package is found from there."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(betavae_fast.__file__).parents[1]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+
+
+def fails(capfd, *arguments: str) -> str:
+    """The one line on stderr that these arguments end in, with exit code 2."""
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(list(arguments))
+    captured = capfd.readouterr()
+    assert exit_.value.code == 2
+    assert captured.out == ""
+    assert captured.err.startswith("betavae-fast: ") and captured.err.count("\n") == 1
+    return captured.err
+
+
+def assert_usable(folder: RunFolder, step: int | None = None) -> None:
+    saved = load_checkpoint(folder.checkpoint)
+    entries = read_metrics(folder.metrics)
+    assert saved.step == entries[-1].step
+    assert step is None or saved.step == step
+    saved.build_model()
+    for name in PICTURES:
+        with Image.open(folder.pictures / name) as picture:
+            picture.load()
+            assert min(picture.size) > 200
+    summary = json.loads(folder.summary.read_text())
+    assert summary["mean_image_reconstruction"] > 0
+    assert any(folder.tensorboard.iterdir())
+
+
+def test_train_leaves_a_complete_run(in_tmp_path, data):
+    done = subprocess.run(
+        [*COMMAND, "train", "--data", data, "--steps", "5", "--batch-size", "16", "--latent-dim", "3"]
+        + ["--log-every", "2", "--beta", "1.5", "--out", "here/run"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    folder = RunFolder(Path("here/run"))
+    assert_usable(folder, step=5)
+    assert json.loads(folder.config.read_text())["config"]["beta"] == 1.5
+    assert [entry.step for entry in read_metrics(folder.metrics)] == [2, 4, 5]
+    assert "for the mean image" in done.stdout
+    assert "here/run/pictures" in done.stdout
+
+
+def test_ctrl_c_leaves_a_usable_run(in_tmp_path, data):
+    arguments = ["train", "--data", data, "--steps", "1000000", "--batch-size", "8", "--out", "run"]
+    with subprocess.Popen(
+        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        metrics = RunFolder(Path("run")).metrics
+        deadline = time.monotonic() + 60
+        while not (metrics.exists() and metrics.stat().st_size):
+            assert child.poll() is None and time.monotonic() < deadline, child.stderr.read()
+            time.sleep(0.05)
+        child.send_signal(signal.SIGINT)
+        _, stderr = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert stderr.count("\n") == 1
+    step = load_checkpoint(Path("run/checkpoint")).step
+    assert f"interrupted after step {step} of 1000000" in stderr and "run" in stderr
+    assert_usable(RunFolder(Path("run")))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--steps", "0"], "steps must be at least 1, got 0"),
+        (["--steps", "many"], "--steps"),
+        (["--beta", "-1"], "beta must be a finite number of at least 0, got -1.0"),
+        (["--no-such-option"], "--no-such-option"),
+        (["--architecture", "vgg"], "vgg"),
+        (["--likelihood", "poisson"], "poisson"),
+        (["--device", "abacus"], "'abacus'"),
+        (["--backend", "abacus"], "'abacus'"),
+        (["--batch-size", "65"], "batch_size 65 is larger than the data set, which has 64 images"),
+        (["--data", "nowhere.npy"], "nowhere.npy"),
+    ],
+)
+def test_wrong_arguments_are_one_line(in_tmp_path, capfd, data, arguments, message):
+    assert message in fails(capfd, "train", "--data", data, *arguments)
+    assert not Path("runs").exists()
+
+
+def test_images_the_architecture_cannot_take_are_one_line(in_tmp_path, capfd, tmp_path):
+    np.save("odd.npy", np.zeros((64, 28, 28), dtype=bool))
+    assert "28×28" in fails(capfd, "train", "--data", "odd.npy")
+
+
+def test_a_run_folder_in_use_is_one_line(in_tmp_path, capfd, data, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("")
+    assert "run already exists" in fails(capfd, "train", "--data", data, "--out", "run")
+
+
+def test_an_unknown_command_is_one_line(capfd):
+    assert "fly" in fails(capfd, "fly")
+
+
+def test_a_loss_that_diverges_is_one_line(in_tmp_path, capfd, data):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["train", "--data", data, "--steps", "60", "--batch-size", "8", "--lr", "1e30"])
+    error = capfd.readouterr().err
+    assert exit_.value.code == 1
+    assert error.startswith("betavae-fast: the loss became") and error.count("\n") == 1
+
+
+def test_without_arguments_there_is_help(capfd, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["betavae-fast"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 0
+    assert "train" in capfd.readouterr().out
+
+
+def test_info_lists_every_backend(capfd):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["info"])
+    output = capfd.readouterr().out
+    assert exit_.value.code == 0
+    for word in ("torch", "python", "reference", "cpp", "triton", "cuda"):
+        assert word in output

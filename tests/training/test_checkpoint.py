@@ -1,0 +1,142 @@
+"""A checkpoint is the old one or the new one, and refuses to be anything else."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+import torch
+
+from betavae_fast.nn import BetaVAE
+from betavae_fast.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+
+
+@pytest.fixture
+def model_and_optimizer():
+    torch.manual_seed(0)
+    model = BetaVAE((1, 8, 8), latent_dim=2, likelihood="laplace", logvar_range=(-5.0, 5.0))
+    model = model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    take_step(model, optimizer)
+    return model, optimizer
+
+
+def take_step(model, optimizer):
+    optimizer.zero_grad()
+    model(torch.rand(4, 1, 8, 8)).decoded.square().mean().backward()
+    optimizer.step()
+
+
+def test_what_is_read_is_what_was_written(model_and_optimizer, tmp_path):
+    model, optimizer = model_and_optimizer
+    save_checkpoint(tmp_path / "checkpoint", 12, model, optimizer)
+    saved = load_checkpoint(tmp_path / "checkpoint")
+
+    assert saved.step == 12
+    assert saved.model.keys() == model.state_dict().keys()
+    assert all(torch.equal(saved.model[name], tensor) for name, tensor in model.state_dict().items())
+    for name, parameter in model.named_parameters():
+        for quantity, tensor in optimizer.state[parameter].items():
+            assert torch.equal(saved.optimizer[f"{name}.{quantity}"], tensor)
+
+    rebuilt = saved.build_model()
+    images = torch.rand(3, 1, 8, 8)
+    torch.testing.assert_close(rebuilt(images), model.eval()(images))
+    assert rebuilt.likelihood == "laplace"
+    assert not rebuilt.training
+
+
+def test_only_the_latest_stays(model_and_optimizer, tmp_path):
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, *model_and_optimizer)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "latest.json",
+        "model-00000002.safetensors",
+        "optimizer-00000002.safetensors",
+    ]
+
+
+@pytest.mark.parametrize("fails_at", range(6))
+def test_a_death_at_any_moment_of_writing_leaves_a_whole_checkpoint(
+    model_and_optimizer, tmp_path, monkeypatch, fails_at
+):
+    model, optimizer = model_and_optimizer
+    save_checkpoint(tmp_path, 1, model, optimizer)
+    old = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    take_step(model, optimizer)
+
+    calls = 0
+
+    def die(function):
+        def wrapper(*arguments, **keywords):
+            nonlocal calls
+            calls += 1
+            if calls > fails_at:
+                raise KeyboardInterrupt  # not an Exception: nothing tidies up after it
+            return function(*arguments, **keywords)
+
+        return wrapper
+
+    # Three files, each synced and then renamed: six moments, none of which may matter.
+    monkeypatch.setattr(os, "replace", die(os.replace))
+    monkeypatch.setattr(os, "fsync", die(os.fsync))
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, 2, model, optimizer)
+    monkeypatch.undo()
+
+    saved = load_checkpoint(tmp_path)
+    expected = {1: old, 2: model.state_dict()}[saved.step]
+    assert all(torch.equal(saved.model[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("kind", ["model", "optimizer"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_damage_is_named(model_and_optimizer, tmp_path, kind, damage):
+    save_checkpoint(tmp_path, 3, *model_and_optimizer)
+    path = tmp_path / f"{kind}-00000003.safetensors"
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    elif damage == "truncate":
+        path.write_bytes(content[:100])
+    else:
+        path.unlink()
+    with pytest.raises(CheckpointError, match=path.name):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[]",
+        b"{}",
+        b'{"format": 1}',
+        b'{"format": 99}',
+        b'{"format": 1, "step": 1, "model": {}, "files": {"model": 3}}',
+    ],
+)
+def test_an_index_that_is_none_is_named(tmp_path, content):
+    (tmp_path / "latest.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match="latest.json"):
+        load_checkpoint(tmp_path)
+
+
+def test_an_index_cannot_point_outside_its_folder(model_and_optimizer, tmp_path):
+    save_checkpoint(tmp_path / "here", 1, *model_and_optimizer)
+    index = tmp_path / "here" / "latest.json"
+    described = json.loads(index.read_text())
+    described["files"]["model"]["name"] = "../elsewhere.safetensors"
+    index.write_text(json.dumps(described))
+    (tmp_path / "here" / "model-00000001.safetensors").rename(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(CheckpointError, match="elsewhere"):
+        load_checkpoint(tmp_path / "here")
+
+
+def test_no_checkpoint_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_checkpoint(tmp_path / "nowhere")
