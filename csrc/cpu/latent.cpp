@@ -22,13 +22,13 @@ Tile tile_at(const LatentProblem& p, const LatentPartition& cut, int64_t row, in
 template <class T>
 class Noise {
  public:
-  explicit Noise(const LatentProblem& p) : p_(p) {}
+  explicit Noise(const LatentProblem& p) : p_(p), key_(p.key) {}
 
   const Compute<T>* tile(const Tile& tile) {
     if (p_.noise.data) return load<T>(p_.noise, p_.inner, p_.cols(), tile, buffer_);
     const uint64_t first = static_cast<uint64_t>(p_.first_row + tile.row) * static_cast<uint64_t>(p_.cols()) +
                            static_cast<uint64_t>(tile.col);
-    const float* normals = normals_.fill(p_.key, first, tile.size());
+    const float* normals = normals_.fill(key_, first, tile.size());
     if constexpr (sizeof(Compute<T>) == sizeof(float)) {
       return normals;
     } else {
@@ -39,6 +39,7 @@ class Noise {
 
  private:
   const LatentProblem& p_;
+  KeySchedule key_;
   NormalBuffer<tile_elements> normals_;
   Compute<T> buffer_[tile_elements];
 };
@@ -77,6 +78,11 @@ void forward_item(const LatentForward& p, const LatentPartition& cut, int64_t it
   Noise<T> noise(p);
   for (int64_t row = first_row; row < last_row; row += cut.tile_rows) {
     const Tile tile = tile_at(p, cut, row, last_row, panel);
+    if (row + cut.tile_rows < last_row) {
+      const Tile next = tile_at(p, cut, row + cut.tile_rows, last_row, panel);
+      prefetch<T>(p.mu, p.inner, cols, next);
+      prefetch<T>(p.logvar, p.inner, cols, next);
+    }
     const Real* mu = load<T>(p.mu, p.inner, cols, tile, mu_buffer);
     const Real* logvar = load<T>(p.logvar, p.inner, cols, tile, logvar_buffer);
     const Real* eps = want_z ? noise.tile(tile) : nullptr;
@@ -134,6 +140,12 @@ void backward_item(const LatentBackward& p, const LatentPartition& cut, int64_t 
   Noise<T> noise(p);
   for (int64_t row = first_row; row < last_row; row += cut.tile_rows) {
     const Tile tile = tile_at(p, cut, row, last_row, panel);
+    if (row + cut.tile_rows < last_row) {
+      const Tile next = tile_at(p, cut, row + cut.tile_rows, last_row, panel);
+      prefetch<T>(p.mu, p.inner, cols, next);
+      prefetch<T>(p.logvar, p.inner, cols, next);
+      prefetch<T>(p.grad_z, p.inner, cols, next);
+    }
     const Real* mu = load<T>(p.mu, p.inner, cols, tile, mu_buffer);
     const Real* logvar = load<T>(p.logvar, p.inner, cols, tile, logvar_buffer);
     const Real* eps = nullptr;

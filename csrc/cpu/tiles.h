@@ -52,6 +52,15 @@ inline const Compute<T>* load(const View& view, int64_t inner, int64_t cols, con
   return buffer;
 }
 
+// Asks for the tile's cache lines, if they are consecutive, while something else is computed.
+template <class T>
+inline void prefetch(const View& view, int64_t inner, int64_t cols, const Tile& tile) {
+  const bool one_run = view.inner == 1 && tile.cols <= inner && (tile.rows == 1 || (view.row == cols && tile.cols == cols));
+  if (!view.data || !one_run) return;
+  const T* first = static_cast<const T*>(view.data) + tile.row * view.row + tile.col / inner * view.outer + tile.col % inner;
+  for (int64_t i = 0; i < tile.size(); i += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(first + i);
+}
+
 // Where to write the tile: straight into the tensor if it can be, else into the buffer, which store() then spreads out.
 template <class T>
 inline Compute<T>* destination(const View& view, int64_t inner, int64_t cols, const Tile& tile, Compute<T>* buffer) {

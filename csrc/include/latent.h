@@ -20,7 +20,8 @@ struct Spread {
 
 // float: each within 3 ulp where it is finite (half_excess within 8); sigma is flushed to 0 below v = -175.
 BVF_INLINE Spread<float> spread(float v) {
-  constexpr float log2_e = 0x1.715476p+0f, ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f, to_integer = 0x1.8p+23f;
+  constexpr float log2_e = 0x1.715476p+0f, ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
+  constexpr float to_integer = 0x1.8000fep+23f;  // 3 * 2^22 + 127: adding it rounds, and leaves n + 127 in the low bits
   constexpr float infinity = __builtin_inff();
   const float h = 0.5f * v;
   const float upper = h > 89.0f ? 89.0f : h, clamped = upper < -88.0f ? -88.0f : upper;
@@ -36,7 +37,7 @@ BVF_INLINE Spread<float> spread(float v) {
   q = fma_(q, r, 0.5f);
   const float r2q = (r * r) * q;
   const float w = r + r2q;
-  const float scale = exp2_int(static_cast<int32_t>(bits_of(shifted) - bits_of(to_integer)));
+  const float scale = float_from_bits(bits_of(shifted) << 23);  // 2^n; 0 for n = -127, infinity for 128
   // e^v = 4^n (1 + w)^2; halved before it is squared, so that it overflows no earlier than the result.
   const float half_scale2 = (0.5f * scale) * scale;
   const float finite = fma_(half_scale2, fma_(w, w, w + w), half_scale2 - 0.5f);

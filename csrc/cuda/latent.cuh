@@ -1,0 +1,53 @@
+// The latent op on CUDA, free of torch: what to compute, and the launches.
+#pragma once
+
+#include "partition.h"
+
+namespace betavae_fast::cuda {
+
+struct LatentArguments {
+  DType dtype;
+  Problem problem;
+  Partition cut;
+  View mu, logvar, noise;  // noise.data is null where noise is drawn
+  const int64_t* rng;      // (seed, stream), read by the kernel
+  int64_t first_element;   // of the sequence: first_row * cols
+  float logvar_min, logvar_max;
+  bool vector;             // vectorize() holds for every operand, and noise that is drawn begins with a block
+};
+
+struct LatentForward : LatentArguments {
+  View z, kl;              // null data: not wanted; kl is that of each element
+  KlReduction reduction;
+  float* sums;             // see latent_sums(); null: no KL, or none
+  double scale;            // what the sums are multiplied by where they are final
+};
+
+struct LatentBackward : LatentArguments {
+  View grad_z, grad_kl;    // null data: zero
+  bool grad_kl_vector;     // vectorize() holds for grad_kl; else it has a stride only between rows, or none
+  float kl_scale;          // from the gradient of the reduced KL to that of one element
+  View grad_mu, grad_logvar;  // null data: not needed
+};
+
+inline int latent_group(DType dtype) { return dtype == DType::float32 ? 4 : 8; }
+
+inline Keeps latent_keeps(KlReduction reduction) {
+  return reduction == KlReduction::dim ? Keeps::columns : reduction == KlReduction::sample ? Keeps::rows : Keeps::nothing;
+}
+
+// The forward kernel's sums: `outputs` of them, each of `count` terms. With one term each they are the result.
+struct LatentSums {
+  int64_t outputs, output_stride, count, count_stride;
+};
+inline LatentSums latent_sums(const Partition& cut, KlReduction reduction) {
+  if (reduction == KlReduction::dim) return {cut.cols, 1, cut.items, cut.cols};
+  if (reduction == KlReduction::sample) return {cut.rows, cut.panels, cut.panels, 1};
+  return {1, cut.ctas(), cut.ctas(), 1};
+}
+
+// Each returns null, or what went wrong.
+const char* latent_forward(const LatentForward& arguments, void* stream);
+const char* latent_backward(const LatentBackward& arguments, void* stream);
+
+}  // namespace betavae_fast::cuda

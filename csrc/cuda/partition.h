@@ -1,0 +1,182 @@
+// Which elements a CTA and each of its threads own: plain arithmetic, by shape alone, so that the order of every sum is the
+// same for every memory layout, run and GPU. No CUDA in it: tests/ops/cuda walks it with g++.
+//
+// The batch, rows x cols, is covered by tiles: one step of one CTA, `group` consecutive elements a thread. Narrow rows lie
+// whole in a tile, several above each other; wide rows are cut into panels. A CTA owns an item: tiles below each other in
+// one panel, so that a thread stays in its columns and can keep their sums in registers.
+#pragma once
+
+#include "../include/numerics.h"
+#include "../problem.h"
+
+namespace betavae_fast::cuda {
+
+constexpr int cta_threads = 256;
+
+// n / divisor for 0 <= n < 2^31, by one high multiplication (Granlund & Montgomery 1994).
+struct Divider {
+  uint32_t divisor = 1, multiplier = 1, shift = 0;
+
+  Divider() = default;
+  explicit Divider(int64_t d) : divisor(static_cast<uint32_t>(d)) {
+    while ((uint64_t{1} << shift) < divisor) ++shift;
+    multiplier = static_cast<uint32_t>((((uint64_t{1} << shift) - divisor) << 32) / divisor + 1);
+  }
+  BVF_INLINE uint32_t quotient(uint32_t n) const {
+    return (static_cast<uint32_t>((static_cast<uint64_t>(n) * multiplier) >> 32) + n) >> shift;
+  }
+};
+
+// What one thread owns in its CTA's item: `room` consecutive elements from `first` in the first tile, and as many in each
+// tile below it; perhaps fewer, or none, in the last.
+struct Place {
+  int64_t item, panel;
+  int64_t row, col;  // of the element `first`
+  int64_t first;     // row * cols + col
+  int32_t tiles, room, last;
+
+  BVF_INLINE int32_t count(int32_t tile) const { return tile + 1 < tiles ? room : last; }
+};
+
+// Whether something is kept for each column or row (a sum of the KL, or its gradient); if not, elements may be dealt out
+// in flat order.
+enum class Keeps { nothing, columns, rows };
+
+struct Partition {
+  int64_t rows, cols;  // the batch's; where nothing is kept of them, perhaps those of the same elements cut otherwise
+  int64_t elements;    // rows * cols, less where the last of such rows is not full
+  int64_t row_tiles, items;
+  int64_t tile_stride; // from an element to that below it in the next tile
+  int32_t group;       // elements of a thread in a tile: 16 bytes of the inputs
+  int32_t tile_rows, tile_cols, panels, item_tiles;
+  Divider by_panels, by_width;
+
+  static constexpr int64_t panel_cols = 256;    // 512 bytes at least, read by one CTA from each row
+  static constexpr int64_t enough_ctas = 2048;  // fill any GPU a few times over
+  static constexpr int64_t most_tiles = 32;     // bounds the number of float additions in a row
+
+  Partition(int64_t batch_rows, int64_t batch_cols, int group_size, Keeps keeps)
+      : rows(batch_rows), cols(batch_cols), elements(batch_rows * batch_cols), group(group_size) {
+    const int64_t tile = int64_t{cta_threads} * group;
+    if (keeps == Keeps::nothing && cols % group != 0 && period() > tile) {
+      cols = panel_cols;
+      rows = (elements + cols - 1) / cols;
+    }
+    // Few rows: broader panels keep all threads busy. Not for sums of rows, which must not depend on how many there are.
+    int64_t broadest = panel_cols;
+    if (keeps != Keeps::rows && rows * panel_cols < tile) broadest = tile / rows / group * group;
+    if (cols % group == 0 ? cols <= broadest : period() <= tile) {
+      panels = 1;
+      tile_cols = static_cast<int32_t>(cols);
+      tile_rows = static_cast<int32_t>(tile / period() * (period() / cols));
+      by_width = Divider(cols);
+    } else {
+      const int64_t fewest = (cols + broadest - 1) / broadest, even = (cols + fewest - 1) / fewest;
+      tile_cols = static_cast<int32_t>((even + group - 1) / group * group);
+      panels = static_cast<int32_t>((cols + tile_cols - 1) / tile_cols);
+      tile_rows = cta_threads / (tile_cols / group);
+      by_width = Divider(tile_cols / group);
+    }
+    by_panels = Divider(panels);
+    row_tiles = (rows + tile_rows - 1) / tile_rows;
+    const int64_t wanted = (row_tiles * panels + enough_ctas - 1) / enough_ctas;
+    item_tiles = static_cast<int32_t>(wanted < 1 ? 1 : wanted > most_tiles ? most_tiles : wanted);
+    items = (row_tiles + item_tiles - 1) / item_tiles;
+    tile_stride = tile_rows * cols;
+  }
+
+  int64_t ctas() const { return items * panels; }
+
+  // Every group of every tile begins at a multiple of its size in flat order.
+  bool groups_aligned() const { return panels == 1 || cols % group == 0; }
+  // No group reaches from one row into the next.
+  BVF_INLINE bool groups_in_rows() const { return panels > 1 || cols % group == 0; }
+
+  BVF_INLINE Place place(uint32_t cta, uint32_t thread) const {
+    Place p;
+    p.item = by_panels.quotient(cta);
+    p.panel = cta - p.item * panels;
+    const uint32_t n = panels == 1 ? thread * static_cast<uint32_t>(group) : thread;
+    const uint32_t local_row = by_width.quotient(n), rest = n - local_row * by_width.divisor;
+    const int64_t tile = p.item * item_tiles, tiles_left = row_tiles - tile;
+    p.tiles = tiles_left < item_tiles ? static_cast<int32_t>(tiles_left) : item_tiles;
+    p.row = tile * tile_rows + local_row;
+    p.room = static_cast<int32_t>(local_row) < tile_rows ? group : 0;
+    if (panels == 1) {
+      p.col = rest;
+    } else {
+      const int32_t in_panel = static_cast<int32_t>(rest) * group;
+      p.col = p.panel * tile_cols + in_panel;
+      const int64_t left = cols - p.col;
+      if (left < p.room) p.room = left > 0 ? static_cast<int32_t>(left) : 0;
+    }
+    p.first = p.row * cols + p.col;
+    const int64_t end = elements - (p.first + (p.tiles - 1) * tile_stride);
+    p.last = end >= p.room ? p.room : end > 0 ? static_cast<int32_t>(end) : 0;
+    return p;
+  }
+
+ private:
+  // The fewest elements that are both whole rows and whole groups.
+  int64_t period() const {
+    int64_t a = cols, b = group;
+    while (b != 0) {
+      const int64_t rest = a % b;
+      a = b;
+      b = rest;
+    }
+    return cols / a * group;
+  }
+};
+
+// An element's place in every operand, from its place in flat order; walks on from there.
+struct Index {
+  int64_t row, outer, inner;
+
+  BVF_INLINE Index(const Problem& p, int64_t element) {
+    const int64_t cols = p.outer * p.inner;
+    if (((element | cols) >> 32) == 0) {  // 32-bit division is several times cheaper
+      row = static_cast<uint32_t>(element) / static_cast<uint32_t>(cols);
+      const uint32_t col = static_cast<uint32_t>(element - row * cols);
+      outer = col / static_cast<uint32_t>(p.inner);
+      inner = col - outer * p.inner;
+    } else {
+      row = element / cols;
+      const int64_t col = element - row * cols;
+      outer = col / p.inner;
+      inner = col - outer * p.inner;
+    }
+  }
+  BVF_INLINE int64_t offset(const View& view) const { return row * view.row + outer * view.outer + inner * view.inner; }
+  BVF_INLINE void next(const Problem& p) {
+    if (++inner < p.inner) return;
+    inner = 0;
+    if (++outer < p.outer) return;
+    outer = 0;
+    ++row;
+  }
+};
+
+// A thread's column, which it keeps.
+struct Column {
+  int64_t outer, inner;
+
+  BVF_INLINE Column(const Problem& p, int64_t col) : outer(p.outer == 1 ? 0 : col / p.inner), inner(col - outer * p.inner) {}
+  BVF_INLINE int64_t offset(const View& view, int64_t row) const { return row * view.row + outer * view.outer + inner; }
+};
+
+// Whether every group lies in one piece and aligned. May restate the view's strides (and, once for all operands, the
+// problem's shape) as the partition counts rows.
+inline bool vectorize(const Problem& p, const Partition& cut, View& view) {
+  if (!view.data) return true;
+  if (reinterpret_cast<uintptr_t>(view.data) % 16 != 0 || view.inner != 1 || !cut.groups_aligned()) return false;
+  const bool row_joins = p.rows <= 1 || view.row == p.cols();
+  if (row_joins && (p.outer == 1 || view.outer == p.inner)) {
+    view.row = cut.cols;
+    return true;
+  }
+  return p.cols() % cut.group == 0 && (p.rows <= 1 || view.row % cut.group == 0) &&
+         (p.outer == 1 || (p.inner % cut.group == 0 && view.outer % cut.group == 0));
+}
+
+}  // namespace betavae_fast::cuda
