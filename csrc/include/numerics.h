@@ -87,6 +87,7 @@ BVF_INLINE Real clamp_(Real x, Real lo, Real hi) {
   x = x < lo ? lo : x;
   return x > hi ? hi : x;
 }
+#endif
 
 // The 64-bit product: one instruction, if the compiler is told that both factors have 32.
 BVF_INLINE uint64_t wide_product(uint32_t a, uint32_t b) {
