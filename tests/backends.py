@@ -1,0 +1,55 @@
+"""Which backends the tests of an op run on, and what they can be set to."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from betavae_fast.ops.backends import missing
+
+ROOT = Path(__file__).resolve().parent.parent
+CPU_CAPABILITIES = ("baseline", "avx2", "avx512")
+
+
+def available_backends(*names: str) -> list[Any]:
+    """pytest parameters for backends that run on CPU tensors, by default all that need no interpreter; a missing one
+    is skipped with the reason."""
+    return [
+        pytest.param(name, marks=pytest.mark.skipif(bool(reason), reason=reason))
+        for name in names or ("reference", "cpp")
+        for reason in (missing(name),)
+    ]
+
+
+def fresh_process(
+    *arguments: str, timeout: float = 300, **environment: str | None
+) -> subprocess.CompletedProcess[str]:
+    """A new interpreter on ``arguments`` that finds this checkout; an environment value of None unsets."""
+    env = {**os.environ, **{k: v for k, v in environment.items() if v is not None}}
+    env["PYTHONPATH"] = environment.get("PYTHONPATH") or str(ROOT)
+    for name in (k for k, v in environment.items() if v is None):
+        env.pop(name, None)
+    return subprocess.run(
+        [sys.executable, *arguments], env=env, cwd=ROOT, capture_output=True, text=True, timeout=timeout
+    )
+
+
+@cache
+def cpu_capability_under(capability: str) -> str:
+    """What the C++ backend chooses when it is asked for ``capability``."""
+    ask = "from betavae_fast.ops.backends import cpu_capability; print(cpu_capability())"
+    return fresh_process("-c", ask, BETAVAE_FAST_CPU_CAPABILITY=capability).stdout.strip()
+
+
+def require_cpu_capability(capability: str) -> None:
+    """Skips the test where the C++ backend is missing or this CPU lacks the instruction set."""
+    if reason := missing("cpp"):
+        pytest.skip(reason)
+    if (chosen := cpu_capability_under(capability)) != capability:
+        pytest.skip(f"this CPU does not run {capability}: asked for it, the C++ backend chose {chosen}")

@@ -1,0 +1,76 @@
+"""The ways a tensor can lie in memory, by name. Gaps are filled with NaN, so reading one shows.
+
+All but the expanded and overlapping layouts keep the values they are given; a test that covers those takes what
+it expects from :func:`dense` copies of what :func:`lay_out` returned.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def dense(x: Tensor) -> Tensor:
+    """A contiguous copy, also of a tensor whose elements share memory."""
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+def _in_gaps(x: Tensor, shape: tuple[int, ...], view: Callable[[Tensor], Tensor]) -> Tensor:
+    """``x`` written into a view of a NaN-filled tensor of ``shape``."""
+    laid = view(x.new_full(shape, math.nan))
+    return laid.copy_(x)
+
+
+def _overlapping(x: Tensor) -> Tensor:
+    """Element (i, j, …) is storage element i + j + …: neighbours share memory."""
+    return x.flatten().as_strided(x.shape, (1,) * x.dim())
+
+
+# Each takes a dense tensor of two dimensions or more.
+_ONE_BY_ONE: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": dense,
+    "unaligned": lambda x: _in_gaps(x, (x.numel() + 1,), lambda b: b[1:].view(x.shape)),
+    "row_strided": lambda x: _in_gaps(x, (2 * x.shape[0], *x.shape[1:]), lambda b: b[::2]),
+    "column_strided": lambda x: _in_gaps(x, (*x.shape[:-1], 3 * x.shape[-1]), lambda b: b[..., 1::3]),
+    "transposed": lambda x: x.transpose(0, -1).contiguous().transpose(0, -1),
+    "sliced_transposed": lambda x: _in_gaps(
+        x, (x.shape[-1], *x.shape[1:-1], 2 * x.shape[0]), lambda b: b[..., ::2].transpose(0, -1)
+    ),
+    "expanded_rows": lambda x: x[:1].clone().expand_as(x),
+    "expanded_columns": lambda x: x[..., :1].clone().expand_as(x),
+    "expanded": lambda x: x.flatten()[0].clone().expand_as(x),
+    "overlapping": _overlapping,
+    "channels_last": lambda x: x.clone(memory_format=torch.channels_last),
+    "sliced_channels_last": lambda x: _in_gaps(
+        x,
+        (x.shape[0], 2 * x.shape[1], *x.shape[2:]),
+        lambda b: b.to(memory_format=torch.channels_last)[:, : x.shape[1]],
+    ),
+}
+_FOUR_DIMENSIONS = ("channels_last", "sliced_channels_last", "packed_channels_last", "mixed_channels_last")
+
+LAYOUTS = (*_ONE_BY_ONE, "packed", "packed_channels_last", "mixed", "mixed_channels_last")
+KEEPS_VALUES = tuple(name for name in LAYOUTS if not name.startswith(("expanded", "overlapping")))
+
+
+def fits(layout: str, dims: int) -> bool:
+    """Whether tensors of ``dims`` dimensions can have this layout."""
+    return layout == "contiguous" or (dims == 4 if layout in _FOUR_DIMENSIONS else dims >= 2)
+
+
+def lay_out(layout: str, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Tensors of one shape, laid out as ``layout``: the packed ones are slices of one tensor along dimension 1, as
+    an encoder's ``chunk`` gives them, and the mixed ones differ among themselves."""
+    if layout.startswith("packed"):
+        packed = torch.cat(tensors, 1)
+        if layout == "packed_channels_last":
+            packed = packed.contiguous(memory_format=torch.channels_last)
+        return packed.chunk(len(tensors), 1)
+    if layout.startswith("mixed"):
+        first = "channels_last" if layout == "mixed_channels_last" else "transposed"
+        names = (first, "contiguous", "row_strided")
+        return tuple(_ONE_BY_ONE[names[i % 3]](x) for i, x in enumerate(tensors))
+    return tuple(_ONE_BY_ONE[layout](x) for x in tensors)
