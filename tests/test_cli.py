@@ -65,12 +65,16 @@ def assert_usable(folder: RunFolder, step: int | None = None) -> None:
 
 
 def test_train_leaves_a_complete_run(in_tmp_path, data):
+    options = [
+        "--steps=5",
+        "--batch-size=16",
+        "--latent-dim=3",
+        "--log-every=2",
+        "--beta=1.5",
+        "--out=here/run",
+    ]
     done = subprocess.run(
-        [*COMMAND, "train", "--data", data, "--steps", "5", "--batch-size", "16", "--latent-dim", "3"]
-        + ["--log-every", "2", "--beta", "1.5", "--out", "here/run"],
-        capture_output=True,
-        text=True,
-        timeout=120,
+        [*COMMAND, "train", "--data", data, *options], capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stderr) == (0, "")
     folder = RunFolder(Path("here/run"))

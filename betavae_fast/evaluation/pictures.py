@@ -66,7 +66,7 @@ def traversal(images: Images, channels: Sequence[Channel], values: Sequence[floa
             _show(axes[row, column], images[row, column])
         colour = "black" if channel.active else FADED
         axes[row, 0].set_ylabel(
-            f"channel {channel.index}\n{channel.kl:.2f} nats",
+            f"channel {channel.index}\n{channel.kl:.3f} nats",
             rotation=0,
             ha="right",
             va="center",
@@ -123,9 +123,9 @@ def capacity(
         )
         axis.plot(thousands, total[:, channel], color="black", linewidth=0.8)
         colour = "black" if total[-1, channel] > ACTIVE_NATS else FADED
-        axis.set_title(f"channel {channel}: {total[-1, channel]:.2f} nats", fontsize=10, color=colour)
+        axis.set_title(f"channel {channel}: {total[-1, channel]:.3f} nats", fontsize=10, color=colour)
         axis.grid(alpha=0.25)
-        axis.xaxis.set_major_locator(MaxNLocator(4))
+        axis.xaxis.set_major_locator(MaxNLocator(4, prune="upper"))  # or it runs into the next panel's 0
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes.flat[len(shown) :]:
         axis.set_axis_off()

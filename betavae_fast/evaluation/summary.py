@@ -60,7 +60,7 @@ def summarise(model: BetaVAE, dataset: ImageDataset, *, max_images: int = 4096) 
     # Per image: the reconstruction, the mean image's, and per channel the two parts of the KL.
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     parts = torch.zeros(2, model.latent_dim, dtype=torch.float64, device=device)
-    for chosen in indices.split(_BATCH):
+    for chosen in torch.split(indices, _BATCH):
         images = dataset.gather(chosen)
         out = model(images)
         reconstruction = likelihood(out.decoded, images, out.kl).reconstruction
@@ -69,12 +69,7 @@ def summarise(model: BetaVAE, dataset: ImageDataset, *, max_images: int = 4096) 
         parts += len(chosen) * torch.stack(split_kl(out.mu, out.logvar)).double()
 
     reconstruction, baseline = (sums / len(indices)).tolist()
-    channels = [
-        Channel(
-            index, dispersion + variance, dispersion, variance, active=dispersion + variance > ACTIVE_NATS
-        )
-        for index, (dispersion, variance) in enumerate((parts / len(indices)).T.tolist())
-    ]
+    channels = [_channel(index, *both) for index, both in enumerate((parts / len(indices)).T.tolist())]
     channels.sort(key=lambda channel: channel.kl, reverse=True)
     return Summary(len(indices), reconstruction, baseline, sum(channel.kl for channel in channels), channels)
 
@@ -89,6 +84,11 @@ def choose_images(dataset_size: int, count: int) -> Tensor:
     """Indices of ``count`` different images (all, if there are fewer): a random choice, the same on every
     call."""
     return torch.randperm(dataset_size, generator=torch.Generator().manual_seed(0))[:count]
+
+
+def _channel(index: int, mean_dispersion: float, variance: float) -> Channel:
+    kl = mean_dispersion + variance
+    return Channel(index, kl, mean_dispersion, variance, active=kl > ACTIVE_NATS)
 
 
 def _as_decoded(image: Tensor, model: BetaVAE) -> Tensor:

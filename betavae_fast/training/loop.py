@@ -106,15 +106,15 @@ def train(
             _take_step(state, means)
             on_step(state.step)
             stopped = should_stop()
-            last = stopped or state.finished
-            if last or state.step % config.log_every == 0:
+            save = stopped or state.finished or state.step % config.checkpoint_every == 0
+            if save or state.step % config.log_every == 0:
                 interval = means.read()  # waits for the device, so that the time taken is the steps' own
                 now = time.perf_counter()
                 metrics = _summarise(interval, state, state.step - logged_step, now - logged_at)
                 logged_step, logged_at = state.step, now
                 writer.write(metrics)
                 on_metrics(metrics)
-            if last or state.step % config.checkpoint_every == 0:
+            if save:  # only after the metrics have shown the loss to be finite
                 save_checkpoint(folder.checkpoint, state.step, state.model, state.optimizer)
     return state.model.eval()
 

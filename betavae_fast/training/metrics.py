@@ -37,6 +37,7 @@ class Metrics:
 class RunningMeans:
     """Means of tensors over steps, added up on their device: nothing waits for it until ``read``.
 
+    >>> import torch
     >>> means = RunningMeans()
     >>> for x in (1.0, 3.0): means.add(loss=torch.tensor(x))
     >>> means.read()

@@ -38,7 +38,7 @@ def test_traversal_labels_each_row_with_its_channel_and_nats():
     images = RNG.random((2, 3, 1, 4, 4))
     figure = pictures.traversal(images, channels, [-3.0, 0.0, 3.0])
     grid = np.array(figure.axes).reshape(2, 3)
-    assert [axis.get_ylabel() for axis in grid[:, 0]] == ["channel 3\n1.92 nats", "channel 0\n0.00 nats"]
+    assert [axis.get_ylabel() for axis in grid[:, 0]] == ["channel 3\n1.920 nats", "channel 0\n0.001 nats"]
     assert [axis.yaxis.label.get_color() for axis in grid[:, 0]] == ["black", pictures.FADED]
     assert [axis.get_title() for axis in grid[0]] == ["-3", "0", "+3"]
     for row in range(2):
@@ -51,9 +51,9 @@ def test_capacity_panels_are_sorted_and_stack_to_the_total():
     variance = np.array([[0.0, 0.25, 0.0], [0.0, 0.75, 2.5]])
     figure = pictures.capacity([1000, 4000], mean_dispersion, variance)
     assert [axis.get_title() for axis in figure.axes] == [
-        "channel 2: 2.70 nats",
-        "channel 1: 2.25 nats",
-        "channel 0: 0.00 nats",
+        "channel 2: 2.700 nats",
+        "channel 1: 2.250 nats",
+        "channel 0: 0.000 nats",
     ]
     assert "2 channels above" in figure.get_suptitle()
     axis = figure.axes[1]

@@ -122,7 +122,7 @@ def test_damage_is_named(model_and_optimizer, tmp_path, kind, damage):
 )
 def test_an_index_that_is_none_is_named(tmp_path, content):
     (tmp_path / "latest.json").write_bytes(content)
-    with pytest.raises(CheckpointError, match="latest.json"):
+    with pytest.raises(CheckpointError, match=r"latest\.json"):
         load_checkpoint(tmp_path)
 
 

@@ -142,14 +142,16 @@ def test_training_lowers_the_loss(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_checkpoint(dataset, tmp_path):
-    state = loop.prepare(with_(checkpoint_every=3), dataset)
+    state = loop.prepare(with_(checkpoint_every=3, log_every=100), dataset)
     folder = create_run_folder(CONFIG, tmp_path / "run")
 
     def spoil(step):
         if step == 4:
             state.model.decoder.fc1.bias.data.fill_(float("nan"))
 
-    with pytest.raises(loop.DivergedError, match="became nan by step 6"):
+    with pytest.raises(
+        loop.DivergedError, match="became nan by step 6"
+    ):  # no log is due before the checkpoint
         loop.train(state, folder, on_step=spoil)
     assert load_checkpoint(folder.checkpoint).step == 3
 
