@@ -10,7 +10,7 @@ from torch import Tensor
 
 from betavae_fast.noise import make_rng
 from betavae_fast.ops.backends import Backend, choose
-from betavae_fast.ops.latent import LatentForward, LatentKl
+from betavae_fast.ops.latent import LatentForward, LatentKl, LatentSettings
 from betavae_fast.ops.latent import LatentSample as LatentSampleFunction
 from betavae_fast.ops.schemas import REDUCTIONS
 
@@ -79,7 +79,8 @@ def reparameterize_kl(
     low, high = _check_range("reparameterize_kl", logvar_range)
     backend = _choose("reparameterize_kl", mu, backend)
     rng = _check_noise("reparameterize_kl", mu, seed, generator, noise, first_row)
-    return LatentSample(*LatentForward.apply(mu, logvar, rng, noise, first_row, low, high, mode, backend))
+    settings = LatentSettings(first_row, low, high, mode)
+    return LatentSample(*LatentForward.apply(mu, logvar, rng, noise, settings, backend))
 
 
 def reparameterize(
@@ -107,7 +108,8 @@ def reparameterize(
     low, high = _check_range("reparameterize", logvar_range)
     backend = _choose("reparameterize", mu, backend)
     rng = _check_noise("reparameterize", mu, seed, generator, noise, first_row)
-    return LatentSampleFunction.apply(mu, logvar, rng, noise, first_row, low, high, backend)
+    settings = LatentSettings(first_row, low, high, REDUCTIONS["none"])
+    return LatentSampleFunction.apply(mu, logvar, rng, noise, settings, backend)
 
 
 def gaussian_kl(
@@ -146,7 +148,8 @@ def gaussian_kl(
     mu, logvar = _check_posterior("gaussian_kl", mu, logvar)
     mode = _check_reduction("gaussian_kl", reduction)
     low, high = _check_range("gaussian_kl", logvar_range)
-    return LatentKl.apply(mu, logvar, low, high, mode, _choose("gaussian_kl", mu, backend))
+    backend = _choose("gaussian_kl", mu, backend)
+    return LatentKl.apply(mu, logvar, None, None, LatentSettings(0, low, high, mode), backend)
 
 
 def _check_posterior(caller: str, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,8 +158,8 @@ def _check_posterior(caller: str, mu: Tensor, logvar: Tensor) -> tuple[Tensor, T
             raise TypeError(f"{caller}: {name} must be a Tensor, got {type(x).__name__} {x!r:.60}")
         if x.dtype not in _FLOATING:
             raise TypeError(f"{caller}: {name} must be float16, bfloat16, float32 or float64, got {x.dtype}")
-        if x.layout is not torch.strided:
-            raise TypeError(f"{caller}: {name} must be a strided tensor, got {x.layout}")
+        if x.layout is not torch.strided or x.is_nested:
+            raise TypeError(f"{caller}: {name} must be a strided tensor, got {'nested' if x.is_nested else x.layout}")
     if mu.shape != logvar.shape:
         raise ValueError(
             f"{caller}: mu and logvar must have the same shape, got {tuple(mu.shape)} and {tuple(logvar.shape)}"
@@ -185,12 +188,14 @@ def _check_reduction(caller: str, reduction: str) -> int:
 def _check_range(caller: str, logvar_range: tuple[float, float] | None) -> tuple[float, float]:
     if logvar_range is None:
         return _ANY_LOGVAR
+    if not isinstance(logvar_range, (tuple, list)) or len(logvar_range) != 2:
+        raise TypeError(f"{caller}: logvar_range must be a pair (lo, hi) of numbers, got {logvar_range!r:.60}")
     try:
         low, high = map(float, logvar_range)
-    except (TypeError, ValueError):
-        raise TypeError(f"{caller}: logvar_range must be a pair (lo, hi) of numbers, got {logvar_range!r}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"{caller}: logvar_range must be a pair (lo, hi) of numbers, got {logvar_range!r:.60}") from None
     if not low <= high:
-        raise ValueError(f"{caller}: logvar_range must be (lo, hi) with lo <= hi, got {logvar_range!r}")
+        raise ValueError(f"{caller}: logvar_range must be (lo, hi) with lo <= hi, got {logvar_range!r:.60}")
     return low, high
 
 
@@ -214,7 +219,7 @@ def _check_noise(
     """The (seed, stream) pair, or None where ``noise`` is given."""
     if not isinstance(first_row, int) or isinstance(first_row, bool):
         raise TypeError(f"{caller}: first_row must be an int, got {first_row!r}")
-    if first_row < 0 or (first_row + mu.shape[0]) * mu.shape[1:].numel() >= 1 << 63:
+    if first_row < 0 or (first_row + mu.shape[0]) * max(1, mu.shape[1:].numel()) >= 1 << 63:
         raise ValueError(f"{caller}: first_row must be at least 0 and its elements below 2^63, got {first_row}")
     if (seed is not None) + (generator is not None) + (noise is not None) > 1:
         raise ValueError(

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from betavae_fast.ops.schemas import BACKENDS, NAMESPACE, REDUCTIONS
+from betavae_fast.ops.reference import latent as reference
+from betavae_fast.ops.schemas import BACKENDS, NAMESPACE
+
+
+class LatentSettings(NamedTuple):
+    """What does not change from call to call; the operators take its fields in this order."""
+
+    first_row: int
+    logvar_min: float
+    logvar_max: float
+    reduction: int
 
 
 def _handles(op: str) -> dict[str, Any]:
@@ -20,60 +29,69 @@ _FORWARD, _SAMPLE, _KL, _BACKWARD = map(
 )
 
 
-def _backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+def _save(
+    ctx: Any,
+    mu: Tensor,
+    logvar: Tensor,
+    rng: Tensor | None,
+    noise: Tensor | None,
+    settings: LatentSettings,
+    backend: str,
+) -> None:
+    ctx.save_for_backward(mu, logvar, rng, noise)
+    ctx.settings, ctx.backend = settings, backend
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad_z is None and grad_kl is None:
+        return (None,) * 6
     mu, logvar, rng, noise = ctx.saved_tensors
     need_mu, need_logvar = ctx.needs_input_grad[:2]
-    if grad_z is None and grad_kl is None:
-        return None, None
-    grad_mu, grad_logvar = _BACKWARD[ctx.backend](
+    # With create_graph=True the gradients are to be differentiated again: the reference, called as plain torch code, is
+    # differentiable to any order.
+    twice = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    backward = reference.latent_backward if twice else _BACKWARD[ctx.backend]
+    grad_mu, grad_logvar = backward(
         grad_z, grad_kl, mu, logvar, rng, noise, *ctx.settings, need_mu, need_logvar
     )
-    return grad_mu if need_mu else None, grad_logvar if need_logvar else None
+    return grad_mu if need_mu else None, grad_logvar if need_logvar else None, None, None, None, None
 
 
 class LatentForward(torch.autograd.Function):
-    """(mu, logvar) -> (z, kl), in one pass."""
+    """(mu, logvar, rng, noise, settings, backend) -> (z, kl), in one pass."""
 
     @staticmethod
-    def forward(ctx, mu, logvar, rng, noise, first_row, logvar_min, logvar_max, reduction, backend):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(mu, logvar, rng, noise)
-        ctx.backend, ctx.settings = backend, (first_row, logvar_min, logvar_max, reduction)
-        ctx.set_materialize_grads(False)
-        return _FORWARD[backend](mu, logvar, rng, noise, first_row, logvar_min, logvar_max, reduction)
+    def forward(ctx, mu, logvar, rng, noise, settings, backend):  # type: ignore[no-untyped-def]
+        _save(ctx, mu, logvar, rng, noise, settings, backend)
+        return _FORWARD[backend](mu, logvar, rng, noise, *settings)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_z, grad_kl):  # type: ignore[no-untyped-def]
-        return *_backward(ctx, grad_z, grad_kl), None, None, None, None, None, None, None
+        return _backward(ctx, grad_z, grad_kl)
 
 
 class LatentSample(torch.autograd.Function):
-    """(mu, logvar) -> z."""
+    """(mu, logvar, rng, noise, settings, backend) -> z."""
 
     @staticmethod
-    def forward(ctx, mu, logvar, rng, noise, first_row, logvar_min, logvar_max, backend):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(mu, logvar, rng, noise)
-        ctx.backend, ctx.settings = backend, (first_row, logvar_min, logvar_max, REDUCTIONS["none"])
-        ctx.set_materialize_grads(False)
-        return _SAMPLE[backend](mu, logvar, rng, noise, first_row, logvar_min, logvar_max)
+    def forward(ctx, mu, logvar, rng, noise, settings, backend):  # type: ignore[no-untyped-def]
+        _save(ctx, mu, logvar, rng, noise, settings, backend)
+        return _SAMPLE[backend](mu, logvar, rng, noise, *settings[:3])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_z):  # type: ignore[no-untyped-def]
-        return *_backward(ctx, grad_z, None), None, None, None, None, None, None
+        return _backward(ctx, grad_z, None)
 
 
 class LatentKl(torch.autograd.Function):
-    """(mu, logvar) -> kl."""
+    """(mu, logvar, None, None, settings, backend) -> kl."""
 
     @staticmethod
-    def forward(ctx, mu, logvar, logvar_min, logvar_max, reduction, backend):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(mu, logvar, None, None)
-        ctx.backend, ctx.settings = backend, (0, logvar_min, logvar_max, reduction)
-        ctx.set_materialize_grads(False)
-        return _KL[backend](mu, logvar, logvar_min, logvar_max, reduction)
+    def forward(ctx, mu, logvar, rng, noise, settings, backend):  # type: ignore[no-untyped-def]
+        _save(ctx, mu, logvar, rng, noise, settings, backend)
+        return _KL[backend](mu, logvar, *settings[1:])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_kl):  # type: ignore[no-untyped-def]
-        return *_backward(ctx, None, grad_kl), None, None, None, None
+        return _backward(ctx, None, grad_kl)
