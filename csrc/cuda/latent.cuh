@@ -9,25 +9,26 @@ struct LatentArguments {
   DType dtype;
   Problem problem;
   Partition cut;
-  View mu, logvar, noise;  // noise.data is null where noise is drawn
+  Tiled mu, logvar, noise;  // noise.data is null where noise is drawn
   const int64_t* rng;      // (seed, stream), read by the kernel
   int64_t first_element;   // of the sequence: first_row * cols
   float logvar_min, logvar_max;
+  bool clamps;             // the range is not all numbers
   bool vector;             // vectorize() holds for every operand, and noise that is drawn begins with a block
 };
 
 struct LatentForward : LatentArguments {
-  View z, kl;              // null data: not wanted; kl is that of each element
+  Tiled z, kl;             // null data: not wanted; kl is that of each element
   KlReduction reduction;
   float* sums;             // see latent_sums(); null: no KL, or none
   double scale;            // what the sums are multiplied by where they are final
 };
 
 struct LatentBackward : LatentArguments {
-  View grad_z, grad_kl;    // null data: zero
+  Tiled grad_z, grad_kl;   // null data: zero
   bool grad_kl_vector;     // vectorize() holds for grad_kl; else it has a stride only between rows, or none
   float kl_scale;          // from the gradient of the reduced KL to that of one element
-  View grad_mu, grad_logvar;  // null data: not needed
+  Tiled grad_mu, grad_logvar;  // null data: not needed
 };
 
 inline int latent_group(DType dtype) { return dtype == DType::float32 ? 4 : 8; }

@@ -8,22 +8,26 @@
 namespace betavae_fast::cuda {
 namespace {
 
-// A CTA owns one item of the partition, a thread the same columns in each of its tiles. Per element: mu, log sigma^2 (and
-// noise) are read once, z is written once; the KL's sums stay in registers and end in the CTA's own partials.
-template <class T, bool vector, bool want_z, bool want_kl>
+// What becomes of the KL: nothing, or each element's is written; or it is summed down the columns (in registers, by CTA at
+// the end: "dim", and the total of all) or along the rows (by CTA in every tile: "sample").
+enum class Kl { absent, each, columns, rows };
+
+// A CTA owns one item of the partition, a thread the same columns in each of its tiles. mu, log sigma^2 (and noise that is
+// given) are read once, z is written once, and the sums go to the CTA's own partials.
+template <class T, bool vector, bool want_z, Kl want_kl>
 __global__ void __launch_bounds__(cta_threads) forward(const __grid_constant__ LatentForward p) {
   constexpr int group = group_size<T>;
-  __shared__ __align__(16) float shared[want_kl ? 2 * cta_threads * group : 1];
+  __shared__ __align__(16) float shared[want_kl == Kl::rows ? 2 * cta_threads * group : want_kl == Kl::columns ? cta_threads * group : 4];
   const Place place = p.cut.place(blockIdx.x, threadIdx.x);
   NoiseKey key = {};
   if (want_z && p.rng) key = read_key(p.rng);
   const Column column(p.problem, place.col);
-  const Operand<T, vector> mu_in(p.problem, p.cut, p.mu, place.row, column);
-  const Operand<T, vector> logvar_in(p.problem, p.cut, p.logvar, place.row, column);
-  const Operand<T, vector> noise_in(p.problem, p.cut, p.noise, place.row, column);
-  const Operand<T, vector> z_out(p.problem, p.cut, p.z, place.row, column);
-  const Operand<float, vector> kl_out(p.problem, p.cut, p.kl, place.row, column);
-  const uint64_t first = static_cast<uint64_t>(p.first_element + place.first);
+  Operand<T, vector> mu_in(p.problem, p.mu, place, column);
+  Operand<T, vector> logvar_in(p.problem, p.logvar, place, column);
+  Operand<T, vector> noise_in(p.problem, p.noise, place, column);
+  Operand<T, vector> z_out(p.problem, p.z, place, column);
+  Operand<float, vector> kl_out(p.problem, p.kl, place, column);
+  uint64_t element = static_cast<uint64_t>(p.first_element + place.first);
   float sums[group] = {};
 #pragma unroll 1
   for (int tile = 0; tile < place.tiles; ++tile) {
@@ -31,13 +35,15 @@ __global__ void __launch_bounds__(cta_threads) forward(const __grid_constant__ L
     float element_kl[group] = {};
     if (count > 0) {
       float mu[group], logvar[group], eps[group], z[group];
-      const Spot<vector> at = spot<vector>(p.problem, p.cut, place, tile);
-      mu_in.load(at, count, mu);
-      logvar_in.load(at, count, logvar);
+      mu_in.load(count, mu);
+      logvar_in.load(count, logvar);
+      if (p.clamps) {
+#pragma unroll
+        for (int j = 0; j < group; ++j) logvar[j] = clamp_(logvar[j], p.logvar_min, p.logvar_max);
+      }
       if constexpr (want_z) {
-        const uint64_t element = first + static_cast<uint64_t>(tile * p.cut.tile_stride);
         if (p.noise.data)
-          noise_in.load(at, count, eps);
+          noise_in.load(count, eps);
         else if constexpr (vector)
           draw(key, element, eps);
         else
@@ -45,53 +51,62 @@ __global__ void __launch_bounds__(cta_threads) forward(const __grid_constant__ L
       }
 #pragma unroll
       for (int j = 0; j < group; ++j) {
-        const Spread<float> s = spread(clamp_(logvar[j], p.logvar_min, p.logvar_max));
+        const Spread<float> s = spread(logvar[j]);
         if constexpr (want_z) z[j] = sample(mu[j], s, eps[j]);
-        if constexpr (want_kl) element_kl[j] = kl(mu[j], s);
+        if constexpr (want_kl != Kl::absent) element_kl[j] = kl(mu[j], s);
       }
-      if constexpr (want_z) z_out.store(at, count, z);
-      if constexpr (want_kl) {
-        if (p.reduction == KlReduction::none) {
-          kl_out.store(at, count, element_kl);
-        } else {
-          if (count < group)
+      if constexpr (want_z) z_out.store(count, z);
+      if constexpr (want_kl == Kl::each) kl_out.store(count, element_kl);
+      if constexpr (want_kl == Kl::columns || want_kl == Kl::rows) {
+        if (count < group) {
 #pragma unroll
-            for (int j = 0; j < group; ++j)
-              if (j >= count) element_kl[j] = 0.0f;
-#pragma unroll
-          for (int j = 0; j < group; ++j) sums[j] += element_kl[j];
+          for (int j = 0; j < group; ++j)
+            if (j >= count) element_kl[j] = 0.0f;
         }
       }
-    }
-    if constexpr (want_kl) {
-      if (p.reduction == KlReduction::sample) {
-        const int64_t row = (place.item * p.cut.item_tiles + tile) * p.cut.tile_rows;
-        sum_rows(p.cut, element_kl, shared + tile % 2 * cta_threads * group, [&](int local, float sum) {
-          if (row + local < p.cut.rows) p.sums[(row + local) * p.cut.panels + place.panel] = sum;
-        });
+      if constexpr (want_kl == Kl::columns) {
+#pragma unroll
+        for (int j = 0; j < group; ++j) sums[j] += element_kl[j];
       }
     }
-  }
-  if constexpr (want_kl) {
-    if (p.reduction == KlReduction::dim) {
-      const int64_t first = place.panel * p.cut.tile_cols;
-      sum_columns(p.cut, sums, shared, [&](int local, float sum) {
-        if (first + local < p.cut.cols)
-          p.sums[place.item * p.cut.cols + first + local] = static_cast<float>(p.scale * sum);
+    mu_in.next_tile(p.cut.tile_stride);
+    logvar_in.next_tile(p.cut.tile_stride);
+    if (want_z) noise_in.next_tile(p.cut.tile_stride);
+    if (want_z) z_out.next_tile(p.cut.tile_stride);
+    if (want_kl == Kl::each) kl_out.next_tile(p.cut.tile_stride);
+    element += static_cast<uint64_t>(p.cut.tile_stride);
+    if constexpr (want_kl == Kl::rows) {
+      const int64_t row = (place.item * p.cut.item_tiles + tile) * p.cut.tile_rows;
+      sum_rows(p.cut, element_kl, shared + tile % 2 * cta_threads * group, [&](int local, float sum) {
+        if (row + local < p.cut.rows) p.sums[(row + local) * p.cut.panels + place.panel] = sum;
       });
-    } else if (p.reduction == KlReduction::batchmean || p.reduction == KlReduction::sum) {
+    }
+  }
+  if constexpr (want_kl == Kl::columns) {
+    if (p.reduction == KlReduction::dim) {
+      const int64_t first_col = place.panel * p.cut.tile_cols;
+      sum_columns(p.cut, sums, shared, [&](int local, float sum) {
+        if (first_col + local < p.cut.cols)
+          p.sums[place.item * p.cut.cols + first_col + local] = static_cast<float>(p.scale * sum);
+      });
+    } else {
       const float sum = sum_cta(sum_group(sums), shared);
       if (threadIdx.x == 0) p.sums[blockIdx.x] = static_cast<float>(p.scale * sum);
     }
   }
 }
 
+template <class T, bool vector, bool want_z>
+auto choose(const LatentForward& p) {
+  if (p.kl.data) return forward<T, vector, want_z, Kl::each>;
+  return p.reduction == KlReduction::sample ? forward<T, vector, want_z, Kl::rows> : forward<T, vector, want_z, Kl::columns>;
+}
+
 template <class T, bool vector>
 const char* launch(const LatentForward& p, cudaStream_t stream) {
-  const bool want_kl = p.sums != nullptr || p.kl.data != nullptr;
-  const auto kernel = !p.z.data ? forward<T, vector, false, true>
-                      : want_kl ? forward<T, vector, true, true>
-                                : forward<T, vector, true, false>;
+  const auto kernel = !p.z.data                 ? choose<T, vector, false>(p)
+                      : !p.kl.data && !p.sums ? forward<T, vector, true, Kl::absent>
+                                              : choose<T, vector, true>(p);
   kernel<<<static_cast<unsigned>(p.cut.ctas()), cta_threads, 0, stream>>>(p);
   const cudaError_t error = cudaGetLastError();
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);

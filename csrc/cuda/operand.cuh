@@ -1,66 +1,52 @@
 // One thread's groups in one operand.
 #pragma once
 
-#include <type_traits>
-
 #include "partition.h"
 #include "vector.cuh"
 
 namespace betavae_fast::cuda {
 
-// Where a group is: vector operands step from tile to tile, others look up every element.
-template <bool vector>
-using Spot = std::conditional_t<vector, int, Index>;
-
-template <bool vector>
-__device__ __forceinline__ Spot<vector> spot(const Problem& p, const Partition& cut, const Place& place, int tile) {
-  if constexpr (vector)
-    return tile;
-  else
-    return Index(p, place.first + tile * cut.tile_stride);
-}
-
-// Every group lies in one piece, aligned to 16 bytes: see vectorize().
+// Every group lies in one piece, aligned to 16 bytes: see vectorize(). A pointer steps from tile to tile.
 template <class T, bool vector>
 class Operand {
  public:
-  __device__ __forceinline__ Operand(const Problem&, const Partition& cut, const View& view, int64_t row, Column column)
-      : first_(static_cast<char*>(view.data) + column.offset(view, row) * int64_t{sizeof(T)}),
-        step_(cut.tile_rows * view.row * int64_t{sizeof(T)}) {}
+  __device__ __forceinline__ Operand(const Problem&, const Tiled& view, const Place& place, Column column)
+      : at_(static_cast<char*>(view.data) + column.offset(view, place.row) * int64_t{sizeof(T)}), step_(view.step) {}
 
   // Elements past `count` read as 0.
   template <int n>
-  __device__ __forceinline__ void load(int tile, int count, float (&x)[n]) const {
-    const T* from = at(tile);
+  __device__ __forceinline__ void load(int count, float (&x)[n]) const {
+    const T* from = reinterpret_cast<const T*>(at_);
     if (count == n) return load_group(from, x);
 #pragma unroll
     for (int j = 0; j < n; ++j) x[j] = j < count ? widen(from[j]) : 0.0f;
   }
   template <int n>
-  __device__ __forceinline__ void store(int tile, int count, const float (&x)[n]) const {
-    T* to = at(tile);
+  __device__ __forceinline__ void store(int count, const float (&x)[n]) const {
+    T* to = reinterpret_cast<T*>(at_);
     if (count == n) return store_group(to, x);
 #pragma unroll
     for (int j = 0; j < n; ++j)
       if (j < count) narrow(x[j], to[j]);
   }
+  __device__ __forceinline__ void next_tile(int64_t) { at_ += step_; }
 
  private:
-  __device__ __forceinline__ T* at(int tile) const { return reinterpret_cast<T*>(first_ + tile * step_); }
-
-  char* first_;
-  int64_t step_;
+  char* at_;
+  const int64_t& step_;
 };
 
+// Any strides: every element's place is looked up.
 template <class T>
 class Operand<T, false> {
  public:
-  __device__ __forceinline__ Operand(const Problem& p, const Partition&, const View& view, int64_t, Column)
-      : p_(p), view_(view) {}
+  __device__ __forceinline__ Operand(const Problem& p, const Tiled& view, const Place& place, Column)
+      : p_(p), view_(view), element_(place.first) {}
 
   template <int n>
-  __device__ __forceinline__ void load(Index index, int count, float (&x)[n]) const {
+  __device__ __forceinline__ void load(int count, float (&x)[n]) const {
     const T* data = static_cast<const T*>(view_.data);
+    Index index(p_, element_);
 #pragma unroll
     for (int j = 0; j < n; ++j) {
       x[j] = j < count ? widen(data[index.offset(view_)]) : 0.0f;
@@ -68,18 +54,21 @@ class Operand<T, false> {
     }
   }
   template <int n>
-  __device__ __forceinline__ void store(Index index, int count, const float (&x)[n]) const {
+  __device__ __forceinline__ void store(int count, const float (&x)[n]) const {
     T* data = static_cast<T*>(view_.data);
+    Index index(p_, element_);
 #pragma unroll
     for (int j = 0; j < n; ++j) {
       if (j < count) narrow(x[j], data[index.offset(view_)]);
       index.next(p_);
     }
   }
+  __device__ __forceinline__ void next_tile(int64_t elements) { element_ += elements; }
 
  private:
   const Problem& p_;
   const View& view_;
+  int64_t element_;
 };
 
 }  // namespace betavae_fast::cuda

@@ -165,18 +165,23 @@ struct Column {
   BVF_INLINE int64_t offset(const View& view, int64_t row) const { return row * view.row + outer * view.outer + inner; }
 };
 
-// Whether every group lies in one piece and aligned. May restate the view's strides (and, once for all operands, the
-// problem's shape) as the partition counts rows.
-inline bool vectorize(const Problem& p, const Partition& cut, View& view) {
+// An operand as the kernels take it.
+struct Tiled : View {
+  int64_t step = 0;  // bytes from a row to that one tile below
+};
+
+// Whether every group of the operand lies in one piece and aligned, so that it moves 16 bytes at a time. Sets view.step, and
+// restates view.row where the partition counts rows otherwise.
+inline bool vectorize(const Problem& p, const Partition& cut, int64_t element_bytes, Tiled& view) {
   if (!view.data) return true;
   if (reinterpret_cast<uintptr_t>(view.data) % 16 != 0 || view.inner != 1 || !cut.groups_aligned()) return false;
-  const bool row_joins = p.rows <= 1 || view.row == p.cols();
-  if (row_joins && (p.outer == 1 || view.outer == p.inner)) {
-    view.row = cut.cols;
-    return true;
-  }
-  return p.cols() % cut.group == 0 && (p.rows <= 1 || view.row % cut.group == 0) &&
-         (p.outer == 1 || (p.inner % cut.group == 0 && view.outer % cut.group == 0));
+  const bool joined = (p.rows == 1 || view.row == p.cols()) && (p.outer == 1 || view.outer == p.inner);
+  const bool in_groups = p.cols() % cut.group == 0 && (p.rows == 1 || view.row % cut.group == 0) &&
+                         (p.outer == 1 || (p.inner % cut.group == 0 && view.outer % cut.group == 0));
+  if (!joined && !in_groups) return false;
+  if (joined) view.row = cut.cols;
+  view.step = cut.tile_rows * view.row * element_bytes;
+  return true;
 }
 
 }  // namespace betavae_fast::cuda

@@ -1,0 +1,140 @@
+#include "latent.cuh"
+
+#include "../include/latent.h"
+#include "noise.cuh"
+#include "operand.cuh"
+
+namespace betavae_fast::cuda {
+namespace {
+
+// The gradient of the KL as the kernel meets it: none; the same in every row, so read once ("dim", and the scalar ones);
+// one a row ("sample"); one an element ("none").
+enum class KlGrad { absent, columns, rows, each };
+
+// A CTA owns one item of the partition, a thread the same columns in each of its tiles. The noise is drawn again as forward
+// drew it. What is not needed for the gradients that are asked for is neither read nor computed.
+template <class T, bool vector, bool has_grad_z, KlGrad kl_grad>
+__global__ void __launch_bounds__(cta_threads) backward(const __grid_constant__ LatentBackward p) {
+  constexpr int group = group_size<T>;
+  constexpr bool has_grad_kl = kl_grad != KlGrad::absent;
+  const Place place = p.cut.place(blockIdx.x, threadIdx.x);
+  NoiseKey key = {};
+  if (has_grad_z && p.rng) key = read_key(p.rng);
+  const Column column(p.problem, place.col);
+  Operand<T, vector> mu_in(p.problem, p.mu, place, column);
+  Operand<T, vector> logvar_in(p.problem, p.logvar, place, column);
+  Operand<T, vector> noise_in(p.problem, p.noise, place, column);
+  Operand<T, vector> grad_z_in(p.problem, p.grad_z, place, column);
+  Operand<float, vector> grad_kl_in(p.problem, p.grad_kl, place, column);
+  Operand<T, vector> grad_mu_out(p.problem, p.grad_mu, place, column);
+  Operand<T, vector> grad_logvar_out(p.problem, p.grad_logvar, place, column);
+  uint64_t element = static_cast<uint64_t>(p.first_element + place.first);
+  float grad_kl[group] = {};
+  if constexpr (kl_grad == KlGrad::columns) {
+    Index index(p.problem, place.col);
+#pragma unroll
+    for (int j = 0; j < group; ++j) {
+      if (j < place.room) grad_kl[j] = p.kl_scale * static_cast<const float*>(p.grad_kl.data)[index.offset(p.grad_kl)];
+      index.next(p.problem);
+    }
+  }
+#pragma unroll 1
+  for (int tile = 0; tile < place.tiles; ++tile) {
+    const int count = place.count(tile);
+    if (count > 0) {
+      float mu[group] = {}, logvar[group] = {}, eps[group] = {}, grad_z[group] = {}, grad_mu[group], grad_logvar[group];
+      if constexpr (has_grad_z) grad_z_in.load(count, grad_z);
+      if constexpr (has_grad_kl) {
+        if (p.grad_mu.data) mu_in.load(count, mu);
+      }
+      if constexpr (kl_grad == KlGrad::each) grad_kl_in.load(count, grad_kl);
+      if constexpr (kl_grad == KlGrad::rows && vector) {
+        const float of_row = static_cast<const float*>(p.grad_kl.data)[(place.row + tile * p.cut.tile_rows) * p.grad_kl.row];
+#pragma unroll
+        for (int j = 0; j < group; ++j) grad_kl[j] = of_row;
+      }
+      if (p.grad_logvar.data) {
+        logvar_in.load(count, logvar);
+        if constexpr (has_grad_z) {
+          if (p.noise.data)
+            noise_in.load(count, eps);
+          else if constexpr (vector)
+            draw(key, element, eps);
+          else
+            draw_anywhere(key, element, eps);
+        }
+      }
+      float v[group];
+#pragma unroll
+      for (int j = 0; j < group; ++j) v[j] = logvar[j];
+      if (p.clamps) {
+#pragma unroll
+        for (int j = 0; j < group; ++j) v[j] = clamp_(v[j], p.logvar_min, p.logvar_max);
+      }
+#pragma unroll
+      for (int j = 0; j < group; ++j) {
+        Spread<float> s = spread(v[j]);
+        // The absent gradient is 0; what it would be multiplied by may be infinite.
+        if (!has_grad_z) s.sigma = 0.0f;
+        if (!has_grad_kl) s.half_expm1 = 0.0f;
+        const LatentGrad<float> g = latent_grad(mu[j], s, eps[j], grad_z[j], grad_kl[j]);
+        grad_mu[j] = g.mu;
+        grad_logvar[j] = g.logvar;
+      }
+      if (p.clamps) {
+#pragma unroll
+        for (int j = 0; j < group; ++j)
+          if (logvar[j] < p.logvar_min || logvar[j] > p.logvar_max) grad_logvar[j] = 0.0f;
+      }
+      if (p.grad_mu.data) grad_mu_out.store(count, grad_mu);
+      if (p.grad_logvar.data) grad_logvar_out.store(count, grad_logvar);
+    }
+    mu_in.next_tile(p.cut.tile_stride);
+    logvar_in.next_tile(p.cut.tile_stride);
+    if (has_grad_z) noise_in.next_tile(p.cut.tile_stride);
+    if (has_grad_z) grad_z_in.next_tile(p.cut.tile_stride);
+    if (kl_grad == KlGrad::each) grad_kl_in.next_tile(p.cut.tile_stride);
+    grad_mu_out.next_tile(p.cut.tile_stride);
+    grad_logvar_out.next_tile(p.cut.tile_stride);
+    element += static_cast<uint64_t>(p.cut.tile_stride);
+  }
+}
+
+template <class T, bool vector, bool has_grad_z>
+auto choose(const LatentBackward& p) {
+  if (p.grad_kl.row == 0) return backward<T, vector, has_grad_z, KlGrad::columns>;
+  if constexpr (vector) {
+    if (!p.grad_kl_vector) return backward<T, vector, has_grad_z, KlGrad::rows>;
+  }
+  return backward<T, vector, has_grad_z, KlGrad::each>;
+}
+
+template <class T, bool vector>
+const char* launch(const LatentBackward& p, cudaStream_t stream) {
+  const auto kernel = !p.grad_kl.data    ? backward<T, vector, true, KlGrad::absent>
+                      : p.grad_z.data ? choose<T, vector, true>(p)
+                                      : choose<T, vector, false>(p);
+  kernel<<<static_cast<unsigned>(p.cut.ctas()), cta_threads, 0, stream>>>(p);
+  const cudaError_t error = cudaGetLastError();
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+template <class T>
+const char* launch(const LatentBackward& p, void* stream) {
+  const auto cuda_stream = static_cast<cudaStream_t>(stream);
+  return p.vector ? launch<T, true>(p, cuda_stream) : launch<T, false>(p, cuda_stream);
+}
+
+}  // namespace
+
+const char* latent_backward(const LatentBackward& p, void* stream) {
+  switch (p.dtype) {
+    case DType::float16: return launch<Half>(p, stream);
+    case DType::bfloat16: return launch<BFloat16>(p, stream);
+    case DType::float32: return launch<float>(p, stream);
+    case DType::float64: break;
+  }
+  return "float64 is not compiled for CUDA";
+}
+
+}  // namespace betavae_fast::cuda
