@@ -18,8 +18,10 @@ CPU_CAPABILITIES = ("baseline", "avx2", "avx512")
 
 
 def available_backends(*names: str) -> list[Any]:
-    """pytest parameters for backends that run on CPU tensors, by default all that need no interpreter; a missing one
-    is skipped with the reason."""
+    """pytest parameters for backends that run on CPU tensors, by default all that need no interpreter.
+
+    A missing one is skipped with the reason.
+    """
     return [
         pytest.param(name, marks=pytest.mark.skipif(bool(reason), reason=reason))
         for name in names or ("reference", "cpp")

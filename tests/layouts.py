@@ -1,7 +1,7 @@
 """The ways a tensor can lie in memory, by name. Gaps are filled with NaN, so reading one shows.
 
-All but the expanded and overlapping layouts keep the values they are given; a test that covers those takes what
-it expects from :func:`dense` copies of what :func:`lay_out` returned.
+All but the expanded and overlapping layouts keep the values they are given; a test that covers those takes
+what it expects from :func:`dense` copies of what :func:`lay_out` returned.
 """
 
 from __future__ import annotations
@@ -62,8 +62,11 @@ def fits(layout: str, dims: int) -> bool:
 
 
 def lay_out(layout: str, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """Tensors of one shape, laid out as ``layout``: the packed ones are slices of one tensor along dimension 1, as
-    an encoder's ``chunk`` gives them, and the mixed ones differ among themselves."""
+    """Tensors of one shape, laid out as ``layout``.
+
+    The packed ones are slices of one tensor along dimension 1, as an encoder's ``chunk`` gives them; the
+    mixed ones differ among themselves.
+    """
     if layout.startswith("packed"):
         packed = torch.cat(tensors, 1)
         if layout == "packed_channels_last":
