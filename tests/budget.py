@@ -1,7 +1,7 @@
 """The error budget every backend is held to: twice the plain float32 formula's error, plus one rounding.
 
-What is exact comes from float64 (from the processor's extended precision for float64 itself); what is tolerable
-comes from the formula one would write by hand, in float32 (float64 for float64 input). Nothing is chosen by taste.
+What is exact comes from float64 (from the processor's extended precision for float64 itself); what is
+tolerable comes from the formula one would write by hand, in float32 (float64 for float64 input).
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Budget:
         self._trials.append((wide(actual).ravel(), exact.ravel(), wide(plain).ravel(), actual.dtype))
 
     def check(self, what: str) -> None:
-        """|actual − exact| ≤ 2 max |plain − exact| + half an ulp of exact in actual's dtype, for each element."""
+        """Each |actual − exact| ≤ 2 max |plain − exact| + half an ulp of exact in actual's dtype."""
         (dtype,) = {trial[3] for trial in self._trials}
         actual, exact, plain = (np.concatenate([trial[i] for trial in self._trials]) for i in range(3))
         assert np.isfinite(exact).all() and np.isfinite(plain).all(), f"{what}: nothing to measure against"
