@@ -1,4 +1,4 @@
-#include "latent.cuh"
+#include "latent.h"
 
 #include "../include/latent.h"
 #include "noise.cuh"

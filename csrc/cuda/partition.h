@@ -43,18 +43,19 @@ struct Place {
 enum class Keeps { nothing, columns, rows };
 
 struct Partition {
-  int64_t rows, cols;  // the batch's; where nothing is kept of them, perhaps those of the same elements cut otherwise
-  int64_t elements;    // rows * cols, less where the last of such rows is not full
-  int64_t row_tiles, items;
-  int64_t tile_stride; // from an element to that below it in the next tile
-  int32_t group;       // elements of a thread in a tile: 16 bytes of the inputs
-  int32_t tile_rows, tile_cols, panels, item_tiles;
+  int64_t rows = 0, cols = 1;  // the batch's; where nothing is kept of them, perhaps those of the same elements cut otherwise
+  int64_t elements = 0;        // rows * cols, less where the last of such rows is not full
+  int64_t row_tiles = 0, items = 0;
+  int64_t tile_stride = 0;     // from an element to that below it in the next tile
+  int32_t group = 4;           // elements of a thread in a tile: 16 bytes of the inputs
+  int32_t tile_rows = 1, tile_cols = 1, panels = 1, item_tiles = 1;
   Divider by_panels, by_width;
 
   static constexpr int64_t panel_cols = 256;    // 512 bytes at least, read by one CTA from each row
   static constexpr int64_t enough_ctas = 2048;  // fill any GPU a few times over
   static constexpr int64_t most_tiles = 32;     // bounds the number of float additions in a row
 
+  Partition() = default;
   Partition(int64_t batch_rows, int64_t batch_cols, int group_size, Keeps keeps)
       : rows(batch_rows), cols(batch_cols), elements(batch_rows * batch_cols), group(group_size) {
     const int64_t tile = int64_t{cta_threads} * group;
@@ -157,31 +158,32 @@ struct Index {
   }
 };
 
+// An operand as the kernels take it.
+struct Tiled : View {
+  // For the 16-byte path alone: the stride between rows as the partition counts them, and the bytes to the tile below.
+  int64_t tile_row = 0, step = 0;
+};
+
 // A thread's column, which it keeps.
 struct Column {
   int64_t outer, inner;
 
   BVF_INLINE Column(const Problem& p, int64_t col) : outer(p.outer == 1 ? 0 : col / p.inner), inner(col - outer * p.inner) {}
-  BVF_INLINE int64_t offset(const View& view, int64_t row) const { return row * view.row + outer * view.outer + inner; }
+  BVF_INLINE int64_t offset(const Tiled& view, int64_t row) const {
+    return row * view.tile_row + outer * view.outer + inner;
+  }
 };
 
-// An operand as the kernels take it.
-struct Tiled : View {
-  int64_t step = 0;  // bytes from a row to that one tile below
-};
-
-// Whether every group of the operand lies in one piece and aligned, so that it moves 16 bytes at a time. Sets view.step, and
-// restates view.row where the partition counts rows otherwise.
+// Whether every group of the operand lies in one piece and aligned, so that it moves 16 bytes at a time.
 inline bool vectorize(const Problem& p, const Partition& cut, int64_t element_bytes, Tiled& view) {
   if (!view.data) return true;
   if (reinterpret_cast<uintptr_t>(view.data) % 16 != 0 || view.inner != 1 || !cut.groups_aligned()) return false;
   const bool joined = (p.rows == 1 || view.row == p.cols()) && (p.outer == 1 || view.outer == p.inner);
   const bool in_groups = p.cols() % cut.group == 0 && (p.rows == 1 || view.row % cut.group == 0) &&
                          (p.outer == 1 || (p.inner % cut.group == 0 && view.outer % cut.group == 0));
-  if (!joined && !in_groups) return false;
-  if (joined) view.row = cut.cols;
-  view.step = cut.tile_rows * view.row * element_bytes;
-  return true;
+  view.tile_row = joined ? cut.cols : view.row;
+  view.step = cut.tile_rows * view.tile_row * element_bytes;
+  return joined || in_groups;
 }
 
 }  // namespace betavae_fast::cuda

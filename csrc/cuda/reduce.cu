@@ -1,4 +1,4 @@
-#include "reduce.cuh"
+#include "reduce.h"
 
 namespace betavae_fast::cuda {
 namespace {

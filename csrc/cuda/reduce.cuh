@@ -6,16 +6,6 @@
 
 namespace betavae_fast::cuda {
 
-// Partial sums laid out in memory: `outputs` sums of `count` terms each.
-struct Partials {
-  const float* data;
-  int64_t outputs, output_stride;
-  int64_t count, count_stride;
-};
-
-// out[i] = scale * (the sum of output i's partials). Returns null, or what went wrong.
-const char* reduce_partials(const Partials& partials, double scale, float* out, void* stream);
-
 // The sum over lanes [0, width) of an aligned part of the warp, in its first lane.
 __device__ __forceinline__ float sum_lanes(float x, int width) {
   for (int distance = width / 2; distance > 0; distance /= 2) x += __shfl_down_sync(0xFFFFFFFFu, x, distance);

@@ -6,29 +6,29 @@
 namespace betavae_fast::cuda {
 
 struct LatentArguments {
-  DType dtype;
+  DType dtype = DType::float32;
   Problem problem;
   Partition cut;
-  Tiled mu, logvar, noise;  // noise.data is null where noise is drawn
-  const int64_t* rng;      // (seed, stream), read by the kernel
-  int64_t first_element;   // of the sequence: first_row * cols
-  float logvar_min, logvar_max;
-  bool clamps;             // the range is not all numbers
-  bool vector;             // vectorize() holds for every operand, and noise that is drawn begins with a block
+  Tiled mu, logvar, noise;       // noise.data is null where noise is drawn
+  const int64_t* rng = nullptr;  // (seed, stream), read by the kernel
+  int64_t first_element = 0;     // of the sequence: first_row * cols
+  float logvar_min = 0, logvar_max = 0;
+  bool clamps = false;           // the range is not all numbers
+  bool vector = false;           // vectorize() holds for every operand, and noise that is drawn begins with a block
 };
 
 struct LatentForward : LatentArguments {
   Tiled z, kl;             // null data: not wanted; kl is that of each element
-  KlReduction reduction;
-  float* sums;             // see latent_sums(); null: no KL, or none
-  double scale;            // what the sums are multiplied by where they are final
+  KlReduction reduction = KlReduction::none;
+  float* sums = nullptr;   // see latent_sums(); null: no KL, or none
+  double scale = 1;        // what the sums are multiplied by where they are final
 };
 
 struct LatentBackward : LatentArguments {
-  Tiled grad_z, grad_kl;   // null data: zero
-  bool grad_kl_vector;     // vectorize() holds for grad_kl; else it has a stride only between rows, or none
-  float kl_scale;          // from the gradient of the reduced KL to that of one element
-  Tiled grad_mu, grad_logvar;  // null data: not needed
+  Tiled grad_z, grad_kl;        // null data: zero
+  bool grad_kl_vector = false;  // vectorize() holds for grad_kl; else it has a stride only between rows, or none
+  float kl_scale = 1;           // from the gradient of the reduced KL to that of one element
+  Tiled grad_mu, grad_logvar;   // null data: not needed
 };
 
 inline int latent_group(DType dtype) { return dtype == DType::float32 ? 4 : 8; }
