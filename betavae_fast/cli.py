@@ -159,14 +159,12 @@ def _progress(
     Where there is no terminal to draw a bar on, each entry is a line instead.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
 
-    columns = (
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    # Where a terminal is narrow the text gives way, over several lines, not the bar.
+    text = TextColumn("{task.description}", table_column=Column(ratio=1))
+    columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn(), text)
+    with Progress(*columns, console=console, expand=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=config.steps)
 
         def on_metrics(metrics: Metrics) -> None:
