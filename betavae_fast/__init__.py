@@ -1,7 +1,16 @@
 """β-VAEs, and every model with a diagonal-Gaussian bottleneck: fused kernels, the same noise everywhere."""
 
 from betavae_fast.functional import LatentSample, gaussian_kl, reparameterize, reparameterize_kl
+from betavae_fast.nn import BetaVAE, BetaVAELoss, GaussianLatent
 
 __version__ = "0.1.0"
 
-__all__ = ["LatentSample", "gaussian_kl", "reparameterize", "reparameterize_kl"]
+__all__ = [
+    "BetaVAE",
+    "BetaVAELoss",
+    "GaussianLatent",
+    "LatentSample",
+    "gaussian_kl",
+    "reparameterize",
+    "reparameterize_kl",
+]

@@ -48,7 +48,7 @@ def make_rng(
     tensor([7, 0])
     """
     if seed is None:
-        return torch.empty(2, dtype=torch.int64, device=device).random_(generator=generator)
+        return torch.randint((1 << 63) - 1, (2,), dtype=torch.int64, device=device, generator=generator)
     if isinstance(seed, Tensor):
         return seed
     return torch.tensor((seed - (1 << 64) if seed >= 1 << 63 else seed, 0), dtype=torch.int64, device=device)

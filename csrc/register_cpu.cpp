@@ -66,9 +66,13 @@ void describe(LatentProblem& p, const Tensor& mu, const std::optional<Tensor>& r
   p.logvar_max = logvar_max;
 }
 
+// A result of this size is not in a cache any more when the next operator reads it.
+constexpr int64_t streaming_bytes = int64_t{16} << 20;
+
 // Work items are a few thousand elements each: one alone is not worth a second thread.
 template <class Problem, class Kernel>
-void run(const Problem& p, Kernel kernel) {
+void run(Problem& p, const Tensor& mu, Kernel kernel) {
+  p.streaming = mu.numel() * static_cast<int64_t>(mu.element_size()) >= streaming_bytes;
   const LatentPartition cut(p.rows, p.cols());
   torch::stable::parallel_for(0, cut.items(), 2, [&](int64_t first, int64_t last) { kernel(p, first, last); });
 }
@@ -144,7 +148,7 @@ void forward(LatentForward& p, const Tensor& mu, const Tensor& logvar, const std
     partial.reset(new double[static_cast<size_t>(partials)]);
     p.partial = partial.get();
   }
-  run(p, latent_kernels().forward);
+  run(p, mu, latent_kernels().forward);
   if (!p.partial) return;
   if (kl->scalar_type() == ScalarType::Double)
     sum_partials(p, static_cast<double*>(kl->data_ptr()));
@@ -228,7 +232,7 @@ void backward(LatentBackward& p, const std::optional<Tensor>& grad_z, const std:
     return;
   }
   if (reduction == KlReduction::dim || reduction == KlReduction::batchmean) p.kl_scale = 1.0 / static_cast<double>(p.rows);
-  run(p, latent_kernels().backward);
+  run(p, mu, latent_kernels().backward);
 }
 
 std::tuple<Tensor, Tensor> latent_backward(std::optional<Tensor> grad_z, std::optional<Tensor> grad_kl, const Tensor& mu,

@@ -75,10 +75,18 @@ def missing(backend: str) -> str:
     )
 
 
-@torch.compiler.assume_constant_result
-@cache
 def choose(backend: str, device: str) -> str:
     """The backend that runs tensors of ``device`` ("cpu", "cuda", …); an explicit choice never falls back."""
+    return _choose(backend, device)
+
+
+# torch.compile is to take the answer as a constant. torch.compiler.assume_constant_result does no more than this, but
+# imports torch._dynamo, and with it Triton, to do it.
+choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+@cache
+def _choose(backend: str, device: str) -> str:
     if backend == "auto":
         candidates = {"cpu": ("cpp",), "cuda": ("cuda", "triton")}.get(device, ())
         backend = next((b for b in candidates if not missing(b)), "reference")

@@ -25,7 +25,7 @@ class Noise {
   explicit Noise(const LatentProblem& p) : p_(p), key_(p.key) {}
 
   const Compute<T>* tile(const Tile& tile) {
-    if (p_.noise.data) return load<T>(p_.noise, p_.inner, p_.cols(), tile, buffer_);
+    if (p_.noise.data) return load<T>(p_, p_.noise, tile, buffer_);
     const uint64_t first = static_cast<uint64_t>(p_.first_row + tile.row) * static_cast<uint64_t>(p_.cols()) +
                            static_cast<uint64_t>(tile.col);
     const float* normals = normals_.fill(key_, first, tile.size());
@@ -80,18 +80,18 @@ void forward_item(const LatentForward& p, const LatentPartition& cut, int64_t it
     const Tile tile = tile_at(p, cut, row, last_row, panel);
     if (row + cut.tile_rows < last_row) {
       const Tile next = tile_at(p, cut, row + cut.tile_rows, last_row, panel);
-      prefetch<T>(p.mu, p.inner, cols, next);
-      prefetch<T>(p.logvar, p.inner, cols, next);
+      prefetch<T>(p, p.mu, next);
+      prefetch<T>(p, p.logvar, next);
     }
-    const Real* mu = load<T>(p.mu, p.inner, cols, tile, mu_buffer);
-    const Real* logvar = load<T>(p.logvar, p.inner, cols, tile, logvar_buffer);
+    const Real* mu = load<T>(p, p.mu, tile, mu_buffer);
+    const Real* logvar = load<T>(p, p.logvar, tile, logvar_buffer);
     const Real* eps = want_z ? noise.tile(tile) : nullptr;
-    Real* z = want_z ? destination<T>(p.z, p.inner, cols, tile, z_buffer) : nullptr;
+    Real* z = want_z ? destination<T>(p, p.z, tile, p.streaming, z_buffer) : nullptr;
     forward_tile<Real, want_z, want_kl>(tile.size(), mu, logvar, eps, lo, hi, z, kl_buffer);
-    if constexpr (want_z) store<T>(p.z, p.inner, tile, z_buffer, z);
+    if constexpr (want_z) store<T, tile_elements>(p, p.z, tile, p.streaming, z, z_buffer);
     if constexpr (want_kl) {
       switch (p.reduction) {
-        case KlReduction::none: store<Real>(p.kl, p.inner, tile, kl_buffer, kl_buffer); break;
+        case KlReduction::none: store<Real, tile_elements>(p, p.kl, tile, p.streaming, kl_buffer, kl_buffer); break;
         case KlReduction::sample:
           for (int64_t r = 0; r < tile.rows; ++r)
             p.partial[(tile.row + r) * cut.panels + panel] = row_sum(kl_buffer + r * tile.cols, tile.cols);
@@ -130,7 +130,7 @@ void backward_tile(int64_t n, const Real* __restrict mu, const Real* __restrict 
 template <class T, bool has_grad_z, bool has_grad_kl>
 void backward_item(const LatentBackward& p, const LatentPartition& cut, int64_t item) {
   using Real = Compute<T>;
-  const int64_t panel = item % cut.panels, first_row = item / cut.panels * cut.item_rows, cols = p.cols();
+  const int64_t panel = item % cut.panels, first_row = item / cut.panels * cut.item_rows;
   const int64_t last_row = first_row + cut.item_rows < p.rows ? first_row + cut.item_rows : p.rows;
   const Real lo = static_cast<Real>(p.logvar_min), hi = static_cast<Real>(p.logvar_max);
   const Real kl_scale = static_cast<Real>(p.kl_scale);
@@ -142,31 +142,31 @@ void backward_item(const LatentBackward& p, const LatentPartition& cut, int64_t 
     const Tile tile = tile_at(p, cut, row, last_row, panel);
     if (row + cut.tile_rows < last_row) {
       const Tile next = tile_at(p, cut, row + cut.tile_rows, last_row, panel);
-      prefetch<T>(p.mu, p.inner, cols, next);
-      prefetch<T>(p.logvar, p.inner, cols, next);
-      prefetch<T>(p.grad_z, p.inner, cols, next);
+      prefetch<T>(p, p.mu, next);
+      prefetch<T>(p, p.logvar, next);
+      prefetch<T>(p, p.grad_z, next);
     }
-    const Real* mu = load<T>(p.mu, p.inner, cols, tile, mu_buffer);
-    const Real* logvar = load<T>(p.logvar, p.inner, cols, tile, logvar_buffer);
+    const Real* mu = load<T>(p, p.mu, tile, mu_buffer);
+    const Real* logvar = load<T>(p, p.logvar, tile, logvar_buffer);
     const Real* eps = nullptr;
     const Real* grad_z = nullptr;
     if constexpr (has_grad_z) {
       eps = noise.tile(tile);
-      grad_z = load<T>(p.grad_z, p.inner, cols, tile, grad_z_buffer);
+      grad_z = load<T>(p, p.grad_z, tile, grad_z_buffer);
     }
     if constexpr (has_grad_kl) {
       // A gradient per dim, or one for all, is the same in every tile of the item.
       if (p.grad_kl.row != 0 || row == first_row) {
-        const Real* raw = load<Real>(p.grad_kl, p.inner, cols, tile, kl_raw);
+        const Real* raw = load<Real>(p, p.grad_kl, tile, kl_raw);
         for (int64_t i = 0; i < tile.size(); ++i) grad_kl[i] = kl_scale * raw[i];
       }
     }
-    Real* grad_mu = destination<T>(p.grad_mu, p.inner, cols, tile, grad_mu_buffer);
-    Real* grad_logvar = destination<T>(p.grad_logvar, p.inner, cols, tile, grad_logvar_buffer);
+    Real* grad_mu = destination<T>(p, p.grad_mu, tile, p.streaming, grad_mu_buffer);
+    Real* grad_logvar = destination<T>(p, p.grad_logvar, tile, p.streaming, grad_logvar_buffer);
     backward_tile<Real, has_grad_z, has_grad_kl>(tile.size(), mu, logvar, eps, grad_z, grad_kl, lo, hi, grad_mu,
                                                  grad_logvar);
-    store<T>(p.grad_mu, p.inner, tile, grad_mu_buffer, grad_mu);
-    store<T>(p.grad_logvar, p.inner, tile, grad_logvar_buffer, grad_logvar);
+    store<T, tile_elements>(p, p.grad_mu, tile, p.streaming, grad_mu, grad_mu_buffer);
+    store<T, tile_elements>(p, p.grad_logvar, tile, p.streaming, grad_logvar, grad_logvar_buffer);
   }
 }
 
@@ -176,6 +176,7 @@ void forward_items(const LatentForward& p, int64_t first_item, int64_t last_item
   const bool want_kl = p.partial != nullptr || p.kl.data != nullptr;
   const auto run = !p.z.data ? forward_item<T, false, true> : want_kl ? forward_item<T, true, true> : forward_item<T, true, false>;
   for (int64_t item = first_item; item < last_item; ++item) run(p, cut, item);
+  if (p.streaming) end_stream();
 }
 
 template <class T>
@@ -185,6 +186,7 @@ void backward_items(const LatentBackward& p, int64_t first_item, int64_t last_it
                    : p.grad_kl.data ? backward_item<T, true, true>
                                     : backward_item<T, true, false>;
   for (int64_t item = first_item; item < last_item; ++item) run(p, cut, item);
+  if (p.streaming) end_stream();
 }
 
 void forward(const LatentForward& p, int64_t first_item, int64_t last_item) {
