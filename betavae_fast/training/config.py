@@ -27,7 +27,7 @@ class TrainConfig:
     beta: float = 4.0
     likelihood: Likelihood = "bernoulli"
     batch_size: int = 64
-    steps: int = 3000
+    steps: int = 2500
     lr: float = 1e-3  # Adam's, constant
     seed: int = 0  # of the weights, the data order and the latent noise
     device: str = "auto"  # "auto": cuda where there is one, else cpu
