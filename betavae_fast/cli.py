@@ -257,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0, 2 with one line on stderr for wrong arguments, 130 after Ctrl-C, 1
     otherwise."""
     try:
-        sys.exit(app(arguments or sys.argv[1:] or ["--help"], standalone_mode=False))
+        sys.exit(app(arguments or sys.argv[1:] or ["--help"], standalone_mode=False) or 0)
     except CommandError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
