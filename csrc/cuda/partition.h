@@ -49,6 +49,7 @@ struct Partition {
   int64_t tile_stride = 0;     // from an element to that below it in the next tile
   int32_t group = 4;           // elements of a thread in a tile: 16 bytes of the inputs
   int32_t tile_rows = 1, tile_cols = 1, panels = 1, item_tiles = 1;
+  bool folded = true;          // rows follow each other in a tile without a gap, whatever the group; else rows begin a group
   Divider by_panels, by_width;
 
   static constexpr int64_t panel_cols = 256;    // 512 bytes at least, read by one CTA from each row
@@ -66,8 +67,8 @@ struct Partition {
     // Few rows: broader panels keep all threads busy. Not for sums of rows, which must not depend on how many there are.
     int64_t broadest = panel_cols;
     if (keeps != Keeps::rows && rows * panel_cols < tile) broadest = tile / rows / group * group;
-    if (cols % group == 0 ? cols <= broadest : period() <= tile) {
-      panels = 1;
+    folded = cols % group == 0 ? cols <= broadest : period() <= tile;
+    if (folded) {
       tile_cols = static_cast<int32_t>(cols);
       tile_rows = static_cast<int32_t>(tile / period() * (period() / cols));
       by_width = Divider(cols);
@@ -89,21 +90,21 @@ struct Partition {
   int64_t ctas() const { return items * panels; }
 
   // Every group of every tile begins at a multiple of its size in flat order.
-  bool groups_aligned() const { return panels == 1 || cols % group == 0; }
+  bool groups_aligned() const { return folded || cols % group == 0; }
   // No group reaches from one row into the next.
-  BVF_INLINE bool groups_in_rows() const { return panels > 1 || cols % group == 0; }
+  BVF_INLINE bool groups_in_rows() const { return !folded || cols % group == 0; }
 
   BVF_INLINE Place place(uint32_t cta, uint32_t thread) const {
     Place p;
     p.item = by_panels.quotient(cta);
     p.panel = cta - p.item * panels;
-    const uint32_t n = panels == 1 ? thread * static_cast<uint32_t>(group) : thread;
+    const uint32_t n = folded ? thread * static_cast<uint32_t>(group) : thread;
     const uint32_t local_row = by_width.quotient(n), rest = n - local_row * by_width.divisor;
     const int64_t tile = p.item * item_tiles, tiles_left = row_tiles - tile;
     p.tiles = tiles_left < item_tiles ? static_cast<int32_t>(tiles_left) : item_tiles;
     p.row = tile * tile_rows + local_row;
     p.room = static_cast<int32_t>(local_row) < tile_rows ? group : 0;
-    if (panels == 1) {
+    if (folded) {
       p.col = rest;
     } else {
       const int32_t in_panel = static_cast<int32_t>(rest) * group;

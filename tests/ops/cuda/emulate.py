@@ -1,0 +1,61 @@
+"""Builds the CUDA backend for the CPU: the kernels under emulator.h, the operators registered for CPU tensors."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch.utils.cpp_extension import include_paths
+
+CSRC = Path(__file__).resolve().parents[3] / "csrc"
+HERE = Path(__file__).resolve().parent
+KERNELS = ("latent_forward.cu", "latent_backward.cu", "reduce.cu")
+
+_LAUNCH = re.compile(r"(\w+)<<<(.*?), (\w+), 0, .*?>>>\((.*)\);")
+# What ties the operators to a GPU, and its stand-in.
+_STAND_INS = {
+    "is_cuda()": "is_cpu()",
+    "betavae_fast, CUDA, m": "betavae_fast, CPU, m",
+    "torch::stable::accelerator::DeviceGuard guard_;": "struct Guard { explicit Guard(int) {} } guard_;",
+    "aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream_)": "TORCH_SUCCESS",
+}
+
+
+def _emulated_kernel(source: str) -> str:
+    emulated, launches = _LAUNCH.subn(r"emulator::launch(\1, \2, \3, \4);", source)
+    assert launches == source.count("<<<") > 0
+    return emulated
+
+
+def _emulated_operators(source: str) -> str:
+    for real, stand_in in _STAND_INS.items():
+        assert real in source, f"register_cuda.cpp no longer says {real!r}"
+        source = source.replace(real, stand_in)
+    return source
+
+
+def build(folder: Path) -> Path:
+    """The emulated library; raises LookupError where there is no compiler."""
+    if (cxx := shutil.which("g++")) is None:
+        raise LookupError("g++ was not found")
+    tree = shutil.copytree(CSRC, folder / "csrc")
+    for name in KERNELS:
+        (tree / "cuda" / name).with_suffix(".cpp").write_text(_emulated_kernel((tree / "cuda" / name).read_text()))
+    operators = tree / "register_cuda.cpp"
+    operators.write_text(_emulated_operators(operators.read_text()))
+    common = [cxx, "-std=c++17", "-O1", "-fPIC", "-ffp-contract=off", "-w", "-c"]
+    kernel = [*common, f"-I{tree / 'include'}", f"-I{HERE}", "-include", "emulator.h"]
+    torch_flags = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DUSE_CUDA", *(f"-I{p}" for p in include_paths())]
+    commands = [[*kernel, str((tree / "cuda" / name).with_suffix(".cpp"))] for name in KERNELS]
+    commands.append([*common, *torch_flags, str(operators)])
+    objects = [str(folder / f"{i}.o") for i in range(len(commands))]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda c, o: subprocess.run([*c, "-o", o], check=True), commands, objects))
+    library = folder / "_C_cuda_emulated.so"
+    torch_lib = Path(torch.__file__).parent / "lib"
+    subprocess.run([cxx, "-shared", *objects, f"-L{torch_lib}", "-ltorch_cpu", "-o", str(library)], check=True)
+    return library

@@ -1,0 +1,155 @@
+// Runs CUDA kernels on the CPU, one CTA after the other: every thread is a fiber, and all fibers of a CTA go in lock step
+// from one synchronising call to the next. Slow, and blind to races; but the code is the kernels' own.
+#pragma once
+
+#include <ucontext.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <vector>
+
+#include "storage.h"
+
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __launch_bounds__(threads)
+#define __grid_constant__
+#define __shared__ static
+#define __align__(bytes) __attribute__((aligned(bytes)))
+
+using cudaStream_t = void*;
+using cudaError_t = int;
+constexpr cudaError_t cudaSuccess = 0;
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline const char* cudaGetErrorString(cudaError_t) { return ""; }
+
+namespace emulator {
+
+struct Index3 {
+  unsigned x = 0;
+};
+
+struct Fiber {
+  ucontext_t context;
+  std::vector<char> stack = std::vector<char>(256 * 1024);
+  bool finished = false;
+  const char* stopped_at = nullptr;
+};
+
+inline Index3 thread_index, block_index;
+inline ucontext_t scheduler;
+inline std::vector<Fiber> fibers;
+inline std::function<void()> body;
+inline uint64_t exchanged[1024];
+
+// Gives way to the other threads of the CTA until all have come here.
+inline void synchronise(const char* where) {
+  Fiber& fiber = fibers[thread_index.x];
+  fiber.stopped_at = where;
+  swapcontext(&fiber.context, &scheduler);
+}
+
+inline void enter() {
+  body();
+  fibers[thread_index.x].finished = true;
+}
+
+inline void run_cta(unsigned cta, unsigned threads) {
+  if (fibers.size() < threads) fibers = std::vector<Fiber>(threads);
+  block_index.x = cta;
+  for (unsigned t = 0; t < threads; ++t) {
+    Fiber& fiber = fibers[t];
+    fiber.finished = false;
+    getcontext(&fiber.context);
+    fiber.context.uc_stack = {fiber.stack.data(), 0, fiber.stack.size()};
+    fiber.context.uc_link = &scheduler;
+    makecontext(&fiber.context, enter, 0);
+  }
+  for (bool running = true; running;) {
+    for (unsigned t = 0; t < threads; ++t) {
+      thread_index.x = t;
+      fibers[t].stopped_at = nullptr;
+      swapcontext(&scheduler, &fibers[t].context);
+      if (fibers[t].finished != fibers[0].finished || fibers[t].stopped_at != fibers[0].stopped_at) {
+        std::fprintf(stderr, "CTA %u: thread %u stopped at %s, thread 0 at %s\n", cta, t, fibers[t].stopped_at,
+                     fibers[0].stopped_at);
+        std::abort();
+      }
+    }
+    running = !fibers[0].finished;
+  }
+}
+
+template <class Kernel, class... Arguments>
+void launch(Kernel kernel, unsigned ctas, unsigned threads, const Arguments&... arguments) {
+  body = [&] { kernel(arguments...); };
+  for (unsigned cta = 0; cta < ctas; ++cta) run_cta(cta, threads);
+}
+
+template <class T>
+T exchange(T value, unsigned from) {
+  static_assert(sizeof(T) <= 8);
+  std::memcpy(&exchanged[thread_index.x], &value, sizeof value);
+  synchronise("shuffle");
+  std::memcpy(&value, &exchanged[from], sizeof value);
+  synchronise("shuffled");
+  return value;
+}
+
+}  // namespace emulator
+
+#define threadIdx emulator::thread_index
+#define blockIdx emulator::block_index
+
+inline void __syncthreads() { emulator::synchronise("__syncthreads"); }
+template <class T>
+T __shfl_sync(unsigned, T value, unsigned lane) {
+  return emulator::exchange(value, threadIdx.x / 32 * 32 + lane);
+}
+template <class T>
+T __shfl_down_sync(unsigned, T value, unsigned distance) {
+  return emulator::exchange(value, threadIdx.x % 32 + distance < 32 ? threadIdx.x + distance : threadIdx.x);
+}
+
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(16) uint4 {
+  uint32_t x, y, z, w;
+};
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
+inline float __uint_as_float(uint32_t bits) { return betavae_fast::float_from_bits(bits); }
+
+struct float2 {
+  float x, y;
+};
+struct __half2 {
+  uint16_t x, y;
+};
+struct __nv_bfloat162 {
+  uint16_t x, y;
+};
+inline uint16_t __ushort_as_half(unsigned short bits) { return bits; }
+inline unsigned short __half_as_ushort(uint16_t bits) { return bits; }
+inline unsigned short __bfloat16_as_ushort(uint16_t bits) { return bits; }
+inline __half2 __halves2half2(uint16_t x, uint16_t y) { return {x, y}; }
+inline float2 __half22float2(__half2 pair) {
+  return {betavae_fast::widen(betavae_fast::Half{pair.x}), betavae_fast::widen(betavae_fast::Half{pair.y})};
+}
+inline __half2 __floats2half2_rn(float x, float y) {
+  betavae_fast::Half low, high;
+  betavae_fast::narrow(x, low);
+  betavae_fast::narrow(y, high);
+  return {low.bits, high.bits};
+}
+inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) {
+  betavae_fast::BFloat16 low, high;
+  betavae_fast::narrow(x, low);
+  betavae_fast::narrow(y, high);
+  return {low.bits, high.bits};
+}

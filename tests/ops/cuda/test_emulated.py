@@ -1,0 +1,81 @@
+"""The CUDA backend on a CPU: its own kernels and operators, built by g++ under an emulator of CTAs (emulate.py).
+
+What this cannot show, test_gpu.py does: the device's arithmetic, races, launches.
+"""
+
+import pytest
+import torch
+
+from betavae_fast.ops.backends import missing
+from tests.ops.cuda import emulate, parity
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+REDUCTIONS = ("none", "dim", "sample", "batchmean", "sum")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def library(tmp_path_factory):
+    missing("reference")
+    try:
+        torch.ops.load_library(str(emulate.build(tmp_path_factory.mktemp("emulated"))))
+    except LookupError as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((64, 10), torch.float32),  # rows share a tile
+        ((300, 1), torch.bfloat16),
+        ((9, 511), torch.float16),  # rows too long and too odd to share one
+        ((5, 7), torch.float16),
+        ((3, 1300), torch.float32),  # panels
+        ((2, 4, 6, 6), torch.float32),
+        ((2, 3, 5, 7), torch.bfloat16),
+    ],
+    ids=str,
+)
+def test_parity_with_float64_in_every_layout(shape, dtype, reduction):
+    parity.check_parity(torch.Size(shape), dtype, reduction, "cpu")
+
+
+@pytest.mark.parametrize("shape", [(33, 12), (3, 2, 2, 5)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_bits_do_not_depend_on_the_layout(shape, dtype):
+    parity.check_bits_do_not_depend_on_layout(shape, dtype, "cpu")
+
+
+def test_sums_over_many_ctas_are_those_of_one():
+    x = torch.ones(40_000, 128).bfloat16()
+    kl = torch.ops.betavae_fast.latent_kl_cuda(x, torch.zeros_like(x), *parity.ANY, parity.REDUCTIONS["dim"])
+    assert torch.equal(kl, torch.full((128,), 0.5))
+
+
+@pytest.mark.parametrize("shape", [(11, 10), (6, 7), (5, 700)], ids=str)
+def test_shards_of_a_batch_give_the_bits_of_the_whole(shape):
+    parity.check_shards(shape, "cpu")
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(512, 128), (999, 7)])
+def test_noise_has_the_bits_of_the_contract(rows, cols):
+    parity.check_noise_bits(rows, cols, "cpu")
+
+
+def test_clamped_elements_have_no_gradient_and_nan_stays():
+    parity.check_clamp("cpu")
+
+
+def test_only_needed_gradients_are_computed():
+    parity.check_only_needed_gradients("cpu")
+
+
+def test_empty_batches():
+    parity.check_empty("cpu")
+
+
+def test_float64_is_refused_with_a_way_out():
+    x = torch.zeros(2, 2, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match='backend="reference"'):
+        torch.ops.betavae_fast.latent_kl_cuda(x, x, *parity.ANY, 1)

@@ -1,0 +1,63 @@
+"""Budgets of the compiled kernels. Regenerate with ``python -m tests.ops.cuda.sass``."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from tests.ops.cuda import sass
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("nvcc") is None or sass.cuobjdump() is None, reason="nvcc or cuobjdump was not found"
+)
+ARCH = "sm_90"  # the others are compiled when the budget is written
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    return sass.measure_all((ARCH,))[ARCH]
+
+
+def _fmas(header: str, function: str) -> int:
+    """How often ``function``'s source says fma_, its own and those of what it calls apart."""
+    source = (sass.ROOT / "csrc/include" / header).read_text()
+    body = re.search(rf"BVF_INLINE \S+ {function}\(.*?\n}}|BVF_INLINE \S+ {function}\([^\n]*}}\n", source, re.DOTALL)[0]
+    return len(re.findall(r"\b(?:fma_|multiply_add)\(", body))
+
+
+def test_no_kernel_exceeds_its_budget(kernels):
+    budget = json.loads(sass.BUDGET.read_text())[ARCH]
+    assert kernels.keys() == budget.keys(), "kernels came or went: write the budget anew"
+    grown = [
+        f"{name}: {what} {kernels[name][what]}, budget {limits[what]}"
+        for name, limits in budget.items()
+        for what in ("registers", "instructions", "loop")
+        if (limits[what] or 0) < (kernels[name][what] or 0)
+    ]
+    assert not grown, "\n".join(grown)
+
+
+def test_every_arch_in_the_budget_has_no_stack_and_no_spills(kernels):
+    budget = json.loads(sass.BUDGET.read_text())
+    assert tuple(budget) == sass.ARCHS
+    for name, figures in [*kernels.items(), *(item for arch in budget.values() for item in arch.items())]:
+        assert figures["stack"] == figures["spills"] == figures["local_memory"] == 0, name
+
+
+def test_vector_kernels_move_16_bytes_at_a_time(kernels):
+    vector = {name: f for name, f in kernels.items() if re.match(r"(forward|backward)<\w+, true", name)}
+    assert len(vector) == 3 * (7 + 7)
+    for name, figures in vector.items():
+        kl_only = name.startswith("forward") and ", true, false" in name
+        # mu, log sigma^2 and perhaps noise; z, or both gradients.
+        assert figures["loads_16"] >= 2, name
+        assert figures["stores_16"] >= (0 if kl_only else 1 if name.startswith("forward") else 2), name
+
+
+def test_nothing_is_contracted_that_the_source_does_not_contract(kernels):
+    spread, kl, sample = (_fmas("latent.h", f) for f in ("spread", "kl", "sample"))
+    pair = _fmas("normal.h", "normal_pair") + _fmas("normal.h", "normal_radius") + _fmas("numerics.h", "sqrt_")
+    for dtype, group in (("float", 4), ("BFloat16", 8), ("Half", 8)):
+        expected = group * (spread + kl + sample) + group // 2 * pair
+        assert kernels[f"forward<{dtype}, true, true, (Kl)2>"]["ffma"] == expected, dtype
