@@ -30,19 +30,28 @@ INSTRUCTION_SETS = {
     "avx512": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512",
 }
 NVCC_FLAGS = "-std=c++17 -O3 --fmad=false -Xcompiler=-fPIC,-fvisibility=hidden"
-CUDA_ARCHS = ("80", "90")
+CUDA_ARCHS = "8.0;9.0+PTX"  # unless TORCH_CUDA_ARCH_LIST says otherwise, in the same form
 
 
 class Unavailable(Exception):
     """A library cannot be built here; the message says why."""
 
 
-def find_tool(variable: str, names: tuple[str, ...], folders: tuple[str, ...] = ()) -> str:
+def find_tool(variable: str, *names: str) -> str:
     candidates = [os.environ[variable]] if variable in os.environ else list(names)
     for name in candidates:
-        if found := shutil.which(name) or next((p for f in folders if (p := shutil.which(name, path=f))), None):
+        if found := shutil.which(name):
             return found
     raise Unavailable(f"{' or '.join(candidates)} was not found at install time")
+
+
+def find_nvcc() -> Path:
+    for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"):
+        if home and (nvcc := Path(home) / "bin" / "nvcc").exists():
+            return nvcc
+    if found := shutil.which("nvcc"):
+        return Path(found)
+    raise Unavailable("nvcc was not found at install time")
 
 
 def torch_paths() -> tuple[list[str], Path]:
@@ -85,7 +94,7 @@ class NinjaFile:
 
             ninja = str(Path(BIN_DIR) / "ninja")
         except ImportError:
-            ninja = find_tool("NINJA", ("ninja",))
+            ninja = find_tool("NINJA", "ninja")
         done = subprocess.run([ninja, "-C", str(self.folder)], text=True, capture_output=True)
         if done.returncode:
             print(done.stdout, done.stderr)
@@ -94,7 +103,7 @@ class NinjaFile:
 
 
 def build_cpp(output: Path, folder: Path) -> None:
-    cxx = find_tool("CXX", ("c++", "g++", "clang++"))
+    cxx = find_tool("CXX", "c++", "g++", "clang++")
     includes, torch_lib = torch_paths()
     ninja = NinjaFile(folder)
     objects = [ninja.compile(cxx, "csrc/cpu/latent.cpp", f"{CXX_FLAGS} -DBVF_ISA=baseline", "latent_baseline.o")]
@@ -109,7 +118,42 @@ def build_cpp(output: Path, folder: Path) -> None:
     ninja.run()
 
 
-BUILDERS = {CPP.name: (build_cpp, "BETAVAE_FAST_CPP")}
+def gencode_flags(archs: str) -> str:
+    flags = []
+    for arch in archs.replace(" ", ";").split(";"):
+        number, _, ptx = arch.replace(".", "").partition("+")
+        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        if ptx:
+            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+    return " ".join(flags)
+
+
+def build_cuda(output: Path, folder: Path) -> None:
+    nvcc = find_nvcc()
+    cxx = find_tool("CXX", "c++", "g++", "clang++")
+    includes, torch_lib = torch_paths()
+    ninja = NinjaFile(folder)
+    flags = f"{NVCC_FLAGS} {gencode_flags(os.environ.get('TORCH_CUDA_ARCH_LIST') or CUDA_ARCHS)}"
+    objects = [
+        ninja.compile(f"{nvcc} -ccbin {cxx}", str(source), flags, f"{source.stem}.cu.o")
+        for source in sorted(Path("csrc/cuda").glob("*.cu"))
+    ]
+    torch_flags = f"{CXX_FLAGS} {STABLE_ABI} -DUSE_CUDA {' '.join(includes)}"
+    objects.append(ninja.compile(cxx, "csrc/register_cuda.cpp", torch_flags, "register_cuda.o"))
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (torch_lib / "libtorch_cuda.so").exists():
+        # A CPU build of torch lacks the library that the CUDA one will bring: an empty one of that name stands in while
+        # linking.
+        stub = [cxx, "-shared", "-Wl,-soname,libtorch_cuda.so", "-o", str(folder / "libtorch_cuda.so"), "-xc++", "/dev/null"]
+        if subprocess.run(stub, capture_output=True).returncode:
+            raise Unavailable("a stand-in for libtorch_cuda.so could not be linked")
+    libraries = f"-L{torch_lib} -L{folder} -Wl,--no-as-needed -ltorch_cpu -ltorch_cuda"
+    cudart = next(p for p in (nvcc.resolve().parent.parent / "lib64", Path("/usr/lib/x86_64-linux-gnu")) if p.exists())
+    ninja.link(cxx, objects, f"{libraries} -L{cudart} -lcudart_static -ldl -lrt -lpthread", output)
+    ninja.run()
+
+
+BUILDERS = {CPP.name: (build_cpp, "BETAVAE_FAST_CPP"), CUDA.name: (build_cuda, "BETAVAE_FAST_CUDA")}
 
 
 class BuildExtensions(build_ext):
@@ -143,4 +187,4 @@ class BuildExtensions(build_ext):
             print(f"{ext.name} is left out: {why}")
 
 
-setup(ext_modules=[CPP], cmdclass={"build_ext": BuildExtensions})
+setup(ext_modules=[CPP, CUDA], cmdclass={"build_ext": BuildExtensions})

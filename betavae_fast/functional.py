@@ -203,8 +203,8 @@ def _choose(caller: str, mu: Tensor, backend: Backend) -> str:
     if not isinstance(backend, str):
         raise TypeError(f"{caller}: backend must be a string, got {backend!r}")
     try:
-        return choose(backend, mu.device.type)
-    except (ValueError, RuntimeError) as error:
+        return choose(backend, mu.device.type, mu.dtype)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise type(error)(f"{caller}: {error}") from None
 
 

@@ -75,9 +75,9 @@ def missing(backend: str) -> str:
     )
 
 
-def choose(backend: str, device: str) -> str:
+def choose(backend: str, device: str, dtype: torch.dtype) -> str:
     """The backend that runs tensors of ``device`` ("cpu", "cuda", …); an explicit choice never falls back."""
-    return _choose(backend, device)
+    return _choose(backend, device, dtype)
 
 
 # torch.compile is to take the answer as a constant. torch.compiler.assume_constant_result does no more than this, but
@@ -86,9 +86,10 @@ choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache
-def _choose(backend: str, device: str) -> str:
+def _choose(backend: str, device: str, dtype: torch.dtype) -> str:
+    float64 = dtype == torch.float64
     if backend == "auto":
-        candidates = {"cpu": ("cpp",), "cuda": ("cuda", "triton")}.get(device, ())
+        candidates = {"cpu": ("cpp",), "cuda": () if float64 else ("cuda", "triton")}.get(device, ())
         backend = next((b for b in candidates if not missing(b)), "reference")
         missing(backend)
         return backend
@@ -100,6 +101,8 @@ def _choose(backend: str, device: str) -> str:
     runs_on = {"cpp": ("cpu",), "cuda": ("cuda",), "triton": ("cpu", "cuda") if interpreted else ("cuda",)}
     if device not in runs_on.get(backend, (device,)):
         raise ValueError(f'backend="{backend}" runs on {" and ".join(runs_on[backend])} tensors, got a {device} tensor')
+    if float64 and backend in ("triton", "cuda"):
+        raise TypeError(f'backend="{backend}" computes in float32: use "reference" for float64 tensors on {device}')
     return backend
 
 

@@ -53,7 +53,7 @@ def prepare(config: TrainConfig, dataset: ImageDataset) -> TrainState:
         take, or a data set smaller than a batch; RuntimeError for a backend that is not available.
     """
     device = resolve_device(config.device)
-    choose(config.backend, device.type)
+    choose(config.backend, device.type, torch.float32)
     batches = ShuffledBatches(len(dataset), config.batch_size, config.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

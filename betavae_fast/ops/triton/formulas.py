@@ -24,22 +24,39 @@ _EXP1 = tl.constexpr(float.fromhex("0x1.5554dep-3"))
 
 
 @triton.jit
-def fma(a, b, c):
-    """a * b + c in float32, rounded once."""
+def _fma(a, b, c):
+    """a * b + c, rounded once."""
+    return tl.fma(a, b, c)
+
+
+def _interpreted_fma(a, b, c):  # type: ignore[no-untyped-def]
+    """a * b + c, rounded once; the interpreter's own rounds twice.
+
+    In float64 the product is exact, and the sum rounded to odd leaves only the last rounding to count
+    (Boldo & Melquiond 2008).
+    """
+    zero = tl.zeros([], tl.float64)
+    product, c = (zero + a) * b, zero + c
+    total = product + c
+    shadow = total - product
+    error = (product - (total - shadow)) + (c - shadow)
+    bits = total.to(tl.int64, bitcast=True)
+    outward = (error > 0).to(tl.int64) - (error < 0).to(tl.int64)
+    bits += ((bits & 1) ^ 1) * tl.where(bits < 0, -outward, outward)
+    return bits.to(tl.float64, bitcast=True).to(tl.float32)
+
+
+fma = _interpreted_fma if INTERPRETED.value else _fma
+
+
+@triton.jit
+def to_bfloat16(x):
+    """Rounded to the nearest, ties to even; the interpreter's own conversion cuts off."""
     if INTERPRETED:
-        # NumPy has none. In float64 the product is exact, and the sum rounded to odd leaves only the last rounding
-        # to count (Boldo & Melquiond 2008).
-        product = (a + tl.zeros([], tl.float64)) * b
-        total = product + c
-        shadow = total - product
-        error = (product - (total - shadow)) + (c - shadow)
-        bits = total.to(tl.int64, bitcast=True)
-        outward = (error > 0).to(tl.int64) - (error < 0).to(tl.int64)
-        even = (bits & 1) ^ 1
-        bits += even * tl.where(bits < 0, -outward, outward)
-        return bits.to(tl.float64, bitcast=True).to(tl.float32)
-    else:
-        return tl.fma(a, b, c)
+        bits = x.to(tl.uint32, bitcast=True).to(tl.uint64)
+        bits += 0x7FFF + ((bits >> 16) & 1)
+        x = tl.where(x == x, bits.to(tl.uint32).to(tl.float32, bitcast=True), x)
+    return x.to(tl.bfloat16)
 
 
 @triton.jit

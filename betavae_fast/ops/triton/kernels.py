@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from betavae_fast.ops.triton.formulas import clamp, fma, spread
+from betavae_fast.ops.triton.formulas import clamp, fma, spread, to_bfloat16
 from betavae_fast.ops.triton.noise import normals
 from betavae_fast.ops.triton.sums import rows_and_cols
 from betavae_fast.ops.triton.tiles import slot_offset, slot_place, slot_valid, tile_pointers, tile_start
@@ -37,10 +37,14 @@ def _load(ptr, valid, MASKED: tl.constexpr):
 
 @triton.jit
 def _store(ptr, x, valid, MASKED: tl.constexpr):
-    if MASKED:
-        tl.store(ptr, x.to(ptr.dtype.element_ty), mask=valid)
+    if ptr.dtype.element_ty == tl.bfloat16:
+        x = to_bfloat16(x)
     else:
-        tl.store(ptr, x.to(ptr.dtype.element_ty))
+        x = x.to(ptr.dtype.element_ty)
+    if MASKED:
+        tl.store(ptr, x, mask=valid)
+    else:
+        tl.store(ptr, x)
 
 
 @triton.jit
