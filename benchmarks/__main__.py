@@ -1,0 +1,141 @@
+"""``python -m benchmarks latent``: measure an op. ``python -m benchmarks show FILE``: print a result file."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from benchmarks import machine
+from benchmarks.parity import ParityError
+from benchmarks.registry import DTYPES, Op, Shape, get, op_names
+from benchmarks.results import FOLDER, Results, load
+from benchmarks.runner import ProblemResult, measure, too_large
+from benchmarks.table import show
+from benchmarks.timing import QUICK, Effort
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0; 1 if the contenders disagree or nothing was measured, and then no file is written."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = _parser().parse_args(arguments)
+    console = Console()
+    if args.action == "show":
+        show(load(args.file), console)
+        return 0
+    if args.device == "cuda" and not torch.cuda.is_available():
+        console.print("--device cuda: torch sees no CUDA device.")
+        return 1
+    torch.set_num_threads(args.threads)
+    if machine.busy():
+        console.print("[yellow]Other programs keep this machine busy: expect wrong figures.[/]")
+    try:
+        results = run(get(args.action), args, _command(arguments), console)
+    except ParityError as error:
+        console.print(f"[bold red]Parity failed, so no time is reported:[/]\n{error}", highlight=False)
+        return 1
+    show(results, console)
+    if not results.measurements:
+        console.print("Nothing was measured, nothing is written.")
+        return 1
+    _write(results, args, console)
+    return 0
+
+
+def run(op: Op, args: argparse.Namespace, command: str, console: Console) -> Results:
+    """All problems in turn, until the time is up; ParityError if contenders disagree."""
+    device = torch.device(args.device)
+    effort = QUICK if args.quick else Effort()
+    shapes = args.shapes or op.shapes[device.type]
+    dtypes = args.dtypes or op.dtypes
+    done: list[ProblemResult] = []
+    left_out: dict[str, str] = {}
+    start = time.monotonic()
+    for shape, dtype in ((s, d) for s in shapes for d in dtypes):
+        name = f"{op.name} {shape} {dtype}"
+        if args.time_limit is not None and time.monotonic() - start > args.time_limit:
+            left_out[name] = f"the time limit of {args.time_limit:g} s was reached"
+        elif why := too_large(shape, device):
+            left_out[name] = why
+        else:
+            with console.status(name):
+                done.append(measure(op, shape, dtype, device, effort, args.seed))
+            comparisons = len(done[-1].checked.errors)
+            console.print(f"{name}: {comparisons} comparisons within budget", highlight=False)
+    return Results(
+        op=op.name,
+        command=command,
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        commit=machine.commit(),
+        machine=machine.describe(device),
+        versions=machine.versions(),
+        configuration=asdict(effort) | {"shapes": list(shapes), "dtypes": list(dtypes), "seed": args.seed},
+        parity=tuple(r.checked for r in done),
+        measurements=tuple(m for r in done for m in r.measurements),
+        left_out=left_out,
+    )
+
+
+def _write(results: Results, args: argparse.Namespace, console: Console) -> None:
+    partial = args.quick or args.shapes or args.dtypes
+    if partial and args.out is None:
+        console.print(
+            "Not written: only part of the configuration was measured. --out PATH writes it anyway."
+        )
+        return
+    out = args.out or FOLDER / results.file_name
+    results.save(out)
+    console.print(f"Written to {out}", highlight=False, soft_wrap=True)
+
+
+def _command(arguments: list[str]) -> str:
+    """What measures the same again; where it wrote to is left out."""
+    pairs = zip(["", *arguments], arguments, strict=False)
+    kept = (a for before, a in pairs if before != "--out" and not a.startswith("--out"))
+    return shlex.join(["python", "-m", "benchmarks", *kept])
+
+
+def _shape(text: str) -> Shape:
+    """65536x128 -> (65536, 128)"""
+    try:
+        shape = tuple(map(int, text.split("x")))
+    except ValueError:
+        shape = ()
+    if len(shape) < 2 or min(shape) < 1:
+        raise argparse.ArgumentTypeError(f"a shape is written BATCHxDIM, for example 65536x128, got {text!r}")
+    return shape
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, allow_abbrev=False)
+    actions = parser.add_subparsers(dest="action", required=True)
+    for name in op_names():
+        op = actions.add_parser(name, help=f"measure the {name} op", allow_abbrev=False)
+        op.add_argument("--shapes", type=_shape, nargs="+", metavar="BxD", help="instead of the registry's")
+        op.add_argument("--dtypes", choices=DTYPES, nargs="+", help="instead of the registry's")
+        op.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+        op.add_argument("--threads", type=_positive, default=torch.get_num_threads(), help="CPU threads")
+        op.add_argument("--seed", type=int, default=0, help="of the problems' numbers")
+        op.add_argument("--quick", action="store_true", help="few samples: for a look, not for figures")
+        op.add_argument("--time-limit", type=float, metavar="S", help="begin no problem after S seconds")
+        op.add_argument("--out", type=Path, help="default: benchmarks/results/OP-MACHINE.json")
+    actions.add_parser("show", help="print a result file").add_argument("file", type=Path)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""The latent op: z = μ + exp(½ log σ²) ε and the KL of each latent dim, averaged over the batch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.distributions import Normal, kl_divergence
+
+from benchmarks.registry import Contender, Cost, Forward, Op, Outputs, Problem, Shape
+from betavae_fast.functional import reparameterize_kl
+from betavae_fast.ops.backends import missing
+
+# The reference computes in float64 through dozens of temporaries: beyond this it shows nothing new.
+_REFERENCE_MAX_ELEMENTS = 1 << 21
+
+
+def setup(shape: Shape, dtype: torch.dtype, device: torch.device, seed: int) -> Problem:
+    """Posteriors as training leaves them, σ between about 0.2 and 1.6, and a gradient for each output.
+
+    The KL's is large, as the mean over the batch makes it small again: parity must see both parts of each
+    gradient.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator, device=device)
+
+    mu = normal(*shape).to(dtype).requires_grad_()
+    logvar = (0.5 * normal(*shape) - 1).to(dtype).requires_grad_()
+    grad_z, grad_kl = normal(*shape).to(dtype), min(shape[0], 1024) * (1 + normal(*shape[1:]).abs())
+    return Problem((mu, logvar), (grad_z, grad_kl), normal(*shape).to(dtype))
+
+
+def eager(inputs: tuple[Tensor, ...], noise: Tensor | None) -> Outputs:
+    """The lines of the textbook."""
+    mu, logvar = inputs
+    z = mu + (0.5 * logvar).exp() * (torch.randn_like(mu) if noise is None else noise)
+    kl = (-0.5 * (1 + logvar - mu**2 - logvar.exp())).mean(0)
+    return z, kl
+
+
+def distributions(inputs: tuple[Tensor, ...], noise: Tensor | None) -> Outputs:
+    mu, logvar = inputs
+    posterior = Normal(mu, (0.5 * logvar).exp())
+    prior = Normal(torch.zeros((), dtype=mu.dtype, device=mu.device), 1.0)
+    # rsample() takes no noise; this is what it does with its own.
+    z = posterior.rsample() if noise is None else posterior.loc + noise * posterior.scale
+    return z, kl_divergence(posterior, prior).mean(0)
+
+
+def recover_noise(inputs: tuple[Tensor, ...], outputs: Outputs) -> Tensor:
+    (mu, logvar), (z, _) = inputs, outputs
+    return (z - mu) * (-0.5 * logvar).exp()
+
+
+def _ours(backend: str, inputs: tuple[Tensor, ...], noise: Tensor | None) -> Outputs:
+    mu, logvar = inputs
+    return reparameterize_kl(mu, logvar, noise=noise, backend=backend)  # type: ignore[arg-type]
+
+
+def _compile(mode: str | None) -> Forward:
+    compiled = torch.compile(eager, mode=mode, fullgraph=True, dynamic=False)
+    if mode is None:
+        return compiled
+
+    def replay(inputs: tuple[Tensor, ...], noise: Tensor | None) -> Outputs:
+        """These modes replay CUDA graphs, which reuse the last step's outputs: say that a new one begins."""
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        return compiled(inputs, noise)
+
+    return replay
+
+
+def _constant(forward: Forward) -> Callable[[], Forward]:
+    return lambda: forward
+
+
+def contenders(device: str) -> tuple[Contender, ...]:
+    modes: dict[str, str | None] = {"compile": None}
+    no_compiler = ""
+    if device == "cuda":
+        modes |= {"compile-reduce-overhead": "reduce-overhead", "compile-max-autotune": "max-autotune"}
+    elif not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl"))):
+        no_compiler = "torch.compile needs a C++ compiler, and none was found"
+    backends = ("reference", "triton", "cuda") if device == "cuda" else ("reference", "cpp")
+    return (
+        Contender("eager", _constant(eager)),
+        Contender("distributions", _constant(distributions)),
+        *(Contender(name, partial(_compile, mode), missing=no_compiler) for name, mode in modes.items()),
+        *(
+            Contender(
+                backend,
+                _constant(partial(_ours, backend)),
+                ours=True,
+                missing=missing(backend),
+                max_elements=_REFERENCE_MAX_ELEMENTS if backend == "reference" else None,
+            )
+            for backend in backends
+        ),
+    )
+
+
+# A normal: half of a Box–Muller pair (log, sin, cos; three products and a root) and a quarter of a Philox
+# block (10 rounds of two wide products and two three-way xors). The spread: one exp gives σ, four operations
+# more expm1.
+_NOISE = Cost(reads=0, writes=0, transcendentals=1.5, arithmetic=2, integer=10)
+_SPREAD = Cost(reads=0, writes=0, transcendentals=1, arithmetic=4, integer=0)
+# z: 1. KL: ½μ·μ + (½ expm1 − ½v): 3, and 1 to add it up.
+_FORWARD = Cost(reads=2, writes=1, transcendentals=0, arithmetic=5, integer=0) + _NOISE + _SPREAD
+# ∂μ: 1. ∂v: ½σ·ε·∂z + ½expm1·∂kl: 4. The noise is drawn again instead of read.
+_BACKWARD = Cost(reads=3, writes=2, transcendentals=0, arithmetic=5, integer=0) + _NOISE + _SPREAD
+
+OP = Op(
+    name="latent",
+    shapes={
+        "cpu": ((65536, 128), (65536, 16), (4096, 10), (64, 10)),
+        "cuda": (
+            (1 << 20, 64),
+            (64, 8 * 64 * 64),
+            (4096, 10),
+            (64, 10),
+            (65536, 128),
+            (65536, 16),
+            (1 << 20, 128),
+        ),
+    },
+    dtypes=("fp32", "bf16"),
+    outputs=("z", "kl"),
+    setup=setup,
+    formula=eager,
+    contenders=contenders,
+    cost={"forward": _FORWARD, "backward": _BACKWARD},
+    recover_noise=recover_noise,
+)

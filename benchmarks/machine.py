@@ -1,0 +1,95 @@
+"""Where and with what a benchmark ran."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+_UNKNOWN_CACHE = 32 << 20
+
+
+def kind(device: torch.device) -> str:
+    """The machine's part of a result file's name: "cpu" or the GPU's."""
+    if device.type == "cpu":
+        return "cpu"
+    return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
+
+
+def describe(device: torch.device) -> dict[str, object]:
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    on_gpu = device.type == "cuda"
+    return {
+        "kind": kind(device),
+        "cpu": _cpu_model(),
+        "cores": cpus,
+        "threads": torch.get_num_threads(),
+        "last_level_cache_bytes": last_level_cache(device),
+        "gpu": torch.cuda.get_device_name() if on_gpu else None,
+        "driver": _driver() if on_gpu else None,
+        "system": platform.system(),
+        "busy": busy(),
+    }
+
+
+def versions() -> dict[str, str | None]:
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": _installed("triton"),
+        "cuda": torch.version.cuda,
+    }
+
+
+def commit() -> dict[str, object]:
+    """The commit that ran, and whether anything but results differed from it; None outside a repository."""
+    changes = _output("git", "status", "--porcelain", "--", ".", ":!benchmarks/results")
+    dirty = None if changes is None else bool(changes)
+    return {"revision": _output("git", "rev-parse", "HEAD"), "dirty": dirty}
+
+
+def busy() -> bool:
+    """Whether other programs have been running; False where the system does not say."""
+    return hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5
+
+
+@cache
+def last_level_cache(device: torch.device) -> int:
+    """Bytes; a guess where the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties().L2_cache_size)
+    folder = Path("/sys/devices/system/cpu/cpu0/cache")
+    sizes = [int(f.read_text().strip().removesuffix("K")) << 10 for f in folder.glob("index*/size")]
+    return max(sizes, default=_UNKNOWN_CACHE)
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def _driver() -> str | None:
+    drivers = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    return drivers.splitlines()[0] if drivers else None
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _output(*command: str) -> str | None:
+    try:
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,128 @@
+"""What an op must bring to be measured; the same entry feeds parity, speed and memory."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Direction = Literal["forward", "backward", "forward+backward"]
+DIRECTIONS: tuple[Direction, ...] = ("forward", "backward", "forward+backward")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
+
+Shape = tuple[int, ...]
+Outputs = tuple[Tensor, ...]
+# (problem's inputs, its noise or None: draw your own) -> outputs
+Forward = Callable[[tuple[Tensor, ...], Tensor | None], Outputs]
+
+_MODULES = {"latent": "benchmarks.latent"}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One (shape, dtype, device) of an op: what every contender is given, made once."""
+
+    inputs: tuple[Tensor, ...]
+    output_grads: tuple[Tensor, ...]
+    noise: Tensor | None
+
+    @property
+    def leaves(self) -> tuple[Tensor, ...]:
+        return tuple(x for x in self.inputs if x.requires_grad)
+
+    def grads_like(self, outputs: Outputs) -> tuple[Tensor, ...]:
+        """The gradients of outputs in these dtypes."""
+        return tuple(g.to(o.dtype) for g, o in zip(self.output_grads, outputs, strict=True))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The least any implementation does, for each element; what is smaller by the batch size is left out.
+
+    Args:
+        reads, writes: tensors of the problem's shape and dtype that go through memory once.
+        transcendentals: exp, log, sin, cos.
+        arithmetic: floating-point operations beside them; a fused multiply-add counts once.
+        integer: operations on 32-bit words.
+    """
+
+    reads: int
+    writes: int
+    transcendentals: float
+    arithmetic: float
+    integer: float
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.reads + other.reads,
+            self.writes + other.writes,
+            self.transcendentals + other.transcendentals,
+            self.arithmetic + other.arithmetic,
+            self.integer + other.integer,
+        )
+
+    def bytes(self, shape: Shape, dtype: torch.dtype) -> int:
+        return (self.reads + self.writes) * prod(shape) * dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to compute the op.
+
+    Args:
+        build: makes the callable; called once for each problem.
+        ours: held to the package's error budget: float32 arithmetic whatever the input's dtype.
+        missing: why it cannot run here, or "".
+        max_elements: problems larger than this are not worth its time.
+    """
+
+    name: str
+    build: Callable[[], Forward]
+    ours: bool = False
+    missing: str = ""
+    max_elements: int | None = None
+
+
+@dataclass(frozen=True)
+class Op:
+    """A benchmark's entry.
+
+    Args:
+        shapes: by device type, the most telling first.
+        setup: (shape, dtype, device, seed) -> Problem.
+        formula: the textbook formula in plain torch, in the dtype of its inputs; in float64 it is the truth.
+        contenders: by device type. "eager" is among them; "compile…" are torch.compile's.
+        cost: of "forward" and "backward".
+        recover_noise: (inputs, outputs), both float64 -> the standard normal noise that a contender drew
+            itself; None for an op without noise.
+    """
+
+    name: str
+    shapes: Mapping[str, tuple[Shape, ...]]
+    dtypes: tuple[str, ...]
+    outputs: tuple[str, ...]
+    setup: Callable[[Shape, torch.dtype, torch.device, int], Problem]
+    formula: Forward
+    contenders: Callable[[str], tuple[Contender, ...]]
+    cost: Mapping[str, Cost]
+    recover_noise: Callable[[tuple[Tensor, ...], Outputs], Tensor] | None = None
+
+    def cost_of(self, direction: Direction) -> Cost:
+        if direction == "forward+backward":
+            return self.cost["forward"] + self.cost["backward"]
+        return self.cost[direction]
+
+
+def op_names() -> tuple[str, ...]:
+    return tuple(_MODULES)
+
+
+def get(name: str) -> Op:
+    """The entry of an op, which is the ``OP`` of its module."""
+    op: Op = importlib.import_module(_MODULES[name]).OP
+    return op

@@ -1,0 +1,122 @@
+"""The result file: everything a reader needs to believe a figure, or to measure it again.
+
+Times are in seconds, sizes in bytes, bandwidths in GB/s (10⁹ bytes). A file holds one op on one kind of
+machine; the command in it writes it anew.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from benchmarks.parity import Error
+from benchmarks.registry import Shape
+
+FOLDER = Path(__file__).resolve().parent / "results"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One contender in one direction of one problem.
+
+    Args:
+        bytes, transcendentals, arithmetic, integer: the least any implementation moves and computes in total.
+        gigabytes_per_second: ``bytes`` over p50.
+        copy_gigabytes_per_second: of a copy too large for any cache, measured in the same rounds.
+        floor_ratio: p50 over the time that copy takes for ``bytes``.
+        cache_copy_gigabytes_per_second, cache_floor_ratio: the same for a copy of ``bytes``, where the
+            problem's tensors fit into the last-level cache; else None.
+        speedup_over_eager, speedup_over_compile: their p50 (the fastest mode's of torch.compile) over this
+            one; None where they did not run.
+    """
+
+    op: str
+    shape: Shape
+    dtype: str
+    direction: str
+    contender: str
+    p20: float
+    p50: float
+    p80: float
+    samples: int
+    calls_per_sample: int
+    bytes: int
+    transcendentals: int
+    arithmetic: int
+    integer: int
+    gigabytes_per_second: float
+    copy_gigabytes_per_second: float
+    floor_ratio: float
+    cache_copy_gigabytes_per_second: float | None
+    cache_floor_ratio: float | None
+    speedup_over_eager: float | None
+    speedup_over_compile: float | None
+
+
+@dataclass(frozen=True)
+class CheckedProblem:
+    """A problem whose contenders agreed, by how much they differ, and which did not take part and why."""
+
+    op: str
+    shape: Shape
+    dtype: str
+    errors: tuple[Error, ...]
+    absent: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Results:
+    """A result file.
+
+    Args:
+        left_out: problems of the configuration that were not measured, and why.
+    """
+
+    op: str
+    command: str
+    date: str
+    commit: dict[str, object]
+    machine: dict[str, object]
+    versions: dict[str, str | None]
+    configuration: dict[str, object]
+    parity: tuple[CheckedProblem, ...]
+    measurements: tuple[Measurement, ...]
+    left_out: dict[str, str]
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.op}-{self.machine['kind']}.json"
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False)
+        unfinished = path.with_name(path.name + ".part")
+        unfinished.write_text(text + "\n", encoding="utf-8")
+        unfinished.replace(path)
+
+
+def load(path: Path) -> Results:
+    """A result file; TypeError if a field is missing or unknown."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    parity = tuple(_checked_problem(entry) for entry in document.pop("parity"))
+    measurements = tuple(_record(Measurement, entry) for entry in document.pop("measurements"))
+    return Results(parity=parity, measurements=measurements, **document)
+
+
+def load_all(folder: Path = FOLDER) -> dict[str, Results]:
+    return {path.name: load(path) for path in sorted(folder.glob("*.json"))}
+
+
+def _checked_problem(entry: dict[str, Any]) -> CheckedProblem:
+    errors = tuple(_record(Error, error) for error in entry.pop("errors"))
+    problem: CheckedProblem = _record(CheckedProblem, entry | {"errors": errors})
+    return problem
+
+
+def _record(kind: type, entry: dict[str, Any]) -> Any:
+    """A dataclass from its fields, with lists as the tuples they were."""
+    if unknown := entry.keys() - {f.name for f in fields(kind)}:
+        raise TypeError(f"{kind.__name__} has no {', '.join(sorted(unknown))}")
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()})

@@ -1,0 +1,150 @@
+"""One op on one machine: each problem is checked, then timed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+
+import torch
+from torch import Tensor
+
+from benchmarks import copying, parity
+from benchmarks.registry import DIRECTIONS, DTYPES, Contender, Direction, Forward, Op, Problem, Shape
+from benchmarks.results import CheckedProblem, Measurement
+from benchmarks.timing import CpuClock, CudaClock, Effort, Task, Timing, interleave
+
+# The preparations of a backward sample are forward passes that stay alive until it is over.
+_PREPARED_BYTES = 256 << 20
+# The float64 formula's intermediates, inputs and gradients.
+_PARITY_TENSORS = 24
+
+
+@dataclass(frozen=True)
+class ProblemResult:
+    checked: CheckedProblem
+    measurements: tuple[Measurement, ...]
+
+
+def measure(
+    op: Op, shape: Shape, dtype: str, device: torch.device, effort: Effort, seed: int
+) -> ProblemResult:
+    """Check all contenders on one problem, then time them in all directions; ParityError if they disagree."""
+    problem = op.setup(shape, DTYPES[dtype], device, seed)
+    absent, forwards = line_up(op, shape, device)
+    errors = parity.check(op, problem, forwards)
+    measurements = [
+        m
+        for direction in DIRECTIONS
+        for m in _time(op, shape, dtype, direction, problem, {c.name: f for c, f in forwards.items()}, effort)
+    ]
+    return ProblemResult(CheckedProblem(op.name, shape, dtype, tuple(errors), absent), tuple(measurements))
+
+
+def line_up(op: Op, shape: Shape, device: torch.device) -> tuple[dict[str, str], dict[Contender, Forward]]:
+    """(who does not take part, and why; who does), with nothing compiled for an earlier problem in reach."""
+    torch.compiler.reset()
+    absent: dict[str, str] = {}
+    forwards: dict[Contender, Forward] = {}
+    for contender in op.contenders(device.type):
+        if contender.missing:
+            absent[contender.name] = contender.missing
+        elif contender.max_elements is not None and prod(shape) > contender.max_elements:
+            absent[contender.name] = f"measured up to {contender.max_elements} elements only"
+        else:
+            forwards[contender] = contender.build()
+    return absent, forwards
+
+
+def too_large(shape: Shape, device: torch.device) -> str:
+    """Why the device's memory does not suffice to check this problem, or ""."""
+    if device.type == "cpu":
+        return ""
+    free, _ = torch.cuda.mem_get_info()
+    needed = _PARITY_TENSORS * 8 * prod(shape)
+    return f"needs {needed >> 30} GiB of device memory, {free >> 30} GiB are free" if needed > free else ""
+
+
+def task(direction: Direction, name: str, problem: Problem, forward: Forward, max_calls: int) -> Task:
+    """A contender as it is timed: it draws its own noise, and its forward keeps what its backward needs."""
+    inputs, leaves = problem.inputs, problem.leaves
+    run = partial(forward, inputs, None)
+    grads = problem.grads_like(run())
+
+    def backward(outputs: tuple[Tensor, ...]) -> object:
+        return torch.autograd.grad(outputs, leaves, grads)
+
+    if direction == "forward":
+        return Task(name, lambda _: run())
+    if direction == "backward":
+        return Task(name, backward, prepare=run, max_calls=max_calls)
+    return Task(name, lambda _: backward(run()))
+
+
+def _time(
+    op: Op,
+    shape: Shape,
+    dtype: str,
+    direction: Direction,
+    problem: Problem,
+    forwards: dict[str, Forward],
+    effort: Effort,
+) -> Iterator[Measurement]:
+    device = problem.inputs[0].device
+    moved = op.cost_of(direction).bytes(shape, DTYPES[dtype])
+    in_cache = copying.fits_in_cache(moved, device)
+    # CUDA graphs keep one forward pass alive, not many.
+    max_calls = 1 if device.type == "cuda" else max(1, min(1000, _PREPARED_BYTES // (2 * moved)))
+    tasks = [task(direction, name, problem, forward, max_calls) for name, forward in forwards.items()]
+    clock = CpuClock() if device.type == "cpu" else CudaClock(flush=not in_cache)
+    timings = interleave((*tasks, *copying.copy_tasks(moved, device)), clock, effort)
+    copy = copying.gigabytes_per_second(copying.memory_copy_bytes(device), timings.pop(copying.MEMORY))
+    same_size = timings.pop(copying.SAME_SIZE, None)
+    cache_copy = None if same_size is None else copying.gigabytes_per_second(moved, same_size)
+    for name, timing in timings.items():
+        yield _measurement(op, shape, dtype, direction, name, timings, timing, copy, cache_copy)
+
+
+def _measurement(
+    op: Op,
+    shape: Shape,
+    dtype: str,
+    direction: Direction,
+    name: str,
+    timings: dict[str, Timing],
+    timing: Timing,
+    copy: float,
+    cache_copy: float | None,
+) -> Measurement:
+    cost, elements = op.cost_of(direction), prod(shape)
+    moved = cost.bytes(shape, DTYPES[dtype])
+    achieved = copying.gigabytes_per_second(moved, timing)
+    return Measurement(
+        op=op.name,
+        shape=shape,
+        dtype=dtype,
+        direction=direction,
+        contender=name,
+        p20=timing.p20,
+        p50=timing.p50,
+        p80=timing.p80,
+        samples=timing.samples,
+        calls_per_sample=timing.calls_per_sample,
+        bytes=moved,
+        transcendentals=round(cost.transcendentals * elements),
+        arithmetic=round(cost.arithmetic * elements),
+        integer=round(cost.integer * elements),
+        gigabytes_per_second=achieved,
+        copy_gigabytes_per_second=copy,
+        floor_ratio=copy / achieved,
+        cache_copy_gigabytes_per_second=cache_copy,
+        cache_floor_ratio=None if cache_copy is None else cache_copy / achieved,
+        speedup_over_eager=_speedup(timing, (t for n, t in timings.items() if n == "eager")),
+        speedup_over_compile=_speedup(timing, (t for n, t in timings.items() if n.startswith("compile"))),
+    )
+
+
+def _speedup(timing: Timing, others: Iterable[Timing]) -> float | None:
+    fastest = min((t.p50 for t in others), default=None)
+    return None if fastest is None else fastest / timing.p50

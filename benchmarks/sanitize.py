@@ -1,0 +1,39 @@
+"""A short run of our CUDA kernels on awkward shapes and layouts, for compute-sanitizer to watch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from betavae_fast.functional import reparameterize_kl
+from betavae_fast.ops.backends import missing
+
+SHAPES = ((1, 1), (3, 5), (64, 10), (257, 33), (1030, 128))
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def posteriors() -> Iterator[tuple[Tensor, Tensor]]:
+    """Contiguous, and the two halves of one tensor."""
+    for batch, dim in SHAPES:
+        for dtype in DTYPES:
+            moments = torch.randn(batch, 2 * dim, device="cuda", dtype=dtype)
+            packed = moments.chunk(2, 1)
+            yield tuple(x.contiguous() for x in packed)  # type: ignore[misc]
+            yield packed  # type: ignore[misc]
+
+
+def main() -> None:
+    if why := missing("cuda"):
+        raise SystemExit(f"Nothing to watch: {why}")
+    for mu, logvar in posteriors():
+        for reduction in ("dim", "sample", "batchmean"):
+            leaves = mu.detach().requires_grad_(), logvar.detach().requires_grad_()
+            z, kl = reparameterize_kl(*leaves, reduction=reduction, seed=1, backend="cuda")
+            torch.autograd.grad((z, kl), leaves, (torch.randn_like(z), torch.ones_like(kl)))
+    torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()

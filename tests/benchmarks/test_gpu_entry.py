@@ -1,0 +1,53 @@
+"""``python -m benchmarks.gpu``, as far as a machine without a GPU can tell."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import gpu
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_ends_at_once_with_one_line():
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1 and done.stderr == ""
+    assert done.stdout.startswith("No NVIDIA GPU here") and done.stdout.count("\n") == 1
+
+
+def test_all_steps_together_stay_under_ten_minutes():
+    steps = gpu.steps((9, 0))
+    assert sum(step.limit for step in steps) < 600
+    assert [s.name for s in steps] == ["build", "gpu tests", "memcheck", "racecheck", "latent benchmark"]
+    assert steps[0].environment["TORCH_CUDA_ARCH_LIST"] == "9.0"
+
+
+def test_a_step_that_fails_does_not_stop_the_next(monkeypatch, capfd):
+    script = [gpu.Step(str(code), (sys.executable, "-c", f"raise SystemExit({code})"), 60) for code in (3, 0)]
+    monkeypatch.setattr(gpu, "steps", lambda capability: script)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    assert gpu.main() == 1
+    summary = capfd.readouterr().out.splitlines()[-2:]
+    assert summary[0].endswith("failed with exit status 3") and summary[1].endswith("passed")
+
+
+def test_a_step_is_stopped_with_everything_it_started():
+    nested = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(30)'])"
+    start = time.monotonic()
+    outcome = gpu.run(gpu.Step("endless", (sys.executable, "-c", nested), limit=1))
+    assert outcome.failed and "stopped after its 1 s" in outcome.verdict
+    assert time.monotonic() - start < 20
+
+
+def test_a_tool_that_is_not_installed_is_left_out_not_failed():
+    outcome = gpu.run(gpu.Step("memcheck", ("no-such-tool",), 1, tool="no-such-tool"))
+    assert not outcome.failed and "not on PATH" in outcome.verdict

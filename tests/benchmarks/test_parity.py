@@ -1,0 +1,108 @@
+"""A contender that computes something else must never get as far as a speed-up."""
+
+import pytest
+import torch
+
+from benchmarks import parity
+from benchmarks.__main__ import main
+from benchmarks.latent import eager
+from benchmarks.registry import Contender
+from benchmarks.runner import line_up
+
+
+def _std_is_variance(inputs, noise):
+    mu, logvar = inputs
+    return eager((mu, 2 * logvar), noise)[0], eager(inputs, noise)[1]
+
+
+def _sums_over_the_batch(inputs, noise):
+    z, kl = eager(inputs, noise)
+    return z, kl * len(z)
+
+
+def _kl_without_gradient(inputs, noise):
+    z, kl = eager(inputs, noise)
+    return z, kl.detach() + 0 * z.sum()
+
+
+def _sample_without_gradient_to_logvar(inputs, noise):
+    mu, logvar = inputs
+    return eager((mu, logvar.detach()), noise)[0], eager(inputs, noise)[1]
+
+
+def _one_wrong_element(inputs, noise):
+    z, kl = eager(inputs, noise)
+    return z + torch.zeros_like(z).index_put((torch.tensor(7), torch.tensor(1)), torch.tensor(1e-3)), kl
+
+
+def _transposed_kl(inputs, noise):
+    z, kl = eager(inputs, noise)
+    return z, kl.view(-1, 1)
+
+
+def _not_a_number(inputs, noise):
+    z, kl = eager(inputs, noise)
+    return z, kl / 0 * 0
+
+
+# Right when noise is given, wrong when they draw it themselves, which is what is timed.
+def _no_noise_of_its_own(inputs, noise):
+    return eager(inputs, torch.zeros_like(inputs[0]) if noise is None else noise)
+
+
+def _uniform_noise(inputs, noise):
+    return eager(inputs, torch.rand_like(inputs[0]) if noise is None else noise)
+
+
+def _same_noise_every_time(inputs, noise):
+    fixed = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(3))
+    return eager(inputs, fixed if noise is None else noise)
+
+
+WRONG = [
+    _std_is_variance,
+    _sums_over_the_batch,
+    _kl_without_gradient,
+    _sample_without_gradient_to_logvar,
+    _one_wrong_element,
+    _transposed_kl,
+    _not_a_number,
+    _no_noise_of_its_own,
+    _uniform_noise,
+    _same_noise_every_time,
+]
+
+
+def _check(op, dtype, shape=(64, 10)):
+    problem = op.setup(shape, dtype, torch.device("cpu"), 0)
+    return parity.check(op, problem, line_up(op, shape, torch.device("cpu"))[1])
+
+
+@pytest.mark.parametrize("forward", WRONG)
+def test_a_wrong_contender_is_found(small_latent, forward):
+    op = small_latent(Contender("wrong", lambda: forward))
+    with pytest.raises(parity.ParityError, match="wrong"):
+        _check(op, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_contenders_agree(small_latent, dtype):
+    errors = _check(small_latent(), dtype)
+    assert {e.contender for e in errors} == {"eager", "distributions", "reference"}
+    assert {e.quantity for e in errors} >= {"z", "kl", "gradient 0", "gradient 1", "noise variance"}
+
+
+def test_ours_are_held_to_float32_arithmetic_in_bfloat16(small_latent):
+    op = small_latent(Contender("in bfloat16", lambda: eager, ours=True))
+    with pytest.raises(parity.ParityError, match="in bfloat16"):
+        _check(op, torch.bfloat16, (512, 10))
+
+
+def test_a_disagreement_ends_the_run_without_a_result(small_latent, tmp_path, capsys):
+    small_latent(Contender("wrong", lambda: _sums_over_the_batch))
+    out = tmp_path / "results.json"
+    assert main(["latent", "--quick", "--out", str(out)]) == 1
+    assert not list(tmp_path.iterdir())
+    printed = capsys.readouterr().out
+    assert "Parity failed" in printed and "wrong, given noise: kl is off" in printed
+    assert "×" not in printed

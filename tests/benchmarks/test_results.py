@@ -1,0 +1,127 @@
+"""The result file: complete, readable again, and the only source of the figures in the READMEs."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.headline import headline, unsupported
+from benchmarks.registry import DIRECTIONS
+from benchmarks.results import FOLDER, Measurement, Results, load, load_all
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def result(small_latent, tmp_path_factory) -> Path:
+    small_latent()
+    path = tmp_path_factory.mktemp("quick") / "results.json"
+    assert main(["latent", "--quick", "--out", str(path)]) == 0
+    return path
+
+
+def test_a_quick_run_works_from_the_command_line(tmp_path):
+    path = tmp_path / "results.json"
+    options = ["--quick", "--shapes", "16x3", "--dtypes", "fp32", "--threads", "1", "--out", str(path)]
+    environment = os.environ | {"COLUMNS": "100"}
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "latent", *options],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = load(path)
+    assert results.machine["threads"] == 1
+    contenders = {m.contender for m in results.measurements}
+    assert {"eager", "distributions", "reference"} <= contenders
+    assert contenders | results.parity[0].absent.keys() >= {"compile", "cpp"}
+    assert len(results.measurements) == len(contenders) * len(DIRECTIONS)
+    assert "--quick --shapes 16x3" in results.command and str(tmp_path) not in results.command
+    assert "(16, 3) fp32 forward+backward" in done.stdout
+
+
+def test_the_file_is_complete(result):
+    document = json.loads(result.read_text(encoding="utf-8"))
+    assert document.keys() == {f.name for f in fields(Results)}
+    assert document["machine"].keys() >= {"cpu", "cores", "threads", "gpu", "driver"}
+    assert document["versions"].keys() == {"python", "torch", "triton", "cuda"}
+    assert document["commit"].keys() == {"revision", "dirty"}
+    for row in document["measurements"]:
+        assert row.keys() == {f.name for f in fields(Measurement)}
+
+
+def test_figures_follow_from_times(result):
+    rows = {(m.direction, m.contender): m for m in load(result).measurements}
+    for (direction, _), m in rows.items():
+        assert 0 < m.p20 <= m.p50 <= m.p80
+        assert m.gigabytes_per_second == pytest.approx(m.bytes / m.p50 * 1e-9)
+        assert m.floor_ratio == pytest.approx(m.p50 / (m.bytes / (m.copy_gigabytes_per_second * 1e9)))
+        assert m.cache_floor_ratio == pytest.approx(
+            m.cache_copy_gigabytes_per_second / m.gigabytes_per_second
+        )
+        assert m.speedup_over_eager == pytest.approx(rows[direction, "eager"].p50 / m.p50)
+        assert m.speedup_over_compile is None  # it did not run
+
+
+def test_a_file_with_a_field_too_few_or_too_many_is_refused(result, tmp_path):
+    document = json.loads(result.read_text(encoding="utf-8"))
+    for change in (lambda row: row.pop("p80"), lambda row: row.update(p99=1.0)):
+        changed = json.loads(json.dumps(document))
+        change(changed["measurements"][0])
+        path = tmp_path / "changed.json"
+        path.write_text(json.dumps(changed), encoding="utf-8")
+        with pytest.raises(TypeError):
+            load(path)
+
+
+def test_part_of_the_configuration_does_not_overwrite_the_results(small_latent, monkeypatch, tmp_path):
+    small_latent()
+    monkeypatch.setattr("benchmarks.__main__.FOLDER", tmp_path)
+    assert main(["latent", "--quick"]) == 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "argument", ["--shapes=10", "--shapes=0x3", "--shapes=ax3", "--dtypes=int8", "--threads=0"]
+)
+def test_wrong_arguments_are_refused(argument, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["latent", argument])
+    assert stop.value.code == 2 and argument.split("=")[1] in capsys.readouterr().err
+
+
+def test_a_figure_that_no_file_gives_is_found(result):
+    results = load(result)
+    stated = [headline(m) for m in results.measurements]
+    text = "Some words.\n\n- " + "\n- ".join(line.replace(" the floor", "\n  the floor") for line in stated)
+    assert unsupported(text, [results]) == []
+    made_up = "latent fwd+bwd (65536, 128) fp32, cpp: 1 ms, 99.0× eager, 1.0× the floor (268 MB at 12.5 GB/s)"
+    assert unsupported(f"{text}\n{made_up}", [results]) == [made_up]
+
+
+@pytest.mark.parametrize("page", ["README.md", "benchmarks/results/README.md", "CHANGELOG.md"])
+def test_pages_state_only_figures_of_result_files(page):
+    path = ROOT / page
+    if not path.exists():
+        pytest.skip(f"there is no {page}")
+    assert unsupported(path.read_text(encoding="utf-8"), load_all().values()) == []
+
+
+def test_the_results_page_names_every_file_and_its_command():
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    for name, results in load_all().items():
+        assert f"| `{name}` | `{results.command}` |" in page
+        assert name == results.file_name
+
+
+def test_what_no_gpu_has_measured_is_listed():
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    measured = any(results.machine["gpu"] for results in load_all().values())
+    assert measured or "Nothing has been run on a GPU" in page
