@@ -1,4 +1,4 @@
-"""Builds the CUDA backend for the CPU: the kernels under emulator.h, the operators registered for CPU tensors."""
+"""Builds the CUDA backend for the CPU: kernels under emulator.h, operators registered for CPU tensors."""
 
 from __future__ import annotations
 
@@ -44,18 +44,25 @@ def build(folder: Path) -> Path:
         raise LookupError("g++ was not found")
     tree = shutil.copytree(CSRC, folder / "csrc")
     for name in KERNELS:
-        (tree / "cuda" / name).with_suffix(".cpp").write_text(_emulated_kernel((tree / "cuda" / name).read_text()))
+        kernel = tree / "cuda" / name
+        kernel.with_suffix(".cpp").write_text(_emulated_kernel(kernel.read_text()))
     operators = tree / "register_cuda.cpp"
     operators.write_text(_emulated_operators(operators.read_text()))
     common = [cxx, "-std=c++17", "-O1", "-fPIC", "-ffp-contract=off", "-w", "-c"]
-    kernel = [*common, f"-I{tree / 'include'}", f"-I{HERE}", "-include", "emulator.h"]
-    torch_flags = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DUSE_CUDA", *(f"-I{p}" for p in include_paths())]
-    commands = [[*kernel, str((tree / "cuda" / name).with_suffix(".cpp"))] for name in KERNELS]
+    cuda = [*common, f"-I{tree / 'include'}", f"-I{HERE}", "-include", "emulator.h"]
+    torch_flags = [
+        "-DTORCH_TARGET_VERSION=0x020b000000000000",
+        "-DUSE_CUDA",
+        *(f"-I{p}" for p in include_paths()),
+    ]
+    commands = [[*cuda, str((tree / "cuda" / name).with_suffix(".cpp"))] for name in KERNELS]
     commands.append([*common, *torch_flags, str(operators)])
     objects = [str(folder / f"{i}.o") for i in range(len(commands))]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda c, o: subprocess.run([*c, "-o", o], check=True), commands, objects))
     library = folder / "_C_cuda_emulated.so"
     torch_lib = Path(torch.__file__).parent / "lib"
-    subprocess.run([cxx, "-shared", *objects, f"-L{torch_lib}", "-ltorch_cpu", "-o", str(library)], check=True)
+    subprocess.run(
+        [cxx, "-shared", *objects, f"-L{torch_lib}", "-ltorch_cpu", "-o", str(library)], check=True
+    )
     return library

@@ -88,9 +88,16 @@ def check_clamp(device: str) -> None:
     mu, rng = torch.ones_like(logvar), make_rng(device, seed=1)
     grad = torch.ones_like(mu)
     z, kl = ops().latent_forward_cuda(mu, logvar, rng, None, 0, -1.0, 1.0, REDUCTIONS["none"])
-    _, grad_logvar = ops().latent_backward_cuda(grad, grad, mu, logvar, rng, None, 0, -1.0, 1.0, 0, False, True)
+    _, grad_logvar = ops().latent_backward_cuda(
+        grad, grad, mu, logvar, rng, None, 0, -1.0, 1.0, 0, False, True
+    )
     assert (grad_logvar == 0).tolist() == [[True, False, False, False, True, False, True, True]]
-    assert z.isnan().tolist() == kl.isnan().tolist() == grad_logvar.isnan().tolist() == [[i == 5 for i in range(8)]]
+    assert (
+        z.isnan().tolist()
+        == kl.isnan().tolist()
+        == grad_logvar.isnan().tolist()
+        == [[i == 5 for i in range(8)]]
+    )
 
 
 def check_only_needed_gradients(device: str) -> None:

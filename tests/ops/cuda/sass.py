@@ -22,7 +22,15 @@ ROOT = Path(__file__).resolve().parents[3]
 BUDGET = ROOT / "benchmarks" / "budgets" / "cuda_latent.json"
 SOURCES = ("latent_forward", "latent_backward", "reduce")
 ARCHS = ("sm_80", "sm_90", "sm_100")
-FLAGS = ("-std=c++17", "-O3", "--fmad=false", "-Werror=all-warnings", "-Xcompiler=-Wall,-Wextra", "-cubin", "-Xptxas=-v")
+FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "--fmad=false",
+    "-Werror=all-warnings",
+    "-Xcompiler=-Wall,-Wextra",
+    "-cubin",
+    "-Xptxas=-v",
+)
 
 Kernels = dict[str, dict[str, Any]]
 
@@ -39,19 +47,27 @@ def cuobjdump() -> str | None:
 def _name(mangled: str) -> str:
     """``forward<float, true, true, (Kl)2>`` of the mangled name."""
     full = subprocess.run(["c++filt", mangled], capture_output=True, text=True, check=True).stdout
-    return re.sub(r"betavae_fast::|cuda::|\(anonymous namespace\)::|^void ", "", full.strip()).rsplit("(", 1)[0]
+    short = re.sub(r"betavae_fast::|cuda::|\(anonymous namespace\)::|^void ", "", full.strip())
+    return short.rsplit("(", 1)[0]
 
 
 def _resources(report: str) -> Kernels:
     kernels: Kernels = {}
-    pattern = r"entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers"
+    pattern = (
+        r"entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
+        r".*?Used (\d+) registers"
+    )
     for mangled, stack, stores, loads, registers in re.findall(pattern, report, re.DOTALL):
-        kernels[mangled] = {"registers": int(registers), "stack": int(stack), "spills": int(stores) + int(loads)}
+        kernels[mangled] = {
+            "registers": int(registers),
+            "stack": int(stack),
+            "spills": int(stores) + int(loads),
+        }
     return kernels
 
 
 def _once_round(code: list[tuple[int, str]]) -> int | None:
-    """Instructions once round the main loop: the shortest way that draws all the noise and moves 16 bytes at a time."""
+    """Instructions once round the main loop, by the shortest way with all the noise and 16-byte accesses."""
     at = {address: i for i, (address, _) in enumerate(code)}
     jumps = {
         i: (at[int(m[1], 16)], text.startswith("@"))
@@ -91,7 +107,14 @@ def measure(source: str, arch: str) -> Kernels:
     """Compiles one file and reads what came out; a warning is an error."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / f"{source}.cubin"
-        command = ["nvcc", *FLAGS, f"-arch={arch}", str(ROOT / "csrc/cuda" / f"{source}.cu"), "-o", str(cubin)]
+        command = [
+            "nvcc",
+            *FLAGS,
+            f"-arch={arch}",
+            str(ROOT / "csrc/cuda" / f"{source}.cu"),
+            "-o",
+            str(cubin),
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr + done.stdout
         kernels = _resources(done.stderr + done.stdout)
@@ -112,7 +135,10 @@ def measure_all(archs: tuple[str, ...]) -> dict[str, Kernels]:
     pairs = [(source, arch) for arch in archs for source in SOURCES]
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(lambda pair: measure(*pair), pairs))
-    return {a: {k: v for (_, b), r in zip(pairs, results, strict=True) if a == b for k, v in r.items()} for a in archs}
+    return {
+        a: {k: v for (_, b), r in zip(pairs, results, strict=True) if a == b for k, v in r.items()}
+        for a in archs
+    }
 
 
 if __name__ == "__main__":
@@ -120,7 +146,9 @@ if __name__ == "__main__":
         sys.exit("nvcc or cuobjdump was not found")
     BUDGET.parent.mkdir(parents=True, exist_ok=True)
     lines = [
-        f"  {json.dumps(arch)}: {{\n" + ",\n".join(f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in kernels.items()) + "\n  }"
+        f"  {json.dumps(arch)}: {{\n"
+        + ",\n".join(f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in kernels.items())
+        + "\n  }"
         for arch, kernels in measure_all(ARCHS).items()
     ]
     BUDGET.write_text("{\n" + ",\n".join(lines) + "\n}\n")

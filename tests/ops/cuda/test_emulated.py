@@ -1,4 +1,4 @@
-"""The CUDA backend on a CPU: its own kernels and operators, built by g++ under an emulator of CTAs (emulate.py).
+"""The CUDA backend on a CPU: its own kernels and operators, under an emulator of CTAs (emulate.py).
 
 What this cannot show, test_gpu.py does: the device's arithmetic, races, launches.
 """

@@ -11,7 +11,18 @@ from tests.ops.cuda import parity
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(missing("cuda")), reason=missing("cuda"))]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 REDUCTIONS = ("none", "dim", "sample", "batchmean", "sum")
-SHAPES = ((64, 10), (1, 1), (3000, 1), (7, 3), (33, 128), (9, 511), (64, 5000), (4, 4097), (4, 4, 32, 32), (2, 3, 5, 7))
+SHAPES = (
+    (64, 10),
+    (1, 1),
+    (3000, 1),
+    (7, 3),
+    (33, 128),
+    (9, 511),
+    (64, 5000),
+    (4, 4097),
+    (4, 4, 32, 32),
+    (2, 3, 5, 7),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +70,8 @@ def test_empty_batches():
 def test_runs_repeat_bit_for_bit(reduction):
     mu, logvar, _ = parity.inputs((65536, 128), torch.float32, "cuda")
     runs = [
-        betavae_fast.reparameterize_kl(mu, logvar, seed=7, reduction=reduction, backend="cuda") for _ in range(5)
+        betavae_fast.reparameterize_kl(mu, logvar, seed=7, reduction=reduction, backend="cuda")
+        for _ in range(5)
     ]
     for run in runs[1:]:
         assert torch.equal(run.z, runs[0].z) and torch.equal(run.kl, runs[0].kl)
@@ -95,7 +107,9 @@ def test_a_launch_goes_to_the_current_stream():
     with torch.cuda.stream(stream):
         torch.cuda._sleep(10_000_000)
         mu.fill_(2.0)
-        kl = parity.ops().latent_kl_cuda(mu, torch.zeros_like(mu), *parity.ANY, parity.REDUCTIONS["batchmean"])
+        kl = parity.ops().latent_kl_cuda(
+            mu, torch.zeros_like(mu), *parity.ANY, parity.REDUCTIONS["batchmean"]
+        )
     stream.synchronize()
     assert kl.item() == 32.0
 

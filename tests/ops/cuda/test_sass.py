@@ -22,7 +22,9 @@ def kernels():
 def _fmas(header: str, function: str) -> int:
     """How often ``function``'s source says fma_, its own and those of what it calls apart."""
     source = (sass.ROOT / "csrc/include" / header).read_text()
-    body = re.search(rf"BVF_INLINE \S+ {function}\(.*?\n}}|BVF_INLINE \S+ {function}\([^\n]*}}\n", source, re.DOTALL)[0]
+    body = re.search(
+        rf"BVF_INLINE \S+ {function}\(.*?\n}}|BVF_INLINE \S+ {function}\([^\n]*}}\n", source, re.DOTALL
+    )[0]
     return len(re.findall(r"\b(?:fma_|multiply_add)\(", body))
 
 
@@ -57,7 +59,9 @@ def test_vector_kernels_move_16_bytes_at_a_time(kernels):
 
 def test_nothing_is_contracted_that_the_source_does_not_contract(kernels):
     spread, kl, sample = (_fmas("latent.h", f) for f in ("spread", "kl", "sample"))
-    pair = _fmas("normal.h", "normal_pair") + _fmas("normal.h", "normal_radius") + _fmas("numerics.h", "sqrt_")
+    pair = (
+        _fmas("normal.h", "normal_pair") + _fmas("normal.h", "normal_radius") + _fmas("numerics.h", "sqrt_")
+    )
     for dtype, group in (("float", 4), ("BFloat16", 8), ("Half", 8)):
         expected = group * (spread + kl + sample) + group // 2 * pair
         assert kernels[f"forward<{dtype}, true, true, (Kl)2>"]["ffma"] == expected, dtype
