@@ -71,8 +71,10 @@ def exact_latent(
         gk = gk / m.shape[0]
     sigma = np.exp(v / 2)
     # expm1(v) - v cancels even in float64 when v is small: its Taylor series does not.
-    series = sum(v**k / math.factorial(k) for k in range(2, 16))
-    excess = np.where(np.abs(v) < 0.05, series, np.expm1(v) - v)
+    series = np.zeros_like(v)
+    for k in range(15, 1, -1):
+        series = (series * v + 1) / k
+    excess = np.where(np.abs(v) < 0.05, series * v * v, np.expm1(v) - v)
     return Latent(
         z=m + sigma * e,
         kl=reduce((m * m + excess) / 2, reduction),
