@@ -1,9 +1,10 @@
 """The formulas of one latent element, operation for operation those of ``csrc/include/{numerics,latent}.h``.
 
-Only correctly rounded operations are used, and fused multiply-adds stand where ``fma`` does and nowhere else: every
-launch passes ``enable_fp_fusion=False``.
+Only correctly rounded operations are used, and fused multiply-adds stand where ``fma`` does and nowhere else:
+every launch passes ``enable_fp_fusion=False``.
 """
 
+# mypy: disable-error-code="import-untyped,no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations
 
 import triton
@@ -14,9 +15,9 @@ INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 _LOG2_E = tl.constexpr(float.fromhex("0x1.715476p+0"))
 _LN2_HIGH = tl.constexpr(float.fromhex("0x1.62e4p-1"))
 _LN2_LOW = tl.constexpr(float.fromhex("0x1.7f7d1cp-20"))
-_TO_INTEGER = tl.constexpr(float.fromhex("0x1.8p+23"))
-_TO_INTEGER_BITS = tl.constexpr(0x4B400000)
-# e^r = 1 + r + r² q(r), highest power first.
+# 3 · 2²² + 127: adding it rounds, and leaves n + 127 in the low bits.
+_TO_INTEGER = tl.constexpr(float.fromhex("0x1.8000fep+23"))
+# e^r = 1 + r + r² q(r), highest power first; the last is ½.
 _EXP4 = tl.constexpr(float.fromhex("0x1.6c69fp-10"))
 _EXP3 = tl.constexpr(float.fromhex("0x1.120b1ap-7"))
 _EXP2 = tl.constexpr(float.fromhex("0x1.5555bap-5"))
@@ -29,7 +30,7 @@ def _fma(a, b, c):
     return tl.fma(a, b, c)
 
 
-def _interpreted_fma(a, b, c):  # type: ignore[no-untyped-def]
+def _interpreted_fma(a, b, c):
     """a * b + c, rounded once; the interpreter's own rounds twice.
 
     In float64 the product is exact, and the sum rounded to odd leaves only the last rounding to count
@@ -70,8 +71,8 @@ def clamp(x, low, high):
 def spread(v):
     """(σ, ½ expm1(v), ½ (expm1(v) − v)) of v = log σ²: what KL, sample and their gradients need of it.
 
-    All of it comes out of w = exp(½v − n ln 2) − 1, which is relatively accurate where it is small; the last is never
-    negative.
+    All of it comes out of w = exp(½v − n ln 2) − 1, which is relatively accurate where it is small; the last is
+    never negative.
     """
     h = 0.5 * v
     upper = tl.where(h > 89.0, 89.0, h)
@@ -80,14 +81,12 @@ def spread(v):
     shifted = fma(clamped, _LOG2_E, _TO_INTEGER)
     n = shifted - _TO_INTEGER
     r = fma(-n, _LN2_LOW, fma(-n, _LN2_HIGH, clamped))
-    q = fma(_EXP4, r, _EXP3)
-    q = fma(q, r, _EXP2)
-    q = fma(q, r, _EXP1)
-    q = fma(q, r, 0.5)
-    r2q = (r * r) * q
+    r2 = r * r
+    low, high = fma(_EXP1, r, 0.5), fma(_EXP3, r, _EXP2)
+    r2q = r2 * fma(fma(_EXP4, r2, high), r2, low)
     w = r + r2q
-    exponent = shifted.to(tl.int32, bitcast=True) - _TO_INTEGER_BITS
-    scale = ((exponent + 127) << 23).to(tl.float32, bitcast=True)
+    # 2^n: 0 for n = -127, infinity for 128.
+    scale = (shifted.to(tl.int32, bitcast=True) << 23).to(tl.float32, bitcast=True)
     # e^v = 4^n (1 + w)^2; halved before it is squared, so that it overflows no earlier than the result.
     half_scale2 = (0.5 * scale) * scale
     finite = fma(half_scale2, fma(w, w, w + w), half_scale2 - 0.5)

@@ -1,5 +1,6 @@
-"""The latent op's two kernels. A program owns one panel of every ``chunks``-th group of rows (see tiles.py)."""
+"""The latent op's two kernels: a program owns one panel of every ``chunks``-th group of rows (tiles.py)."""
 
+# mypy: disable-error-code="import-untyped,no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations
 
 import triton
@@ -22,7 +23,19 @@ def _integers(*tensors: str) -> list[str]:
     """The integer arguments: they change from batch to batch, and none is worth a variant of its own."""
     strides = [f"{tensor}_{stride}" for tensor in tensors for stride in ("row", "outer", "inner")]
     return [
-        *("rng_stride", "first_element", "count", "rows", "cols", "inner_size", "tile_rows", "width", "panels", "chunks"),
+        *(
+            "rng_stride",
+            "first_element",
+            "count",
+            "rows",
+            "groups",
+            "cols",
+            "inner_size",
+            "tile_rows",
+            "width",
+            "panels",
+            "chunks",
+        ),
         *strides,
     ]
 
@@ -37,10 +50,7 @@ def _load(ptr, valid, MASKED: tl.constexpr):
 
 @triton.jit
 def _store(ptr, x, valid, MASKED: tl.constexpr):
-    if ptr.dtype.element_ty == tl.bfloat16:
-        x = to_bfloat16(x)
-    else:
-        x = x.to(ptr.dtype.element_ty)
+    x = to_bfloat16(x) if ptr.dtype.element_ty == tl.bfloat16 else x.to(ptr.dtype.element_ty)
     if MASKED:
         tl.store(ptr, x, mask=valid)
     else:
@@ -53,7 +63,9 @@ def _noise_key(rng_ptr, rng_stride):
     if rng_ptr is None:
         return tl.zeros([], tl.uint64), tl.zeros([], tl.uint64)
     else:
-        return tl.load(rng_ptr).to(tl.uint64, bitcast=True), tl.load(rng_ptr + rng_stride).to(tl.uint64, bitcast=True)
+        return tl.load(rng_ptr).to(tl.uint64, bitcast=True), tl.load(rng_ptr + rng_stride).to(
+            tl.uint64, bitcast=True
+        )
 
 
 @triton.jit
@@ -69,7 +81,7 @@ def _phase(first_element, chunk, panel, tile_rows, width, cols, PHASED: tl.const
 @triton.jit(do_not_specialize=_integers("mu", "logvar", "noise", "z", "kl"))
 def latent_forward(
     mu_ptr, logvar_ptr, noise_ptr, rng_ptr, z_ptr, kl_ptr,
-    rng_stride, first_element, count, rows, cols, inner_size, tile_rows, width, panels, chunks,
+    rng_stride, first_element, count, rows, groups, cols, inner_size, tile_rows, width, panels, chunks,
     mu_row, mu_outer, mu_inner, logvar_row, logvar_outer, logvar_inner, noise_row, noise_outer, noise_inner,
     z_row, z_outer, z_inner, kl_row, kl_outer, kl_inner,
     logvar_min, logvar_max, divisor,
@@ -77,7 +89,7 @@ def latent_forward(
     PACKED: tl.constexpr, FLAT: tl.constexpr, SPLIT: tl.constexpr, WIDE: tl.constexpr,
     UNIT: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """z and the KL: its elements, the rows' sums, or this program's share of the columns' sums or of the whole.
+    """z and the KL: its elements, its rows' sums, or this program's share of its columns' or of the whole sum.
 
     z_ptr None leaves out the sample. FINAL: the program's share is all there is.
     """
@@ -92,7 +104,7 @@ def latent_forward(
     z_at = slot_offset(place, slot, (z_row, z_outer, z_inner), FLAT, UNIT)
     kl_at = slot_offset(place, slot, (kl_row, kl_outer, kl_inner), FLAT, UNIT)
     total = tl.zeros([BLOCK], tl.float32)
-    for group in range(chunk, tl.cdiv(rows, tile_rows), chunks):
+    for group in range(chunk, groups, chunks):
         row, start, size = tile_start(group, panel, tile_rows, width, cols, count, UNIT)
         valid = slot_valid(slot, size, UNIT)
         mu = _load(tile_pointers(mu_ptr, start, row, mu_at, mu_row, FLAT, UNIT), valid, MASKED)
@@ -102,7 +114,9 @@ def latent_forward(
         sigma, _, half_excess = spread(v)
         if z_ptr is not None:
             if noise_ptr is not None:
-                eps = _load(tile_pointers(noise_ptr, start, row, noise_at, noise_row, FLAT, UNIT), valid, MASKED)
+                eps = _load(
+                    tile_pointers(noise_ptr, start, row, noise_at, noise_row, FLAT, UNIT), valid, MASKED
+                )
             else:
                 eps = normals(seed, stream, (first_element + start) >> 2, BLOCK, RUN)
             z = fma(sigma, eps, mu)
@@ -141,10 +155,12 @@ def latent_forward(
         tl.store(kl_ptr + tl.program_id(0), share)
 
 
-@triton.jit(do_not_specialize=_integers("mu", "logvar", "noise", "grad_z", "grad_kl", "grad_mu", "grad_logvar"))
+@triton.jit(
+    do_not_specialize=_integers("mu", "logvar", "noise", "grad_z", "grad_kl", "grad_mu", "grad_logvar")
+)
 def latent_backward(
     mu_ptr, logvar_ptr, noise_ptr, rng_ptr, grad_z_ptr, grad_kl_ptr, grad_mu_ptr, grad_logvar_ptr,
-    rng_stride, first_element, count, rows, cols, inner_size, tile_rows, width, panels, chunks,
+    rng_stride, first_element, count, rows, groups, cols, inner_size, tile_rows, width, panels, chunks,
     mu_row, mu_outer, mu_inner, logvar_row, logvar_outer, logvar_inner, noise_row, noise_outer, noise_inner,
     grad_z_row, grad_z_outer, grad_z_inner, grad_kl_row, grad_kl_outer, grad_kl_inner,
     grad_mu_row, grad_mu_outer, grad_mu_inner, grad_logvar_row, grad_logvar_outer, grad_logvar_inner,
@@ -168,17 +184,23 @@ def latent_backward(
     grad_z_at = slot_offset(place, slot, (grad_z_row, grad_z_outer, grad_z_inner), FLAT, UNIT)
     grad_kl_at = slot_offset(place, slot, (grad_kl_row, grad_kl_outer, grad_kl_inner), FLAT, UNIT)
     grad_mu_at = slot_offset(place, slot, (grad_mu_row, grad_mu_outer, grad_mu_inner), FLAT, UNIT)
-    grad_logvar_at = slot_offset(place, slot, (grad_logvar_row, grad_logvar_outer, grad_logvar_inner), FLAT, UNIT)
-    if KL == KL_BY_COL or KL == KL_BY_ROW:
-        local_row, outer, inner = slot_place(slot, panel, width, cols, inner_size, PACKED, False, SPLIT, 1, WIDE)
+    grad_logvar_at = slot_offset(
+        place, slot, (grad_logvar_row, grad_logvar_outer, grad_logvar_inner), FLAT, UNIT
+    )
+    if KL == KL_BY_COL or KL == KL_BY_ROW:  # noqa: SIM109 (Triton knows no `in`)
+        local_row, outer, inner = slot_place(
+            slot, panel, width, cols, inner_size, PACKED, False, SPLIT, 1, WIDE
+        )
     if KL == KL_BY_COL:
         exists = (slot >= 0) & (slot < width)
         if not PACKED:
             exists &= panel.to(tl.int64) * width + slot < cols
-        grad_kl = kl_scale * tl.load(grad_kl_ptr + outer * grad_kl_outer + inner * grad_kl_inner, mask=exists, other=0.0)
+        grad_kl = kl_scale * tl.load(
+            grad_kl_ptr + outer * grad_kl_outer + inner * grad_kl_inner, mask=exists, other=0.0
+        )
     elif KL == KL_IN_ALL:
         grad_kl = kl_scale * tl.load(grad_kl_ptr)
-    for group in range(chunk, tl.cdiv(rows, tile_rows), chunks):
+    for group in range(chunk, groups, chunks):
         row, start, size = tile_start(group, panel, tile_rows, width, cols, count, UNIT)
         valid = slot_valid(slot, size, UNIT)
         v = _load(tile_pointers(logvar_ptr, start, row, logvar_at, logvar_row, FLAT, UNIT), valid, MASKED)
@@ -189,16 +211,15 @@ def latent_backward(
         elif KL == KL_BY_ROW:
             grad_kl = kl_scale * _load(grad_kl_ptr + (row + local_row) * grad_kl_row, valid, MASKED)
         if grad_z_ptr is not None:
-            grad_z = _load(tile_pointers(grad_z_ptr, start, row, grad_z_at, grad_z_row, FLAT, UNIT), valid, MASKED)
+            grad_z = _load(
+                tile_pointers(grad_z_ptr, start, row, grad_z_at, grad_z_row, FLAT, UNIT), valid, MASKED
+            )
         if grad_mu_ptr is not None:
             if KL == NO_KL:
                 grad_mu = grad_z
             else:
                 mu = _load(tile_pointers(mu_ptr, start, row, mu_at, mu_row, FLAT, UNIT), valid, MASKED)
-                if grad_z_ptr is not None:
-                    grad_mu = fma(grad_kl, mu, grad_z)
-                else:
-                    grad_mu = grad_kl * mu
+                grad_mu = fma(grad_kl, mu, grad_z) if grad_z_ptr is not None else grad_kl * mu
             grad_mu_to = tile_pointers(grad_mu_ptr, start, row, grad_mu_at, grad_mu_row, FLAT, UNIT)
             _store(grad_mu_to, grad_mu, valid, MASKED)
         if grad_logvar_ptr is not None:
@@ -208,7 +229,9 @@ def latent_backward(
             sigma, half_expm1, _ = spread(inside)
             if grad_z_ptr is not None:
                 if noise_ptr is not None:
-                    eps = _load(tile_pointers(noise_ptr, start, row, noise_at, noise_row, FLAT, UNIT), valid, MASKED)
+                    eps = _load(
+                        tile_pointers(noise_ptr, start, row, noise_at, noise_row, FLAT, UNIT), valid, MASKED
+                    )
                 else:
                     eps = normals(seed, stream, (first_element + start) >> 2, BLOCK, RUN)
                 grad_logvar = grad_z * (0.5 * sigma * eps)
@@ -218,5 +241,7 @@ def latent_backward(
                 grad_logvar = grad_kl * half_expm1
             if CLAMP:
                 grad_logvar = tl.where((v < logvar_min) | (v > logvar_max), 0.0, grad_logvar)
-            grad_logvar_to = tile_pointers(grad_logvar_ptr, start, row, grad_logvar_at, grad_logvar_row, FLAT, UNIT)
+            grad_logvar_to = tile_pointers(
+                grad_logvar_ptr, start, row, grad_logvar_at, grad_logvar_row, FLAT, UNIT
+            )
             _store(grad_logvar_to, grad_logvar, valid, MASKED)

@@ -1,5 +1,6 @@
 """The latent operators in Triton: choose the tiles, launch, sum up what the programs left."""
 
+# mypy: disable-error-code="import-untyped,no-untyped-call"
 from __future__ import annotations
 
 from typing import Any
@@ -33,7 +34,8 @@ _NOWHERE = (0, 0, 0)
 def _check_dtype(op: str, mu: Tensor) -> None:
     if mu.dtype == torch.float64:
         raise TypeError(
-            f'{op}: the triton backend computes in float32, got {mu.dtype}; use backend="reference", or "cpp" on a CPU'
+            f"{op}: the triton backend computes in float32, got {mu.dtype};"
+            ' use backend="reference", or "cpp" on a CPU'
         )
 
 
@@ -43,7 +45,12 @@ def _fill_empty(kl: Tensor, rows: int, reduction: int) -> None:
 
 
 def _plan(
-    mu: Tensor, tensors: list[Tensor], shared: Tensor | None, by_element: bool, first_element: int, drawn: bool
+    mu: Tensor,
+    tensors: list[Tensor],
+    shared: Tensor | None,
+    by_element: bool,
+    first_element: int,
+    drawn: bool,
 ) -> tuple[Tiling, Layout | None, bool]:
     """(tiles, where their elements lie, whether they begin within a Philox block)."""
     phased = drawn and first_element % 4 != 0
@@ -62,7 +69,17 @@ def _plan(
 def _shape_arguments(cut: Tiling, place: Layout, count: int) -> tuple[int, ...]:
     """From ``count`` to ``chunks``, as the kernels take them."""
     rows = -(-count // cut.cols)
-    return count, rows, cut.cols, place.inner_size, cut.tile_rows, cut.width, cut.panels, cut.chunks
+    return (
+        count,
+        rows,
+        cut.groups,
+        cut.cols,
+        place.inner_size,
+        cut.tile_rows,
+        cut.width,
+        cut.panels,
+        cut.chunks,
+    )
 
 
 def _options(cut: Tiling, place: Layout, count: int, low: float, high: float, phased: bool) -> dict[str, Any]:
@@ -124,7 +141,9 @@ def _forward(
         return tuple(None if to is None else to.copy_(x) for to, x in zip((z, kl), packed, strict=True))  # type: ignore[return-value, arg-type]
     divisor = float(rows) if reduction in _MEANS else 1.0
     parts = {_BY_COL: cut.chunks, _BY_ROW: cut.panels, _IN_ALL: cut.programs}.get(mode, 1)
-    shares = kl if parts == 1 else mu.new_empty(parts * (kl.numel() if kl is not None else 0), dtype=torch.float32)
+    shares = (
+        kl if parts == 1 else mu.new_empty(parts * (kl.numel() if kl is not None else 0), dtype=torch.float32)
+    )
     strides = iter(place.strides)
     with torch.cuda.device_of(mu):
         kernels.latent_forward[(cut.programs,)](
@@ -137,7 +156,11 @@ def _forward(
             0 if rng is None else rng.stride(0),
             first_element,
             *_shape_arguments(cut, place, count),
-            *(n for t in (mu, logvar, noise, z, by_element) for n in (_NOWHERE if t is None else next(strides))),
+            *(
+                n
+                for t in (mu, logvar, noise, z, by_element)
+                for n in (_NOWHERE if t is None else next(strides))
+            ),
             low,
             high,
             divisor,

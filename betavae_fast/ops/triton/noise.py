@@ -1,5 +1,6 @@
 """The noise contract of ``betavae_fast.noise`` in Triton: the same bits, four elements to a Philox block."""
 
+# mypy: disable-error-code="import-untyped,no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations
 
 import triton
@@ -34,7 +35,7 @@ _COS1 = tl.constexpr(float.fromhex("-0x1.3bd3a2p+0"))
 
 @triton.jit
 def philox(seed, stream, block):
-    """Philox4x32-10 (Salmon et al. 2011): the four words of each block; all arguments uint64, seed and stream scalar."""
+    """Philox4x32-10 (Salmon et al. 2011): the four words of each block. All are uint64; seed and stream scalars."""
     k0, k1 = seed & 0xFFFFFFFF, seed >> 32
     c0, c1 = block.to(tl.uint32), (block >> 32).to(tl.uint32)
     c2, c3 = stream.to(tl.uint32), (stream >> 32).to(tl.uint32)
@@ -53,8 +54,8 @@ def philox(seed, stream, block):
 def _sqrt(x):
     """The square root of 0 or of any x >= 2⁻¹⁰⁰, correctly rounded.
 
-    On a GPU these are the operations that sqrt.rn is made of, less its branch to the numbers that need more care:
-    tests/ops/triton/test_budgets.py holds them against the assembler's.
+    On a GPU these are the operations that sqrt.rn is made of, less its branch to the numbers that need more
+    care: tests/ops/triton/test_budgets.py holds them against the assembler's.
     """
     if INTERPRETED:
         return tl.sqrt_rn(x)
@@ -80,7 +81,7 @@ def _radius(word):
 
 @triton.jit
 def _normal_pair(radius_word, angle_word):
-    """Box–Muller: (r cos, r sin). The angle is (q + t)·π/2: q the top two bits, t the next 24, signed, in [−½, ½)."""
+    """Box–Muller: (r cos, r sin). The angle is (q + t)·π/2: q the top two bits, t the next 24 in [−½, ½)."""
     radius = _radius(radius_word)
     t = ((angle_word << 2).to(tl.int32, bitcast=True) >> 8).to(tl.float32) * _FRACTION
     t2 = t * t
@@ -109,8 +110,10 @@ def _block_normals(seed, stream, block):
 
 @triton.jit
 def normals(seed, stream, first_block, COUNT: tl.constexpr, RUN: tl.constexpr):
-    """COUNT normals, from block first_block on. A thread holds runs of RUN (4 or 8) of them, as it does of what it loads,
-    so that they meet in registers."""
+    """COUNT normals, from block first_block on.
+
+    A thread holds runs of RUN (4 or 8) of them, as it does of what it loads, so that they meet in registers.
+    """
     if RUN == 8:
         even = first_block + 2 * tl.arange(0, COUNT // 8)
         a0, a1, a2, a3 = _block_normals(seed, stream, even)

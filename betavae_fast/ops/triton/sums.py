@@ -1,5 +1,6 @@
-"""Sums in a fixed order, without atomics: within a tile by row or by column, then over what the programs left behind."""
+"""Sums in a fixed order, without atomics: within a tile by row or column, then over what the programs left."""
 
+# mypy: disable-error-code="import-untyped,no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations
 
 import triton
@@ -20,7 +21,9 @@ def rows_and_cols(x, phase, tile_rows, cols, ROWS: tl.constexpr, COLS: tl.conste
 
 
 @triton.jit(do_not_specialize=["parts", "cols", "part_stride", "col_stride"])
-def sum_parts(parts_ptr, out_ptr, parts, cols, part_stride, col_stride, divisor, ROWS: tl.constexpr, COLS: tl.constexpr):
+def sum_parts(
+    parts_ptr, out_ptr, parts, cols, part_stride, col_stride, divisor, ROWS: tl.constexpr, COLS: tl.constexpr
+):
     """A program owns COLS columns and sums their parts, ROWS at a time, in float64."""
     col = tl.program_id(0) * COLS + tl.arange(0, COLS)
     part = tl.arange(0, ROWS)

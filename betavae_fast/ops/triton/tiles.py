@@ -1,10 +1,11 @@
 """How a batch is cut into tiles, and where a tile's elements lie in memory.
 
-A tile has BLOCK slots and holds either several whole rows or one panel of a row, whichever wastes fewer slots. Its first
-element may stand in the middle of a Philox block: its slots are then shifted by ``phase``, so that every fourth slot
-begins a block.
+A tile has BLOCK slots and holds either several whole rows or one panel of a row, whichever wastes fewer slots.
+Its first element may stand in the middle of a Philox block: its slots are then shifted by ``phase``, so that
+every fourth slot begins a block.
 """
 
+# mypy: disable-error-code="import-untyped,no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Slots of a tile, best first: the next is taken where it is used better by a twentieth. A thread has eight of them.
+# Slots of a tile, best first: the next is taken where it is used better by a twentieth. A thread has eight.
 BLOCKS = (1024, 512, 2048, 256)
 SLOTS_PER_WARP = 256
 # Beyond this many programs, each takes several tiles; beyond this many tiles, there are more programs again.
@@ -27,7 +28,7 @@ FEW_TILES = 8
 
 
 class Tiling(NamedTuple):
-    """The tiles of a batch; program (chunk, panel) owns panel ``panel`` of row groups chunk, chunk + chunks, ..."""
+    """The tiles of a batch; program (chunk, panel) owns that panel of row groups chunk, chunk + chunks, …"""
 
     block: int
     groups: int
@@ -73,7 +74,7 @@ def _chunks(groups: int, panels: int, group: int) -> int:
 
 @cache
 def row_tiling(rows: int, cols: int) -> Tiling:
-    """Tiles that know their rows and columns; the same for every layout, so that sums are taken in the same order."""
+    """Tiles that know their rows and columns; the same for every layout, so that sums keep their order."""
     best, most_used = BLOCKS[0], 0.0
     for block in BLOCKS:
         tile_rows, _, panels = _cut(cols, block)
@@ -100,7 +101,7 @@ class Layout(NamedTuple):
     """
 
     flat: bool  # all contiguous: the element's number is its offset
-    unit: int  # runs of so many neighbours are contiguous and aligned in every tensor; their strides count such runs
+    unit: int  # runs of so many neighbours are contiguous and aligned in every tensor; strides count runs
     inner_size: int
     split: bool  # outer may pass 0
     strides: list[tuple[int, int, int]]  # (row, outer, inner) of each tensor
@@ -135,7 +136,7 @@ def merge(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list[
 
 
 def layout(tensors: Sequence[Tensor], shared: Tensor | None, cut: Tiling) -> Layout | None:
-    """The layout of ``tensors``, all of one shape and the first of the inputs' dtype, and of ``shared``, expanded to it.
+    """The layout of ``tensors``, of one shape and the first of the inputs' dtype, and of ``shared``, so expanded.
 
     None where more than two strides are needed within a row.
     """
@@ -191,7 +192,7 @@ def slot_place(
     slot, panel, width, cols, inner_size,
     PACKED: tl.constexpr, FLAT: tl.constexpr, SPLIT: tl.constexpr, UNIT: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """(row within the tile, outer, inner) of each slot's run of UNIT neighbours: what the strides multiply."""
+    """(row within the tile, outer, inner) of each slot's run of UNIT neighbours: what strides multiply."""
     if FLAT:
         return slot, slot, slot
     run = slot // UNIT

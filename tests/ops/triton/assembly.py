@@ -1,4 +1,4 @@
-"""Compiles the kernels for GPUs that are not there, just as the host side would launch them, and reads the assembly.
+"""Compiles the kernels for GPUs that are not there, as the host side would launch them; reads the assembly.
 
     python -m tests.ops.triton.assembly
 
@@ -28,7 +28,7 @@ from betavae_fast.ops.triton import kernels, latent, sums
 
 BUDGETS = Path(__file__).resolve().parents[3] / "benchmarks" / "budgets" / "triton_latent.json"
 CAPABILITIES = (80, 90, 100)
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _POINTERS = {
     torch.float32: "*fp32",
     torch.bfloat16: "*bf16",
@@ -68,8 +68,9 @@ class _Recorder:
 def launches_of(call: Callable[[], Any]) -> list[Launch]:
     """What ``call`` launches, in order; nothing runs."""
     found: list[Launch] = []
-    with mock.patch.multiple(kernels, **_recorders(kernels, found)), mock.patch.multiple(
-        sums, **_recorders(sums, found)
+    with (
+        mock.patch.multiple(kernels, **_recorders(kernels, found)),
+        mock.patch.multiple(sums, **_recorders(sums, found)),
     ):
         call()
     return found
@@ -110,16 +111,23 @@ class Assembly(NamedTuple):
     elements: int  # of a tile, per thread
 
     def opcodes(self, prefix: str) -> list[str]:
-        names = (text.split()[1] if text.startswith("@") else text.split()[0] for _, text in self.instructions)
+        names = (
+            text.split()[1] if text.startswith("@") else text.split()[0] for _, text in self.instructions
+        )
         return [name for name in names if name.startswith(prefix)]
 
-    def loop_length(self) -> int:
-        """Instructions of the longest loop: the one over tiles."""
-        longest = 0
-        for address, text in self.instructions:
+    def loop(self) -> list[tuple[int, str]]:
+        """The instructions of the longest loop: the one over tiles."""
+        longest: list[tuple[int, str]] = []
+        for end, text in self.instructions:
             if target := re.search(r"\bBRA(?:\.\w+)* .*?0x([0-9a-f]+)", text):
-                longest = max(longest, (address - int(target[1], 16)) // 16 + 1)
+                body = [i for i in self.instructions if int(target[1], 16) <= i[0] <= end]
+                longest = max(longest, body, key=len)
         return longest
+
+    def subroutines(self) -> int:
+        """Not counted by their calls: some assemblers leave a loop by one that never returns."""
+        return len(self.opcodes("RET"))
 
     def spills(self) -> int:
         return len(self.opcodes("LDL")) + len(self.opcodes("STL"))
@@ -128,7 +136,7 @@ class Assembly(NamedTuple):
         return {
             "registers": self.registers,
             "shared_bytes": self.shared,
-            "instructions_per_element": round(self.loop_length() / self.elements, 2),
+            "instructions_per_element": round(len(self.loop()) / self.elements, 2),
         }
 
 
@@ -144,16 +152,19 @@ def compile_for(launch: Launch, capability: int) -> Assembly:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(compiled.asm["cubin"])
         cubin.flush()
-        run = lambda flag: subprocess.run(
-            [_tool("cuobjdump"), flag, cubin.name], capture_output=True, text=True, check=True
-        ).stdout
+        run = lambda flag: (
+            subprocess.run(
+                [_tool("cuobjdump"), flag, cubin.name], capture_output=True, text=True, check=True
+            ).stdout
+        )
         sass, usage = run("-sass"), run("-res-usage")
     resources = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     assert resources is not None, usage
     return Assembly(
         ptx=compiled.asm["ptx"],
         instructions=[
-            (int(address, 16), text) for address, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+([^;]+?)\s*;", sass)
+            (int(address, 16), text)
+            for address, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+([^;]+?)\s*;", sass)
         ],
         registers=int(resources[1]),
         stack=int(resources[2]),
@@ -176,7 +187,9 @@ def _posterior(dtype: torch.dtype, layout: str) -> tuple[torch.Tensor, torch.Ten
 _ANY = (-float("inf"), float("inf"))
 
 
-def _forward(layout: str, reduction: str, *, given: bool = False, first_row: int = 0, limits: Any = _ANY) -> Any:
+def _forward(
+    layout: str, reduction: str, *, given: bool = False, first_row: int = 0, limits: Any = _ANY
+) -> Any:
     def call(dtype: torch.dtype) -> None:
         mu, logvar = _posterior(dtype, layout)
         rng, noise = torch.zeros(2, dtype=torch.int64), torch.empty_like(mu) if given else None

@@ -1,0 +1,35 @@
+"""These tests run the kernels on CPU tensors in Triton's interpreter.
+
+test_interpreter.py starts them in processes of their own: the interpreter is chosen when Triton is imported.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from betavae_fast.ops.triton import tiles
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    collect_ignore_glob = ["test_*.py"]
+
+
+def _tiles_of(block: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(tiles, "BLOCKS", (block,))
+    tiles.row_tiling.cache_clear()
+    yield
+    tiles.row_tiling.cache_clear()
+
+
+@pytest.fixture
+def big_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The interpreter's time goes by tiles, not by elements."""
+    yield from _tiles_of(1 << 16, monkeypatch)
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """So that a row of a few elements is cut into panels."""
+    yield from _tiles_of(256, monkeypatch)

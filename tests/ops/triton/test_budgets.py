@@ -1,0 +1,118 @@
+"""What the compiler makes of the kernels, for GPUs that need not be there, held to the committed budgets."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+triton = pytest.importorskip("triton")
+from tests.ops.triton.assembly import (  # noqa: E402
+    BUDGETS,
+    CAPABILITIES,
+    DTYPES,
+    FULL_WIDTH,
+    VARIANTS,
+    assemble,
+    key,
+)
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing"
+)
+
+# Fused multiply-adds that an element's formulas spell out.
+_FMA_OF_NORMAL = 7  # two normals share a radius (6, and 2 of its square root) and an angle (6)
+_FMA_OF_SPREAD = {"sigma": 7, "half_expm1": 2, "half_excess": 1}
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_budget(variant: str, capability: int) -> None:
+    budgets = json.loads(BUDGETS.read_text())[variant]
+    for name, dtype in DTYPES.items():
+        found = assemble(variant, dtype, capability)
+        where = f"{variant}, {key(name, capability)}"
+        assert found.stack == 0 and found.spills() == 0, f"{where}: {found.stack} bytes of stack"
+        assert found.subroutines() == 0, f"{where}: calls subroutines"
+        for figure, value in found.figures().items():
+            budget = budgets[key(name, capability)][figure]
+            assert value <= budget, f"{where}: {value} {figure}, budget {budget}"
+        # Nothing is fused that the source does not fuse.
+        written = found.ptx.count("fma.rn.f32")
+        assert len(found.opcodes("FFMA")) == written, (
+            f"{where}: {len(found.opcodes('FFMA'))} FFMA, {written} written"
+        )
+        if variant in FULL_WIDTH:
+            _check_width(found.opcodes("LDG") + found.opcodes("STG"), variant, where)
+
+
+def _check_width(opcodes: list[str], variant: str, where: str) -> None:
+    """All but the seed, the program's gradient of each column or row, and its sums go 16 bytes at a time."""
+    wide = [o for o in opcodes if o.endswith(".128")]
+    narrow = [o for o in opcodes if not o.endswith(".128")]
+    assert len(wide) >= 2, f"{where}: {opcodes}"
+    seeds = [o for o in narrow if o.endswith(".64")]
+    stores = [o for o in narrow if o.startswith("STG")]
+    gradients = [o for o in narrow if o.startswith("LDG") and not o.endswith(".64")]
+    shared = variant.startswith("backward") and "none" not in variant
+    assert len(seeds) <= 2 and len(stores) <= 1 and len(gradients) <= 8 * shared, f"{where}: {opcodes}"
+
+
+@pytest.mark.parametrize(
+    ("variant", "of_element"),
+    [
+        ("sample (B, 128)", _FMA_OF_NORMAL + _FMA_OF_SPREAD["sigma"] + 1),
+        ("kl dim (B, 128)", sum(_FMA_OF_SPREAD.values()) + 1),
+        ("forward dim (B, 128)", _FMA_OF_NORMAL + sum(_FMA_OF_SPREAD.values()) + 2),
+        (
+            "backward dim (B, 128)",
+            _FMA_OF_NORMAL + _FMA_OF_SPREAD["sigma"] + _FMA_OF_SPREAD["half_expm1"] + 2,
+        ),
+    ],
+)
+def test_multiply_adds_are_those_of_the_formulas(variant: str, of_element: int) -> None:
+    found = assemble(variant, DTYPES["float32"], 90)
+    assert len(found.opcodes("FFMA")) == of_element * found.elements
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_square_root_is_the_assemblers_own(capability: int, tmp_path: Path) -> None:
+    """noise._sqrt spells out what sqrt.rn does with an ordinary number, and so has its bits."""
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    assembler = tools / (
+        "ptxas-blackwell" if capability >= 100 and (tools / "ptxas-blackwell").exists() else "ptxas"
+    )
+    (tmp_path / "root.ptx").write_text(
+        f""".version 8.7
+        .target sm_{capability}
+        .address_size 64
+        .visible .entry root(.param .u64 p) {{
+          .reg .f32 %f<3>; .reg .b64 %r<3>;
+          ld.param.u64 %r1, [p]; cvta.to.global.u64 %r2, %r1; ld.global.f32 %f1, [%r2];
+          sqrt.rn.f32 %f2, %f1; st.global.f32 [%r2], %f2; ret;
+        }}"""
+    )
+    cubin = tmp_path / "root.cubin"
+    subprocess.run([assembler, f"-arch=sm_{capability}", tmp_path / "root.ptx", "-o", cubin], check=True)
+    sass = subprocess.run(
+        [tools / "cuobjdump", "-sass", cubin], capture_output=True, text=True, check=True
+    ).stdout
+    body = sass[: sass.index("EXIT")]
+    x, y = re.search(r"MUFU\.RSQ (R\d+), (R\d+)", body).group(2, 1)
+    # The branch away is taken below 2⁻¹⁰¹ and for what is no positive finite number.
+    assert re.search(rf"IADD3 \w+, (?:PT, PT, )?{x}, -0xd000000, RZ", body) and "0x727fffff" in body
+    s, half, error = (
+        re.search(pattern, body)
+        for pattern in (
+            rf"FMUL\.FTZ (R\d+), {x}, {y} ;",
+            rf"FMUL\.FTZ (R\d+), {y}, 0\.5 ;",
+            rf"FFMA (R\d+), -(R\d+), \2, {x} ;",
+        )
+    )
+    assert s and half and error and error[2] == s[1]
+    assert re.search(rf"FFMA R\d+, {error[1]}, {half[1]}, {s[1]} ;", body)

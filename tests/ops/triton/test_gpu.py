@@ -1,0 +1,112 @@
+"""What only a GPU can show: the compiled kernels' bits, graphs, sizes beyond 32 bits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from betavae_fast import gaussian_kl, noise, reparameterize, reparameterize_kl
+from betavae_fast.ops.backends import missing
+from tests.budget import LOGVAR_BUCKETS, Budget, exact_latent, plain_latent
+from tests.layouts import LAYOUTS, dense, fits, lay_out
+
+pytest.importorskip("triton")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+]
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.fixture(autouse=True)
+def _loaded() -> None:
+    assert not missing("triton"), missing("triton")
+
+
+@pytest.mark.parametrize(
+    ("features", "first_row"), [((128,), 0), ((37,), 1), ((10,), 3), ((1001,), 7), ((4, 8, 8), 1 << 33)]
+)
+def test_noise_has_the_bits_of_the_contract(features: tuple[int, ...], first_row: int) -> None:
+    row = torch.Size(features).numel()
+    zero = torch.zeros(-(-(1 << 22) // row), *features, device="cuda")
+    seed = torch.tensor([-(1 << 62) + 12345, (1 << 40) + 7])
+    z = reparameterize(zero, zero, seed=seed.cuda(), first_row=first_row, backend="triton").cpu()
+    want = noise.normals(seed, first_row * row, z.numel()).view(z.shape)
+    assert torch.equal(z.view(torch.int32), want.view(torch.int32))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("bucket", LOGVAR_BUCKETS)
+@pytest.mark.parametrize("reduction", ["none", "dim", "sample", "batchmean"])
+def test_error(bucket: str, dtype: torch.dtype, reduction: str) -> None:
+    low, high = LOGVAR_BUCKETS[bucket]
+    if dtype == torch.float16 and high > 20:
+        pytest.skip("exp(80) does not fit in float16")
+    draw = torch.Generator().manual_seed(7)
+    mu = torch.randn(4096, 37, generator=draw).to(dtype)
+    logvar = torch.empty(4096, 37).uniform_(low, high, generator=draw).to(dtype)
+    seed = torch.tensor([3, 4])
+    m, v = mu.cuda().requires_grad_(), logvar.cuda().requires_grad_()
+    z, kl = reparameterize_kl(m, v, seed=seed.cuda(), reduction=reduction, backend="triton")
+    grad_z = torch.randn(z.shape, generator=draw).to(dtype)
+    grad_kl = torch.randn(kl.shape, generator=draw)
+    grads = torch.autograd.grad([z, kl], [m, v], [grad_z.cuda(), grad_kl.cuda()])
+    eps = noise.normals(seed, 0, mu.numel()).view(mu.shape)
+    exact, plain = (f(mu, logvar, eps, grad_z, grad_kl, reduction) for f in (exact_latent, plain_latent))
+    for name, got in zip(("z", "kl", "grad_mu", "grad_logvar"), (z, kl, *grads), strict=True):
+        budget = Budget()
+        budget.add(got.detach().cpu(), getattr(exact, name), getattr(plain, name))
+        budget.check(f"{name} for {bucket} in {dtype}")
+
+
+@pytest.mark.parametrize("reduction", ["dim", "sample", "sum", "none"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_bits_do_not_depend_on_the_layout(layout: str, reduction: str) -> None:
+    shape = (515, 20) if fits(layout, 2) else (33, 4, 12, 10)
+    mu, logvar = lay_out(layout, torch.randn(shape, device="cuda"), torch.randn(shape, device="cuda"))
+    results = []
+    for m, v in ((mu, logvar), (dense(mu), dense(logvar))):
+        m, v = m.detach().requires_grad_(), v.detach().requires_grad_()
+        z, kl = reparameterize_kl(m, v, seed=1, first_row=3, reduction=reduction, backend="triton")
+        results.append(
+            (z, kl, *torch.autograd.grad([z, kl], [m, v], [torch.ones_like(z), torch.ones_like(kl)]))
+        )
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_graph_replays_draw_what_the_seed_tensor_says() -> None:
+    mu, logvar = torch.zeros(1000, 10, device="cuda"), torch.zeros(1000, 10, device="cuda")
+    seed = torch.tensor([1, 0], device="cuda")
+    call = lambda: reparameterize_kl(mu, logvar, seed=seed, backend="triton")
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        z, _ = call()
+    replays = []
+    for value in (1, 2, 1):
+        seed[0] = value
+        graph.replay()
+        replays.append(z.clone())
+    assert torch.equal(replays[0], replays[2]) and not torch.equal(replays[0], replays[1])
+    assert torch.equal(replays[0], reparameterize(mu, logvar, seed=1, backend="triton"))
+
+
+@pytest.mark.parametrize("shape", [((1 << 31) // 128 + 3, 128), (3, (1 << 30) + 1)], ids=str)
+def test_beyond_32_bits(shape: tuple[int, int]) -> None:
+    count = shape[0] * shape[1]
+    if torch.cuda.mem_get_info()[0] < 8 * count:
+        pytest.skip(f"needs {8 * count >> 30} GiB of free GPU memory")
+    zero = torch.zeros(shape, dtype=torch.bfloat16, device="cuda")
+    z, kl = reparameterize_kl(zero, zero, seed=5, reduction="sum", backend="triton")
+    tail = 1 << 16
+    want = noise.normals(torch.tensor([5, 0]), count - tail, tail).bfloat16()
+    assert kl == 0 and torch.equal(z.view(-1)[-tail:].cpu(), want)
+    del z
+    ones = torch.ones((), dtype=torch.bfloat16, device="cuda").expand(shape)
+    torch.testing.assert_close(
+        gaussian_kl(ones, zero, reduction="sum", backend="triton").item(), count / 2, rtol=1e-6, atol=0
+    )

@@ -1,0 +1,26 @@
+"""Runs interpreted/ under TRITON_INTERPRET=1, which has to be set before Triton is imported."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.backends import fresh_process
+
+pytest.importorskip("triton")
+
+MODULES = ("test_parity", "test_noise", "test_error")
+
+
+def test_interpreted() -> None:
+    """All at once: one process, however many cores there are, takes minutes."""
+    run = lambda module: fresh_process(
+        *("-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/ops/triton/interpreted/{module}.py"),
+        TRITON_INTERPRET="1",
+    )
+    with ThreadPoolExecutor(len(MODULES)) as pool:
+        runs = list(pool.map(run, MODULES))
+    assert all(run.returncode == 0 for run in runs), "".join(
+        run.stdout[-8000:] + run.stderr[-2000:] for run in runs
+    )
