@@ -25,6 +25,8 @@ STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # torch 2.11 and every
 CXX_FLAGS = (
     "-std=c++17 -O3 -fPIC -fvisibility=hidden -Wall -Wextra -ffp-contract=off -fno-math-errno -fno-trapping-math"
 )
+# Long chains of dependent operations: interleaving them before registers are given out is worth 10% to 25% (g++ 12, Zen 3).
+KERNEL_FLAGS = f"{CXX_FLAGS} -fschedule-insns -fsched-pressure"
 INSTRUCTION_SETS = {
     "avx2": "-mavx2 -mfma",
     "avx512": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512",
@@ -106,10 +108,10 @@ def build_cpp(output: Path, folder: Path) -> None:
     cxx = find_tool("CXX", "c++", "g++", "clang++")
     includes, torch_lib = torch_paths()
     ninja = NinjaFile(folder)
-    objects = [ninja.compile(cxx, "csrc/cpu/latent.cpp", f"{CXX_FLAGS} -DBVF_ISA=baseline", "latent_baseline.o")]
+    objects = [ninja.compile(cxx, "csrc/cpu/latent.cpp", f"{KERNEL_FLAGS} -DBVF_ISA=baseline", "latent_baseline.o")]
     if platform.machine() in ("x86_64", "AMD64"):
         for name, flags in INSTRUCTION_SETS.items():
-            isa = f"{CXX_FLAGS} {flags} -DBVF_ISA={name}"
+            isa = f"{KERNEL_FLAGS} {flags} -DBVF_ISA={name}"
             objects.append(ninja.compile(cxx, "csrc/cpu/latent.cpp", isa, f"latent_{name}.o"))
     objects.append(ninja.compile(cxx, "csrc/cpu/dispatch.cpp", CXX_FLAGS, "dispatch.o"))
     torch_flags = f"{CXX_FLAGS} {STABLE_ABI} {' '.join(includes)}"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from betavae_fast.noise import make_rng
 from betavae_fast.ops.backends import Backend, choose
-from betavae_fast.ops.latent import LatentForward, LatentKl, LatentSettings
+from betavae_fast.ops.latent import LatentForward, LatentKl
 from betavae_fast.ops.latent import LatentSample as LatentSampleFunction
 from betavae_fast.ops.schemas import REDUCTIONS
 
@@ -79,7 +79,7 @@ def reparameterize_kl(
     low, high = _check_range("reparameterize_kl", logvar_range)
     backend = _choose("reparameterize_kl", mu, backend)
     rng = _check_noise("reparameterize_kl", mu, seed, generator, noise, first_row)
-    settings = LatentSettings(first_row, low, high, mode)
+    settings = (first_row, low, high, mode)
     return LatentSample(*LatentForward.apply(mu, logvar, rng, noise, settings, backend))
 
 
@@ -108,7 +108,7 @@ def reparameterize(
     low, high = _check_range("reparameterize", logvar_range)
     backend = _choose("reparameterize", mu, backend)
     rng = _check_noise("reparameterize", mu, seed, generator, noise, first_row)
-    settings = LatentSettings(first_row, low, high, REDUCTIONS["none"])
+    settings = (first_row, low, high, REDUCTIONS["none"])
     return LatentSampleFunction.apply(mu, logvar, rng, noise, settings, backend)
 
 
@@ -149,7 +149,7 @@ def gaussian_kl(
     mode = _check_reduction("gaussian_kl", reduction)
     low, high = _check_range("gaussian_kl", logvar_range)
     backend = _choose("gaussian_kl", mu, backend)
-    return LatentKl.apply(mu, logvar, None, None, LatentSettings(0, low, high, mode), backend)
+    return LatentKl.apply(mu, logvar, None, None, (0, low, high, mode), backend)
 
 
 def _check_posterior(caller: str, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
@@ -217,6 +217,8 @@ def _check_noise(
     first_row: int,
 ) -> Tensor | None:
     """The (seed, stream) pair, or None where ``noise`` is given."""
+    if seed is None and generator is None and noise is None and first_row == 0 and first_row is not False:
+        return make_rng(mu.device)
     if not isinstance(first_row, int) or isinstance(first_row, bool):
         raise TypeError(f"{caller}: first_row must be an int, got {first_row!r}")
     if first_row < 0 or (first_row + mu.shape[0]) * max(1, mu.shape[1:].numel()) >= 1 << 63:

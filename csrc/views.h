@@ -69,11 +69,4 @@ inline Tensor empty_like(const Tensor& like, torch::headeronly::ScalarType dtype
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
-// x in the memory format of `like`.
-inline Tensor formatted_as(const Tensor& like, const Tensor& x) {
-  Tensor formatted = empty_like(like, x.scalar_type());
-  torch::stable::copy_(formatted, x);
-  return formatted;
-}
-
 }  // namespace betavae_fast

@@ -1,23 +1,17 @@
-"""The latent op's autograd.Functions: they hold the inputs and the noise's name, never the noise itself."""
+"""The latent op's autograd.Functions: they hold the inputs and the noise's name, never the noise itself.
+
+``settings`` is the operators' (first_row, logvar_min, logvar_max, reduction).
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from betavae_fast.ops.reference import latent as reference
 from betavae_fast.ops.schemas import BACKENDS, NAMESPACE
-
-
-class LatentSettings(NamedTuple):
-    """What does not change from call to call; the operators take its fields in this order."""
-
-    first_row: int
-    logvar_min: float
-    logvar_max: float
-    reduction: int
 
 
 def _handles(op: str) -> dict[str, Any]:
@@ -29,32 +23,15 @@ _FORWARD, _SAMPLE, _KL, _BACKWARD = map(
 )
 
 
-def _save(
-    ctx: Any,
-    mu: Tensor,
-    logvar: Tensor,
-    rng: Tensor | None,
-    noise: Tensor | None,
-    settings: LatentSettings,
-    backend: str,
-) -> None:
-    ctx.save_for_backward(mu, logvar, rng, noise)
-    ctx.settings, ctx.backend = settings, backend
-    ctx.set_materialize_grads(False)
-
-
 def _backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad_z is None and grad_kl is None:
-        return (None,) * 6
-    mu, logvar, rng, noise = ctx.saved_tensors
-    need_mu, need_logvar = ctx.needs_input_grad[:2]
+        return None, None, None, None, None, None
+    need_mu, need_logvar, *_ = ctx.needs_input_grad
     # With create_graph=True the gradients are to be differentiated again: the reference, called as plain torch code, is
     # differentiable to any order.
     twice = torch.is_grad_enabled() and not torch.compiler.is_compiling()
     backward = reference.latent_backward if twice else _BACKWARD[ctx.backend]
-    grad_mu, grad_logvar = backward(
-        grad_z, grad_kl, mu, logvar, rng, noise, *ctx.settings, need_mu, need_logvar
-    )
+    grad_mu, grad_logvar = backward(grad_z, grad_kl, *ctx.saved_tensors, *ctx.settings, need_mu, need_logvar)
     return grad_mu if need_mu else None, grad_logvar if need_logvar else None, None, None, None, None
 
 
@@ -63,7 +40,9 @@ class LatentForward(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, mu, logvar, rng, noise, settings, backend):  # type: ignore[no-untyped-def]
-        _save(ctx, mu, logvar, rng, noise, settings, backend)
+        ctx.save_for_backward(mu, logvar, rng, noise)
+        ctx.settings, ctx.backend = settings, backend
+        ctx.set_materialize_grads(False)
         return _FORWARD[backend](mu, logvar, rng, noise, *settings)
 
     @staticmethod
@@ -76,7 +55,9 @@ class LatentSample(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, mu, logvar, rng, noise, settings, backend):  # type: ignore[no-untyped-def]
-        _save(ctx, mu, logvar, rng, noise, settings, backend)
+        ctx.save_for_backward(mu, logvar, rng, noise)
+        ctx.settings, ctx.backend = settings, backend
+        ctx.set_materialize_grads(False)
         return _SAMPLE[backend](mu, logvar, rng, noise, *settings[:3])
 
     @staticmethod
@@ -89,7 +70,9 @@ class LatentKl(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, mu, logvar, rng, noise, settings, backend):  # type: ignore[no-untyped-def]
-        _save(ctx, mu, logvar, rng, noise, settings, backend)
+        ctx.save_for_backward(mu, logvar, rng, noise)
+        ctx.settings, ctx.backend = settings, backend
+        ctx.set_materialize_grads(False)
         return _KL[backend](mu, logvar, *settings[1:])
 
     @staticmethod

@@ -57,13 +57,42 @@ double row_sum(const Real* x, int64_t n) {
   return part[0];
 }
 
+// The log-variances of a strip, clamped and reduced. A strip at a time, so that the reduced values stay near.
+constexpr int64_t strip_elements = 128;
+
+template <class Real>
+struct Strip {
+  Real half[strip_elements], r[strip_elements], scale[strip_elements];
+
+  void reduce_all(int64_t n, const Real* __restrict logvar, Real lo, Real hi) {
+    for (int64_t i = 0; i < n; ++i) {
+      const Reduced<Real> x = reduce(clamp_(logvar[i], lo, hi));
+      half[i] = x.half;
+      r[i] = x.r;
+      scale[i] = x.scale;
+    }
+  }
+  Reduced<Real> operator[](int64_t i) const { return {half[i], r[i], scale[i]}; }
+};
+
 template <class Real, bool want_z, bool want_kl>
-void forward_tile(int64_t n, const Real* __restrict mu, const Real* __restrict logvar, const Real* __restrict eps, Real lo,
-                  Real hi, Real* __restrict z, Real* __restrict element_kl) {
+void forward_strip(int64_t n, const Real* __restrict mu, const Strip<Real>& strip, const Real* __restrict eps,
+                   Real* __restrict z, Real* __restrict element_kl) {
   for (int64_t i = 0; i < n; ++i) {
-    const Spread<Real> s = spread(clamp_(logvar[i], lo, hi));
+    const Spread<Real> s = spread(strip[i]);
     if constexpr (want_z) z[i] = sample(mu[i], s, eps[i]);
     if constexpr (want_kl) element_kl[i] = kl(mu[i], s);
+  }
+}
+
+template <class Real, bool want_z, bool want_kl>
+void forward_tile(int64_t n, const Real* mu, const Real* logvar, const Real* eps, Real lo, Real hi, Real* z,
+                  Real* element_kl) {
+  Strip<Real> strip;
+  for (int64_t at = 0; at < n; at += strip_elements) {
+    const int64_t count = n - at < strip_elements ? n - at : strip_elements;
+    strip.reduce_all(count, logvar + at, lo, hi);
+    forward_strip<Real, want_z, want_kl>(count, mu + at, strip, eps + at, z + at, element_kl + at);
   }
 }
 
@@ -86,12 +115,12 @@ void forward_item(const LatentForward& p, const LatentPartition& cut, int64_t it
     const Real* mu = load<T>(p, p.mu, tile, mu_buffer);
     const Real* logvar = load<T>(p, p.logvar, tile, logvar_buffer);
     const Real* eps = want_z ? noise.tile(tile) : nullptr;
-    Real* z = want_z ? destination<T>(p, p.z, tile, p.streaming, z_buffer) : nullptr;
+    Real* z = want_z ? destination<T>(p, p.z, tile, z_buffer) : nullptr;
     forward_tile<Real, want_z, want_kl>(tile.size(), mu, logvar, eps, lo, hi, z, kl_buffer);
-    if constexpr (want_z) store<T, tile_elements>(p, p.z, tile, p.streaming, z, z_buffer);
+    if constexpr (want_z) store<T>(p, p.z, tile, z, z_buffer);
     if constexpr (want_kl) {
       switch (p.reduction) {
-        case KlReduction::none: store<Real, tile_elements>(p, p.kl, tile, p.streaming, kl_buffer, kl_buffer); break;
+        case KlReduction::none: store<Real>(p, p.kl, tile, kl_buffer, kl_buffer); break;
         case KlReduction::sample:
           for (int64_t r = 0; r < tile.rows; ++r)
             p.partial[(tile.row + r) * cut.panels + panel] = row_sum(kl_buffer + r * tile.cols, tile.cols);
@@ -115,15 +144,27 @@ void forward_item(const LatentForward& p, const LatentPartition& cut, int64_t it
 }
 
 template <class Real, bool has_grad_z, bool has_grad_kl>
-void backward_tile(int64_t n, const Real* __restrict mu, const Real* __restrict logvar, const Real* __restrict eps,
-                   const Real* __restrict grad_z, const Real* __restrict grad_kl, Real lo, Real hi,
-                   Real* __restrict grad_mu, Real* __restrict grad_logvar) {
+void backward_strip(int64_t n, const Real* __restrict mu, const Real* __restrict logvar, const Strip<Real>& strip,
+                    const Real* __restrict eps, const Real* __restrict grad_z, const Real* __restrict grad_kl, Real lo,
+                    Real hi, Real* __restrict grad_mu, Real* __restrict grad_logvar) {
   for (int64_t i = 0; i < n; ++i) {
-    const Real v = logvar[i];
-    const LatentGrad<Real> g = latent_grad(mu[i], spread(clamp_(v, lo, hi)), has_grad_z ? eps[i] : Real(0),
-                                           has_grad_z ? grad_z[i] : Real(0), has_grad_kl ? grad_kl[i] : Real(0));
+    const Spread<Real> s = relevant<has_grad_z, has_grad_kl>(spread(strip[i]));
+    const LatentGrad<Real> g = latent_grad(mu[i], s, has_grad_z ? eps[i] : Real(0), has_grad_z ? grad_z[i] : Real(0),
+                                           has_grad_kl ? grad_kl[i] : Real(0));
     grad_mu[i] = g.mu;
-    grad_logvar[i] = v < lo || v > hi ? Real(0) : g.logvar;
+    grad_logvar[i] = logvar[i] < lo || logvar[i] > hi ? Real(0) : g.logvar;
+  }
+}
+
+template <class Real, bool has_grad_z, bool has_grad_kl>
+void backward_tile(int64_t n, const Real* mu, const Real* logvar, const Real* eps, const Real* grad_z, const Real* grad_kl,
+                   Real lo, Real hi, Real* grad_mu, Real* grad_logvar) {
+  Strip<Real> strip;
+  for (int64_t at = 0; at < n; at += strip_elements) {
+    const int64_t count = n - at < strip_elements ? n - at : strip_elements;
+    strip.reduce_all(count, logvar + at, lo, hi);
+    backward_strip<Real, has_grad_z, has_grad_kl>(count, mu + at, logvar + at, strip, eps + at, grad_z + at, grad_kl + at,
+                                                  lo, hi, grad_mu + at, grad_logvar + at);
   }
 }
 
@@ -161,12 +202,12 @@ void backward_item(const LatentBackward& p, const LatentPartition& cut, int64_t 
         for (int64_t i = 0; i < tile.size(); ++i) grad_kl[i] = kl_scale * raw[i];
       }
     }
-    Real* grad_mu = destination<T>(p, p.grad_mu, tile, p.streaming, grad_mu_buffer);
-    Real* grad_logvar = destination<T>(p, p.grad_logvar, tile, p.streaming, grad_logvar_buffer);
+    Real* grad_mu = destination<T>(p, p.grad_mu, tile, grad_mu_buffer);
+    Real* grad_logvar = destination<T>(p, p.grad_logvar, tile, grad_logvar_buffer);
     backward_tile<Real, has_grad_z, has_grad_kl>(tile.size(), mu, logvar, eps, grad_z, grad_kl, lo, hi, grad_mu,
                                                  grad_logvar);
-    store<T, tile_elements>(p, p.grad_mu, tile, p.streaming, grad_mu, grad_mu_buffer);
-    store<T, tile_elements>(p, p.grad_logvar, tile, p.streaming, grad_logvar, grad_logvar_buffer);
+    store<T>(p, p.grad_mu, tile, grad_mu, grad_mu_buffer);
+    store<T>(p, p.grad_logvar, tile, grad_logvar, grad_logvar_buffer);
   }
 }
 
@@ -176,7 +217,6 @@ void forward_items(const LatentForward& p, int64_t first_item, int64_t last_item
   const bool want_kl = p.partial != nullptr || p.kl.data != nullptr;
   const auto run = !p.z.data ? forward_item<T, false, true> : want_kl ? forward_item<T, true, true> : forward_item<T, true, false>;
   for (int64_t item = first_item; item < last_item; ++item) run(p, cut, item);
-  if (p.streaming) end_stream();
 }
 
 template <class T>
@@ -186,7 +226,6 @@ void backward_items(const LatentBackward& p, int64_t first_item, int64_t last_it
                    : p.grad_kl.data ? backward_item<T, true, true>
                                     : backward_item<T, true, false>;
   for (int64_t item = first_item; item < last_item; ++item) run(p, cut, item);
-  if (p.streaming) end_stream();
 }
 
 void forward(const LatentForward& p, int64_t first_item, int64_t last_item) {

@@ -14,7 +14,6 @@ struct LatentProblem : Problem {
   NoiseKey key{};
   int64_t first_row = 0;
   double logvar_min = 0, logvar_max = 0;
-  bool streaming = false;  // write results past the caches
 };
 
 struct LatentForward : LatentProblem {

@@ -1,10 +1,6 @@
 // Moving a tile between a strided tensor of any dtype and consecutive numbers of the compute type in L1.
 #pragma once
 
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
-
 #include "../include/storage.h"
 #include "../problem.h"
 
@@ -63,62 +59,21 @@ inline const Compute<T>* load(const Problem& p, const View& view, const Tile& ti
   return buffer;
 }
 
-// Writes past the caches. An ordinary store first reads the line that it overwrites; for results too large to be found in a
-// cache by whoever reads them next, that is traffic for nothing.
-template <class T>
-inline void stream(const T* from, int64_t n, T* to) {
-#if defined(__AVX512F__)
-  using Vector = __m512i;
-  const auto write = [](T* at, Vector v) { _mm512_stream_si512(reinterpret_cast<Vector*>(at), v); };
-#elif defined(__AVX2__)
-  using Vector = __m256i;
-  const auto write = [](T* at, Vector v) { _mm256_stream_si256(reinterpret_cast<Vector*>(at), v); };
-#elif defined(__SSE2__)
-  using Vector = __m128i;
-  const auto write = [](T* at, Vector v) { _mm_stream_si128(reinterpret_cast<Vector*>(at), v); };
-#else
-  using Vector = uint64_t;
-  const auto write = [](T* at, Vector v) { __builtin_memcpy(at, &v, sizeof v); };
-#endif
-  constexpr int64_t width = sizeof(Vector) / sizeof(T);
-  int64_t i = 0;
-  for (; i < n && reinterpret_cast<uintptr_t>(to + i) % sizeof(Vector) != 0; ++i) to[i] = from[i];
-  for (; i + width <= n; i += width) {
-    Vector v;
-    __builtin_memcpy(&v, from + i, sizeof v);
-    write(to + i, v);
-  }
-  for (; i < n; ++i) to[i] = from[i];
-}
-
-// Streamed stores are seen by other threads only after this.
-inline void end_stream() {
-#if defined(__SSE2__)
-  _mm_sfence();
-#endif
-}
-
 // Where to compute the tile: straight into the tensor if it can be, else into the buffer, which store() then writes out.
 template <class T>
-inline Compute<T>* destination(const Problem& p, const View& view, const Tile& tile, bool streaming, Compute<T>* buffer) {
+inline Compute<T>* destination(const Problem& p, const View& view, const Tile& tile, Compute<T>* buffer) {
   if constexpr (sizeof(T) == sizeof(Compute<T>)) {
-    if (T* here = streaming ? nullptr : consecutive<T>(p, view, tile)) return here;
+    if (T* here = consecutive<T>(p, view, tile)) return here;
   }
   return buffer;
 }
 
-template <class T, int64_t tile_elements>
-inline void store(const Problem& p, const View& view, const Tile& tile, bool streaming, const Compute<T>* computed,
+template <class T>
+inline void store(const Problem& p, const View& view, const Tile& tile, const Compute<T>* computed,
                   const Compute<T>* buffer) {
   if (view.data == nullptr || computed != buffer) return;
-  T* run = streaming ? consecutive<T>(p, view, tile) : nullptr;
-  if (run != nullptr) {
-    T narrowed[tile_elements];
-    for (int64_t k = 0; k < tile.size(); ++k) narrow(computed[k], narrowed[k]);
-    return stream(narrowed, tile.size(), run);
-  }
-  for_each_run<T>(p, view, tile, [computed](T* to, int64_t stride, int64_t at, int64_t length) {
-    const Compute<T>* from = computed + at;
+  for_each_run<T>(p, view, tile, [buffer](T* to, int64_t stride, int64_t at, int64_t length) {
+    const Compute<T>* from = buffer + at;
     if (stride == 1)
       for (int64_t k = 0; k < length; ++k) narrow(from[k], to[k]);
     else

@@ -73,10 +73,7 @@ __global__ void __launch_bounds__(cta_threads) backward(const __grid_constant__ 
       }
 #pragma unroll
       for (int j = 0; j < group; ++j) {
-        Spread<float> s = spread(v[j]);
-        // The absent gradient is 0; what it would be multiplied by may be infinite.
-        if (!has_grad_z) s.sigma = 0.0f;
-        if (!has_grad_kl) s.half_expm1 = 0.0f;
+        const Spread<float> s = relevant<has_grad_z, has_grad_kl>(spread(v[j]));
         const LatentGrad<float> g = latent_grad(mu[j], s, eps[j], grad_z[j], grad_kl[j]);
         grad_mu[j] = g.mu;
         grad_logvar[j] = g.logvar;

@@ -18,40 +18,54 @@ struct Spread {
   Real half_excess;  // (e^v - 1 - v) / 2, the variance's part of the KL: zero at v = 0, never negative
 };
 
-// float: each within 3 ulp where it is finite (half_excess within 8); sigma is flushed to 0 below v = -175.
-BVF_INLINE Spread<float> spread(float v) {
+// v/2 = n ln 2 + r with |r| <= ln 2 / 2, and 2^n. Its own step, so that a loop over many elements can be cut here: either
+// half's chain of dependent operations is short enough for a CPU to overlap several.
+template <class Real>
+struct Reduced {
+  Real half, r, scale;
+};
+
+BVF_INLINE Reduced<float> reduce(float v) {
   constexpr float log2_e = 0x1.715476p+0f, ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
   constexpr float to_integer = 0x1.8000fep+23f;  // 3 * 2^22 + 127: adding it rounds, and leaves n + 127 in the low bits
-  constexpr float infinity = __builtin_inff();
-  const float h = 0.5f * v;
-  const float upper = h > 89.0f ? 89.0f : h, clamped = upper < -88.0f ? -88.0f : upper;
-  // h = n ln 2 + r, |r| <= ln 2 / 2 (Cody & Waite 1980): n * ln2_high is exact.
+  const float half = 0.5f * v;
+  const float upper = half > 89.0f ? 89.0f : half, clamped = upper < -88.0f ? -88.0f : upper;
   const float shifted = fma_(clamped, log2_e, to_integer);
   const float n = shifted - to_integer;
+  // Cody & Waite 1980: n * ln2_high is exact.
   const float r = fma_(-n, ln2_low, fma_(-n, ln2_high, clamped));
-  // e^r = 1 + w = 1 + r + r^2 q(r), minimax.
-  float q = 0x1.6c69fp-10f;
-  q = fma_(q, r, 0x1.120b1ap-7f);
-  q = fma_(q, r, 0x1.5555bap-5f);
-  q = fma_(q, r, 0x1.5554dep-3f);
-  q = fma_(q, r, 0.5f);
-  const float r2q = (r * r) * q;
-  const float w = r + r2q;
-  const float scale = float_from_bits(bits_of(shifted) << 23);  // 2^n; 0 for n = -127, infinity for 128
-  // e^v = 4^n (1 + w)^2; halved before it is squared, so that it overflows no earlier than the result.
-  const float half_scale2 = (0.5f * scale) * scale;
-  const float finite = fma_(half_scale2, fma_(w, w, w + w), half_scale2 - 0.5f);
-  const float half_expm1 = h > 44.7f ? infinity : finite;
-  // n = 0: e^v - 1 - v = (1 + w)^2 - 1 - 2r = 2 r^2 q + w^2, a sum of positive terms.
-  const float half_excess = n == 0.0f ? fma_(0.5f * w, w, r2q) : half_expm1 - upper;
-  return {scale * (1.0f + w), half_expm1, half_excess};
+  return {half, r, float_from_bits(bits_of(shifted) << 23)};  // 0 for n = -127, infinity for 128
 }
 
+// Each within 3 ulp where it is finite (half_excess within 9); sigma is flushed to 0 below v = -175.
+BVF_INLINE Spread<float> spread(Reduced<float> x) {
+  constexpr float infinity = __builtin_inff();
+  // e^r = 1 + w = 1 + r + r^2 q(r), minimax.
+  const float r2 = x.r * x.r;
+  const float low = fma_(0x1.5554dep-3f, x.r, 0.5f), high = fma_(0x1.120b1ap-7f, x.r, 0x1.5555bap-5f);
+  const float r2q = r2 * fma_(fma_(0x1.6c69fp-10f, r2, high), r2, low);
+  const float w = x.r + r2q;
+  // e^v = 4^n (1 + w)^2; halved before it is squared, so that it overflows no earlier than the result.
+  const float half_scale2 = (0.5f * x.scale) * x.scale;
+  const float finite = fma_(half_scale2, fma_(w, w, w + w), half_scale2 - 0.5f);
+  const float half_expm1 = x.half > 44.7f ? infinity : finite;
+  // n = 0: e^v - 1 - v = (1 + w)^2 - 1 - 2r = 2 r^2 q + w^2, a sum of positive terms. Else e^v - 1 - v, without the
+  // infinity - infinity of v = infinity.
+  const float upper = x.half > 89.0f ? 89.0f : x.half;
+  const float half_excess = x.scale == 1.0f ? fma_(0.5f * w, w, r2q) : half_expm1 - upper;
+  return {x.scale * (1.0f + w), half_expm1, half_excess};
+}
+
+BVF_INLINE Spread<float> spread(float v) { return spread(reduce(v)); }
+
 #if !defined(__CUDA_ARCH__)
-BVF_INLINE Spread<double> spread(double v) {
+BVF_INLINE Reduced<double> reduce(double v) { return {0.5 * v, 0, 0}; }
+
+BVF_INLINE Spread<double> spread(Reduced<double> x) {
+  const double v = 2 * x.half;
   // expm1 may round to just below v; past 1e3 it is infinite, and infinity - v must stay so.
   const double half_expm1 = 0.5 * std::expm1(v), half_excess = half_expm1 - 0.5 * (v > 1e3 ? 1e3 : v);
-  return {std::exp(0.5 * v), half_expm1, half_excess < 0 ? 0 : half_excess};
+  return {std::exp(x.half), half_expm1, half_excess < 0 ? 0 : half_excess};
 }
 #endif
 
@@ -72,6 +86,12 @@ template <class Real>
 struct LatentGrad {
   Real mu, logvar;
 };
+
+// What a gradient that is absent would multiply by zero, though it may be infinite.
+template <bool has_grad_z, bool has_grad_kl, class Real>
+BVF_INLINE Spread<Real> relevant(Spread<Real> s) {
+  return {has_grad_z ? s.sigma : Real(0), has_grad_kl ? s.half_expm1 : Real(0), s.half_excess};
+}
 
 // grad_z and grad_kl are the gradients of this element's z and KL.
 template <class Real>

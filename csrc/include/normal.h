@@ -26,8 +26,7 @@ struct NormalPair {
 };
 
 // The angle is (q + t) pi/2: q the top two bits, t the next 24 as a two's-complement fraction in [-1/2, 1/2).
-BVF_INLINE NormalPair normal_pair(uint32_t radius_word, uint32_t angle_word) {
-  const float radius = normal_radius(radius_word);
+BVF_INLINE NormalPair normal_pair(float radius, uint32_t angle_word) {
   const float t = static_cast<float>(static_cast<int32_t>(angle_word << 2) >> 8) * 0x1p-24f;
   const float t2 = t * t;
   float s = -0x1.2cf5d4p-8f;
@@ -53,7 +52,7 @@ struct Normals {
 // Elements 4 * block ... 4 * block + 3 of the sequence.
 BVF_INLINE Normals normals(NoiseKey key, uint64_t block) {
   const Words w = philox(key, block);
-  const NormalPair a = normal_pair(w.w0, w.w1), b = normal_pair(w.w2, w.w3);
+  const NormalPair a = normal_pair(normal_radius(w.w0), w.w1), b = normal_pair(normal_radius(w.w2), w.w3);
   return {a.first, a.second, b.first, b.second};
 }
 
