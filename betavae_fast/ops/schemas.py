@@ -18,7 +18,7 @@ BACKENDS = ("reference", "cpp", "triton", "cuda")
 REDUCTIONS = {"none": 0, "dim": 1, "sample": 2, "batchmean": 3, "sum": 4}
 
 # rng is (seed, stream), int64[2] on the inputs' device; noise, where given, stands in its place.
-_NOISE = "Tensor? rng, Tensor? noise, int first_row"
+_NOISE = "Tensor? rng, Tensor? noise, SymInt first_row"
 _RANGE = "float logvar_min, float logvar_max"
 
 

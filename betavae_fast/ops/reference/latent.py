@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from betavae_fast.noise import normals
-from betavae_fast.ops.schemas import REDUCTIONS, empty_kl, library
+from betavae_fast.ops.schemas import REDUCTIONS, empty_kl, kl_dtype, library
 
 
 def _noise(mu: Tensor, rng: Tensor | None, noise: Tensor | None, first_row: int) -> Tensor:
@@ -21,6 +21,11 @@ def _noise(mu: Tensor, rng: Tensor | None, noise: Tensor | None, first_row: int)
     assert rng is not None
     row = mu.shape[1:].numel()
     return normals(rng, first_row * row, mu.numel()).view(mu.shape).double()
+
+
+def _clamped(logvar: Tensor, logvar_min: float, logvar_max: float) -> Tensor:
+    """In float32, as the kernels do it: which side of a bound a value lies on depends on the bound's rounding."""
+    return logvar.to(kl_dtype(logvar.dtype)).clamp(logvar_min, logvar_max).double()
 
 
 def _sample(mu: Tensor, v: Tensor, eps: Tensor) -> Tensor:
@@ -55,7 +60,7 @@ def latent_forward(
     logvar_max: float,
     reduction: int,
 ) -> tuple[Tensor, Tensor]:
-    v = logvar.double().clamp(logvar_min, logvar_max)
+    v = _clamped(logvar, logvar_min, logvar_max)
     return _sample(mu, v, _noise(mu, rng, noise, first_row)), _kl(mu, v, reduction)
 
 
@@ -68,11 +73,11 @@ def latent_sample(
     logvar_min: float,
     logvar_max: float,
 ) -> Tensor:
-    return _sample(mu, logvar.double().clamp(logvar_min, logvar_max), _noise(mu, rng, noise, first_row))
+    return _sample(mu, _clamped(logvar, logvar_min, logvar_max), _noise(mu, rng, noise, first_row))
 
 
 def latent_kl(mu: Tensor, logvar: Tensor, logvar_min: float, logvar_max: float, reduction: int) -> Tensor:
-    return _kl(mu, logvar.double().clamp(logvar_min, logvar_max), reduction)
+    return _kl(mu, _clamped(logvar, logvar_min, logvar_max), reduction)
 
 
 def _element_grad(grad_kl: Tensor, mu: Tensor, reduction: int) -> Tensor:
@@ -97,7 +102,7 @@ def latent_backward(
     need_mu: bool,
     need_logvar: bool,
 ) -> tuple[Tensor, Tensor]:
-    v = logvar.double().clamp(logvar_min, logvar_max)
+    v = _clamped(logvar, logvar_min, logvar_max)
     grad_mu = grad_logvar = torch.zeros((), dtype=torch.float64, device=mu.device)
     if grad_z is not None:
         grad_mu = grad_z.double()
@@ -107,7 +112,8 @@ def latent_backward(
         element = _element_grad(grad_kl, mu, reduction)
         grad_mu = grad_mu + element * mu.double()
         grad_logvar = grad_logvar + element * (0.5 * torch.expm1(v))
-    outside = (logvar < logvar_min) | (logvar > logvar_max)
+    wide = logvar.to(kl_dtype(logvar.dtype))
+    outside = (wide < logvar_min) | (wide > logvar_max)
     return (
         torch.empty_like(mu).copy_(grad_mu) if need_mu else mu.new_empty(0),
         torch.empty_like(logvar).copy_(grad_logvar.expand_as(v).masked_fill(outside, 0))
