@@ -30,7 +30,7 @@ def available_backends(*names: str) -> list[Any]:
 
 
 def fresh_process(
-    *arguments: str, timeout: float = 300, **environment: str | None
+    *arguments: str, directory: Path = ROOT, timeout: float = 300, **environment: str | None
 ) -> subprocess.CompletedProcess[str]:
     """A new interpreter on ``arguments`` that finds this checkout; an environment value of None unsets."""
     env = {**os.environ, **{k: v for k, v in environment.items() if v is not None}}
@@ -38,7 +38,7 @@ def fresh_process(
     for name in (k for k, v in environment.items() if v is None):
         env.pop(name, None)
     return subprocess.run(
-        [sys.executable, *arguments], env=env, cwd=ROOT, capture_output=True, text=True, timeout=timeout
+        [sys.executable, *arguments], env=env, cwd=directory, capture_output=True, text=True, timeout=timeout
     )
 
 

@@ -1,0 +1,158 @@
+"""Choosing a backend: no silent fallback, a reason for what is missing, nothing loaded before it is used."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import betavae_fast
+from betavae_fast import gaussian_kl, reparameterize, reparameterize_kl
+from betavae_fast.ops.backends import backend_table, missing
+from betavae_fast.ops.schemas import BACKENDS
+from tests.backends import available_backends, fresh_process
+
+PACKAGE = Path(betavae_fast.__file__).parent
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU makes this backend available")
+NOT_INTERPRETED = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1", reason="TRITON_INTERPRET=1 makes this backend available"
+)
+CALLS = {
+    "reparameterize_kl": lambda x, **options: reparameterize_kl(x, x, **options),
+    "reparameterize": lambda x, **options: reparameterize(x, x, **options),
+    "gaussian_kl": lambda x, **options: gaussian_kl(x, x, **options),
+}
+
+
+@pytest.fixture
+def without_libraries(tmp_path: Path) -> Path:
+    """A folder with a copy of the package as it is where no compiler was found."""
+    ignore = shutil.ignore_patterns("*.so", "_build.txt", "__pycache__")
+    shutil.copytree(PACKAGE, tmp_path / "betavae_fast", ignore=ignore)
+    return tmp_path
+
+
+def run_in(folder: Path, code: str) -> str:
+    process = fresh_process("-c", code, PYTHONPATH=str(folder), TRITON_INTERPRET=None, directory=folder)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def test_importing_the_package_loads_neither_triton_nor_a_compiled_library() -> None:
+    """Import must stay quick, and work where Triton or the library is broken."""
+    code = (
+        "import sys, pathlib, betavae_fast; maps = pathlib.Path('/proc/self/maps');"
+        "print('triton' in sys.modules, maps.exists() and '_C' in maps.read_text().replace('torch/_C', ''))"
+    )
+    loaded = "import sys, pathlib, torch; print([m for m in sys.modules if m.partition('.')[0] == 'triton'])"
+    assert fresh_process("-c", loaded).stdout.strip() == "[]", "torch itself imports Triton here"
+    assert fresh_process("-c", code).stdout.split()[0] == "False", "Triton was imported"
+    maps = fresh_process(
+        "-c",
+        "import pathlib, sys, betavae_fast; maps = pathlib.Path('/proc/self/maps');"
+        "print([l for l in maps.read_text().split() if 'betavae_fast' in l] if maps.exists() else [])",
+    )
+    assert maps.stdout.strip() == "[]", "a compiled library was loaded"
+
+
+@pytest.mark.parametrize("backend", available_backends("cpp"))
+def test_the_library_is_loaded_by_the_first_call(backend: str) -> None:
+    """Shows that the test above can see it."""
+    code = (
+        "import pathlib, torch, betavae_fast; betavae_fast.gaussian_kl(torch.ones(2, 2), torch.ones(2, 2));"
+        "maps = pathlib.Path('/proc/self/maps');"
+        "print(not maps.exists() or 'betavae_fast/_C.so' in maps.read_text())"
+    )
+    assert fresh_process("-c", code).stdout.strip() == "True"
+
+
+@pytest.mark.parametrize("backend", available_backends("cpp"))
+def test_auto_is_cpp_for_cpu_tensors(backend: str) -> None:
+    """By its bits: the two backends' KL differ somewhere among many values."""
+    mu, logvar = torch.randn(4000, 7), torch.randn(4000, 7)
+    by = {b: gaussian_kl(mu, logvar, reduction="none", backend=b) for b in ("auto", "cpp", "reference")}
+    assert torch.equal(by["auto"], by["cpp"]) and not torch.equal(by["cpp"], by["reference"])
+
+
+def test_without_the_library_auto_is_the_reference(without_libraries: Path) -> None:
+    """No compiler: the package still runs, and says what is missing."""
+    code = (
+        "import torch, betavae_fast as b; from betavae_fast.ops.backends import backend_table\n"
+        "x = torch.linspace(-3, 3, 3000).view(500, 6)\n"
+        "kinds = [b.reparameterize_kl(x, x, seed=1, backend=k) for k in ('auto', 'reference')]\n"
+        "print(b.__file__)\n"
+        "print(all(map(torch.equal, *kinds)))\n"
+        "print([(row.backend, row.available) for row in backend_table()][:2])\n"
+        "try: b.gaussian_kl(x, x, backend='cpp')\n"
+        "except RuntimeError as error: print(error)\n"
+    )
+    where, equal, table, error = run_in(without_libraries, code).splitlines()
+    assert where.startswith(str(without_libraries)) and equal == "True"
+    assert table == "[('reference', True), ('cpp', False)]"
+    for part in ('gaussian_kl: backend="cpp" is not available', "was not built", "compiler"):
+        assert part in error
+
+
+def test_a_library_that_does_not_load_is_a_reason_not_a_crash(without_libraries: Path) -> None:
+    """Built for another torch, or cut short by a full disk."""
+    (without_libraries / "betavae_fast" / "_C.so").write_bytes(b"\x7fELF, no more")
+    code = (
+        "import torch, betavae_fast as b; x = torch.ones(2, 2)\n"
+        "print(float(b.gaussian_kl(x, x, reduction='sum')))\n"
+        "try: b.gaussian_kl(x, x, backend='cpp')\n"
+        "except RuntimeError as error: print(str(error).replace(chr(10), ' '))\n"
+    )
+    value, error = run_in(without_libraries, code).splitlines()
+    assert float(value) == pytest.approx(4 * (2.718281828 - 1) / 2)
+    assert (
+        'backend="cpp" is not available' in error and "does not load" in error and torch.__version__ in error
+    )
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    "backend, because",
+    [
+        pytest.param("cuda", "no CUDA device", marks=NO_GPU),
+        pytest.param("triton", "TRITON_INTERPRET=1", marks=[NO_GPU, NOT_INTERPRETED]),
+    ],
+)
+def test_an_explicit_choice_never_falls_back(call: str, backend: str, because: str) -> None:
+    """It says which backend, why not, and what would bring it."""
+    with pytest.raises(RuntimeError, match="is not available") as error:
+        CALLS[call](torch.zeros(2, 2), backend=backend)
+    text = str(error.value)
+    assert text.startswith(f'{call}: backend="{backend}" is not available: ')
+    assert because in text or "is not installed" in text
+
+
+@pytest.mark.parametrize("backend", available_backends("cpp"))
+def test_a_backend_refuses_tensors_of_another_device(backend: str) -> None:
+    with pytest.raises(ValueError, match=r'backend="cpp" runs on cpu tensors, got a meta tensor'):
+        gaussian_kl(torch.zeros(2, 2, device="meta"), torch.zeros(2, 2, device="meta"), backend=backend)
+
+
+def test_the_table_names_every_backend_and_a_reason_for_each_missing_one() -> None:
+    table = backend_table()
+    assert [row.backend for row in table] == list(BACKENDS)
+    for row in table:
+        assert row.available == (not row.reason) == (not missing(row.backend))
+        assert row.available or row.reason.endswith("."), "a reason is a sentence"
+    assert table[0].available, "the reference needs nothing"
+
+
+@pytest.mark.parametrize("backend", available_backends("cpp"))
+def test_an_unknown_instruction_set_is_not_an_illegal_instruction(backend: str) -> None:
+    """Asked for what this CPU lacks, or for nonsense, the library chooses what runs."""
+    code = (
+        "import torch, betavae_fast as b; from betavae_fast.ops.backends import cpu_capability;"
+        "x = torch.ones(64, 8); print(cpu_capability(), float(b.gaussian_kl(x, x, reduction='sum')))"
+    )
+    for asked in ("avx512", "AVX2", "", "nonsense"):
+        process = fresh_process("-c", code, BETAVAE_FAST_CPU_CAPABILITY=asked)
+        chosen, value = process.stdout.split()
+        assert process.returncode == 0 and chosen in ("baseline", "avx2", "avx512"), process.stderr
+        assert float(value) == pytest.approx(512 * 1.718281828 / 2, rel=1e-6)

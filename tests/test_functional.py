@@ -1,0 +1,345 @@
+"""The public functions inside torch: where noise comes from, autocast, checkpointing, compile, transforms."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from betavae_fast import LatentSample, gaussian_kl, reparameterize, reparameterize_kl
+from betavae_fast.noise import make_rng, normals
+from tests.backends import available_backends
+
+EVERY_BACKEND = pytest.mark.parametrize("backend", available_backends())
+
+
+@pytest.fixture
+def posterior() -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    mu, logvar = torch.randn(9, 5, generator=g), torch.randn(9, 5, generator=g)
+    return mu.requires_grad_(), logvar.requires_grad_()
+
+
+def same(a: LatentSample, b: LatentSample) -> bool:
+    return torch.equal(a.z, b.z) and torch.equal(a.kl, b.kl)
+
+
+def assert_gradient_belongs_to_z(z: Tensor, mu: Tensor, logvar: Tensor) -> None:
+    """∂Σz/∂log σ² = ½ σ ε = ½ (z − μ), so a backward pass that drew other noise shows."""
+    (gradient,) = torch.autograd.grad(z.float().sum(), logvar)
+    expected = (z.detach().float() - mu.detach().float()) / 2
+    torch.testing.assert_close(gradient.float(), expected, rtol=1e-4, atol=1e-5)
+
+
+# Where the noise comes from.
+
+
+@EVERY_BACKEND
+def test_an_int_seed_names_stream_0(backend: str) -> None:
+    zero = torch.zeros(8, 5)
+    for seed in (0, 7, -1, 2**63, 2**64 - 1, -(2**63)):
+        expected = normals(make_rng("cpu", seed=seed), 0, 40).view(8, 5)
+        assert torch.equal(reparameterize(zero, zero, seed=seed, backend=backend), expected)
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize(
+    "lay", [torch.clone, lambda s: torch.stack((s, s), 1)[:, 0]], ids=["dense", "strided"]
+)
+def test_a_seed_tensor_is_seed_and_stream(backend: str, lay: Any) -> None:
+    zero, pair = torch.zeros(8, 5), torch.tensor([5, -9])
+    z = reparameterize(zero, zero, seed=lay(pair), backend=backend)
+    assert torch.equal(z.flatten(), normals(pair, 0, 40))
+
+
+@EVERY_BACKEND
+def test_torch_manual_seed_governs_the_noise(backend: str, posterior: tuple[Tensor, Tensor]) -> None:
+    torch.manual_seed(3)
+    first, second = (reparameterize_kl(*posterior, backend=backend) for _ in range(2))
+    torch.manual_seed(3)
+    assert same(reparameterize_kl(*posterior, backend=backend), first)
+    assert not torch.equal(first.z, second.z), "every call must draw anew"
+
+
+@EVERY_BACKEND
+def test_every_backend_draws_the_same_pair(backend: str) -> None:
+    """Changing backend must not change what torch.manual_seed means."""
+    zero = torch.zeros(8, 5)
+    torch.manual_seed(3)
+    z = reparameterize(zero, zero, backend=backend)
+    torch.manual_seed(3)
+    assert torch.equal(z, reparameterize(zero, zero, backend="reference"))
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("source", ["seed", "generator", "noise"])
+def test_torch_s_generator_is_left_alone_when_noise_comes_from_elsewhere(backend: str, source: str) -> None:
+    x = torch.randn(4, 3)
+    given = {"seed": 1, "generator": torch.Generator().manual_seed(1), "noise": x}[source]
+    state = torch.get_rng_state()
+    reparameterize_kl(x, x, backend=backend, **{source: given})
+    reparameterize(x, x, backend=backend, **{source: given})
+    gaussian_kl(x, x, backend=backend)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@EVERY_BACKEND
+def test_a_generator_governs_the_noise_and_moves_on(backend: str, posterior: tuple[Tensor, Tensor]) -> None:
+    one, two = (torch.Generator().manual_seed(8) for _ in range(2))
+    first, second = (reparameterize(*posterior, generator=one, backend=backend) for _ in range(2))
+    assert torch.equal(reparameterize(*posterior, generator=two, backend=backend), first)
+    assert not torch.equal(first, second)
+
+
+@EVERY_BACKEND
+def test_noise_is_used_as_given(backend: str, posterior: tuple[Tensor, Tensor]) -> None:
+    mu, logvar = posterior
+    noise = torch.randn(9, 5)
+    z = reparameterize(mu, logvar, noise=noise, backend=backend)
+    torch.testing.assert_close(z, mu + torch.exp(logvar / 2) * noise)
+    assert torch.equal(reparameterize(mu, logvar, noise=torch.zeros(9, 5), backend=backend), mu)
+
+
+@EVERY_BACKEND
+def test_inputs_are_left_as_they_were(backend: str, posterior: tuple[Tensor, Tensor]) -> None:
+    """The operators are pure, backward included."""
+    noise, pair = torch.randn(9, 5), torch.tensor([1, 2])
+    tensors = (*posterior, noise, pair)
+    before = copy.deepcopy([x.detach() for x in tensors])
+    for source in ({"noise": noise}, {"seed": pair}):
+        z, kl = reparameterize_kl(*posterior, logvar_range=(-0.1, 0.1), backend=backend, **source)
+        (z.sum() + kl.sum()).backward()
+    assert all(torch.equal(x, b) for x, b in zip(tensors, before, strict=True))
+
+
+# Inside torch.
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("reentrant", [False, True], ids=["non_reentrant", "reentrant"])
+@pytest.mark.parametrize("seed", [None, 4], ids=["drawn", "pinned"])
+def test_backward_noise_is_forward_noise_under_checkpointing(
+    backend: str, reentrant: bool, seed: int | None, posterior: tuple[Tensor, Tensor]
+) -> None:
+    mu, logvar = posterior
+
+    def function(m: Tensor, v: Tensor) -> Tensor:
+        return reparameterize_kl(m, v, seed=seed, backend=backend).z
+
+    torch.manual_seed(0)
+    z = checkpoint(function, mu, logvar, use_reentrant=reentrant)
+    torch.randn(3)  # Whatever else draws between forward and backward must not matter.
+    expected = (z.detach() - mu.detach()) / 2
+    z.sum().backward()
+    torch.testing.assert_close(logvar.grad, expected, rtol=1e-4, atol=1e-5)
+
+
+@EVERY_BACKEND
+def test_autocast_keeps_the_kl_in_float32(backend: str) -> None:
+    """bfloat16 from a linear layer, float32 from elsewhere: the wider dtype is computed in and returned."""
+    layer, x = torch.nn.Linear(6, 4), torch.randn(8, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        mu, logvar = layer(x), layer(x).float()
+        assert mu.dtype == torch.bfloat16
+        narrow = reparameterize_kl(mu, mu, seed=1, backend=backend)
+        mixed = reparameterize_kl(mu, logvar, seed=1, backend=backend)
+        assert gaussian_kl(mu, logvar, backend=backend).dtype == torch.float32
+    assert (narrow.z.dtype, narrow.kl.dtype) == (torch.bfloat16, torch.float32)
+    assert (mixed.z.dtype, mixed.kl.dtype) == (torch.float32, torch.float32)
+    assert same(mixed, reparameterize_kl(mu.float(), logvar, seed=1, backend=backend))
+    (mixed.z.sum() + mixed.kl.sum() + narrow.kl.sum()).backward()
+    assert layer.weight.grad.dtype == torch.float32 and layer.weight.grad.any()
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("reduction", ["dim", "sample", "none"])
+@pytest.mark.parametrize("source", ["seed", "noise"])
+def test_double_backward_is_right(backend: str, reduction: str, source: str) -> None:
+    g = torch.Generator().manual_seed(0)
+    mu, logvar, noise = (torch.randn(3, 2, dtype=torch.float64, generator=g) for _ in range(3))
+    given: Any = {"noise": noise} if source == "noise" else {"seed": 2}
+    inputs = mu.requires_grad_(), logvar.requires_grad_()
+    options = {"reduction": reduction, "logvar_range": (-1.0, 1.0), "backend": backend}
+    assert torch.autograd.gradgradcheck(lambda m, v: reparameterize_kl(m, v, **given, **options), inputs)
+    assert torch.autograd.gradgradcheck(lambda m, v: gaussian_kl(m, v, **options), inputs)
+    assert torch.autograd.gradgradcheck(lambda m, v: reparameterize(m, v, backend=backend, **given), inputs)
+
+
+@EVERY_BACKEND
+def test_second_order_terms_do_not_vanish_silently(backend: str) -> None:
+    """A detached first gradient would turn a gradient penalty into a constant."""
+    mu, logvar = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3)
+    kl = gaussian_kl(mu, logvar, reduction="sum", backend=backend)
+    (gradient,) = torch.autograd.grad(kl, mu, create_graph=True)
+    (gradient.pow(2).sum() + mu.sum()).backward()
+    torch.testing.assert_close(mu.grad, 1 + 2 * mu.detach())
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("transform", ["vmap", "grad", "jvp", "forward_ad"])
+def test_functional_transforms_are_right_or_refused(backend: str, transform: str) -> None:
+    """A transform that went wrong silently is worse than one that raises."""
+    mu, logvar = torch.randn(4, 3), torch.randn(4, 3)
+
+    def function(m: Tensor) -> Tensor:
+        return gaussian_kl(
+            m, logvar[: m.shape[0]] if m.dim() == 2 else logvar[0], reduction="sum", backend=backend
+        )
+
+    def run() -> Tensor:
+        if transform == "vmap":
+            return torch.func.vmap(lambda m, v: gaussian_kl(m, v, reduction="none", backend=backend))(
+                mu, logvar
+            )
+        if transform == "grad":
+            return torch.func.grad(function)(mu)
+        if transform == "jvp":
+            return torch.func.jvp(function, (mu,), (torch.ones_like(mu),))[1]
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(mu, torch.ones_like(mu))
+            return torch.autograd.forward_ad.unpack_dual(function(dual)).tangent
+
+    right = {"vmap": gaussian_kl(mu, logvar, reduction="none"), "grad": mu}.get(transform, mu.sum())
+    try:
+        actual = run()
+    except (RuntimeError, NotImplementedError) as refusal:
+        assert "functorch" in str(refusal) or "jvp" in str(refusal) or "forward" in str(refusal)
+    else:
+        torch.testing.assert_close(actual, right)
+
+
+@EVERY_BACKEND
+def test_batched_gradients_are_each_gradient(backend: str) -> None:
+    """torch.autograd.functional.jacobian(vectorize=True) runs the backward operator under vmap."""
+    mu, logvar = torch.randn(4, 3), torch.randn(4, 3)
+
+    def function(m: Tensor, v: Tensor) -> Any:
+        return tuple(reparameterize_kl(m, v, seed=1, reduction="sample", backend=backend))
+
+    one_by_one = torch.autograd.functional.jacobian(function, (mu, logvar))
+    at_once = torch.autograd.functional.jacobian(function, (mu, logvar), vectorize=True)
+    for a, b in zip(at_once, one_by_one, strict=True):
+        for x, y in zip(a, b, strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-6, atol=1e-6)
+
+
+@EVERY_BACKEND
+def test_concurrent_threads_get_the_bits_of_one(backend: str) -> None:
+    """State shared between calls, such as a scratch buffer, shows when Python threads call at once."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    x = torch.randn(512, 37)
+
+    def call(seed: int) -> LatentSample:
+        return reparameterize_kl(x, x, seed=seed, reduction="sample", backend=backend)
+
+    alone = [call(seed) for seed in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        for seed, together in enumerate(pool.map(call, range(8))):
+            assert same(together, alone[seed])
+
+
+def test_meta_tensors_give_meta_results() -> None:
+    """Shapes without data: how large models are set up."""
+    mu = torch.empty(6, 4, device="meta")
+    z, kl = reparameterize_kl(mu, mu, reduction="sample")
+    assert z.device.type == kl.device.type == "meta"
+    assert z.shape == (6, 4) and kl.shape == (6,)
+
+
+# torch.compile. The captured graph runs as it is except where generated code is the point.
+
+NEEDS_COMPILER = pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+
+
+@pytest.fixture
+def fresh_dynamo() -> Any:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def everything(
+    mu: Tensor, logvar: Tensor, backend: str, seed: int | Tensor | None, first_row: int = 0
+) -> tuple[Tensor, ...]:
+    z, kl = reparameterize_kl(
+        mu * 1, logvar * 1, reduction="sample", seed=seed, first_row=first_row, backend=backend
+    )
+    other = reparameterize(mu, logvar, seed=seed, logvar_range=(-1, 1), first_row=first_row, backend=backend)
+    return z, kl, other, gaussian_kl(mu, logvar, backend=backend)
+
+
+def assert_compiled_is_eager(
+    compiled: Any, rows: int, backend: str, seed: int | Tensor, first_row: int
+) -> None:
+    mu, logvar = (torch.randn(rows, 6, requires_grad=True) for _ in range(2))
+    found = []
+    for function in (everything, compiled):
+        outputs = function(mu, logvar, backend, seed, first_row)
+        grads = torch.autograd.grad([x.sum() for x in outputs], [mu, logvar])
+        found.append((*outputs, *grads))
+    for eager, other in zip(*found, strict=True):
+        assert torch.equal(eager, other)
+
+
+@NEEDS_COMPILER
+@EVERY_BACKEND
+def test_compiled_gives_the_bits_of_eager(backend: str, fresh_dynamo: Any) -> None:
+    """torch.compile(fullgraph=True) with generated code, forward and backward, one shape."""
+    compiled = torch.compile(everything, fullgraph=True)
+    assert_compiled_is_eager(compiled, 8, backend, 5, 0)
+
+
+@EVERY_BACKEND
+def test_compiled_dynamic_shapes_give_the_bits_of_eager(backend: str, fresh_dynamo: Any) -> None:
+    """One graph for all batch sizes: recompiling for each would reach the limit and, with fullgraph, fail."""
+    compiled = torch.compile(everything, fullgraph=True, dynamic=True, backend="aot_eager")
+    for rows in (8, 3, 21, 64):
+        assert_compiled_is_eager(compiled, rows, backend, torch.tensor([5, rows]), 0)
+
+
+@pytest.mark.parametrize("backend", available_backends("cpp"))
+@pytest.mark.parametrize("varies", ["seed", "first_row", "seed tensor"])
+def test_compiled_takes_a_new_seed_or_row_every_step(backend: str, varies: str, fresh_dynamo: Any) -> None:
+    """More values than torch recompiles for."""
+    compiled = torch.compile(everything, fullgraph=True, backend="aot_eager")
+    for step in range(torch._dynamo.config.recompile_limit + 3):
+        seed = {"seed": step * 1000 + 7, "first_row": 5, "seed tensor": torch.tensor([step, 3])}[varies]
+        assert_compiled_is_eager(compiled, 8, backend, seed, 8 * step if varies == "first_row" else 0)
+
+
+@NEEDS_COMPILER
+@EVERY_BACKEND
+def test_compiled_draws_anew_under_torch_manual_seed(
+    backend: str, fresh_dynamo: Any, posterior: tuple[Tensor, Tensor]
+) -> None:
+    """A seed frozen into the graph would give every step the same noise."""
+
+    @torch.compile(fullgraph=True)
+    def function(m: Tensor, v: Tensor) -> Tensor:
+        return reparameterize(m, v, backend=backend)
+
+    torch.manual_seed(0)
+    first, second = function(*posterior), function(*posterior)
+    torch.manual_seed(0)
+    assert torch.equal(function(*posterior), first)
+    assert not torch.equal(first, second)
+    assert_gradient_belongs_to_z(second, *posterior)
+
+
+def test_a_module_that_holds_the_op_can_be_exported(posterior: tuple[Tensor, Tensor]) -> None:
+    """torch.export keeps the operator whole, for any batch size."""
+
+    class Module(torch.nn.Module):
+        def forward(self, mu: Tensor, logvar: Tensor) -> Tensor:
+            return gaussian_kl(mu, logvar, reduction="sample", backend="reference")
+
+    batch = torch.export.Dim("batch", min=2)
+    program = torch.export.export(Module(), posterior, dynamic_shapes=({0: batch}, {0: batch}))
+    x = torch.randn(31, 5)
+    torch.testing.assert_close(program.module()(x, x), gaussian_kl(x, x, reduction="sample"))
