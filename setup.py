@@ -22,10 +22,8 @@ CUDA = Extension(f"{PACKAGE}._C_cuda", sources=[], optional=True)
 
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # torch 2.11 and every later one
 # Bits are part of the contract: nothing is fused that the source does not fuse, nothing is reordered.
-CXX_FLAGS = (
-    "-std=c++17 -O3 -fPIC -fvisibility=hidden -Wall -Wextra -ffp-contract=off -fno-math-errno -fno-trapping-math"
-)
-# Long chains of dependent operations: interleaving them before registers are given out is worth 10% to 25% (g++ 12, Zen 3).
+CXX_FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -Wall -Wextra -ffp-contract=off -fno-math-errno -fno-trapping-math"
+# Interleaving the kernels' long chains of dependent operations is worth 10% to 25% (g++ 12, Zen 3).
 KERNEL_FLAGS = f"{CXX_FLAGS} -fschedule-insns -fsched-pressure"
 INSTRUCTION_SETS = {
     "avx2": "-mavx2 -mfma",
@@ -35,7 +33,7 @@ NVCC_FLAGS = "-std=c++17 -O3 --fmad=false -Xcompiler=-fPIC,-fvisibility=hidden"
 CUDA_ARCHS = "8.0;9.0+PTX"  # unless TORCH_CUDA_ARCH_LIST says otherwise, in the same form
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """A library cannot be built here; the message says why."""
 
 
@@ -44,7 +42,7 @@ def find_tool(variable: str, *names: str) -> str:
     for name in candidates:
         if found := shutil.which(name):
             return found
-    raise Unavailable(f"{' or '.join(candidates)} was not found at install time")
+    raise UnavailableError(f"{' or '.join(candidates)} was not found at install time")
 
 
 def find_nvcc() -> Path:
@@ -53,7 +51,7 @@ def find_nvcc() -> Path:
             return nvcc
     if found := shutil.which("nvcc"):
         return Path(found)
-    raise Unavailable("nvcc was not found at install time")
+    raise UnavailableError("nvcc was not found at install time")
 
 
 def torch_paths() -> tuple[list[str], Path]:
@@ -61,7 +59,9 @@ def torch_paths() -> tuple[list[str], Path]:
         import torch
         from torch.utils.cpp_extension import include_paths
     except ImportError:
-        raise Unavailable("torch was not importable at install time: use pip's --no-build-isolation") from None
+        raise UnavailableError(
+            "torch was not importable at install time: use pip's --no-build-isolation"
+        ) from None
     return [f"-isystem {p}" for p in include_paths()], Path(torch.__file__).parent / "lib"
 
 
@@ -74,7 +74,14 @@ class NinjaFile:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.lines = ["rule run", "  command = $cmd", "  depfile = $dep", "  deps = gcc", "rule link", "  command = $cmd"]
+        self.lines = [
+            "rule run",
+            "  command = $cmd",
+            "  depfile = $dep",
+            "  deps = gcc",
+            "rule link",
+            "  command = $cmd",
+        ]
 
     def compile(self, compiler: str, source: str, flags: str, name: str) -> str:
         output = self.folder / name
@@ -100,15 +107,19 @@ class NinjaFile:
         done = subprocess.run([ninja, "-C", str(self.folder)], text=True, capture_output=True)
         if done.returncode:
             print(done.stdout, done.stderr)
-            error = next((line for line in done.stdout.splitlines() if "error" in line), "see the build's output")
-            raise Unavailable(f"the compiler failed: {error.strip()}")
+            error = next(
+                (line for line in done.stdout.splitlines() if "error" in line), "see the build's output"
+            )
+            raise UnavailableError(f"the compiler failed: {error.strip()}")
 
 
 def build_cpp(output: Path, folder: Path) -> None:
     cxx = find_tool("CXX", "c++", "g++", "clang++")
     includes, torch_lib = torch_paths()
     ninja = NinjaFile(folder)
-    objects = [ninja.compile(cxx, "csrc/cpu/latent.cpp", f"{KERNEL_FLAGS} -DBVF_ISA=baseline", "latent_baseline.o")]
+    objects = [
+        ninja.compile(cxx, "csrc/cpu/latent.cpp", f"{KERNEL_FLAGS} -DBVF_ISA=baseline", "latent_baseline.o")
+    ]
     if platform.machine() in ("x86_64", "AMD64"):
         for name, flags in INSTRUCTION_SETS.items():
             isa = f"{KERNEL_FLAGS} {flags} -DBVF_ISA={name}"
@@ -146,11 +157,21 @@ def build_cuda(output: Path, folder: Path) -> None:
     if not (torch_lib / "libtorch_cuda.so").exists():
         # A CPU build of torch lacks the library that the CUDA one will bring: an empty one of that name stands in while
         # linking.
-        stub = [cxx, "-shared", "-Wl,-soname,libtorch_cuda.so", "-o", str(folder / "libtorch_cuda.so"), "-xc++", "/dev/null"]
+        stub = [
+            cxx,
+            "-shared",
+            "-Wl,-soname,libtorch_cuda.so",
+            "-o",
+            str(folder / "libtorch_cuda.so"),
+            "-xc++",
+            "/dev/null",
+        ]
         if subprocess.run(stub, capture_output=True).returncode:
-            raise Unavailable("a stand-in for libtorch_cuda.so could not be linked")
+            raise UnavailableError("a stand-in for libtorch_cuda.so could not be linked")
     libraries = f"-L{torch_lib} -L{folder} -Wl,--no-as-needed -ltorch_cpu -ltorch_cuda"
-    cudart = next(p for p in (nvcc.resolve().parent.parent / "lib64", Path("/usr/lib/x86_64-linux-gnu")) if p.exists())
+    cudart = next(
+        p for p in (nvcc.resolve().parent.parent / "lib64", Path("/usr/lib/x86_64-linux-gnu")) if p.exists()
+    )
     ninja.link(cxx, objects, f"{libraries} -L{cudart} -lcudart_static -ldl -lrt -lpthread", output)
     ninja.run()
 
@@ -179,9 +200,9 @@ class BuildExtensions(build_ext):
         output.unlink(missing_ok=True)
         try:
             if wish == "0":
-                raise Unavailable(f"{variable}=0 at install time")
+                raise UnavailableError(f"{variable}=0 at install time")
             build(output, (Path(self.build_temp) / ext.name).resolve())
-        except Unavailable as why:
+        except UnavailableError as why:
             if wish == "1":
                 raise RuntimeError(f"{ext.name} cannot be built, and {variable}=1: {why}") from None
             self.left_out[ext.name] = str(why)

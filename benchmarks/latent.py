@@ -70,7 +70,7 @@ def _compile(mode: str | None) -> Forward:
 
     def replay(inputs: tuple[Tensor, ...], noise: Tensor | None) -> Outputs:
         """These modes replay CUDA graphs, which reuse the last step's outputs: say that a new one begins."""
-        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        torch.compiler.cudagraph_mark_step_begin()
         return compiled(inputs, noise)
 
     return replay

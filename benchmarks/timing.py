@@ -104,7 +104,7 @@ class CudaClock:
         torch.cuda.synchronize()
 
     def __call__(self, work: Callable[[], None]) -> float:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         self.scratch.zero_()
         start.record()
         work()

@@ -20,8 +20,6 @@ _FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _ANY_LOGVAR = (-math.inf, math.inf)
 
 
-
-
 class LatentSample(NamedTuple):
     """A reparameterised sample and the KL of the posterior it came from."""
 
@@ -77,10 +75,10 @@ def reparameterize_kl(
     mu, logvar = _check_posterior("reparameterize_kl", mu, logvar)
     mode = _check_reduction("reparameterize_kl", reduction)
     low, high = _check_range("reparameterize_kl", logvar_range)
-    backend = _choose("reparameterize_kl", mu, backend)
+    chosen = _choose("reparameterize_kl", mu, backend)
     rng = _check_noise("reparameterize_kl", mu, seed, generator, noise, first_row)
     settings = (first_row, low, high, mode)
-    return LatentSample(*LatentForward.apply(mu, logvar, rng, noise, settings, backend))
+    return LatentSample(*LatentForward.apply(mu, logvar, rng, noise, settings, chosen))
 
 
 def reparameterize(
@@ -106,10 +104,10 @@ def reparameterize(
     """
     mu, logvar = _check_posterior("reparameterize", mu, logvar)
     low, high = _check_range("reparameterize", logvar_range)
-    backend = _choose("reparameterize", mu, backend)
+    chosen = _choose("reparameterize", mu, backend)
     rng = _check_noise("reparameterize", mu, seed, generator, noise, first_row)
     settings = (first_row, low, high, REDUCTIONS["none"])
-    return LatentSampleFunction.apply(mu, logvar, rng, noise, settings, backend)
+    return LatentSampleFunction.apply(mu, logvar, rng, noise, settings, chosen)
 
 
 def gaussian_kl(
@@ -148,8 +146,8 @@ def gaussian_kl(
     mu, logvar = _check_posterior("gaussian_kl", mu, logvar)
     mode = _check_reduction("gaussian_kl", reduction)
     low, high = _check_range("gaussian_kl", logvar_range)
-    backend = _choose("gaussian_kl", mu, backend)
-    return LatentKl.apply(mu, logvar, None, None, (0, low, high, mode), backend)
+    chosen = _choose("gaussian_kl", mu, backend)
+    return LatentKl.apply(mu, logvar, None, None, (0, low, high, mode), chosen)
 
 
 def _check_posterior(caller: str, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,7 +157,9 @@ def _check_posterior(caller: str, mu: Tensor, logvar: Tensor) -> tuple[Tensor, T
         if x.dtype not in _FLOATING:
             raise TypeError(f"{caller}: {name} must be float16, bfloat16, float32 or float64, got {x.dtype}")
         if x.layout is not torch.strided or x.is_nested:
-            raise TypeError(f"{caller}: {name} must be a strided tensor, got {'nested' if x.is_nested else x.layout}")
+            raise TypeError(
+                f"{caller}: {name} must be a strided tensor, got {'nested' if x.is_nested else x.layout}"
+            )
     if mu.shape != logvar.shape:
         raise ValueError(
             f"{caller}: mu and logvar must have the same shape, got {tuple(mu.shape)} and {tuple(logvar.shape)}"
@@ -167,10 +167,14 @@ def _check_posterior(caller: str, mu: Tensor, logvar: Tensor) -> tuple[Tensor, T
     if mu.dim() == 0:
         raise ValueError(f"{caller}: mu and logvar must have a batch dimension, got shape ()")
     if mu.device != logvar.device:
-        raise ValueError(f"{caller}: mu and logvar must be on the same device, got {mu.device} and {logvar.device}")
+        raise ValueError(
+            f"{caller}: mu and logvar must be on the same device, got {mu.device} and {logvar.device}"
+        )
     if mu.dtype != logvar.dtype:
         if not torch.is_autocast_enabled(mu.device.type):
-            raise TypeError(f"{caller}: mu and logvar must have the same dtype, got {mu.dtype} and {logvar.dtype}")
+            raise TypeError(
+                f"{caller}: mu and logvar must have the same dtype, got {mu.dtype} and {logvar.dtype}"
+            )
         # Autocast leaves tensors of both kinds about; the wider one loses nothing.
         dtype = torch.promote_types(mu.dtype, logvar.dtype)
         mu, logvar = mu.to(dtype), logvar.to(dtype)
@@ -189,11 +193,15 @@ def _check_range(caller: str, logvar_range: tuple[float, float] | None) -> tuple
     if logvar_range is None:
         return _ANY_LOGVAR
     if not isinstance(logvar_range, (tuple, list)) or len(logvar_range) != 2:
-        raise TypeError(f"{caller}: logvar_range must be a pair (lo, hi) of numbers, got {logvar_range!r:.60}")
+        raise TypeError(
+            f"{caller}: logvar_range must be a pair (lo, hi) of numbers, got {logvar_range!r:.60}"
+        )
     try:
         low, high = map(float, logvar_range)
     except (TypeError, ValueError, OverflowError):
-        raise TypeError(f"{caller}: logvar_range must be a pair (lo, hi) of numbers, got {logvar_range!r:.60}") from None
+        raise TypeError(
+            f"{caller}: logvar_range must be a pair (lo, hi) of numbers, got {logvar_range!r:.60}"
+        ) from None
     if not low <= high:
         raise ValueError(f"{caller}: logvar_range must be (lo, hi) with lo <= hi, got {logvar_range!r:.60}")
     return low, high
@@ -222,7 +230,9 @@ def _check_noise(
     if not isinstance(first_row, int) or isinstance(first_row, bool):
         raise TypeError(f"{caller}: first_row must be an int, got {first_row!r}")
     if first_row < 0 or (first_row + mu.shape[0]) * max(1, mu.shape[1:].numel()) >= 1 << 63:
-        raise ValueError(f"{caller}: first_row must be at least 0 and its elements below 2^63, got {first_row}")
+        raise ValueError(
+            f"{caller}: first_row must be at least 0 and its elements below 2^63, got {first_row}"
+        )
     if (seed is not None) + (generator is not None) + (noise is not None) > 1:
         raise ValueError(
             f"{caller}: give at most one of seed, generator and noise, got"
@@ -232,7 +242,9 @@ def _check_noise(
         if not isinstance(noise, Tensor):
             raise TypeError(f"{caller}: noise must be a Tensor, got {type(noise).__name__} {noise!r:.60}")
         if noise.dtype != mu.dtype or noise.layout is not torch.strided:
-            raise TypeError(f"{caller}: noise must be strided {mu.dtype} like mu, got {noise.layout} {noise.dtype}")
+            raise TypeError(
+                f"{caller}: noise must be strided {mu.dtype} like mu, got {noise.layout} {noise.dtype}"
+            )
         if noise.shape != mu.shape or noise.device != mu.device:
             raise ValueError(
                 f"{caller}: noise must have mu's shape and device, {tuple(mu.shape)} on {mu.device},"
@@ -258,5 +270,7 @@ def _check_noise(
         if not isinstance(generator, torch.Generator):
             raise TypeError(f"{caller}: generator must be a torch.Generator, got {generator!r:.60}")
         if generator.device != mu.device:
-            raise ValueError(f"{caller}: generator must be on {mu.device} like mu, got one on {generator.device}")
+            raise ValueError(
+                f"{caller}: generator must be on {mu.device} like mu, got one on {generator.device}"
+            )
     return make_rng(mu.device, seed=seed, generator=generator)

@@ -94,15 +94,21 @@ def _choose(backend: str, device: str, dtype: torch.dtype) -> str:
         missing(backend)
         return backend
     if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(map(repr, ('auto', *BACKENDS)))}, got {backend!r}")
+        raise ValueError(
+            f"backend must be one of {', '.join(map(repr, ('auto', *BACKENDS)))}, got {backend!r}"
+        )
     if reason := missing(backend):
         raise RuntimeError(f'backend="{backend}" is not available: {reason}')
     interpreted = backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     runs_on = {"cpp": ("cpu",), "cuda": ("cuda",), "triton": ("cpu", "cuda") if interpreted else ("cuda",)}
     if device not in runs_on.get(backend, (device,)):
-        raise ValueError(f'backend="{backend}" runs on {" and ".join(runs_on[backend])} tensors, got a {device} tensor')
+        raise ValueError(
+            f'backend="{backend}" runs on {" and ".join(runs_on[backend])} tensors, got a {device} tensor'
+        )
     if float64 and backend in ("triton", "cuda"):
-        raise TypeError(f'backend="{backend}" computes in float32: use "reference" for float64 tensors on {device}')
+        raise TypeError(
+            f'backend="{backend}" computes in float32: use "reference" for float64 tensors on {device}'
+        )
     return backend
 
 

@@ -30,7 +30,7 @@ def _backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> tuple[
     # With create_graph=True the gradients are to be differentiated again: the reference, called as plain torch code, is
     # differentiable to any order.
     twice = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    backward = reference.latent_backward if twice else _BACKWARD[ctx.backend]
+    backward: Any = reference.latent_backward if twice else _BACKWARD[ctx.backend]
     grad_mu, grad_logvar = backward(grad_z, grad_kl, *ctx.saved_tensors, *ctx.settings, need_mu, need_logvar)
     return grad_mu if need_mu else None, grad_logvar if need_logvar else None, None, None, None, None
 

@@ -7,6 +7,7 @@ The operators are pure and know nothing of autograd; ``ops/latent.py`` joins the
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,7 +88,7 @@ def _latent_backward(
 
 
 # op -> (signature, fake). A gradient that is not needed comes back with no elements.
-OPS: dict[str, tuple[str, Callable]] = {
+OPS: dict[str, tuple[str, Callable[..., Any]]] = {
     "latent_forward": (
         f"(Tensor mu, Tensor logvar, {_NOISE}, {_RANGE}, int reduction) -> (Tensor z, Tensor kl)",
         _latent_forward,

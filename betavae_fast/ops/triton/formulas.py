@@ -71,8 +71,8 @@ def clamp(x, low, high):
 def spread(v):
     """(σ, ½ expm1(v), ½ (expm1(v) − v)) of v = log σ²: what KL, sample and their gradients need of it.
 
-    All of it comes out of w = exp(½v − n ln 2) − 1, which is relatively accurate where it is small; the last is
-    never negative.
+    All of it comes out of w = exp(½v − n ln 2) − 1, which is relatively accurate where it is small; the
+    last is never negative.
     """
     h = 0.5 * v
     upper = tl.where(h > 89.0, 89.0, h)

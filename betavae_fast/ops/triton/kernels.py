@@ -89,7 +89,7 @@ def latent_forward(
     PACKED: tl.constexpr, FLAT: tl.constexpr, SPLIT: tl.constexpr, WIDE: tl.constexpr,
     UNIT: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """z and the KL: its elements, its rows' sums, or this program's share of its columns' or of the whole sum.
+    """z and the KL: its elements, its rows' sums, or this program's share of the columns' or the whole sum.
 
     z_ptr None leaves out the sample. FINAL: the program's share is all there is.
     """

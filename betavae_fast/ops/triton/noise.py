@@ -35,7 +35,7 @@ _COS1 = tl.constexpr(float.fromhex("-0x1.3bd3a2p+0"))
 
 @triton.jit
 def philox(seed, stream, block):
-    """Philox4x32-10 (Salmon et al. 2011): the four words of each block. All are uint64; seed and stream scalars."""
+    """Philox4x32-10 (Salmon et al. 2011): the four words of each block. All uint64; seed, stream scalar."""
     k0, k1 = seed & 0xFFFFFFFF, seed >> 32
     c0, c1 = block.to(tl.uint32), (block >> 32).to(tl.uint32)
     c2, c3 = stream.to(tl.uint32), (stream >> 32).to(tl.uint32)

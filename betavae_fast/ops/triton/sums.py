@@ -1,4 +1,4 @@
-"""Sums in a fixed order, without atomics: within a tile by row or column, then over what the programs left."""
+"""Sums in a fixed order, without atomics: within a tile by row or column, then over what programs left."""
 
 # mypy: disable-error-code="import-untyped,no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How a batch is cut into tiles, and where a tile's elements lie in memory.
 
-A tile has BLOCK slots and holds either several whole rows or one panel of a row, whichever wastes fewer slots.
+A tile has BLOCK slots and holds either some whole rows or one panel of a row, whichever wastes fewer slots.
 Its first element may stand in the middle of a Philox block: its slots are then shifted by ``phase``, so that
 every fourth slot begins a block.
 """
@@ -136,7 +136,7 @@ def merge(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list[
 
 
 def layout(tensors: Sequence[Tensor], shared: Tensor | None, cut: Tiling) -> Layout | None:
-    """The layout of ``tensors``, of one shape and the first of the inputs' dtype, and of ``shared``, so expanded.
+    """The layout of ``tensors``, of one shape, the first an input, and of ``shared``, expanded to it.
 
     None where more than two strides are needed within a row.
     """
