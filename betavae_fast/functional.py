@@ -225,7 +225,7 @@ def _check_noise(
     first_row: int,
 ) -> Tensor | None:
     """The (seed, stream) pair, or None where ``noise`` is given."""
-    if seed is None and generator is None and noise is None and first_row == 0 and first_row is not False:
+    if seed is None and generator is None and noise is None and type(first_row) is int and first_row == 0:
         return make_rng(mu.device)
     if not isinstance(first_row, int) or isinstance(first_row, bool):
         raise TypeError(f"{caller}: first_row must be an int, got {first_row!r}")

@@ -38,6 +38,13 @@ def empty_kl(mu: Tensor, reduction: int) -> Tensor:
     return mu.new_empty(mu.shape[:1] if reduction == REDUCTIONS["sample"] else (), dtype=dtype)
 
 
+def _check_devices(mu: Tensor, *others: Tensor | None) -> None:
+    """A fake also answers for real tensors mixed with meta ones: it must not pass off unwritten memory as a result."""
+    for x in others:
+        if x is not None and x.device != mu.device:
+            raise RuntimeError(f"all tensors must be on mu's device, {mu.device}, got one on {x.device}")
+
+
 def _latent_forward(
     mu: Tensor,
     logvar: Tensor,
@@ -48,6 +55,7 @@ def _latent_forward(
     logvar_max: float,
     reduction: int,
 ) -> tuple[Tensor, Tensor]:
+    _check_devices(mu, logvar, rng, noise)
     return torch.empty_like(mu), empty_kl(mu, reduction)
 
 
@@ -60,10 +68,12 @@ def _latent_sample(
     logvar_min: float,
     logvar_max: float,
 ) -> Tensor:
+    _check_devices(mu, logvar, rng, noise)
     return torch.empty_like(mu)
 
 
 def _latent_kl(mu: Tensor, logvar: Tensor, logvar_min: float, logvar_max: float, reduction: int) -> Tensor:
+    _check_devices(mu, logvar)
     return empty_kl(mu, reduction)
 
 
@@ -81,6 +91,7 @@ def _latent_backward(
     need_mu: bool,
     need_logvar: bool,
 ) -> tuple[Tensor, Tensor]:
+    _check_devices(mu, logvar, grad_z, grad_kl, rng, noise)
     return (
         torch.empty_like(mu) if need_mu else mu.new_empty(0),
         torch.empty_like(logvar) if need_logvar else logvar.new_empty(0),

@@ -42,7 +42,7 @@ def _kl(mu: Tensor, v: Tensor, reduction: int) -> Tensor:
     if reduction == REDUCTIONS["dim"]:
         kl = kl.mean(0)
     elif reduction == REDUCTIONS["sample"]:
-        kl = kl.flatten(1).sum(1)
+        kl = kl.unsqueeze(-1).flatten(1).sum(1)
     elif reduction == REDUCTIONS["batchmean"]:
         kl = kl.sum() / mu.shape[0]
     elif reduction == REDUCTIONS["sum"]:
