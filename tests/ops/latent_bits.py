@@ -84,6 +84,11 @@ def noise_bits(case: Case, backend: str) -> str:
     return digest(reparameterize_kl(mu, logvar, seed=SEED, first_row=case.first_row, backend=backend).z)
 
 
+def gradients(outputs: tuple[Tensor, ...], mu: Tensor, logvar: Tensor) -> tuple[Tensor, ...]:
+    incoming = [torch.full_like(x, scale) for x, scale in zip(outputs, (0.7, 1.3), strict=True)]
+    return torch.autograd.grad(outputs, [mu, logvar], incoming)
+
+
 def result_bits(case: Case, backend: str, *, as_dense: bool = False, shards: int = 1) -> dict[str, str]:
     """Every result for arbitrary μ and log σ²; as_dense copies them to contiguous tensors first."""
     mu, logvar = case.values()
@@ -91,21 +96,16 @@ def result_bits(case: Case, backend: str, *, as_dense: bool = False, shards: int
         mu, logvar = dense(mu), dense(logvar)
     noise = {"seed": SEED, "backend": backend}
     if shards > 1:
-        rows = torch.arange(case.shape[0]).tensor_split(shards)
-        parts = [
-            reparameterize_kl(
-                mu[r[0] : r[-1] + 1],
-                logvar[r[0] : r[-1] + 1],
-                reduction="sample",
-                first_row=case.first_row + int(r[0]),
-                **noise,
-            )
-            for r in rows
-            if len(r)
-        ]
+        parts = []
+        for rows in torch.arange(case.shape[0]).tensor_split(shards):
+            if len(rows):
+                m, v = (x[rows[0] : rows[-1] + 1].detach().requires_grad_() for x in (mu, logvar))
+                first_row = case.first_row + int(rows[0])
+                outputs = reparameterize_kl(m, v, reduction="sample", first_row=first_row, **noise)
+                parts.append((*outputs, *gradients(outputs, m, v)))
+        kinds = ("z", "kl sample", "grad_mu sample", "grad_logvar sample")
         return {
-            "z": digest(torch.cat([z for z, _ in parts])),
-            "kl sample": digest(torch.cat([k for _, k in parts])),
+            kind: digest(torch.cat(part)) for kind, part in zip(kinds, zip(*parts, strict=True), strict=True)
         }
     bits = {}
     for reduction in REDUCTIONS:
@@ -114,7 +114,7 @@ def result_bits(case: Case, backend: str, *, as_dense: bool = False, shards: int
         bits["z" if reduction == "dim" else f"z {reduction}"] = digest(z)
         bits[f"kl {reduction}"] = digest(kl)
         if reduction in ("dim", "sample"):
-            grads = torch.autograd.grad([z, kl], [m, v], [torch.full_like(z, 0.7), torch.full_like(kl, 1.3)])
+            grads = gradients((z, kl), m, v)
             bits[f"grad_mu {reduction}"], bits[f"grad_logvar {reduction}"] = map(digest, grads)
         bits[f"gaussian_kl {reduction}"] = digest(
             gaussian_kl(mu, logvar, reduction=reduction, backend=backend)
