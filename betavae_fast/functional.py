@@ -241,10 +241,9 @@ def _check_noise(
     if noise is not None:
         if not isinstance(noise, Tensor):
             raise TypeError(f"{caller}: noise must be a Tensor, got {type(noise).__name__} {noise!r:.60}")
-        if noise.dtype != mu.dtype or noise.layout is not torch.strided:
-            raise TypeError(
-                f"{caller}: noise must be strided {mu.dtype} like mu, got {noise.layout} {noise.dtype}"
-            )
+        if noise.dtype != mu.dtype or noise.layout is not torch.strided or noise.is_nested:
+            kind = "nested" if noise.is_nested else noise.layout
+            raise TypeError(f"{caller}: noise must be strided {mu.dtype} like mu, got {kind} {noise.dtype}")
         if noise.shape != mu.shape or noise.device != mu.device:
             raise ValueError(
                 f"{caller}: noise must have mu's shape and device, {tuple(mu.shape)} on {mu.device},"
