@@ -24,6 +24,7 @@ inline T* consecutive(const Problem& p, const View& view, const Tile& tile) {
 // Calls visit(run start in memory, stride, run start in the tile, length) for each run of evenly spaced elements.
 template <class T, class Visit>
 inline void for_each_run(const Problem& p, const View& view, const Tile& tile, Visit visit) {
+  if (T* whole = consecutive<T>(p, view, tile)) return visit(whole, 1, 0, tile.size());
   for (int64_t r = 0; r < tile.rows; ++r) {
     T* row = static_cast<T*>(view.data) + (tile.row + r) * view.row;
     for (int64_t done = 0; done < tile.cols;) {
