@@ -39,14 +39,17 @@ NoiseKey key_of(const Tensor& rng) {
   return {static_cast<uint64_t>(pair[0]), static_cast<uint64_t>(pair[rng.stride(0)])};
 }
 
-void describe(LatentProblem& p, const Tensor& mu, const std::optional<Tensor>& rng, const std::optional<Tensor>& noise,
-              int64_t first_row, double logvar_min, double logvar_max) {
-  STD_TORCH_CHECK(rng.has_value() != noise.has_value(), "exactly one of rng and noise must be given");
+void describe(LatentProblem& p, const Tensor& mu, double logvar_min, double logvar_max) {
   p.dtype = dtype_of(mu);
-  if (rng) p.key = key_of(*rng);
-  p.first_row = first_row;
   p.logvar_min = logvar_min;
   p.logvar_max = logvar_max;
+}
+
+// Where the noise comes from: drawn from rng here, or a view of the tensor given, set with the other views.
+void draw_from(LatentProblem& p, const std::optional<Tensor>& rng, const std::optional<Tensor>& noise, int64_t first_row) {
+  STD_TORCH_CHECK(rng.has_value() != noise.has_value(), "exactly one of rng and noise must be given");
+  if (rng) p.key = key_of(*rng);
+  p.first_row = first_row;
 }
 
 // Fresh memory comes page by page, each cleared by the kernel on first touch: for large results that costs more than the
@@ -63,8 +66,8 @@ Tensor with_huge_pages(Tensor x) {
 }
 
 // Work items are a few thousand elements each: one alone is not worth a second thread.
-template <class Problem, class Kernel>
-void run(const Problem& p, Kernel kernel) {
+template <class Latent, class Kernel>
+void run(const Latent& p, Kernel kernel) {
   const LatentPartition cut(p.rows, p.cols());
   torch::stable::parallel_for(0, cut.items(), 2, [&](int64_t first, int64_t last) { kernel(p, first, last); });
 }
@@ -136,7 +139,8 @@ std::tuple<Tensor, Tensor> latent_forward(const Tensor& mu, const Tensor& logvar
                                           double logvar_max, int64_t reduction) {
   check_inputs(mu, logvar, rng, noise);
   LatentForward p;
-  describe(p, mu, rng, noise, first_row, logvar_min, logvar_max);
+  describe(p, mu, logvar_min, logvar_max);
+  draw_from(p, rng, noise, first_row);
   p.reduction = static_cast<KlReduction>(reduction);
   Tensor z = with_huge_pages(torch::stable::empty_like(mu)), kl = empty_kl(mu, p.reduction);
   forward(p, mu, logvar, noise, &z, &kl);
@@ -147,7 +151,8 @@ Tensor latent_sample(const Tensor& mu, const Tensor& logvar, std::optional<Tenso
                      int64_t first_row, double logvar_min, double logvar_max) {
   check_inputs(mu, logvar, rng, noise);
   LatentForward p;
-  describe(p, mu, rng, noise, first_row, logvar_min, logvar_max);
+  describe(p, mu, logvar_min, logvar_max);
+  draw_from(p, rng, noise, first_row);
   Tensor z = with_huge_pages(torch::stable::empty_like(mu));
   forward(p, mu, logvar, noise, &z, nullptr);
   return z;
@@ -156,9 +161,7 @@ Tensor latent_sample(const Tensor& mu, const Tensor& logvar, std::optional<Tenso
 Tensor latent_kl(const Tensor& mu, const Tensor& logvar, double logvar_min, double logvar_max, int64_t reduction) {
   check_inputs(mu, logvar, std::nullopt, std::nullopt);
   LatentForward p;
-  p.dtype = dtype_of(mu);
-  p.logvar_min = logvar_min;
-  p.logvar_max = logvar_max;
+  describe(p, mu, logvar_min, logvar_max);
   p.reduction = static_cast<KlReduction>(reduction);
   Tensor kl = empty_kl(mu, p.reduction);
   forward(p, mu, logvar, std::nullopt, nullptr, &kl);
@@ -204,10 +207,8 @@ std::tuple<Tensor, Tensor> latent_backward(std::optional<Tensor> grad_z, std::op
     STD_TORCH_CHECK(grad_kl->is_cpu() && grad_kl->scalar_type() == kl_dtype(mu), "grad_kl must be a CPU tensor of the KL's dtype");
   STD_TORCH_CHECK(grad_z || grad_kl, "at least one of grad_z and grad_kl must be given");
   LatentBackward p;
-  if (grad_z)
-    describe(p, mu, rng, noise, first_row, logvar_min, logvar_max);
-  else
-    p.dtype = dtype_of(mu), p.logvar_min = logvar_min, p.logvar_max = logvar_max;
+  describe(p, mu, logvar_min, logvar_max);
+  if (grad_z) draw_from(p, rng, noise, first_row);
   const int64_t none = 0;
   const auto gradient = [&none](const Tensor& x, bool needed) {
     return needed ? with_huge_pages(torch::stable::empty_like(x)) : torch::stable::new_empty(x, Sizes(&none, 1));

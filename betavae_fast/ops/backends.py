@@ -57,7 +57,6 @@ def _load_library(path: Path, what: str, remedy: str) -> str:
 def missing(backend: str) -> str:
     """Why ``backend`` cannot be used here and what would bring it, or "" if it can; loads it."""
     if backend == "reference":
-        importlib.import_module("betavae_fast.ops.reference.latent")
         return ""
     if backend == "cpp":
         return _load_library(_CPP, "the C++ extension", "Install a C++17 compiler and reinstall.")
@@ -90,9 +89,7 @@ def _choose(backend: str, device: str, dtype: torch.dtype) -> str:
     float64 = dtype == torch.float64
     if backend == "auto":
         candidates = {"cpu": ("cpp",), "cuda": () if float64 else ("cuda", "triton")}.get(device, ())
-        backend = next((b for b in candidates if not missing(b)), "reference")
-        missing(backend)
-        return backend
+        return next((b for b in candidates if not missing(b)), "reference")
     if backend not in BACKENDS:
         raise ValueError(
             f"backend must be one of {', '.join(map(repr, ('auto', *BACKENDS)))}, got {backend!r}"

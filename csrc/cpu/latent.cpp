@@ -192,8 +192,9 @@ void backward_item(const LatentBackward& p, const LatentPartition& cut, int64_t 
     const Real* eps = nullptr;
     const Real* grad_z = nullptr;
     if constexpr (has_grad_z) {
-      eps = noise.tile(tile);
       grad_z = load<T>(p, p.grad_z, tile, grad_z_buffer);
+      // Only the gradient of log sigma^2 meets the noise: where it is not wanted, any numbers serve.
+      eps = p.grad_logvar.data ? noise.tile(tile) : grad_z;
     }
     if constexpr (has_grad_kl) {
       // A gradient per dim, or one for all, is the same in every tile of the item.

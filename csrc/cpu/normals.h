@@ -48,7 +48,7 @@ struct KeySchedule {
 
   explicit KeySchedule(NoiseKey key) : stream_low(U64{} + key.stream), stream_high(U64{} + (key.stream >> 32)) {
     uint32_t seed_low = static_cast<uint32_t>(key.seed), seed_high = static_cast<uint32_t>(key.seed >> 32);
-    for (int round = 0; round < 10; ++round, seed_low += 0x9E3779B9u, seed_high += 0xBB67AE85u) {
+    for (int round = 0; round < 10; ++round, seed_low += philox_weyl0, seed_high += philox_weyl1) {
       k0[round] = U64{} + seed_low;
       k1[round] = U64{} + seed_high;
     }
@@ -57,7 +57,7 @@ struct KeySchedule {
 
 BVF_INLINE void philox_blocks(const KeySchedule& key, uint64_t block, uint32_t* w0, uint32_t* w1, uint32_t* w2,
                               uint32_t* w3) {
-  const U64 multiplier0 = U64{} + 0xD2511F53u, multiplier1 = U64{} + 0xCD9E8D57u;
+  const U64 multiplier0 = U64{} + philox_multiplier0, multiplier1 = U64{} + philox_multiplier1;
   // store_low() takes lanes two by two from the vectors of a pair in turn: 0 1 4 5 ... lie in the one, 2 3 6 7 ... in the
   // other.
   U64 first = U64{} + block;

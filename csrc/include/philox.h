@@ -15,9 +15,10 @@ struct NoiseKey {
   uint64_t seed, stream;
 };
 
+constexpr uint32_t philox_multiplier0 = 0xD2511F53u, philox_multiplier1 = 0xCD9E8D57u;
+constexpr uint32_t philox_weyl0 = 0x9E3779B9u, philox_weyl1 = 0xBB67AE85u;
+
 BVF_INLINE Words philox(NoiseKey key, uint64_t block) {
-  constexpr uint32_t multiplier0 = 0xD2511F53u, multiplier1 = 0xCD9E8D57u;
-  constexpr uint32_t weyl0 = 0x9E3779B9u, weyl1 = 0xBB67AE85u;
   uint32_t c0 = static_cast<uint32_t>(block), c1 = static_cast<uint32_t>(block >> 32);
   uint32_t c2 = static_cast<uint32_t>(key.stream), c3 = static_cast<uint32_t>(key.stream >> 32);
   uint32_t k0 = static_cast<uint32_t>(key.seed), k1 = static_cast<uint32_t>(key.seed >> 32);
@@ -27,13 +28,13 @@ BVF_INLINE Words philox(NoiseKey key, uint64_t block) {
 #pragma GCC unroll 10
 #endif
   for (int round = 0; round < 10; ++round) {
-    const uint64_t product0 = wide_product(multiplier0, c0), product1 = wide_product(multiplier1, c2);
+    const uint64_t product0 = wide_product(philox_multiplier0, c0), product1 = wide_product(philox_multiplier1, c2);
     c0 = static_cast<uint32_t>(product1 >> 32) ^ c1 ^ k0;
     c1 = static_cast<uint32_t>(product1);
     c2 = static_cast<uint32_t>(product0 >> 32) ^ c3 ^ k1;
     c3 = static_cast<uint32_t>(product0);
-    k0 += weyl0;
-    k1 += weyl1;
+    k0 += philox_weyl0;
+    k1 += philox_weyl1;
   }
   return {c0, c1, c2, c3};
 }
