@@ -1,6 +1,15 @@
 """β-VAEs, and every model with a diagonal-Gaussian bottleneck: fused kernels, the same noise everywhere."""
 
-from betavae_fast.functional import LatentSample, gaussian_kl, reparameterize, reparameterize_kl
+from betavae_fast.functional import (
+    LatentSample,
+    PackedBits,
+    bernoulli_nll,
+    gaussian_kl,
+    gaussian_nll,
+    laplace_nll,
+    reparameterize,
+    reparameterize_kl,
+)
 from betavae_fast.nn import BetaVAE, BetaVAELoss, GaussianLatent
 
 __version__ = "0.1.0"
@@ -10,7 +19,11 @@ __all__ = [
     "BetaVAELoss",
     "GaussianLatent",
     "LatentSample",
+    "PackedBits",
+    "bernoulli_nll",
     "gaussian_kl",
+    "gaussian_nll",
+    "laplace_nll",
     "reparameterize",
     "reparameterize_kl",
 ]

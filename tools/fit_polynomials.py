@@ -1,4 +1,4 @@
-"""Derives the polynomial coefficients of csrc/include/normal.h, csrc/include/latent.h and betavae_fast/noise.py.
+"""Derives the polynomial coefficients of csrc/include/{normal,exponential,likelihood}.h and betavae_fast/noise.py.
 
 Minimax fits by linear programming: min e subject to |p(x) - f(x)| w(x) <= e on a Chebyshev grid. Needs scipy.
 
@@ -57,6 +57,10 @@ def main() -> None:
     r = chebyshev_grid(-np.log(2) / 2, np.log(2) / 2)
     q = np.where(np.abs(r) < 1e-3, 0.5 + r / 6 + r**2 / 24, (np.expm1(r) - r) / r**2)
     show("(e^r - 1 - r) / r^2", *minimax([0, 1, 2, 3, 4], r, q, 1 / q))
+
+    # The constant term is 1: what is fitted is what comes after it.
+    e = chebyshev_grid(1e-4, 1.0)
+    show("log1p(e) / e - 1", *minimax([1, 2, 3, 4, 5, 6, 7, 8], e, np.log1p(e) / e - 1, e / np.log1p(e)))
 
 
 if __name__ == "__main__":

@@ -10,16 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from betavae_fast.ops.handles import handles
 from betavae_fast.ops.reference import latent as reference
-from betavae_fast.ops.schemas import BACKENDS, NAMESPACE
-
-
-def _handles(op: str) -> dict[str, Any]:
-    return {b: getattr(getattr(torch.ops, NAMESPACE), f"{op}_{b}").default for b in BACKENDS}
-
 
 _FORWARD, _SAMPLE, _KL, _BACKWARD = map(
-    _handles, ("latent_forward", "latent_sample", "latent_kl", "latent_backward")
+    handles, ("latent_forward", "latent_sample", "latent_kl", "latent_backward")
 )
 
 

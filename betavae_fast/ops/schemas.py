@@ -1,6 +1,7 @@
 """What every operator takes and returns: one schema and one fake an op, registered once for each backend.
 
-The operators are pure and know nothing of autograd; ``ops/latent.py`` joins them to it. An implementation is reached as
+The operators are pure (but for ``likelihood_finish``, which says what it writes) and know nothing of autograd;
+``ops/latent.py`` and ``ops/likelihood.py`` join them to it. An implementation is reached as
 ``torch.ops.betavae_fast.<op>_<backend>.default``; the backend's own module (or compiled library) provides it.
 """
 
@@ -15,8 +16,9 @@ from torch import Tensor
 NAMESPACE = "betavae_fast"
 BACKENDS = ("reference", "cpp", "triton", "cuda")
 
-# KL reductions, as the operators take them.
+# Reductions and likelihoods, as the operators take them.
 REDUCTIONS = {"none": 0, "dim": 1, "sample": 2, "batchmean": 3, "sum": 4}
+LIKELIHOODS = {"bernoulli": 0, "gaussian": 1, "laplace": 2}
 
 # rng is (seed, stream), int64[2] on the inputs' device; noise, where given, stands in its place.
 _NOISE = "Tensor? rng, Tensor? noise, SymInt first_row"
@@ -42,7 +44,7 @@ def _check_devices(mu: Tensor, *others: Tensor | None) -> None:
     """A fake also answers for real tensors mixed with meta ones: it must not pass off unwritten memory as a result."""
     for x in others:
         if x is not None and x.device != mu.device:
-            raise RuntimeError(f"all tensors must be on mu's device, {mu.device}, got one on {x.device}")
+            raise RuntimeError(f"all tensors must be on one device, {mu.device}, got one on {x.device}")
 
 
 def _latent_forward(
@@ -98,6 +100,52 @@ def _latent_backward(
     )
 
 
+def empty_nll(decoded: Tensor, reduction: int) -> Tensor:
+    """An uninitialised NLL of ``decoded``'s shape reduced; unreduced, it lies in memory as ``decoded`` does."""
+    return empty_kl(decoded, reduction)
+
+
+def _likelihood_forward(
+    decoded: Tensor,
+    target: Tensor,
+    packed: bool,
+    likelihood: int,
+    scale: float,
+    reduction: int,
+    need_grad: bool,
+) -> tuple[Tensor, Tensor]:
+    _check_devices(decoded, target)
+    return empty_nll(decoded, reduction), (torch.empty_like(decoded) if need_grad else decoded.new_empty(0))
+
+
+def _likelihood_backward(
+    grad_nll: Tensor,
+    decoded: Tensor,
+    target: Tensor,
+    packed: bool,
+    likelihood: int,
+    scale: float,
+    reduction: int,
+) -> Tensor:
+    _check_devices(decoded, target, grad_nll)
+    return torch.empty_like(decoded)
+
+
+def _likelihood_finish(
+    grad: Tensor,
+    grad_nll: Tensor,
+    decoded: Tensor,
+    target: Tensor,
+    packed: bool,
+    likelihood: int,
+    scale: float,
+    reduction: int,
+) -> None:
+    _check_devices(decoded, target, grad_nll, grad)
+
+
+_PIXELS = "Tensor decoded, Tensor target, bool packed, int likelihood, float scale, int reduction"
+
 # op -> (signature, fake). A gradient that is not needed comes back with no elements.
 OPS: dict[str, tuple[str, Callable[..., Any]]] = {
     "latent_forward": (
@@ -111,6 +159,12 @@ OPS: dict[str, tuple[str, Callable[..., Any]]] = {
         " bool need_mu, bool need_logvar) -> (Tensor grad_mu, Tensor grad_logvar)",
         _latent_backward,
     ),
+    # grad: decoded's gradient if the NLL's own is 1 (for "batchmean" and "sum").
+    "likelihood_forward": (f"({_PIXELS}, bool need_grad) -> (Tensor nll, Tensor grad)", _likelihood_forward),
+    "likelihood_backward": (f"(Tensor grad_nll, {_PIXELS}) -> Tensor", _likelihood_backward),
+    # grad comes as likelihood_forward left it and leaves as likelihood_backward's; where grad_nll is 1, which only the
+    # device knows, that is nothing to do.
+    "likelihood_finish": (f"(Tensor(a!) grad, Tensor grad_nll, {_PIXELS}) -> ()", _likelihood_finish),
 }
 
 library = torch.library.Library(NAMESPACE, "DEF")

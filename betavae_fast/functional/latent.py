@@ -1,22 +1,20 @@
-"""What users call: check, choose a backend, hand on."""
+"""The latent op as users call it."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from betavae_fast.functional.checks import FLOATING, Reduction, check_reduction, check_tensor, choose_backend
 from betavae_fast.noise import make_rng
-from betavae_fast.ops.backends import Backend, choose
+from betavae_fast.ops.backends import Backend
 from betavae_fast.ops.latent import LatentForward, LatentKl
 from betavae_fast.ops.latent import LatentSample as LatentSampleFunction
 from betavae_fast.ops.schemas import REDUCTIONS
 
-Reduction = Literal["dim", "sample", "batchmean", "sum", "none"]
-
-_FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _ANY_LOGVAR = (-math.inf, math.inf)
 
 
@@ -73,9 +71,9 @@ def reparameterize_kl(
     (torch.Size([64, 10]), torch.Size([10]), tensor(0.))
     """
     mu, logvar = _check_posterior("reparameterize_kl", mu, logvar)
-    mode = _check_reduction("reparameterize_kl", reduction)
+    mode = check_reduction("reparameterize_kl", reduction, REDUCTIONS)
     low, high = _check_range("reparameterize_kl", logvar_range)
-    chosen = _choose("reparameterize_kl", mu, backend)
+    chosen = choose_backend("reparameterize_kl", mu, backend)
     rng = _check_noise("reparameterize_kl", mu, seed, generator, noise, first_row)
     settings = (first_row, low, high, mode)
     return LatentSample(*LatentForward.apply(mu, logvar, rng, noise, settings, chosen))
@@ -104,7 +102,7 @@ def reparameterize(
     """
     mu, logvar = _check_posterior("reparameterize", mu, logvar)
     low, high = _check_range("reparameterize", logvar_range)
-    chosen = _choose("reparameterize", mu, backend)
+    chosen = choose_backend("reparameterize", mu, backend)
     rng = _check_noise("reparameterize", mu, seed, generator, noise, first_row)
     settings = (first_row, low, high, REDUCTIONS["none"])
     return LatentSampleFunction.apply(mu, logvar, rng, noise, settings, chosen)
@@ -144,22 +142,15 @@ def gaussian_kl(
     tensor(1.5000)
     """
     mu, logvar = _check_posterior("gaussian_kl", mu, logvar)
-    mode = _check_reduction("gaussian_kl", reduction)
+    mode = check_reduction("gaussian_kl", reduction, REDUCTIONS)
     low, high = _check_range("gaussian_kl", logvar_range)
-    chosen = _choose("gaussian_kl", mu, backend)
+    chosen = choose_backend("gaussian_kl", mu, backend)
     return LatentKl.apply(mu, logvar, None, None, (0, low, high, mode), chosen)
 
 
 def _check_posterior(caller: str, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
     for name, x in (("mu", mu), ("logvar", logvar)):
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{caller}: {name} must be a Tensor, got {type(x).__name__} {x!r:.60}")
-        if x.dtype not in _FLOATING:
-            raise TypeError(f"{caller}: {name} must be float16, bfloat16, float32 or float64, got {x.dtype}")
-        if x.layout is not torch.strided or x.is_nested:
-            raise TypeError(
-                f"{caller}: {name} must be a strided tensor, got {'nested' if x.is_nested else x.layout}"
-            )
+        check_tensor(caller, name, x, FLOATING)
     if mu.shape != logvar.shape:
         raise ValueError(
             f"{caller}: mu and logvar must have the same shape, got {tuple(mu.shape)} and {tuple(logvar.shape)}"
@@ -181,14 +172,6 @@ def _check_posterior(caller: str, mu: Tensor, logvar: Tensor) -> tuple[Tensor, T
     return mu, logvar
 
 
-def _check_reduction(caller: str, reduction: str) -> int:
-    try:
-        return REDUCTIONS[reduction]
-    except (KeyError, TypeError):
-        names = ", ".join(map(repr, REDUCTIONS))
-        raise ValueError(f"{caller}: reduction must be one of {names}, got {reduction!r}") from None
-
-
 def _check_range(caller: str, logvar_range: tuple[float, float] | None) -> tuple[float, float]:
     if logvar_range is None:
         return _ANY_LOGVAR
@@ -205,15 +188,6 @@ def _check_range(caller: str, logvar_range: tuple[float, float] | None) -> tuple
     if not low <= high:
         raise ValueError(f"{caller}: logvar_range must be (lo, hi) with lo <= hi, got {logvar_range!r:.60}")
     return low, high
-
-
-def _choose(caller: str, mu: Tensor, backend: Backend) -> str:
-    if not isinstance(backend, str):
-        raise TypeError(f"{caller}: backend must be a string, got {backend!r}")
-    try:
-        return choose(backend, mu.device.type, mu.dtype)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise type(error)(f"{caller}: {error}") from None
 
 
 def _check_noise(

@@ -1,0 +1,24 @@
+"""What users call: check, choose a backend, hand on."""
+
+from betavae_fast.functional.checks import Reduction
+from betavae_fast.functional.latent import LatentSample, gaussian_kl, reparameterize, reparameterize_kl
+from betavae_fast.functional.likelihood import (
+    NllReduction,
+    PackedBits,
+    bernoulli_nll,
+    gaussian_nll,
+    laplace_nll,
+)
+
+__all__ = [
+    "LatentSample",
+    "NllReduction",
+    "PackedBits",
+    "Reduction",
+    "bernoulli_nll",
+    "gaussian_kl",
+    "gaussian_nll",
+    "laplace_nll",
+    "reparameterize",
+    "reparameterize_kl",
+]

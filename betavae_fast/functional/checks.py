@@ -1,0 +1,52 @@
+"""The checks that every function makes, and how a message begins: with the name of the function called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from betavae_fast.ops.backends import Backend, choose
+
+Reduction = Literal["dim", "sample", "batchmean", "sum", "none"]
+
+FLOATING = {
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+    torch.float32: "float32",
+    torch.float64: "float64",
+}
+
+
+def check_tensor(caller: str, name: str, x: Any, dtypes: Mapping[torch.dtype, str]) -> None:
+    """TypeError unless ``x`` is a strided tensor of one of ``dtypes``."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{caller}: {name} must be a Tensor, got {type(x).__name__} {x!r:.60}")
+    if x.dtype not in dtypes:
+        *most, last = dtypes.values()
+        raise TypeError(f"{caller}: {name} must be {', '.join(most)} or {last}, got {x.dtype}")
+    if x.layout is not torch.strided or x.is_nested:
+        raise TypeError(
+            f"{caller}: {name} must be a strided tensor, got {'nested' if x.is_nested else x.layout}"
+        )
+
+
+def check_reduction(caller: str, reduction: str, known: Mapping[str, int]) -> int:
+    """The number that the operators know ``reduction`` by."""
+    try:
+        return known[reduction]
+    except (KeyError, TypeError):
+        names = ", ".join(map(repr, known))
+        raise ValueError(f"{caller}: reduction must be one of {names}, got {reduction!r}") from None
+
+
+def choose_backend(caller: str, x: Tensor, backend: Backend) -> str:
+    """The backend that computes on ``x``."""
+    if not isinstance(backend, str):
+        raise TypeError(f"{caller}: backend must be a string, got {backend!r}")
+    try:
+        return choose(backend, x.device.type, x.dtype)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise type(error)(f"{caller}: {error}") from None

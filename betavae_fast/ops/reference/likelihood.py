@@ -1,0 +1,102 @@
+"""The pixel likelihoods in plain torch: the oracle. Whatever the inputs' dtype, it computes in float64 and rounds once.
+
+−log p(t | x) per pixel, in nats, and its gradient by x, the decoder's output:
+    bernoulli  max(x, 0) − x t + log1p(exp(−|x|))      sigmoid(x) − t        x: logit
+    gaussian   ½ ((x − t) / s)² + log s + ½ log 2π      (x − t) / s²          x: mean, s: standard deviation
+    laplace    |x − t| / s + log 2s                     sign(x − t) / s       x: mean, s: diversity
+"""
+
+from __future__ import annotations
+
+from math import log, pi
+
+import torch
+from torch import Tensor
+
+from betavae_fast.ops.schemas import LIKELIHOODS, REDUCTIONS, empty_nll, library
+
+
+def _pixels(target: Tensor, packed: bool, like: Tensor) -> Tensor:
+    """The target in float64, of ``like``'s shape."""
+    if packed:
+        bits = target.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8, device=target.device) & 1
+        return bits.flatten(1)[:, : like.shape[1:].numel()].reshape(like.shape).double()
+    return target.double() / 255 if target.dtype == torch.uint8 else target.double()
+
+
+def _element_nll(x: Tensor, t: Tensor, likelihood: int, scale: float) -> Tensor:
+    if likelihood == LIKELIHOODS["bernoulli"]:
+        return x.clamp(min=0) - x * t + torch.log1p(torch.exp(-x.abs()))
+    if likelihood == LIKELIHOODS["gaussian"]:
+        return 0.5 * ((x - t) / scale).square() + (log(scale) + 0.5 * log(2 * pi))
+    return (x - t).abs() / scale + log(2 * scale)
+
+
+def _element_grad(x: Tensor, t: Tensor, likelihood: int, scale: float) -> Tensor:
+    if likelihood == LIKELIHOODS["bernoulli"]:
+        return torch.sigmoid(x) - t
+    if likelihood == LIKELIHOODS["gaussian"]:
+        return (x - t) / scale**2
+    difference = x - t
+    return (torch.sign(difference) + 0 * difference) / scale  # NaN stays NaN
+
+
+def _spread(grad_nll: Tensor, decoded: Tensor, reduction: int) -> Tensor:
+    """The gradient of each pixel's NLL from that of the reduced NLL."""
+    grad_nll = grad_nll.double()
+    if reduction == REDUCTIONS["sample"]:
+        return grad_nll.view(-1, *(1,) * (decoded.dim() - 1))
+    return grad_nll / decoded.shape[0] if reduction == REDUCTIONS["batchmean"] else grad_nll
+
+
+def likelihood_forward(
+    decoded: Tensor,
+    target: Tensor,
+    packed: bool,
+    likelihood: int,
+    scale: float,
+    reduction: int,
+    need_grad: bool,
+) -> tuple[Tensor, Tensor]:
+    nll = _element_nll(decoded.double(), _pixels(target, packed, decoded), likelihood, scale)
+    if reduction == REDUCTIONS["sample"]:
+        nll = nll.unsqueeze(-1).flatten(1).sum(1)
+    elif reduction == REDUCTIONS["batchmean"]:
+        nll = nll.sum() / decoded.shape[0]
+    elif reduction == REDUCTIONS["sum"]:
+        nll = nll.sum()
+    grad = decoded.new_empty(0)
+    if need_grad:
+        one = torch.ones((), dtype=torch.float64, device=decoded.device)
+        grad = likelihood_backward(one, decoded, target, packed, likelihood, scale, reduction)
+    return empty_nll(decoded, reduction).copy_(nll), grad
+
+
+def likelihood_backward(
+    grad_nll: Tensor,
+    decoded: Tensor,
+    target: Tensor,
+    packed: bool,
+    likelihood: int,
+    scale: float,
+    reduction: int,
+) -> Tensor:
+    element = _element_grad(decoded.double(), _pixels(target, packed, decoded), likelihood, scale)
+    return torch.empty_like(decoded).copy_(element * _spread(grad_nll, decoded, reduction))
+
+
+def likelihood_finish(
+    grad: Tensor,
+    grad_nll: Tensor,
+    decoded: Tensor,
+    target: Tensor,
+    packed: bool,
+    likelihood: int,
+    scale: float,
+    reduction: int,
+) -> None:
+    grad.copy_(likelihood_backward(grad_nll, decoded, target, packed, likelihood, scale, reduction))
+
+
+for _implementation in (likelihood_forward, likelihood_backward, likelihood_finish):
+    library.impl(f"{_implementation.__name__}_reference", _implementation, "CompositeExplicitAutograd")
