@@ -4,76 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import isfinite
-from typing import cast
 
-import torch
 from torch import Tensor
 
-from betavae_fast.data.images import ImageDataset
-from betavae_fast.nn import BetaVAE, BetaVAELoss, split_kl
-from betavae_fast.ops.backends import Backend, choose
-from betavae_fast.training.batches import ShuffledBatches
+from betavae_fast.nn import BetaVAE
 from betavae_fast.training.checkpoint import save_checkpoint
-from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.metrics import Metrics, MetricsWriter, RunningMeans
 from betavae_fast.training.run_folder import RunFolder
+from betavae_fast.training.state import TrainState, prepare
+from betavae_fast.training.step import take_step
+
+__all__ = ["DivergedError", "TrainState", "prepare", "train"]
 
 
 class DivergedError(RuntimeError):
     """The loss is no longer a finite number."""
-
-
-@dataclass
-class TrainState:
-    """Everything a run consists of, ready for its next step."""
-
-    config: TrainConfig
-    dataset: ImageDataset  # on the model's device
-    batches: ShuffledBatches
-    model: BetaVAE
-    objective: BetaVAELoss
-    optimizer: torch.optim.Optimizer
-    device: torch.device
-    step: int = 0  # steps done
-
-    @property
-    def finished(self) -> bool:
-        return self.step >= self.config.steps
-
-
-def prepare(config: TrainConfig, dataset: ImageDataset) -> TrainState:
-    """Build what a run needs, and find out before its first step whether it can run at all.
-
-    The initial weights are a function of the seed alone, on any device. Convolution weights are
-    channels_last (NHWC), and the convolutions then stay in that layout throughout.
-
-    Raises: ValueError for a device that is not there, an unknown backend, images the architecture cannot
-        take, or a data set smaller than a batch; RuntimeError for a backend that is not available.
-    """
-    device = resolve_device(config.device)
-    choose(config.backend, device.type, torch.float32)
-    batches = ShuffledBatches(len(dataset), config.batch_size, config.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = BetaVAE(
-            dataset.image_shape,
-            config.latent_dim,
-            config.architecture,
-            likelihood=config.likelihood,
-            backend=cast(Backend, config.backend),  # checked above
-        )
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return TrainState(
-        config=config,
-        dataset=dataset.to(device),
-        batches=batches,
-        model=model,
-        objective=BetaVAELoss(config.beta, config.likelihood),
-        optimizer=torch.optim.Adam(model.parameters(), lr=config.lr, fused=device.type in ("cpu", "cuda")),
-        device=device,
-    )
 
 
 def train(
@@ -103,7 +49,7 @@ def train(
     with MetricsWriter(folder.metrics, folder.tensorboard) as writer:
         stopped = False
         while not (state.finished or stopped):
-            _take_step(state, means)
+            take_step(state, means)
             on_step(state.step)
             stopped = should_stop()
             save = stopped or state.finished or state.step % config.checkpoint_every == 0
@@ -117,39 +63,6 @@ def train(
             if save:  # only after the metrics have shown the loss to be finite
                 save_checkpoint(folder.checkpoint, state.step, state.model, state.optimizer)
     return state.model.eval()
-
-
-def resolve_device(device: str) -> torch.device:
-    """The device of that name; "auto" is cuda where there is one, else cpu.
-
-    Raises: ValueError for a name torch does not know or a device that is not there.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-        torch.empty(0, device=resolved)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return resolved
-
-
-def _take_step(state: TrainState, means: RunningMeans) -> None:
-    """One update. Nothing in here waits for the device."""
-    images = state.dataset.gather(state.batches[state.step].to(state.device))
-    # The step is the stream: every step draws noise of its own, and the same noise whenever it is taken.
-    noise_seed = torch.tensor([state.config.seed, state.step], dtype=torch.int64, device=state.device)
-    out = state.model(images, seed=noise_seed)
-    loss = state.objective(out.decoded, images, out.kl)
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.total.backward()
-    state.optimizer.step()
-    state.step += 1
-    with torch.no_grad():
-        split = split_kl(out.mu, out.logvar)
-    means.add(
-        loss=loss.total, reconstruction=loss.reconstruction, kl_per_dim=loss.kl_per_dim, **split._asdict()
-    )
 
 
 def _summarise(means: dict[str, Tensor], state: TrainState, steps: int, seconds: float) -> Metrics:
