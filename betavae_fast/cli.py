@@ -4,10 +4,11 @@ instant."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from betavae_fast.evaluation.summary import Summary
-    from betavae_fast.training.loop import TrainState
     from betavae_fast.training.metrics import Metrics
     from betavae_fast.training.run_folder import RunFolder
+    from betavae_fast.training.state import TrainState
 
 INTERRUPTED = 130  # 128 + SIGINT, what shells expect of a program that Ctrl-C ended
 DEFAULTS = TrainConfig()
+RESUME_OPTIONS = ("steps", "log_every", "checkpoint_every", "threads", "device")
 
 app = typer.Typer(
     name="betavae-fast",
@@ -41,8 +43,13 @@ class CommandError(Exception):
         self.exit_code = exit_code
 
 
+def _options(names: Iterable[str]) -> str:
+    return ", ".join("--" + name.replace("_", "-") for name in names)
+
+
 @app.command()
 def train(
+    context: typer.Context,
     data: Annotated[
         str,
         typer.Option(
@@ -74,11 +81,21 @@ def train(
     checkpoint_every: Annotated[
         int, typer.Option(help="Steps between checkpoints.")
     ] = DEFAULTS.checkpoint_every,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help=f"Go on with the run in this folder; only {_options(RESUME_OPTIONS)} may be given as well.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Train a β-VAE. Leaves a folder with config, checkpoint, metrics, TensorBoard logs and pictures.
 
     Ctrl-C finishes the step, writes the checkpoint and the pictures, and exits with code 130.
     """
+    if resume is not None:
+        _resume(resume, {name: value for name, value in _given(context).items() if name != "resume"})
+        return
     with usage_errors():
         config = TrainConfig(
             data=data,
@@ -96,21 +113,59 @@ def train(
             log_every=log_every,
             checkpoint_every=checkpoint_every,
         )
-        state, folder = _prepare(config, out)
-    _run(state, folder)
+    _train(config, out)
 
 
-def _prepare(config: TrainConfig, out: Path | None) -> tuple[TrainState, RunFolder]:
+def _train(config: TrainConfig, out: Path | None) -> None:
+    """A new run."""
+    from betavae_fast.data import load_dataset
+    from betavae_fast.training.run_folder import create_run_folder, exclusive
+    from betavae_fast.training.state import prepare
+
+    with ExitStack() as held:
+        with usage_errors():
+            _use_threads(config.threads)
+            state = prepare(config, load_dataset(config.data))
+            folder = create_run_folder(config, out)
+            held.enter_context(exclusive(folder))
+        _run(state, folder)
+
+
+def _resume(path: Path, changes: dict[str, Any]) -> None:
+    """The run in ``path``, from its checkpoint on."""
+    from betavae_fast.data import load_dataset
+    from betavae_fast.training.resume import read_run, resume
+    from betavae_fast.training.run_folder import RunFolder, exclusive
+
+    folder = RunFolder(path)
+    with ExitStack() as held:
+        with usage_errors():
+            if refused := changes.keys() - set(RESUME_OPTIONS):
+                raise ValueError(
+                    f"{_options(sorted(refused))} cannot be given with --resume: the run decides"
+                )
+            held.enter_context(exclusive(folder))
+            config, checkpoint = read_run(folder)
+            config = replace(config, **changes)
+            _use_threads(config.threads)
+            state = resume(folder, config, checkpoint, load_dataset(config.data))
+        _run(state, folder)
+
+
+def _use_threads(threads: int | None) -> None:
     import torch
 
-    from betavae_fast.data import load_dataset
-    from betavae_fast.training.loop import prepare
-    from betavae_fast.training.run_folder import create_run_folder
+    if threads is not None:
+        torch.set_num_threads(threads)
 
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    state = prepare(config, load_dataset(config.data))
-    return state, create_run_folder(config, out)
+
+def _given(context: typer.Context) -> dict[str, Any]:
+    """The options that were written on the command line."""
+    return {
+        name: value
+        for name, value in context.params.items()
+        if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
+    }
 
 
 def _run(state: TrainState, folder: RunFolder) -> None:
@@ -129,9 +184,12 @@ def _run(state: TrainState, folder: RunFolder) -> None:
         f"β = {config.beta:g}; {config.steps} steps of {config.batch_size} images on {state.device}"
     )
     console.print(f"Run folder: {folder.path}")
+    if state.step:
+        rest = ": finished, only summary and pictures are made again" if state.finished else ""
+        console.print(f"Resumed after step {state.step}{rest}")
     with stop_on_signal() as stop:
         try:
-            with _progress(console, config) as (on_step, on_metrics):
+            with _progress(console, state) as (on_step, on_metrics):
                 model = loop.train(
                     state, folder, on_step=on_step, on_metrics=on_metrics, should_stop=lambda: stop.requested
                 )
@@ -152,7 +210,7 @@ def _run(state: TrainState, folder: RunFolder) -> None:
 
 @contextmanager
 def _progress(
-    console: Console, config: TrainConfig
+    console: Console, state: TrainState
 ) -> Iterator[tuple[Callable[[int], None], Callable[[Metrics], None]]]:
     """The progress bar; yields what to call after each step and with each metrics entry.
 
@@ -165,7 +223,7 @@ def _progress(
     text = TextColumn("{task.description}", table_column=Column(ratio=1))
     columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn(), text)
     with Progress(*columns, console=console, expand=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=config.steps)
+        task = bar.add_task("", total=state.config.steps, completed=state.step)
 
         def on_metrics(metrics: Metrics) -> None:
             line = (
@@ -175,7 +233,7 @@ def _progress(
             )
             bar.update(task, description=line)
             if not console.is_terminal:
-                console.print(f"step {metrics.step}/{config.steps}  {line}")
+                console.print(f"step {metrics.step}/{state.config.steps}  {line}")
 
         yield lambda step: bar.update(task, completed=step), on_metrics
 

@@ -21,6 +21,7 @@ from .errors import DatasetError
 
 _HEADER_BYTES = 4096  # a page, so that the rows behind it are mapped on a page boundary
 _STALE_SECONDS = 3600.0
+_TOKEN_BYTES = 8
 
 
 def cache_directory(cache_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -50,7 +51,7 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
         with suppress(FileNotFoundError):  # its writer may finish at this moment
             if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
                 leftover.unlink()
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(_TOKEN_BYTES)}.tmp")
     try:
         # "x" rather than tempfile: the file gets the permissions of the user's umask, so a shared cache can
         # be shared.
@@ -62,6 +63,12 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what killed `atomic_writer`s left in `folder`, however new: nobody else may be writing there."""
+    for leftover in folder.glob(f".*.{'[0-9a-f]' * 2 * _TOKEN_BYTES}.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 def _header(rows: npt.NDArray[np.uint8]) -> bytes:

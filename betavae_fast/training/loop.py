@@ -46,7 +46,7 @@ def train(
     means = RunningMeans()
     logged_step, logged_at = state.step, time.perf_counter()
     state.model.train()
-    with MetricsWriter(folder.metrics, folder.tensorboard) as writer:
+    with MetricsWriter(folder.metrics, folder.tensorboard, state.step) as writer:
         stopped = False
         while not (state.finished or stopped):
             take_step(state, means)
@@ -61,7 +61,7 @@ def train(
                 writer.write(metrics)
                 on_metrics(metrics)
             if save:  # only after the metrics have shown the loss to be finite
-                save_checkpoint(folder.checkpoint, state.step, state.model, state.optimizer)
+                save_checkpoint(folder.checkpoint, state.step, config, state.model, state.optimizer)
     return state.model.eval()
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from betavae_fast.choices import ACTIVE_NATS
+from betavae_fast.data.cache import atomic_writer
+from betavae_fast.training.sealed import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,15 @@ class RunningMeans:
 
 
 class MetricsWriter:
-    """Appends entries to metrics.jsonl, a whole line at a time, and to TensorBoard's log."""
+    """Appends entries to metrics.jsonl, a whole line at a time, and to TensorBoard's log.
 
-    def __init__(self, jsonl: Path, tensorboard: Path) -> None:
+    TensorBoard will not show what an earlier writer logged after ``step``; metrics.jsonl is cut by
+    ``drop_metrics_after``.
+    """
+
+    def __init__(self, jsonl: Path, tensorboard: Path, step: int) -> None:
         self._file = jsonl.open("a", encoding="utf-8")
-        self._tensorboard = SummaryWriter(str(tensorboard))
+        self._tensorboard = SummaryWriter(str(tensorboard), purge_step=step + 1)
 
     def write(self, metrics: Metrics) -> None:
         self._file.write(json.dumps(asdict(metrics)) + "\n")
@@ -91,6 +97,35 @@ class MetricsWriter:
 
 
 def read_metrics(jsonl: Path) -> list[Metrics]:
-    """The entries of a metrics.jsonl, in order."""
-    with jsonl.open(encoding="utf-8") as lines:
-        return [Metrics(**json.loads(line)) for line in lines]
+    """The entries of a metrics.jsonl, in order.
+
+    Raises: CheckpointError, naming file and line, for a line that is no entry.
+    """
+    return [
+        _parse(jsonl, number, line) for number, line in enumerate(jsonl.read_bytes().splitlines(), start=1)
+    ]
+
+
+def drop_metrics_after(jsonl: Path, step: int) -> None:
+    """Keep the entries up to ``step``; a last line that its writer did not finish goes as well.
+
+    Raises: CheckpointError, naming file and line, for another line that is no entry.
+    """
+    if not jsonl.exists():
+        return
+    *lines, _unfinished = jsonl.read_bytes().split(b"\n")
+    kept = [
+        line + b"\n" for number, line in enumerate(lines, start=1) if _parse(jsonl, number, line).step <= step
+    ]
+    with atomic_writer(jsonl) as file:
+        file.writelines(kept)
+
+
+def _parse(jsonl: Path, number: int, line: bytes) -> Metrics:
+    try:
+        metrics = Metrics(**json.loads(line))
+        if type(metrics.step) is not int:
+            raise ValueError(f"step {metrics.step!r}")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{jsonl}: line {number} is damaged ({error})") from error
+    return metrics

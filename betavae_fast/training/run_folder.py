@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
-from betavae_fast.data.cache import atomic_writer
+from betavae_fast.data.cache import remove_leftovers
 from betavae_fast.training.config import TrainConfig
+from betavae_fast.training.sealed import CheckpointError, read_sealed, write_sealed
 
 
 @dataclass(frozen=True)
 class RunFolder:
     """The layout of a run's folder.
 
-    config.json       what the run was told, and by which versions it was run
+    config.json       what the run was told last, and by which versions it was run
     metrics.jsonl     one JSON object per logged interval
     tensorboard/      the same, for TensorBoard
     checkpoint/       weights and optimizer state (see ``training.checkpoint``)
@@ -64,19 +67,58 @@ def create_run_folder(config: TrainConfig, out: Path | None = None) -> RunFolder
         path = _first_free(Path("runs") / f"{Path(config.data).stem}-{config.architecture}")
     else:
         path = out
+        remove_leftovers(path)  # of a run killed before it had a configuration
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise FileExistsError(
                 f"{path} already exists and is not an empty folder; choose another run folder"
             )
     path.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(path)
+    write_config(folder, config)
+    return folder
+
+
+def write_config(folder: RunFolder, config: TrainConfig) -> None:
+    """Write ``config.json``, with a checksum."""
     described = {
         "config": asdict(config),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
-    with atomic_writer(folder.config) as file:
-        file.write(json.dumps(described, indent=2).encode())
-    return folder
+    write_sealed(folder.config, described)
+
+
+def read_config(folder: RunFolder) -> TrainConfig:
+    """The configuration in ``config.json``.
+
+    Raises: CheckpointError if the file is missing, damaged, or of another version.
+    """
+    described = read_sealed(folder.config)
+    try:
+        return TrainConfig(**described["config"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{folder.config}: not a configuration ({error})") from error
+
+
+@contextmanager
+def exclusive(folder: RunFolder) -> Iterator[None]:
+    """Keep other processes out of a run folder. However this process ends, its hold ends with it.
+
+    Raises: BlockingIOError if another process has the folder.
+    """
+    if os.name == "nt":  # cannot open a folder, and has no flock
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(folder.path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BlockingIOError(f"{folder.path} is in use by another process") from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _first_free(path: Path) -> Path:

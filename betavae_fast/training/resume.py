@@ -1,0 +1,43 @@
+"""Going on with a run that was stopped or killed, as if it had not been."""
+
+from __future__ import annotations
+
+from betavae_fast.data.cache import remove_leftovers
+from betavae_fast.data.images import ImageDataset
+from betavae_fast.training.checkpoint import Checkpoint, has_checkpoint, load_checkpoint
+from betavae_fast.training.config import TrainConfig
+from betavae_fast.training.metrics import drop_metrics_after
+from betavae_fast.training.run_folder import RunFolder, read_config, write_config
+from betavae_fast.training.state import TrainState, prepare
+
+
+def read_run(folder: RunFolder) -> tuple[TrainConfig, Checkpoint | None]:
+    """What the run in ``folder`` was told, and its checkpoint: None if it was killed before its first.
+
+    Raises: CheckpointError if the checkpoint is damaged, or there is neither one nor a whole config.json.
+    """
+    if not has_checkpoint(folder.checkpoint):
+        return read_config(folder), None
+    checkpoint = load_checkpoint(folder.checkpoint)
+    return checkpoint.config, checkpoint
+
+
+def resume(
+    folder: RunFolder, config: TrainConfig, checkpoint: Checkpoint | None, dataset: ImageDataset
+) -> TrainState:
+    """The run in ``folder``, ready for the step after its checkpoint, with what it logged after that dropped.
+
+    With the run's own configuration, on the same machine, the steps to come give the same weights and metrics
+    as if the run had never ended, bit for bit.
+
+    Raises: CheckpointError if the images are not of the checkpoint's shape or metrics.jsonl is damaged, and
+        what ``prepare`` raises.
+    """
+    state = prepare(config, dataset)
+    if checkpoint is not None:
+        checkpoint.restore(state.model, state.optimizer)
+        state.step = checkpoint.step
+    remove_leftovers(folder.path)
+    drop_metrics_after(folder.metrics, state.step)
+    write_config(folder, config)
+    return state

@@ -1,0 +1,68 @@
+"""JSON files that carry the SHA-256 of their own content: no byte of one changes unnoticed.
+
+The checksum is the last entry, added to the text that it is of. It is compared before anything is parsed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+from betavae_fast.data.cache import atomic_writer
+
+_SEAL = b',\n  "sha256": "'
+
+
+class CheckpointError(ValueError):
+    """A file of a run that is missing, damaged, or of a format this version does not know."""
+
+
+def write_sealed(path: Path, content: dict[str, Any]) -> None:
+    """Write ``content``, not empty, as JSON with a last entry "sha256", atomically."""
+    with atomic_writer(path) as file:
+        file.write(_seal(json.dumps(content, indent=2).encode()))
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """What ``write_sealed`` wrote, without the checksum.
+
+    Raises: CheckpointError, naming the file, if it is missing or any byte of it is not as written.
+    """
+    found = read_file(path)
+    text, _, recorded = found.rpartition(_SEAL)
+    text += b"\n}"
+    if found != _seal(text):
+        raise CheckpointError(
+            f"{path}: damaged, the SHA-256 of its content is {hashlib.sha256(text).hexdigest()}, "
+            f"expected {recorded[:64].decode('ascii', 'replace')!r}"
+        )
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: not a JSON object")
+    return content
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a regular file, or of one behind a link.
+
+    Raises: CheckpointError, naming the file, if there is none or it cannot be read.
+    """
+    try:
+        if stat.S_ISREG(path.stat().st_mode):  # a device or a pipe may never end
+            return path.read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in its name
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+    raise CheckpointError(f"{path}: not a regular file")
+
+
+def _seal(text: bytes) -> bytes:
+    """``text``, a JSON object indented by two, with its checksum as the last entry."""
+    return text.removesuffix(b"\n}") + _SEAL + hashlib.sha256(text).hexdigest().encode() + b'"\n}\n'
