@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,18 +51,19 @@ def load_array(path: Path) -> ImageDataset:
 def _read(path: Path) -> npt.NDArray[Any]:
     """The array of images in the file, whatever its dtype and shape."""
     try:
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return content
-        with content:
-            usual = [name for name in _USUAL_NAMES if name in content.files]
-            if len(content.files) != 1 and not usual:
-                found = ", ".join(content.files) or "it has no arrays"
-                raise DatasetError(
-                    f"{path}: cannot tell which array holds the images ({found}): name it {_USUAL_NAMES[0]}"
-                )
-            chosen: npt.NDArray[Any] = content[usual[0] if usual else content.files[0]]
-            return chosen
+        with open(path, "rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                return _whole(content, file, path)
+            with content:
+                usual = [name for name in _USUAL_NAMES if name in content.files]
+                if len(content.files) != 1 and not usual:
+                    found = ", ".join(content.files) or "it has no arrays"
+                    raise DatasetError(
+                        f"{path}: cannot tell which array holds the images ({found}): name it {_USUAL_NAMES[0]}"
+                    )
+                with content.zip.open(f"{usual[0] if usual else content.files[0]}.npy") as member:
+                    return _whole(np.lib.format.read_array(member, allow_pickle=False), member, path)
     except (DatasetError, FileNotFoundError):
         raise
     except Exception as error:
@@ -70,6 +71,14 @@ def _read(path: Path) -> npt.NDArray[Any]:
         # "encrypted" bit, MemoryError for a corrupt shape, ...): whichever it is, the file is not readable.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DatasetError(f"{path}: not a readable array file: {reason}") from error
+
+
+def _whole(array: npt.NDArray[Any], file: IO[bytes], path: Path) -> npt.NDArray[Any]:
+    """The array just read from `file`, if that ends here: a damaged header may promise less than there is, and
+    a zip member's checksum is compared at its end."""
+    if file.read(1):
+        raise DatasetError(f"{path}: damaged: it has more data than an array of shape {array.shape}")
+    return array
 
 
 def _channels_first(array: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:

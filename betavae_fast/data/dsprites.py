@@ -98,12 +98,15 @@ def published_dsprites(
 
 
 def is_dsprites_archive(path: Path) -> bool:
-    """Whether an npz has the published file's members: images and their latent classes."""
+    """Whether an npz has the published file's members, images and their latent classes, or its name: then it is
+    meant to be that file, damaged or not."""
+    if path.name == PUBLISHED_NAME:
+        return True
     try:
         with zipfile.ZipFile(path) as archive:
             return {"imgs.npy", "latents_classes.npy"} <= set(archive.namelist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return path.name == PUBLISHED_NAME  # damaged: then its name tells what it was meant to be
+        return False
 
 
 def git_blob_id(path: Path) -> str:

@@ -80,12 +80,22 @@ def _mode(path: Path) -> str:
 def _open(path: Path) -> Image.Image:
     try:
         return Image.open(path)
-    except (OSError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's readers raise OSError, ValueError and more for damaged headers
         raise DatasetError(f"{path}: cannot be opened as an image: {error}") from error
+
+
+def _check(path: Path) -> None:
+    """Compares the checksums of a PNG, which decoding its pixels does not look at."""
+    with _open(path) as image:
+        try:
+            image.verify()
+        except Exception as error:  # as above
+            raise DatasetError(f"{path}: damaged image: {error}") from error
 
 
 def _decode(path: Path, size: int, channels: int) -> npt.NDArray[np.uint8]:
     """One image as uint8 (channels, size, size)."""
+    _check(path)
     with _open(path) as image:
         try:
             upright = ImageOps.exif_transpose(image)
