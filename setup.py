@@ -20,6 +20,7 @@ PACKAGE = "betavae_fast"
 CPP = Extension(f"{PACKAGE}._C", sources=[], optional=True)
 CUDA = Extension(f"{PACKAGE}._C_cuda", sources=[], optional=True)
 
+OPS = ("latent", "likelihood")
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # torch 2.11 and every later one
 # Bits are part of the contract: nothing is fused that the source does not fuse, nothing is reordered.
 CXX_FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -Wall -Wextra -ffp-contract=off -fno-math-errno -fno-trapping-math"
@@ -117,16 +118,20 @@ def build_cpp(output: Path, folder: Path) -> None:
     cxx = find_tool("CXX", "c++", "g++", "clang++")
     includes, torch_lib = torch_paths()
     ninja = NinjaFile(folder)
-    objects = [
-        ninja.compile(cxx, "csrc/cpu/latent.cpp", f"{KERNEL_FLAGS} -DBVF_ISA=baseline", "latent_baseline.o")
-    ]
+    instruction_sets = {"baseline": ""}
     if platform.machine() in ("x86_64", "AMD64"):
-        for name, flags in INSTRUCTION_SETS.items():
-            isa = f"{KERNEL_FLAGS} {flags} -DBVF_ISA={name}"
-            objects.append(ninja.compile(cxx, "csrc/cpu/latent.cpp", isa, f"latent_{name}.o"))
+        instruction_sets |= INSTRUCTION_SETS
+    objects = [
+        ninja.compile(
+            cxx, f"csrc/cpu/{op}.cpp", f"{KERNEL_FLAGS} {flags} -DBVF_ISA={name}", f"{op}_{name}.o"
+        )
+        for op in OPS
+        for name, flags in instruction_sets.items()
+    ]
     objects.append(ninja.compile(cxx, "csrc/cpu/dispatch.cpp", CXX_FLAGS, "dispatch.o"))
     torch_flags = f"{CXX_FLAGS} {STABLE_ABI} {' '.join(includes)}"
-    objects.append(ninja.compile(cxx, "csrc/register_cpu.cpp", torch_flags, "register_cpu.o"))
+    for op in OPS:
+        objects.append(ninja.compile(cxx, f"csrc/register_cpu_{op}.cpp", torch_flags, f"register_{op}.o"))
     ninja.link(cxx, objects, f"-L{torch_lib} -ltorch_cpu", output)
     ninja.run()
 

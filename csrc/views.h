@@ -5,9 +5,12 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
+#include <numeric>
 #include <optional>
+#include <vector>
 
 #include "problem.h"
 
@@ -54,6 +57,22 @@ inline bool fit(Sizes sizes, const std::array<Operand, n>& operands, size_t coun
     *operands[i].view = {operands[i].data, operands[i].strides[0], size[1] == 1 ? 0 : stride[1][i], inner};
   }
   return true;
+}
+
+// The dims of x as they lie in memory after the batch, slowest first: for an op that may visit them in any order.
+inline std::vector<int64_t> in_memory_order(const Tensor& x) {
+  std::vector<int64_t> order(static_cast<size_t>(x.dim()));
+  std::iota(order.begin(), order.end(), int64_t{0});
+  std::stable_sort(order.begin() + 1, order.end(), [&x](int64_t a, int64_t b) { return x.stride(a) > x.stride(b); });
+  return order;
+}
+
+// Sizes or strides in the order given.
+inline std::vector<int64_t> ordered(const int64_t* of_dims, const std::vector<int64_t>& order) {
+  std::vector<int64_t> result;
+  result.reserve(order.size());
+  for (int64_t dim : order) result.push_back(of_dims[dim]);
+  return result;
 }
 
 inline std::optional<Tensor> contiguous(const std::optional<Tensor>& x) {

@@ -35,9 +35,10 @@ class PackedBits(NamedTuple):
     @classmethod
     def pack(cls, pixels: Tensor) -> PackedBits:
         """Packs images (B, ...), where nonzero is on."""
-        on = torch.nn.functional.pad((pixels != 0).flatten(1), (0, -pixels[0].numel() % 8))
+        count = pixels.shape[1:].numel()
+        on = torch.nn.functional.pad((pixels != 0).reshape(len(pixels), count), (0, -count % 8))
         weights = 2 ** torch.arange(8, device=pixels.device)
-        return cls((on.view(len(pixels), -1, 8) * weights).sum(-1).to(torch.uint8))
+        return cls((on.view(len(pixels), -(-count // 8), 8) * weights).sum(-1).to(torch.uint8))
 
 
 Target = Tensor | PackedBits

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from math import isfinite, log, pi
+from math import isfinite
 from typing import NamedTuple, get_args
 
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from betavae_fast.choices import Likelihood
-from betavae_fast.nn.pixels import to_float
+from betavae_fast.functional import PackedBits, bernoulli_nll, gaussian_nll, laplace_nll
+from betavae_fast.ops.backends import Backend
 
 
 class LossOutput(NamedTuple):
@@ -32,10 +31,12 @@ class BetaVAELoss(nn.Module):
             counts as its probability of being on). "gaussian", "laplace": the mean of a density of width
             ``scale``, whose normalising constant is part of the loss.
         scale: standard deviation (Gaussian) or diversity (Laplace), in units of the pixel range.
+        backend: which implementation of the likelihood computes it; "auto" chooses by the tensor's device.
 
     Raises: ValueError for an unknown likelihood, a negative or infinite beta, a scale that is not positive,
         or a scale for a Bernoulli likelihood, which has none.
 
+    >>> import torch
     >>> logits, white = torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8, dtype=torch.bool)
     >>> out = BetaVAELoss(beta=4.0)(logits, white, kl_per_dim=torch.tensor([0.5, 0.0]))
     >>> out.reconstruction, out.total  # 64 ln 2, and 4 × 0.5 more
@@ -43,7 +44,12 @@ class BetaVAELoss(nn.Module):
     """
 
     def __init__(
-        self, beta: float = 4.0, likelihood: Likelihood = "bernoulli", *, scale: float = 1.0
+        self,
+        beta: float = 4.0,
+        likelihood: Likelihood = "bernoulli",
+        *,
+        scale: float = 1.0,
+        backend: Backend = "auto",
     ) -> None:
         super().__init__()
         if likelihood not in get_args(Likelihood):
@@ -56,43 +62,30 @@ class BetaVAELoss(nn.Module):
             raise ValueError(f"scale must be a finite positive number, got {scale}")
         if likelihood == "bernoulli" and scale != 1.0:
             raise ValueError(f"a Bernoulli likelihood has no scale, got scale={scale}")
-        self.beta = beta
+        self.beta: float | Tensor = beta  # a scalar tensor where it changes from step to step
         self.likelihood: Likelihood = likelihood
         self.scale = scale
+        self.backend: Backend = backend
 
-    def forward(self, decoded: Tensor, target: Tensor, kl_per_dim: Tensor) -> LossOutput:
+    def forward(self, decoded: Tensor, target: Tensor | PackedBits, kl_per_dim: Tensor) -> LossOutput:
         """The loss of one batch.
 
         Args:
             decoded: the decoder's output (B, C, H, W), floating point.
-            target: the images, same shape; bool, uint8 (0…255, divided by 255) or floating point.
+            target: the images, same shape; bool, uint8 (0…255, divided by 255) or floating point; or
+                :class:`betavae_fast.PackedBits`.
             kl_per_dim: batch-mean KL of each latent dim, as the latent layer returns it by default.
         Returns: float32 (float64 for float64 input).
-        Raises: ValueError if the shapes differ, TypeError for a target of another dtype.
+        Raises: as :func:`betavae_fast.bernoulli_nll`: ValueError if the shapes differ, TypeError for a target of
+            another dtype.
         """
-        if decoded.shape != target.shape:
-            raise ValueError(
-                f"BetaVAELoss: the decoder's output and the target must have the same shape, "
-                f"got {tuple(decoded.shape)} and {tuple(target.shape)}"
-            )
-        reconstruction = _batch_mean_nll(decoded, target, self.likelihood, self.scale)
+        if self.likelihood == "bernoulli":
+            reconstruction = bernoulli_nll(decoded, target, backend=self.backend)
+        else:
+            nll = gaussian_nll if self.likelihood == "gaussian" else laplace_nll
+            reconstruction = nll(decoded, target, scale=self.scale, backend=self.backend)
         kl = kl_per_dim.sum()
         return LossOutput(reconstruction + self.beta * kl, reconstruction, kl, kl_per_dim)
 
     def extra_repr(self) -> str:
         return f"beta={self.beta}, likelihood={self.likelihood!r}, scale={self.scale}"
-
-
-def _batch_mean_nll(decoded: Tensor, target: Tensor, likelihood: Likelihood, scale: float) -> Tensor:
-    """−log p(target | decoded) in nats, summed over pixels, averaged over the batch; float32 or wider."""
-    decoded = decoded.to(torch.promote_types(decoded.dtype, torch.float32))
-    target = to_float(target, decoded.dtype)
-    if likelihood == "bernoulli":
-        total = binary_cross_entropy_with_logits(decoded, target, reduction="sum")
-    elif likelihood == "gaussian":
-        total = 0.5 * ((decoded - target) / scale).square().sum() + decoded.numel() * (
-            log(scale) + 0.5 * log(2 * pi)
-        )
-    else:
-        total = (decoded - target).abs().sum() / scale + decoded.numel() * log(2 * scale)
-    return total / decoded.shape[0]

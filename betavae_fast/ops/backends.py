@@ -111,7 +111,7 @@ def _choose(backend: str, device: str, dtype: torch.dtype) -> str:
 
 def backend_table() -> list[BackendStatus]:
     """The state of every (op, backend) pair on this machine."""
-    return [BackendStatus("latent", b, not missing(b), missing(b)) for b in BACKENDS]
+    return [BackendStatus(op, b, not missing(b), missing(b)) for op in ("latent", "likelihood") for b in BACKENDS]
 
 
 def cpu_capability() -> str | None:

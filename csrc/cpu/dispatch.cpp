@@ -10,19 +10,20 @@ struct Capability {
   const char* name;
   bool supported;
   const LatentKernels* latent;
+  const LikelihoodKernels* likelihood;
 };
 
 const Capability& chosen() {
   static const Capability choice = [] {
     // Widest last.
     const Capability all[] = {
-      {"baseline", true, &baseline::latent_kernels},
+      {"baseline", true, &baseline::latent_kernels, &baseline::likelihood_kernels},
 #if defined(__x86_64__)
-      {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), &avx2::latent_kernels},
+      {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), &avx2::latent_kernels, &avx2::likelihood_kernels},
       {"avx512",
        __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"),
-       &avx512::latent_kernels},
+       &avx512::latent_kernels, &avx512::likelihood_kernels},
 #endif
     };
     const char* wanted = std::getenv("BETAVAE_FAST_CPU_CAPABILITY");
@@ -42,6 +43,8 @@ const Capability& chosen() {
 const char* cpu_capability() { return chosen().name; }
 
 const LatentKernels& latent_kernels() { return *chosen().latent; }
+
+const LikelihoodKernels& likelihood_kernels() { return *chosen().likelihood; }
 
 }  // namespace betavae_fast
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "latent.h"
+#include "likelihood.h"
 
 namespace betavae_fast {
 
@@ -10,5 +11,6 @@ namespace betavae_fast {
 const char* cpu_capability();
 
 const LatentKernels& latent_kernels();
+const LikelihoodKernels& likelihood_kernels();
 
 }  // namespace betavae_fast

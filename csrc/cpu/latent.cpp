@@ -4,6 +4,7 @@
 
 #include "../include/latent.h"
 #include "normals.h"
+#include "sums.h"
 #include "tiles.h"
 
 namespace betavae_fast::BVF_ISA {
@@ -44,19 +45,6 @@ class Noise {
   Compute<T> buffer_[tile_elements];
 };
 
-// A row's sum in 16 interleaved parts, then pairwise: the order does not depend on the width of a vector.
-template <class Real>
-double row_sum(const Real* x, int64_t n) {
-  Real part[16] = {};
-  int64_t i = 0;
-  for (; i + 16 <= n; i += 16)
-    for (int64_t k = 0; k < 16; ++k) part[k] += x[i + k];
-  for (int64_t k = 0; i + k < n; ++k) part[k] += x[i + k];
-  for (int64_t width = 8; width > 0; width /= 2)
-    for (int64_t k = 0; k < width; ++k) part[k] += part[k + width];
-  return part[0];
-}
-
 // The log-variances of a strip, clamped and reduced. A strip at a time, so that the reduced values stay near.
 constexpr int64_t strip_elements = 128;
 
@@ -67,7 +55,7 @@ struct Strip {
   void reduce_all(int64_t n, const Real* __restrict logvar, Real lo, Real hi) {
     for (int64_t i = 0; i < n; ++i) {
       const Reduced<Real> x = reduce(clamp_(logvar[i], lo, hi));
-      half[i] = x.half;
+      half[i] = x.x;
       r[i] = x.r;
       scale[i] = x.scale;
     }

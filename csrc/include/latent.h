@@ -7,7 +7,7 @@
 // follows from v comes out of w = e^(v/2 - n ln 2) - 1, which is small and relatively accurate where v is small.
 #pragma once
 
-#include "numerics.h"
+#include "exponential.h"
 
 namespace betavae_fast {
 
@@ -18,59 +18,39 @@ struct Spread {
   Real half_excess;  // (e^v - 1 - v) / 2, the variance's part of the KL: zero at v = 0, never negative
 };
 
-// v/2 = n ln 2 + r with |r| <= ln 2 / 2, and 2^n. Its own step, so that a loop over many elements can be cut here: either
-// half's chain of dependent operations is short enough for a CPU to overlap several.
+// Of v/2.
 template <class Real>
-struct Reduced {
-  Real half, r, scale;
-};
-
-BVF_INLINE Reduced<float> reduce(float v) {
-  constexpr float log2_e = 0x1.715476p+0f, ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
-  constexpr float to_integer = 0x1.8000fep+23f;  // 3 * 2^22 + 127: adding it rounds, and leaves n + 127 in the low bits
-  const float half = 0.5f * v;
-  const float upper = half > 89.0f ? 89.0f : half, clamped = upper < -88.0f ? -88.0f : upper;
-  const float shifted = fma_(clamped, log2_e, to_integer);
-  const float n = shifted - to_integer;
-  // Cody & Waite 1980: n * ln2_high is exact.
-  const float r = fma_(-n, ln2_low, fma_(-n, ln2_high, clamped));
-  return {half, r, float_from_bits(bits_of(shifted) << 23)};  // 0 for n = -127, infinity for 128
+BVF_INLINE Reduced<Real> reduce(Real v) {
+  return reduce_exponent(Real(0.5) * v);
 }
 
 // Each within 3 ulp where it is finite (half_excess within 9); sigma is flushed to 0 below v = -175.
-BVF_INLINE Spread<float> spread(Reduced<float> x) {
+BVF_INLINE Spread<float> spread(Reduced<float> half) {
   constexpr float infinity = __builtin_inff();
-  // e^r = 1 + w = 1 + r + r^2 q(r), minimax.
-  const float r2 = x.r * x.r;
-  const float low = fma_(0x1.5554dep-3f, x.r, 0.5f), high = fma_(0x1.120b1ap-7f, x.r, 0x1.5555bap-5f);
-  const float r2q = r2 * fma_(fma_(0x1.6c69fp-10f, r2, high), r2, low);
-  const float w = x.r + r2q;
+  // e^r = 1 + w
+  const float r2q = exponential_excess(half.r);
+  const float w = half.r + r2q;
   // e^v = 4^n (1 + w)^2; halved before it is squared, so that it overflows no earlier than the result.
-  const float half_scale2 = (0.5f * x.scale) * x.scale;
+  const float half_scale2 = (0.5f * half.scale) * half.scale;
   const float finite = fma_(half_scale2, fma_(w, w, w + w), half_scale2 - 0.5f);
-  const float half_expm1 = x.half > 44.7f ? infinity : finite;
+  const float half_expm1 = half.x > 44.7f ? infinity : finite;
   // n = 0: e^v - 1 - v = (1 + w)^2 - 1 - 2r = 2 r^2 q + w^2, a sum of positive terms. Else e^v - 1 - v, without the
   // infinity - infinity of v = infinity.
-  const float upper = x.half > 89.0f ? 89.0f : x.half;
-  const float half_excess = x.scale == 1.0f ? fma_(0.5f * w, w, r2q) : half_expm1 - upper;
-  return {x.scale * (1.0f + w), half_expm1, half_excess};
+  const float upper = half.x > 89.0f ? 89.0f : half.x;
+  const float half_excess = half.scale == 1.0f ? fma_(0.5f * w, w, r2q) : half_expm1 - upper;
+  return {half.scale * (1.0f + w), half_expm1, half_excess};
 }
 
 BVF_INLINE Spread<float> spread(float v) { return spread(reduce(v)); }
 
 #if !defined(__CUDA_ARCH__)
-BVF_INLINE Reduced<double> reduce(double v) { return {0.5 * v, 0, 0}; }
-
-BVF_INLINE Spread<double> spread(Reduced<double> x) {
-  const double v = 2 * x.half;
+BVF_INLINE Spread<double> spread(Reduced<double> half) {
+  const double v = 2 * half.x;
   // expm1 may round to just below v; past 1e3 it is infinite, and infinity - v must stay so.
   const double half_expm1 = 0.5 * std::expm1(v), half_excess = half_expm1 - 0.5 * (v > 1e3 ? 1e3 : v);
-  return {std::exp(x.half), half_expm1, half_excess < 0 ? 0 : half_excess};
+  return {std::exp(half.x), half_expm1, half_excess < 0 ? 0 : half_excess};
 }
 #endif
-
-BVF_INLINE float multiply_add(float a, float b, float c) { return fma_(a, b, c); }
-BVF_INLINE double multiply_add(double a, double b, double c) { return a * b + c; }
 
 template <class Real>
 BVF_INLINE Real sample(Real mu, Spread<Real> s, Real eps) {

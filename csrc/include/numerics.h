@@ -74,6 +74,17 @@ BVF_INLINE float sqrt_(float x) {
 #endif
 }
 
+// 1 / x for 1 <= x <= 2, within an ulp.
+BVF_INLINE float reciprocal_(float x) {
+#if defined(__CUDA_ARCH__)
+  float inverse;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
+  return fma_(fma_(-x, inverse, 1.0f), inverse, inverse);
+#else
+  return 1.0f / x;
+#endif
+}
+
 #if defined(__CUDA_ARCH__)
 BVF_INLINE float clamp_(float x, float lo, float hi) {
   asm("max.NaN.f32 %0, %0, %1;" : "+f"(x) : "f"(lo));

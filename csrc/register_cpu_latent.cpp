@@ -1,10 +1,6 @@
-// The C++ backend's operators: tensors in, problems to the kernels, sums out.
+// The latent op of the C++ backend: tensors in, problems to the kernels, sums out.
 
 #include <torch/csrc/stable/library.h>
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 #include <array>
 #include <memory>
@@ -13,6 +9,7 @@
 #include <vector>
 
 #include "cpu/dispatch.h"
+#include "huge_pages.h"
 #include "latent_tensors.h"
 #include "views.h"
 
@@ -50,19 +47,6 @@ void draw_from(LatentProblem& p, const std::optional<Tensor>& rng, const std::op
   STD_TORCH_CHECK(rng.has_value() != noise.has_value(), "exactly one of rng and noise must be given");
   if (rng) p.key = key_of(*rng);
   p.first_row = first_row;
-}
-
-// Fresh memory comes page by page, each cleared by the kernel on first touch: for large results that costs more than the
-// computation (33 MB on Zen 3: 22 ms to fill with 4 KB pages, 6 ms with 2 MB pages). A hint, where the system takes hints.
-Tensor with_huge_pages(Tensor x) {
-#if defined(MADV_HUGEPAGE)
-  constexpr uintptr_t page = 4096, worthwhile = uintptr_t{4} << 20;
-  const uintptr_t first = reinterpret_cast<uintptr_t>(x.data_ptr());
-  const uintptr_t last = first + static_cast<uintptr_t>(x.numel()) * x.element_size();
-  const uintptr_t begin = (first + page - 1) / page * page, end = last / page * page;
-  if (last - first >= worthwhile) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#endif
-  return x;
 }
 
 // Work items are a few thousand elements each: one alone is not worth a second thread.

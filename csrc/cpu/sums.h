@@ -1,0 +1,21 @@
+// Sums whose order depends on nothing but how many numbers there are.
+#pragma once
+
+#include <cstdint>
+
+namespace betavae_fast::BVF_ISA {
+
+// In 16 interleaved parts, then pairwise: the same whatever the width of a vector.
+template <class Real>
+inline double row_sum(const Real* x, int64_t n) {
+  Real part[16] = {};
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16)
+    for (int64_t k = 0; k < 16; ++k) part[k] += x[i + k];
+  for (int64_t k = 0; i + k < n; ++k) part[k] += x[i + k];
+  for (int64_t width = 8; width > 0; width /= 2)
+    for (int64_t k = 0; k < width; ++k) part[k] += part[k + width];
+  return part[0];
+}
+
+}  // namespace betavae_fast::BVF_ISA
