@@ -79,7 +79,9 @@ class BetaVAE(nn.Module):
                 f"images must have shape (B, {', '.join(map(str, self.image_shape))}), "
                 f"got {tuple(images.shape)}"
             )
-        mu, logvar = self.encoder(to_float(images, next(self.parameters()).dtype)).chunk(2, dim=1)
+        dtype = next(self.parameters()).dtype
+        # The moments are of the parameters' dtype under autocast, too: sample and KL keep their digits.
+        mu, logvar = self.encoder(to_float(images, dtype)).to(dtype).chunk(2, dim=1)
         return mu, logvar
 
     def decode(self, z: Tensor) -> Tensor:
