@@ -5,6 +5,8 @@ from typing import Literal
 
 Architecture = Literal["burgess", "locatello", "mlp"]
 Likelihood = Literal["bernoulli", "gaussian", "laplace"]
+LrSchedule = Literal["constant", "cosine"]
+Precision = Literal["auto", "fp32", "bf16"]
 
 ACTIVE_NATS = 0.05
 """A channel is active when its KL, averaged over images, exceeds this many nats.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
+from typing import Literal, get_args
 
-from betavae_fast.choices import Architecture, Likelihood
+from betavae_fast.choices import Architecture, Likelihood, LrSchedule, Precision
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,16 @@ class TrainConfig:
     latent_dim: int = 10
     beta: float = 4.0
     likelihood: Likelihood = "bernoulli"
-    batch_size: int = 64
+    beta_warmup: int = 0  # steps over which beta grows linearly from 0
+    batch_size: int | Literal["auto"] = 64  # images an update, of all processes; "auto": as many as fit
+    accumulate: int = 1  # equal parts in which a process takes its share of a batch, one after the other
     steps: int = 2500
-    lr: float = 1e-3  # Adam's, constant
+    lr: float = 1e-3  # Adam's
+    lr_schedule: LrSchedule = "constant"  # "cosine": to 0 over ``steps``
+    lr_warmup: int = 0  # steps over which the learning rate grows linearly to its schedule's
+    clip_grad_norm: float | None = None  # the gradient is scaled down to this 2-norm; None: it is not
     seed: int = 0  # of the weights, the data order and the latent noise
+    precision: Precision = "auto"  # of the networks; "auto": bf16 where the device computes in it, else fp32
     device: str = "auto"  # "auto": cuda where there is one, else cpu
     backend: str = "auto"  # of the latent layer
     threads: int | None = None  # None: as many as torch chooses
@@ -37,9 +44,21 @@ class TrainConfig:
     checkpoint_every: int = 1000  # steps
 
     def __post_init__(self) -> None:
-        for name in ("latent_dim", "batch_size", "steps", "log_every", "checkpoint_every"):
+        for name in ("latent_dim", "accumulate", "steps", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("beta_warmup", "lr_warmup"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.batch_size != "auto" and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
+            raise ValueError(
+                f"batch_size must be a whole number of at least 1, or auto; got {self.batch_size}"
+            )
+        for name, choices in (("lr_schedule", LrSchedule), ("precision", Precision)):
+            if getattr(self, name) not in get_args(choices):
+                raise ValueError(
+                    f"{name} must be one of {', '.join(get_args(choices))}; got {getattr(self, name)}"
+                )
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}")
         if not 0 <= self.seed < 2**63:
@@ -48,3 +67,7 @@ class TrainConfig:
             raise ValueError(f"beta must be a finite number of at least 0, got {self.beta}")
         if not (isfinite(self.lr) and self.lr > 0):
             raise ValueError(f"lr must be a finite positive number, got {self.lr}")
+        if self.clip_grad_norm is not None and not (
+            isfinite(self.clip_grad_norm) and self.clip_grad_norm > 0
+        ):
+            raise ValueError(f"clip_grad_norm must be a finite positive number, got {self.clip_grad_norm}")

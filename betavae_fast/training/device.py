@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import torch
 
+from betavae_fast.training.distributed import local_rank, local_world_size
+
 
 def resolve_device(device: str) -> torch.device:
-    """The device of that name; "auto" is cuda where there is one, else cpu.
+    """The device of that name; "auto" is cuda where there is one, else cpu. Of several processes on a machine,
+    each gets a GPU of its own.
 
-    Raises: ValueError for a name torch does not know or a device that is not there.
+    Raises: ValueError for a name torch does not know, a device that is not there, or one GPU for several
+        processes.
     """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if local_world_size() > 1:
+        if name.startswith("cuda:"):
+            raise ValueError(f"device {device!r} is one GPU for {local_world_size()} processes; give cuda")
+        if name == "cuda":
+            name = f"cuda:{local_rank()}"
     try:
-        resolved = torch.device(device)
+        resolved = torch.device(name)
         torch.empty(0, device=resolved)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
     return resolved

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
-from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from betavae_fast.choices import ACTIVE_NATS
@@ -34,36 +33,6 @@ class Metrics:
     def active_channels(self) -> int:
         """How many channels carry more than ``ACTIVE_NATS``."""
         return sum(kl > ACTIVE_NATS for kl in self.kl_per_dim)
-
-
-class RunningMeans:
-    """Means of tensors over steps, added up on their device: nothing waits for it until ``read``.
-
-    >>> import torch
-    >>> means = RunningMeans()
-    >>> for x in (1.0, 3.0): means.add(loss=torch.tensor(x))
-    >>> means.read()
-    {'loss': tensor(2., dtype=torch.float64)}
-    """
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._count = 0
-
-    def add(self, **values: Tensor) -> None:
-        """Add one step's values; the names must be the same at every step."""
-        self._count += 1
-        for name, value in values.items():
-            if name in self._sums:
-                self._sums[name] += value.detach()
-            else:
-                self._sums[name] = value.detach().clone()
-
-    def read(self) -> dict[str, Tensor]:
-        """The means since the last ``read``, as float64 on the CPU."""
-        means = {name: value.cpu().double() / self._count for name, value in self._sums.items()}
-        self._sums, self._count = {}, 0
-        return means
 
 
 class MetricsWriter:

@@ -23,9 +23,10 @@ def read_run(folder: RunFolder) -> tuple[TrainConfig, Checkpoint | None]:
 
 
 def resume(
-    folder: RunFolder, config: TrainConfig, checkpoint: Checkpoint | None, dataset: ImageDataset
+    folder: RunFolder | None, config: TrainConfig, checkpoint: Checkpoint | None, dataset: ImageDataset
 ) -> TrainState:
     """The run in ``folder``, ready for the step after its checkpoint, with what it logged after that dropped.
+    Of several processes, all but the one that writes give None for the folder.
 
     With the run's own configuration, on the same machine, the steps to come give the same weights and metrics
     as if the run had never ended, bit for bit.
@@ -37,7 +38,8 @@ def resume(
     if checkpoint is not None:
         checkpoint.restore(state.model, state.optimizer)
         state.step = checkpoint.step
-    remove_leftovers(folder.path)
-    drop_metrics_after(folder.metrics, state.step)
-    write_config(folder, config)
+    if folder is not None:
+        remove_leftovers(folder.path)
+        drop_metrics_after(folder.metrics, state.step)
+        write_config(folder, state.config)
     return state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -10,22 +10,26 @@ import torch
 from betavae_fast.data.images import ImageDataset
 from betavae_fast.nn import BetaVAE, BetaVAELoss
 from betavae_fast.ops.backends import Backend, choose
+from betavae_fast.training.batch_size import largest_batch_size, rows_per_part
 from betavae_fast.training.batches import ShuffledBatches
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.device import resolve_device
+from betavae_fast.training.precision import resolve_precision
 
 
 @dataclass
 class TrainState:
     """Everything a run consists of, ready for its next step."""
 
-    config: TrainConfig
+    config: TrainConfig  # its batch_size is a number
     dataset: ImageDataset  # on the model's device
     batches: ShuffledBatches
+    rows: int  # images of a forward pass: a process takes its share of a batch in ``accumulate`` parts
     model: BetaVAE
     objective: BetaVAELoss
     optimizer: torch.optim.Optimizer
     device: torch.device
+    precision: torch.dtype  # of the networks' arithmetic
     step: int = 0  # steps done
 
     @property
@@ -40,11 +44,12 @@ def prepare(config: TrainConfig, dataset: ImageDataset) -> TrainState:
     channels_last (NHWC), and the convolutions then stay in that layout throughout.
 
     Raises: ValueError for a device that is not there, an unknown backend, images the architecture cannot
-        take, or a data set smaller than a batch; RuntimeError for a backend that is not available.
+        take, or a batch that is larger than the data set, does not split, or (where its size is "auto") does
+        not fit; RuntimeError for a backend that is not available.
     """
     device = resolve_device(config.device)
     choose(config.backend, device.type, torch.float32)
-    batches = ShuffledBatches(len(dataset), config.batch_size, config.seed)
+    precision = resolve_precision(config.precision, device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = BetaVAE(
@@ -55,12 +60,31 @@ def prepare(config: TrainConfig, dataset: ImageDataset) -> TrainState:
             backend=cast(Backend, config.backend),  # checked above
         )
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    objective = BetaVAELoss(config.beta, config.likelihood)
+    dataset = dataset.to(device)
+    batch_size = config.batch_size
+    if batch_size == "auto":
+        batch_size = largest_batch_size(
+            model, objective, dataset, precision=precision, accumulate=config.accumulate
+        )
     return TrainState(
-        config=config,
-        dataset=dataset.to(device),
-        batches=batches,
+        config=replace(config, batch_size=batch_size),
+        dataset=dataset,
+        batches=ShuffledBatches(len(dataset), batch_size, config.seed),
+        rows=rows_per_part(batch_size, config.accumulate),
         model=model,
-        objective=BetaVAELoss(config.beta, config.likelihood),
-        optimizer=torch.optim.Adam(model.parameters(), lr=config.lr, fused=device.type in ("cpu", "cuda")),
+        objective=objective,
+        optimizer=_adam(model, config.lr, device),
         device=device,
+        precision=precision,
+    )
+
+
+def _adam(model: BetaVAE, lr: float, device: torch.device) -> torch.optim.Adam:
+    """Adam whose learning rate is a tensor on the device, for a step to set."""
+    # On a GPU the fused kernel reads it as float32; on the CPU it is a double, like a number of Python's.
+    rate = torch.tensor(lr, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
+    on_gpu = device.type == "cuda"
+    return torch.optim.Adam(
+        model.parameters(), lr=rate, fused=on_gpu or device.type == "cpu", capturable=on_gpu
     )

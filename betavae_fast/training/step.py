@@ -2,26 +2,89 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
 
 from betavae_fast.nn import split_kl
-from betavae_fast.training.metrics import RunningMeans
+from betavae_fast.training.distributed import rank
+from betavae_fast.training.precision import autocast
+from betavae_fast.training.running_means import RunningMeans
+from betavae_fast.training.schedules import kl_weight, learning_rate
 from betavae_fast.training.state import TrainState
 
 
-def take_step(state: TrainState, means: RunningMeans) -> None:
-    """One update. Nothing in here waits for the device."""
-    images = state.dataset.gather(state.batches[state.step].to(state.device))
-    # The step is the stream: every step draws noise of its own, and the same noise whenever it is taken.
-    noise_seed = torch.tensor([state.config.seed, state.step], dtype=torch.int64, device=state.device)
-    out = state.model(images, seed=noise_seed)
-    loss = state.objective(out.decoded, images, out.kl)
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.total.backward()
-    state.optimizer.step()
-    state.step += 1
-    with torch.no_grad():
-        split = split_kl(out.mu, out.logvar)
-    means.add(
-        loss=loss.total, reconstruction=loss.reconstruction, kl_per_dim=loss.kl_per_dim, **split._asdict()
-    )
+class TrainStep:
+    """One update of the weights, as a function of tensors on the device alone.
+
+    Whatever changes from step to step (the number of steps done, the noise, the data order, learning rate, β) is
+    a tensor on the device, read and written there. So no call waits for the device, every call is the same
+    sequence of operations on the same memory, and a CUDA graph that holds one of them holds them all.
+
+    Args:
+        state: what to train, from its ``step`` on.
+        network: ``state.model``, or the wrapper of it that averages gradients over processes.
+
+    Attributes:
+        means: of what the steps measure, one addition for each of the ``accumulate`` parts of a batch.
+    """
+
+    def __init__(self, state: TrainState, network: nn.Module) -> None:
+        config, device = state.config, state.device
+        self._state = state
+        self._network = network
+        self._first_row = rank() * state.rows * config.accumulate
+        # (seed, step): names the step's noise, and counts the steps.
+        self._noise_seed = torch.tensor([config.seed, state.step], dtype=torch.int64, device=device)
+        self._step = self._noise_seed[1]
+        self._order = torch.empty(
+            state.batches.per_epoch, state.batches.batch_size, dtype=torch.int64, device=device
+        )
+        self._share = torch.tensor(1 / config.accumulate, device=device)
+        dims = config.latent_dim
+        self.means = RunningMeans(
+            device, loss=1, reconstruction=1, kl_per_dim=dims, mean_dispersion=dims, variance=dims
+        )
+
+    def load_order(self, epoch: int) -> None:
+        """Bring the data order of an epoch onto the device; to be called before the epoch's first step."""
+        self._order.copy_(self._state.batches.epoch(epoch))
+
+    def __call__(self) -> None:
+        state, config = self._state, self._state.config
+        for group in state.optimizer.param_groups:
+            group["lr"].copy_(learning_rate(self._step, config))
+        state.objective.beta = kl_weight(self._step, config).float()
+
+        indices = self._order.index_select(0, self._step % len(self._order)).flatten()
+        state.optimizer.zero_grad(set_to_none=True)
+        for part in range(config.accumulate):
+            first_row = self._first_row + part * state.rows
+            with nullcontext() if part == config.accumulate - 1 else self._without_exchange():
+                self._add_gradients(indices[first_row : first_row + state.rows], first_row)
+        if config.clip_grad_norm is not None:
+            clip_grad_norm_(state.model.parameters(), config.clip_grad_norm)
+        state.optimizer.step()
+        self._step += 1
+
+    def _add_gradients(self, indices: Tensor, first_row: int) -> None:
+        """Forward and backward of a part of the batch, which starts at its row ``first_row``."""
+        state = self._state
+        images = state.dataset.gather(indices)
+        with autocast(state.device, state.precision):
+            out = self._network(images, seed=self._noise_seed, first_row=first_row)
+            loss = state.objective(out.decoded, images, out.kl)
+        loss.total.backward(self._share)
+        with torch.no_grad():
+            split = split_kl(out.mu, out.logvar)
+        self.means.add(
+            loss=loss.total, reconstruction=loss.reconstruction, kl_per_dim=loss.kl_per_dim, **split._asdict()
+        )
+
+    def _without_exchange(self) -> AbstractContextManager[None]:
+        """Gradients stay this process's own, until the batch's last part brings the others'."""
+        network = self._network
+        return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()

@@ -64,7 +64,7 @@ def test_a_step_is_adam_on_the_objective(dataset, tmp_path):
     state, _ = run(with_(steps=1), dataset, tmp_path / "run")
 
     by_hand = loop.prepare(CONFIG, dataset)
-    images = dataset.gather(by_hand.batches[0])
+    images = dataset.gather(by_hand.batches.epoch(0)[0])
     out = by_hand.model(images, seed=torch.tensor([CONFIG.seed, 0]))
     BetaVAELoss(beta=2.0)(out.decoded, images, out.kl).total.backward()
     for p in by_hand.model.parameters():
@@ -97,7 +97,7 @@ def test_the_first_metrics_are_those_of_the_initial_model(dataset, tmp_path):
     _, folder = run(with_(steps=1), dataset, tmp_path / "run")
     state = loop.prepare(CONFIG, dataset)
     with torch.no_grad():
-        mu, logvar = state.model.encode(dataset.gather(state.batches[0]))
+        mu, logvar = state.model.encode(dataset.gather(state.batches.epoch(0)[0]))
     entry = read_metrics(folder.metrics)[0]
     assert entry.mean_dispersion == pytest.approx(split_kl(mu, logvar).mean_dispersion.tolist(), rel=1e-5)
 

@@ -1,0 +1,124 @@
+"""Several processes that train one model: started by torchrun, found in its environment variables.
+
+Without torchrun every function here is that of a single process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+class ProcessLostError(Exception):
+    """Another process of the run has ended, or cannot be reached."""
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Within the block, the processes that torchrun started know each other: gradients on GPUs go over NCCL,
+    everything else over gloo, which notices at once when a process ends.
+
+    Raises: ProcessLostError if they do not find each other.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    with peers():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if has_nccl() else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes train together, on all machines."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def local_rank() -> int:
+    """This process's number among those on this machine, from 0."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def local_world_size() -> int:
+    """How many of the processes are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def has_nccl() -> bool:
+    """Whether GPUs exchange gradients themselves. If not, gloo does it by way of host memory."""
+    return torch.cuda.is_available() and dist.is_nccl_available()
+
+
+@contextmanager
+def one_per_machine_first() -> Iterator[None]:
+    """The first process of each machine runs the block before its others do: what it leaves in a cache, they
+    find."""
+    if local_rank() == 0:
+        yield
+        _barrier()
+    else:
+        _barrier()
+        yield
+
+
+def data_parallel(model: nn.Module) -> nn.Module:
+    """``model`` itself, or wrapped so that backward leaves the mean of all processes' gradients."""
+    if world_size() == 1:
+        return model
+    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The sum of every process's ``values``, a tensor on the CPU, which is overwritten."""
+    return _reduce(values, dist.ReduceOp.SUM)
+
+
+def any_process(flag: bool) -> bool:
+    """Whether ``flag`` is set in any process."""
+    return bool(_reduce(torch.tensor(int(flag)), dist.ReduceOp.MAX))
+
+
+def least_of_processes(number: int) -> int:
+    """The smallest ``number`` of any process."""
+    return int(_reduce(torch.tensor(number), dist.ReduceOp.MIN))
+
+
+@contextmanager
+def peers() -> Iterator[None]:
+    """Wherever processes talk to each other: ProcessLostError where one has stopped answering."""
+    try:
+        yield
+    except RuntimeError as error:
+        # gloo's errors have no class of their own, only the path of its sources in their text.
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise ProcessLostError(f"another process of this run has ended ({_reason(error)})") from error
+        raise
+
+
+def _reason(error: RuntimeError) -> str:
+    """Of gloo's "[file:line] Read error [address]: Connection reset by peer. This is ...", the middle."""
+    return str(error).split("] ", 1)[-1].split(". ", 1)[0]
+
+
+def _barrier() -> None:
+    any_process(False)
+
+
+def _reduce(values: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+    if dist.is_initialized():
+        with peers():
+            dist.all_reduce(values, operation)
+    return values

@@ -1,0 +1,68 @@
+"""Launching a step: on a GPU as one CUDA graph, elsewhere call by call."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from betavae_fast.training.distributed import has_nccl, world_size
+
+_WARM_UP = 3
+# DistributedDataParallel rebuilds its buckets and measures itself in its first steps; torch asks for 11.
+_WARM_UP_DATA_PARALLEL = 11
+
+
+@contextmanager
+def side_stream(device: torch.device) -> Iterator[None]:
+    """On a GPU, the block runs on a stream of its own: the default stream cannot be captured, and autograd
+    wants the stream of capture to be the one on which everything before it ran."""
+    if device.type != "cuda":
+        yield
+        return
+    outer = torch.cuda.current_stream(device)
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(outer)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        outer.wait_stream(stream)
+
+
+def graphed(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """What to call instead of ``step``, within ``side_stream``.
+
+    On a GPU the first calls run ``step``, the next records it, and from then on it is replayed without any
+    Python. ``step`` must therefore be a fixed sequence of operations on tensors of fixed addresses. Where
+    it cannot be recorded this is ``step``, with a warning on a GPU.
+    """
+    if device.type != "cuda":
+        return step
+    if world_size() > 1 and not has_nccl():
+        warnings.warn("no CUDA graph: without NCCL, gradients go through the host's memory", stacklevel=2)
+        return step
+    return _GraphedStep(step, _WARM_UP if world_size() == 1 else _WARM_UP_DATA_PARALLEL)
+
+
+class _GraphedStep:
+    def __init__(self, step: Callable[[], None], warm_up: int) -> None:
+        self._step = step
+        self._warm_up = warm_up
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self) -> None:
+        if self._warm_up > 0:
+            self._warm_up -= 1
+            self._step()
+            return
+        if self._graph is None:
+            self._graph = torch.cuda.CUDAGraph()
+            # thread_local: NCCL's watchdog queries events in its own thread, which a global capture forbids.
+            with torch.cuda.graph(
+                self._graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"
+            ):
+                self._step()
+        self._graph.replay()

@@ -1,0 +1,32 @@
+"""The precision of the networks' arithmetic. Weights, optimizer, moments, KL and losses are float32 in any."""
+
+from __future__ import annotations
+
+import torch
+
+from betavae_fast.choices import Precision
+
+_NATIVE_BF16 = {"x86_64": ("avx512_bf16", "amx_bf16"), "aarch64": ("bf16",)}
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
+    """bfloat16 or float32; "auto" is bfloat16 where ``device`` computes in it natively."""
+    if precision == "auto":
+        return torch.bfloat16 if has_native_bf16(device) else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """Whether ``device`` multiplies bfloat16 numbers itself rather than by way of float32."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):  # not in the oldest torch we take
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities[name] for name in _NATIVE_BF16.get(capabilities["architecture"], ()))
+    return False
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    """A context in which matrix products and convolutions compute in ``precision``."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision is torch.bfloat16)

@@ -1,0 +1,46 @@
+"""What changes over a run: pure functions of the number of steps done, on whatever device that number is.
+
+Only operations on that number: nothing is copied from the host, so that a CUDA graph can hold them. The
+learning rate and β are the ones there are; another weight of an objective would be one more function here.
+"""
+
+from __future__ import annotations
+
+from math import pi
+
+import torch
+from torch import Tensor
+
+from betavae_fast.training.config import TrainConfig
+
+
+def learning_rate(step: Tensor, config: TrainConfig) -> Tensor:
+    """The learning rate of the update that follows ``step`` others; float64 scalar.
+
+    ``lr``, or a half cosine from there to 0 over ``steps``; over the first ``lr_warmup`` steps it is scaled
+    by 1/lr_warmup, 2/lr_warmup, ..., 1.
+
+    >>> config = TrainConfig(lr=0.5, lr_schedule="cosine", steps=100)
+    >>> [round(float(learning_rate(torch.tensor(step), config)), 3) for step in (0, 50, 99)]
+    [0.5, 0.25, 0.0]
+    """
+    rate = torch.full_like(step, config.lr, dtype=torch.float64)
+    if config.lr_schedule == "cosine":
+        rate *= 0.5 + 0.5 * torch.cos(step.double() * (pi / config.steps))
+    if config.lr_warmup:
+        rate *= ((step.double() + 1) / config.lr_warmup).clamp(max=1)
+    return rate
+
+
+def kl_weight(step: Tensor, config: TrainConfig) -> Tensor:
+    """β of the update that follows ``step`` others; float64 scalar. Over the first ``beta_warmup`` steps it
+    grows linearly from 0.
+
+    >>> config = TrainConfig(beta=4.0, beta_warmup=8)
+    >>> [float(kl_weight(torch.tensor(step), config)) for step in (0, 2, 8, 9)]
+    [0.0, 1.0, 4.0, 4.0]
+    """
+    weight = torch.full_like(step, config.beta, dtype=torch.float64)
+    if config.beta_warmup:
+        weight *= (step.double() / config.beta_warmup).clamp(max=1)
+    return weight
