@@ -3,22 +3,25 @@ instant."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-from betavae_fast.choices import ACTIVE_NATS, Architecture, Likelihood
+from betavae_fast.choices import ACTIVE_NATS, Architecture, Likelihood, LrSchedule, Precision
 from betavae_fast.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from betavae_fast.data import ImageDataset
     from betavae_fast.evaluation.summary import Summary
+    from betavae_fast.nn import BetaVAE
     from betavae_fast.training.metrics import Metrics
     from betavae_fast.training.run_folder import RunFolder
     from betavae_fast.training.state import TrainState
@@ -60,10 +63,30 @@ def train(
     latent_dim: Annotated[int, typer.Option(help="Number of latent channels.")] = DEFAULTS.latent_dim,
     beta: Annotated[float, typer.Option(help="Weight of the KL.")] = DEFAULTS.beta,
     likelihood: Annotated[Likelihood, typer.Option(help="Of the pixels.")] = DEFAULTS.likelihood,
-    batch_size: Annotated[int, typer.Option(help="Images a step.")] = DEFAULTS.batch_size,
+    beta_warmup: Annotated[
+        int, typer.Option(help="Steps over which β grows linearly from 0.")
+    ] = DEFAULTS.beta_warmup,
+    batch_size: Annotated[
+        str, typer.Option(help="Images a step, or auto: as many as fit in memory.", metavar="INTEGER|auto")
+    ] = str(DEFAULTS.batch_size),
+    accumulate: Annotated[
+        int, typer.Option(help="Equal parts of a batch, taken one after the other to save memory.")
+    ] = DEFAULTS.accumulate,
     steps: Annotated[int, typer.Option(help="Training steps.")] = DEFAULTS.steps,
     lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = DEFAULTS.lr,
+    lr_schedule: Annotated[
+        LrSchedule, typer.Option(help="cosine: to 0 at the last step.")
+    ] = DEFAULTS.lr_schedule,
+    lr_warmup: Annotated[
+        int, typer.Option(help="Steps over which the learning rate grows linearly.")
+    ] = DEFAULTS.lr_warmup,
+    clip_grad_norm: Annotated[
+        float | None, typer.Option(help="Scale the gradient down to this norm.", show_default="never")
+    ] = DEFAULTS.clip_grad_norm,
     seed: Annotated[int, typer.Option(help="Of the weights, the data order and the noise.")] = DEFAULTS.seed,
+    precision: Annotated[
+        Precision, typer.Option(help="Of the networks; auto: bf16 where the device computes in it.")
+    ] = DEFAULTS.precision,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads.", show_default="torch's choice")
     ] = DEFAULTS.threads,
@@ -92,6 +115,8 @@ def train(
     """Train a β-VAE. Leaves a folder with config, checkpoint, metrics, TensorBoard logs and pictures.
 
     Ctrl-C finishes the step, writes the checkpoint and the pictures, and exits with code 130.
+
+    Several processes share every batch: torchrun --nproc-per-node N -m betavae_fast train ...
     """
     if resume is not None:
         _resume(resume, {name: value for name, value in _given(context).items() if name != "resume"})
@@ -102,10 +127,16 @@ def train(
             architecture=architecture,
             latent_dim=latent_dim,
             beta=beta,
+            beta_warmup=beta_warmup,
             likelihood=likelihood,
-            batch_size=batch_size,
+            batch_size=_batch_size(batch_size),
+            accumulate=accumulate,
             steps=steps,
             lr=lr,
+            lr_schedule=lr_schedule,
+            lr_warmup=lr_warmup,
+            clip_grad_norm=clip_grad_norm,
+            precision=precision,
             seed=seed,
             threads=threads,
             device=device,
@@ -118,38 +149,69 @@ def train(
 
 def _train(config: TrainConfig, out: Path | None) -> None:
     """A new run."""
-    from betavae_fast.data import load_dataset
     from betavae_fast.training.run_folder import create_run_folder, exclusive
     from betavae_fast.training.state import prepare
 
-    with ExitStack() as held:
+    with _process_group() as writes, ExitStack() as held:
         with usage_errors():
             _use_threads(config.threads)
-            state = prepare(config, load_dataset(config.data))
-            folder = create_run_folder(config, out)
-            held.enter_context(exclusive(folder))
+            state = prepare(config, _load(config.data))
+            folder = None
+            if writes:
+                folder = create_run_folder(state.config, out)
+                held.enter_context(exclusive(folder))
         _run(state, folder)
 
 
 def _resume(path: Path, changes: dict[str, Any]) -> None:
     """The run in ``path``, from its checkpoint on."""
-    from betavae_fast.data import load_dataset
     from betavae_fast.training.resume import read_run, resume
     from betavae_fast.training.run_folder import RunFolder, exclusive
 
     folder = RunFolder(path)
-    with ExitStack() as held:
+    with _process_group() as writes, ExitStack() as held:
         with usage_errors():
             if refused := changes.keys() - set(RESUME_OPTIONS):
                 raise ValueError(
                     f"{_options(sorted(refused))} cannot be given with --resume: the run decides"
                 )
-            held.enter_context(exclusive(folder))
+            if writes:
+                held.enter_context(exclusive(folder))
             config, checkpoint = read_run(folder)
             config = replace(config, **changes)
             _use_threads(config.threads)
-            state = resume(folder, config, checkpoint, load_dataset(config.data))
-        _run(state, folder)
+            state = resume(folder if writes else None, config, checkpoint, _load(config.data))
+        _run(state, folder if writes else None)
+
+
+@contextmanager
+def _process_group() -> Iterator[bool]:
+    """The processes that torchrun started, if it did; yields whether this one writes and prints for all."""
+    from betavae_fast.training.distributed import ProcessLostError, process_group, rank
+
+    try:
+        with process_group():
+            yield rank() == 0
+    except ProcessLostError as error:
+        raise CommandError(str(error), exit_code=1) from error
+
+
+def _load(data: str) -> ImageDataset:
+    """The data set; of several processes on a machine one loads it first and leaves it in the cache."""
+    from betavae_fast.data import load_dataset
+    from betavae_fast.training.distributed import local_rank, one_per_machine_first
+
+    with one_per_machine_first():
+        return load_dataset(data, progress=local_rank() == 0)
+
+
+def _batch_size(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"batch_size must be a whole number or auto, got {text!r}") from None
 
 
 def _use_threads(threads: int | None) -> None:
@@ -168,22 +230,25 @@ def _given(context: typer.Context) -> dict[str, Any]:
     }
 
 
-def _run(state: TrainState, folder: RunFolder) -> None:
+def _run(state: TrainState, folder: RunFolder | None) -> None:
+    """Train, and draw what came of it; without a folder, only take part in the training."""
     from rich.console import Console
 
-    from betavae_fast.evaluation.report import write_pictures
-    from betavae_fast.evaluation.summary import summarise, write_summary
     from betavae_fast.training import loop
+    from betavae_fast.training.distributed import world_size
     from betavae_fast.training.interrupt import stop_on_signal
-    from betavae_fast.training.metrics import read_metrics
 
-    config, console = state.config, Console(highlight=False, markup=False, soft_wrap=True)
+    config = state.config
+    console = Console(highlight=False, markup=False, soft_wrap=True, quiet=folder is None)
     console.print(f"Data: {state.dataset!r}")
+    processes = f" in {world_size()} processes" if world_size() > 1 else ""
     console.print(
         f"Model: {config.architecture}, {config.latent_dim} channels, {config.likelihood}, "
-        f"β = {config.beta:g}; {config.steps} steps of {config.batch_size} images on {state.device}"
+        f"β = {config.beta:g}; {config.steps} steps of {config.batch_size} images{processes} on {state.device} "
+        f"in {str(state.precision).removeprefix('torch.')}"
     )
-    console.print(f"Run folder: {folder.path}")
+    if folder is not None:
+        console.print(f"Run folder: {folder.path}")
     if state.step:
         rest = ": finished, only summary and pictures are made again" if state.finished else ""
         console.print(f"Resumed after step {state.step}{rest}")
@@ -195,17 +260,26 @@ def _run(state: TrainState, folder: RunFolder) -> None:
                 )
         except (loop.DivergedError, OSError) as error:
             raise CommandError(str(error), exit_code=1) from error
-        summary = summarise(model, state.dataset)
-        write_summary(folder.summary, summary)
-        write_pictures(folder.pictures, model, state.dataset, summary, read_metrics(folder.metrics))
+        if folder is not None:
+            _evaluate(model, state.dataset, folder, console)
+    if not state.finished:
+        where = "" if folder is None else f"; checkpoint and pictures are in {folder.path}"
+        raise CommandError(
+            f"interrupted after step {state.step} of {config.steps}{where}", exit_code=INTERRUPTED
+        )
+
+
+def _evaluate(model: BetaVAE, dataset: ImageDataset, folder: RunFolder, console: Console) -> None:
+    """Write and print the run's summary, and draw its pictures."""
+    from betavae_fast.evaluation.report import write_pictures
+    from betavae_fast.evaluation.summary import summarise, write_summary
+    from betavae_fast.training.metrics import read_metrics
+
+    summary = summarise(model, dataset)
+    write_summary(folder.summary, summary)
+    write_pictures(folder.pictures, model, dataset, summary, read_metrics(folder.metrics))
     _print_summary(console, summary)
     console.print(f"Pictures: {folder.pictures}")
-    if not state.finished:
-        raise CommandError(
-            f"interrupted after step {state.step} of {config.steps}; "
-            f"checkpoint and pictures are in {folder.path}",
-            exit_code=INTERRUPTED,
-        )
 
 
 @contextmanager
@@ -329,5 +403,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
-    print("betavae-fast:", " ".join(message.split()), file=sys.stderr)
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1  # of torchrun's processes
+    rank = f"process {os.environ['RANK']}: " if several else ""
+    print(f"betavae-fast: {rank}{' '.join(message.split())}", file=sys.stderr)
     sys.exit(exit_code)
