@@ -158,11 +158,11 @@ def _check_tensors(path: Path, found: Mapping[str, Tensor], expected: Mapping[st
     """Raise CheckpointError unless ``found`` has the names, shapes and dtypes of ``expected``."""
     for name in sorted(found.keys() ^ expected.keys()):
         raise CheckpointError(f"{path}: {'has no' if name in expected else 'has an unknown'} tensor {name!r}")
-    for name, tensor in found.items():
-        if (tensor.shape, tensor.dtype) != (expected[name].shape, expected[name].dtype):
+    for name, like in expected.items():
+        if (found[name].shape, found[name].dtype) != (like.shape, like.dtype):
             raise CheckpointError(
-                f"{path}: {name} is {tensor.dtype} of shape {tuple(tensor.shape)}, "
-                f"expected {expected[name].dtype} of shape {tuple(expected[name].shape)}"
+                f"{path}: {name} is {found[name].dtype} of shape {tuple(found[name].shape)}, "
+                f"expected {like.dtype} of shape {tuple(like.shape)}"
             )
 
 

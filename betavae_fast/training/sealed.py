@@ -23,7 +23,7 @@ class CheckpointError(ValueError):
 def write_sealed(path: Path, content: dict[str, Any]) -> None:
     """Write ``content``, not empty, as JSON with a last entry "sha256", atomically."""
     with atomic_writer(path) as file:
-        file.write(_seal(json.dumps(content, indent=2).encode()))
+        file.write(seal(json.dumps(content, indent=2).encode()))
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     found = read_file(path)
     text, _, recorded = found.rpartition(_SEAL)
     text += b"\n}"
-    if found != _seal(text):
+    if found != seal(text):
         raise CheckpointError(
             f"{path}: damaged, the SHA-256 of its content is {hashlib.sha256(text).hexdigest()}, "
             f"expected {recorded[:64].decode('ascii', 'replace')!r}"
@@ -63,6 +63,6 @@ def read_file(path: Path) -> bytes:
     raise CheckpointError(f"{path}: not a regular file")
 
 
-def _seal(text: bytes) -> bytes:
-    """``text``, a JSON object indented by two, with its checksum as the last entry."""
+def seal(text: bytes) -> bytes:
+    """``text``, a JSON object indented by two, with the checksum of it as its last entry."""
     return text.removesuffix(b"\n}") + _SEAL + hashlib.sha256(text).hexdigest().encode() + b'"\n}\n'
