@@ -10,15 +10,16 @@ import triton
 from torch import Tensor
 
 from betavae_fast.ops.schemas import REDUCTIONS, empty_kl, library
-from betavae_fast.ops.triton import kernels
-from betavae_fast.ops.triton.formulas import INTERPRETED
+from betavae_fast.ops.triton import latent_kernels as kernels
+from betavae_fast.ops.triton import sums
+from betavae_fast.ops.triton.layouts import Layout, are_flat, layout
+from betavae_fast.ops.triton.numerics import INTERPRETED
 from betavae_fast.ops.triton.sums import launch_sum_parts
-from betavae_fast.ops.triton.tiles import Layout, Tiling, are_flat, flat_tiling, layout, row_tiling
+from betavae_fast.ops.triton.tiles import Tiling, flat_tiling, row_tiling
 
-_BY_ELEMENT = kernels.KL_BY_ELEMENT.value
-_BY_COL = kernels.KL_BY_COL.value
-_BY_ROW = kernels.KL_BY_ROW.value
-_IN_ALL = kernels.KL_IN_ALL.value
+_BY_ELEMENT, _BY_COL, _BY_ROW, _IN_ALL = (
+    mode.value for mode in (sums.BY_ELEMENT, sums.BY_COL, sums.BY_ROW, sums.IN_ALL)
+)
 _MODES = {
     REDUCTIONS["none"]: _BY_ELEMENT,
     REDUCTIONS["dim"]: _BY_COL,
@@ -53,50 +54,28 @@ def _plan(
     drawn: bool,
 ) -> tuple[Tiling, Layout | None, bool]:
     """(tiles, where their elements lie, whether they begin within a Philox block)."""
+    strides = [t.stride() for t in tensors]
     phased = drawn and first_element % 4 != 0
-    if by_element and are_flat(tensors):
+    if by_element and are_flat(mu.shape, strides):
         cut = flat_tiling(mu.numel(), phased)
     else:
         rows = mu.shape[0]
         cut = row_tiling(rows, mu.numel() // rows)
         phased |= drawn and cut.tile_rows * cut.cols % 4 != 0
-    place = layout(tensors, shared, cut)
+    run = 8 if mu.element_size() == 2 else 4
+    place = layout(mu.shape, strides, None if shared is None else shared.stride(), run, cut)
     if phased and place is not None:
         place = place.by_element()
     return cut, place, phased
-
-
-def _shape_arguments(cut: Tiling, place: Layout, count: int) -> tuple[int, ...]:
-    """From ``count`` to ``chunks``, as the kernels take them."""
-    rows = -(-count // cut.cols)
-    return (
-        count,
-        rows,
-        cut.groups,
-        cut.cols,
-        place.inner_size,
-        cut.tile_rows,
-        cut.width,
-        cut.panels,
-        cut.chunks,
-    )
 
 
 def _options(cut: Tiling, place: Layout, count: int, low: float, high: float, phased: bool) -> dict[str, Any]:
     """The variant of a kernel, and how it is launched."""
     return {
         "CLAMP": low > -float("inf") or high < float("inf"),
-        "MASKED": not cut.is_full(count),
         "PHASED": phased,
-        "PACKED": cut.tile_rows > 1,
-        "FLAT": place.flat,
-        "SPLIT": place.split,
-        "WIDE": place.wide,
-        "UNIT": place.unit,
         "RUN": max(4, place.unit),
-        "BLOCK": cut.block,
-        "num_warps": cut.warps,
-        "enable_fp_fusion": False,
+        **place.options(cut, count),
     }
 
 
@@ -155,7 +134,7 @@ def _forward(
             shares,
             0 if rng is None else rng.stride(0),
             first_element,
-            *_shape_arguments(cut, place, count),
+            *place.arguments(cut, count),
             *(
                 n
                 for t in (mu, logvar, noise, z, by_element)
@@ -287,7 +266,7 @@ def latent_backward(
             to_logvar,
             0 if rng is None else rng.stride(0),
             first_element,
-            *_shape_arguments(cut, place, count),
+            *place.arguments(cut, count),
             *(n for strides in of_operand for n in strides),
             logvar_min,
             logvar_max,

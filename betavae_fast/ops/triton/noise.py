@@ -6,7 +6,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from betavae_fast.ops.triton.formulas import INTERPRETED, fma
+from betavae_fast.ops.triton.numerics import INTERPRETED, fma
 
 _MULTIPLIER0 = tl.constexpr(0xD2511F53)
 _MULTIPLIER1 = tl.constexpr(0xCD9E8D57)

@@ -7,6 +7,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+# What a result is the sum over, or a gradient belongs to.
+BY_ELEMENT = tl.constexpr(0)
+BY_COL = tl.constexpr(1)
+BY_ROW = tl.constexpr(2)
+IN_ALL = tl.constexpr(3)
+
 _SUM_TILE = 4096
 
 

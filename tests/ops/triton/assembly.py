@@ -24,7 +24,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from betavae_fast.ops.schemas import REDUCTIONS
-from betavae_fast.ops.triton import kernels, latent, sums
+from betavae_fast.ops.triton import latent, latent_kernels, sums
 
 BUDGETS = Path(__file__).resolve().parents[3] / "benchmarks" / "budgets" / "triton_latent.json"
 CAPABILITIES = (80, 90, 100)
@@ -36,8 +36,8 @@ _POINTERS = {
     torch.int64: "*i64",
 }
 _KERNELS = (
-    (kernels, "latent_forward"),
-    (kernels, "latent_backward"),
+    (latent_kernels, "latent_forward"),
+    (latent_kernels, "latent_backward"),
     (sums, "sum_parts"),
 )
 
@@ -69,7 +69,7 @@ def launches_of(call: Callable[[], Any]) -> list[Launch]:
     """What ``call`` launches, in order; nothing runs."""
     found: list[Launch] = []
     with (
-        mock.patch.multiple(kernels, **_recorders(kernels, found)),
+        mock.patch.multiple(latent_kernels, **_recorders(latent_kernels, found)),
         mock.patch.multiple(sums, **_recorders(sums, found)),
     ):
         call()

@@ -6,55 +6,27 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from betavae_fast.ops.triton.formulas import clamp, fma, spread, to_bfloat16
+from betavae_fast.ops.triton.addresses import (
+    integer_arguments,
+    slot_offset,
+    slot_place,
+    slot_valid,
+    tile_load,
+    tile_pointers,
+    tile_start,
+    tile_store,
+)
+from betavae_fast.ops.triton.latent_formulas import clamp, spread
 from betavae_fast.ops.triton.noise import normals
-from betavae_fast.ops.triton.sums import rows_and_cols
-from betavae_fast.ops.triton.tiles import slot_offset, slot_place, slot_valid, tile_pointers, tile_start
+from betavae_fast.ops.triton.numerics import fma
+from betavae_fast.ops.triton.sums import BY_COL, BY_ELEMENT, BY_ROW, IN_ALL, rows_and_cols
 
-# How the forward kernel leaves the KL, and how the gradient of a KL so reduced is shared out.
-NO_KL = tl.constexpr(0)
-KL_BY_ELEMENT = tl.constexpr(1)
-KL_BY_COL = tl.constexpr(2)
-KL_BY_ROW = tl.constexpr(3)
-KL_IN_ALL = tl.constexpr(4)
+# For the sums' BY_ELEMENT … IN_ALL: there is no KL.
+NO_KL = tl.constexpr(-1)
 
 
 def _integers(*tensors: str) -> list[str]:
-    """The integer arguments: they change from batch to batch, and none is worth a variant of its own."""
-    strides = [f"{tensor}_{stride}" for tensor in tensors for stride in ("row", "outer", "inner")]
-    return [
-        *(
-            "rng_stride",
-            "first_element",
-            "count",
-            "rows",
-            "groups",
-            "cols",
-            "inner_size",
-            "tile_rows",
-            "width",
-            "panels",
-            "chunks",
-        ),
-        *strides,
-    ]
-
-
-@triton.jit
-def _load(ptr, valid, MASKED: tl.constexpr):
-    if MASKED:
-        return tl.load(ptr, mask=valid, other=0.0).to(tl.float32)
-    else:
-        return tl.load(ptr).to(tl.float32)
-
-
-@triton.jit
-def _store(ptr, x, valid, MASKED: tl.constexpr):
-    x = to_bfloat16(x) if ptr.dtype.element_ty == tl.bfloat16 else x.to(ptr.dtype.element_ty)
-    if MASKED:
-        tl.store(ptr, x, mask=valid)
-    else:
-        tl.store(ptr, x)
+    return ["rng_stride", "first_element", *integer_arguments(*tensors)]
 
 
 @triton.jit
@@ -107,28 +79,28 @@ def latent_forward(
     for group in range(chunk, groups, chunks):
         row, start, size = tile_start(group, panel, tile_rows, width, cols, count, UNIT)
         valid = slot_valid(slot, size, UNIT)
-        mu = _load(tile_pointers(mu_ptr, start, row, mu_at, mu_row, FLAT, UNIT), valid, MASKED)
-        v = _load(tile_pointers(logvar_ptr, start, row, logvar_at, logvar_row, FLAT, UNIT), valid, MASKED)
+        mu = tile_load(tile_pointers(mu_ptr, start, row, mu_at, mu_row, FLAT, UNIT), valid, MASKED)
+        v = tile_load(tile_pointers(logvar_ptr, start, row, logvar_at, logvar_row, FLAT, UNIT), valid, MASKED)
         if CLAMP:
             v = clamp(v, logvar_min, logvar_max)
         sigma, _, half_excess = spread(v)
         if z_ptr is not None:
             if noise_ptr is not None:
-                eps = _load(
+                eps = tile_load(
                     tile_pointers(noise_ptr, start, row, noise_at, noise_row, FLAT, UNIT), valid, MASKED
                 )
             else:
                 eps = normals(seed, stream, (first_element + start) >> 2, BLOCK, RUN)
             z = fma(sigma, eps, mu)
-            _store(tile_pointers(z_ptr, start, row, z_at, z_row, FLAT, UNIT), z, valid, MASKED)
+            tile_store(tile_pointers(z_ptr, start, row, z_at, z_row, FLAT, UNIT), z, valid, MASKED)
         if KL != NO_KL:
             kl = fma(0.5 * mu, mu, half_excess)
-            if KL == KL_BY_ELEMENT:
-                _store(tile_pointers(kl_ptr, start, row, kl_at, kl_row, FLAT, UNIT), kl, valid, MASKED)
+            if KL == BY_ELEMENT:
+                tile_store(tile_pointers(kl_ptr, start, row, kl_at, kl_row, FLAT, UNIT), kl, valid, MASKED)
             else:
                 if MASKED:
                     kl = tl.where(valid, kl, 0.0)
-                if KL != KL_BY_ROW:
+                if KL != BY_ROW:
                     total += kl
                 elif PACKED:
                     i = tl.arange(0, ROWS)
@@ -136,7 +108,7 @@ def latent_forward(
                     tl.store(kl_ptr + row + i, sums, mask=(i < tile_rows) & (row + i < rows))
                 else:
                     tl.store(kl_ptr + row * panels + panel, tl.sum(kl, 0))
-    if KL == KL_BY_COL:
+    if KL == BY_COL:
         if PACKED:
             col = tl.arange(0, COLS)
             exists = col < cols
@@ -148,7 +120,7 @@ def latent_forward(
         if FINAL:
             share = tl.div_rn(share, divisor)
         tl.store(kl_ptr + chunk.to(tl.int64) * cols + col, share, mask=exists)
-    elif KL == KL_IN_ALL:
+    elif KL == IN_ALL:
         share = tl.sum(total, 0)
         if FINAL:
             share = tl.div_rn(share, divisor)
@@ -187,41 +159,41 @@ def latent_backward(
     grad_logvar_at = slot_offset(
         place, slot, (grad_logvar_row, grad_logvar_outer, grad_logvar_inner), FLAT, UNIT
     )
-    if KL == KL_BY_COL or KL == KL_BY_ROW:  # noqa: SIM109 (Triton knows no `in`)
+    if KL == BY_COL or KL == BY_ROW:  # noqa: SIM109 (Triton knows no `in`)
         local_row, outer, inner = slot_place(
             slot, panel, width, cols, inner_size, PACKED, False, SPLIT, 1, WIDE
         )
-    if KL == KL_BY_COL:
+    if KL == BY_COL:
         exists = (slot >= 0) & (slot < width)
         if not PACKED:
             exists &= panel.to(tl.int64) * width + slot < cols
         grad_kl = kl_scale * tl.load(
             grad_kl_ptr + outer * grad_kl_outer + inner * grad_kl_inner, mask=exists, other=0.0
         )
-    elif KL == KL_IN_ALL:
+    elif KL == IN_ALL:
         grad_kl = kl_scale * tl.load(grad_kl_ptr)
     for group in range(chunk, groups, chunks):
         row, start, size = tile_start(group, panel, tile_rows, width, cols, count, UNIT)
         valid = slot_valid(slot, size, UNIT)
-        v = _load(tile_pointers(logvar_ptr, start, row, logvar_at, logvar_row, FLAT, UNIT), valid, MASKED)
-        if KL == KL_BY_ELEMENT:
-            grad_kl = kl_scale * _load(
+        v = tile_load(tile_pointers(logvar_ptr, start, row, logvar_at, logvar_row, FLAT, UNIT), valid, MASKED)
+        if KL == BY_ELEMENT:
+            grad_kl = kl_scale * tile_load(
                 tile_pointers(grad_kl_ptr, start, row, grad_kl_at, grad_kl_row, FLAT, UNIT), valid, MASKED
             )
-        elif KL == KL_BY_ROW:
-            grad_kl = kl_scale * _load(grad_kl_ptr + (row + local_row) * grad_kl_row, valid, MASKED)
+        elif KL == BY_ROW:
+            grad_kl = kl_scale * tile_load(grad_kl_ptr + (row + local_row) * grad_kl_row, valid, MASKED)
         if grad_z_ptr is not None:
-            grad_z = _load(
+            grad_z = tile_load(
                 tile_pointers(grad_z_ptr, start, row, grad_z_at, grad_z_row, FLAT, UNIT), valid, MASKED
             )
         if grad_mu_ptr is not None:
             if KL == NO_KL:
                 grad_mu = grad_z
             else:
-                mu = _load(tile_pointers(mu_ptr, start, row, mu_at, mu_row, FLAT, UNIT), valid, MASKED)
+                mu = tile_load(tile_pointers(mu_ptr, start, row, mu_at, mu_row, FLAT, UNIT), valid, MASKED)
                 grad_mu = fma(grad_kl, mu, grad_z) if grad_z_ptr is not None else grad_kl * mu
             grad_mu_to = tile_pointers(grad_mu_ptr, start, row, grad_mu_at, grad_mu_row, FLAT, UNIT)
-            _store(grad_mu_to, grad_mu, valid, MASKED)
+            tile_store(grad_mu_to, grad_mu, valid, MASKED)
         if grad_logvar_ptr is not None:
             inside = v
             if CLAMP:
@@ -229,7 +201,7 @@ def latent_backward(
             sigma, half_expm1, _ = spread(inside)
             if grad_z_ptr is not None:
                 if noise_ptr is not None:
-                    eps = _load(
+                    eps = tile_load(
                         tile_pointers(noise_ptr, start, row, noise_at, noise_row, FLAT, UNIT), valid, MASKED
                     )
                 else:
@@ -244,4 +216,4 @@ def latent_backward(
             grad_logvar_to = tile_pointers(
                 grad_logvar_ptr, start, row, grad_logvar_at, grad_logvar_row, FLAT, UNIT
             )
-            _store(grad_logvar_to, grad_logvar, valid, MASKED)
+            tile_store(grad_logvar_to, grad_logvar, valid, MASKED)

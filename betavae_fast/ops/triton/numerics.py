@@ -1,4 +1,4 @@
-"""The formulas of one latent element, operation for operation those of ``csrc/include/{numerics,latent}.h``.
+"""The arithmetic every formula is written in, operation for operation that of ``csrc/include/{numerics,exponential}.h``.
 
 Only correctly rounded operations are used, and fused multiply-adds stand where ``fma`` does and nowhere else:
 every launch passes ``enable_fp_fusion=False``.
@@ -61,36 +61,32 @@ def to_bfloat16(x):
 
 
 @triton.jit
-def clamp(x, low, high):
-    """x within [low, high]; NaN compares false with everything, so it stays."""
-    x = tl.where(x < low, low, x)
-    return tl.where(x > high, high, x)
+def reciprocal(x):
+    """1 / x for 1 <= x <= 2, within an ulp, without the branch of a division to the subnormals."""
+    if INTERPRETED:
+        return 1.0 / x
+    else:
+        y = tl.inline_asm_elementwise(
+            "rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+        return fma(fma(-x, y, 1.0), y, y)
 
 
 @triton.jit
-def spread(v):
-    """(σ, ½ expm1(v), ½ (expm1(v) − v)) of v = log σ²: what KL, sample and their gradients need of it.
-
-    All of it comes out of w = exp(½v − n ln 2) − 1, which is relatively accurate where it is small; the
-    last is never negative.
-    """
-    h = 0.5 * v
-    upper = tl.where(h > 89.0, 89.0, h)
-    clamped = tl.where(upper < -88.0, -88.0, upper)
-    # h = n ln 2 + r, |r| <= ln 2 / 2 (Cody & Waite 1980): n * ln2_high is exact.
+def reduce_exponent(x):
+    """(n, r, 2^n): x = n ln 2 + r, |r| <= ln 2 / 2, for x <= 89; e^x counts as 0 below -88."""
+    clamped = tl.where(x < -88.0, -88.0, x)
+    # Cody & Waite 1980: n * ln2_high is exact.
     shifted = fma(clamped, _LOG2_E, _TO_INTEGER)
     n = shifted - _TO_INTEGER
     r = fma(-n, _LN2_LOW, fma(-n, _LN2_HIGH, clamped))
+    # 2^n: 0 for n = -127, infinity for 128.
+    return n, r, (shifted.to(tl.int32, bitcast=True) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def exponential_excess(r):
+    """e^r − 1 − r for a reduced r: r² q(r)."""
     r2 = r * r
     low, high = fma(_EXP1, r, 0.5), fma(_EXP3, r, _EXP2)
-    r2q = r2 * fma(fma(_EXP4, r2, high), r2, low)
-    w = r + r2q
-    # 2^n: 0 for n = -127, infinity for 128.
-    scale = (shifted.to(tl.int32, bitcast=True) << 23).to(tl.float32, bitcast=True)
-    # e^v = 4^n (1 + w)^2; halved before it is squared, so that it overflows no earlier than the result.
-    half_scale2 = (0.5 * scale) * scale
-    finite = fma(half_scale2, fma(w, w, w + w), half_scale2 - 0.5)
-    half_expm1 = tl.where(h > 44.7, float("inf"), finite)
-    # n = 0: e^v - 1 - v = 2 r^2 q + w^2, a sum of positive terms.
-    half_excess = tl.where(n == 0.0, fma(0.5 * w, w, r2q), half_expm1 - upper)
-    return scale * (1.0 + w), half_expm1, half_excess
+    return r2 * fma(fma(_EXP4, r2, high), r2, low)
