@@ -63,7 +63,8 @@ def missing(backend: str) -> str:
     if backend == "triton":
         if importlib.util.find_spec("triton") is None:
             return "Triton is not installed. Install it with `pip install triton`."
-        importlib.import_module("betavae_fast.ops.triton.latent")
+        for op in ("latent", "likelihood"):
+            importlib.import_module(f"betavae_fast.ops.triton.{op}")
         if os.environ.get("TRITON_INTERPRET") == "1" or torch.cuda.is_available():
             return ""
         return "Triton needs a GPU, and torch sees none. Set TRITON_INTERPRET=1 to run its kernels in the interpreter."
@@ -111,7 +112,9 @@ def _choose(backend: str, device: str, dtype: torch.dtype) -> str:
 
 def backend_table() -> list[BackendStatus]:
     """The state of every (op, backend) pair on this machine."""
-    return [BackendStatus(op, b, not missing(b), missing(b)) for op in ("latent", "likelihood") for b in BACKENDS]
+    return [
+        BackendStatus(op, b, not missing(b), missing(b)) for op in ("latent", "likelihood") for b in BACKENDS
+    ]
 
 
 def cpu_capability() -> str | None:
