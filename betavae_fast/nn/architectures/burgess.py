@@ -7,6 +7,7 @@ from collections import OrderedDict
 from torch import nn
 
 from betavae_fast.nn.architectures.stages import SMALLEST_MAP, count_stages
+from betavae_fast.nn.convolutions import ConvTranspose2d
 
 CHANNELS = 32
 HIDDEN = 256
@@ -29,23 +30,21 @@ def burgess(image_shape: tuple[int, int, int], latent_dim: int) -> tuple[nn.Sequ
     for stage in range(1, stages + 1):
         in_channels = image_channels if stage == 1 else CHANNELS
         encoder[f"conv{stage}"] = nn.Conv2d(in_channels, CHANNELS, kernel_size=4, stride=2, padding=1)
-        encoder[f"conv{stage}_relu"] = nn.ReLU()
+        encoder[f"conv{stage}_relu"] = nn.ReLU(inplace=True)
     encoder["flatten"] = nn.Flatten()
     for layer, in_features in enumerate((flat, HIDDEN), start=1):
         encoder[f"fc{layer}"] = nn.Linear(in_features, HIDDEN)
-        encoder[f"fc{layer}_relu"] = nn.ReLU()
+        encoder[f"fc{layer}_relu"] = nn.ReLU(inplace=True)
     encoder["moments"] = nn.Linear(HIDDEN, 2 * latent_dim)
 
     decoder: OrderedDict[str, nn.Module] = OrderedDict()
     widths = (latent_dim, HIDDEN, HIDDEN, flat)
     for layer in (1, 2, 3):
         decoder[f"fc{layer}"] = nn.Linear(widths[layer - 1], widths[layer])
-        decoder[f"fc{layer}_relu"] = nn.ReLU()
+        decoder[f"fc{layer}_relu"] = nn.ReLU(inplace=True)
     decoder["unflatten"] = nn.Unflatten(1, (CHANNELS, SMALLEST_MAP, SMALLEST_MAP))
     for stage in range(1, stages):
-        decoder[f"deconv{stage}"] = nn.ConvTranspose2d(CHANNELS, CHANNELS, kernel_size=4, stride=2, padding=1)
-        decoder[f"deconv{stage}_relu"] = nn.ReLU()
-    decoder[f"deconv{stages}"] = nn.ConvTranspose2d(
-        CHANNELS, image_channels, kernel_size=4, stride=2, padding=1
-    )
+        decoder[f"deconv{stage}"] = ConvTranspose2d(CHANNELS, CHANNELS, kernel_size=4, stride=2, padding=1)
+        decoder[f"deconv{stage}_relu"] = nn.ReLU(inplace=True)
+    decoder[f"deconv{stages}"] = ConvTranspose2d(CHANNELS, image_channels, kernel_size=4, stride=2, padding=1)
     return nn.Sequential(encoder), nn.Sequential(decoder)

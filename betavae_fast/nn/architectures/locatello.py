@@ -8,6 +8,7 @@ from collections import OrderedDict
 from torch import nn
 
 from betavae_fast.nn.architectures.stages import SMALLEST_MAP, count_stages
+from betavae_fast.nn.convolutions import ConvTranspose2d
 
 WIDE, NARROW = 64, 32
 HIDDEN = 256
@@ -37,28 +38,28 @@ def locatello(image_shape: tuple[int, int, int], latent_dim: int) -> tuple[nn.Se
         out_channels = NARROW if narrow else WIDE
         kernel_size, padding = (4, 1) if narrow else (2, 0)
         encoder[f"conv{stage}"] = nn.Conv2d(in_channels, out_channels, kernel_size, stride=2, padding=padding)
-        encoder[f"conv{stage}_relu"] = nn.ReLU()
+        encoder[f"conv{stage}_relu"] = nn.ReLU(inplace=True)
         in_channels = out_channels
     encoder["flatten"] = nn.Flatten()
     encoder["fc1"] = nn.Linear(flat, HIDDEN)
-    encoder["fc1_relu"] = nn.ReLU()
+    encoder["fc1_relu"] = nn.ReLU(inplace=True)
     encoder["moments"] = nn.Linear(HIDDEN, 2 * latent_dim)
 
     decoder: OrderedDict[str, nn.Module] = OrderedDict()
     widths = (latent_dim, HIDDEN, flat)
     for layer in (1, 2):
         decoder[f"fc{layer}"] = nn.Linear(widths[layer - 1], widths[layer])
-        decoder[f"fc{layer}_relu"] = nn.ReLU()
+        decoder[f"fc{layer}_relu"] = nn.ReLU(inplace=True)
     decoder["unflatten"] = nn.Unflatten(1, (WIDE, SMALLEST_MAP, SMALLEST_MAP))
     in_channels = WIDE
     for stage in range(1, stages):
         out_channels = WIDE if stage == 1 else NARROW
-        decoder[f"deconv{stage}"] = nn.ConvTranspose2d(
+        decoder[f"deconv{stage}"] = ConvTranspose2d(
             in_channels, out_channels, kernel_size=4, stride=2, padding=1
         )
-        decoder[f"deconv{stage}_relu"] = nn.ReLU()
+        decoder[f"deconv{stage}_relu"] = nn.ReLU(inplace=True)
         in_channels = out_channels
-    decoder[f"deconv{stages}"] = nn.ConvTranspose2d(
+    decoder[f"deconv{stages}"] = ConvTranspose2d(
         in_channels, image_channels, kernel_size=4, stride=2, padding=1
     )
     return nn.Sequential(encoder), nn.Sequential(decoder)

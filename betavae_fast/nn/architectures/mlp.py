@@ -19,7 +19,7 @@ def mlp(image_shape: tuple[int, int, int], latent_dim: int) -> tuple[nn.Sequenti
     encoder: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     for layer, in_features in enumerate((pixels, HIDDEN), start=1):
         encoder[f"fc{layer}"] = nn.Linear(in_features, HIDDEN)
-        encoder[f"fc{layer}_relu"] = nn.ReLU()
+        encoder[f"fc{layer}_relu"] = nn.ReLU(inplace=True)
     encoder["moments"] = nn.Linear(HIDDEN, 2 * latent_dim)
 
     decoder: OrderedDict[str, nn.Module] = OrderedDict()
