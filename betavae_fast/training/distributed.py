@@ -78,7 +78,7 @@ def data_parallel(model: nn.Module) -> nn.Module:
     """``model`` itself, or wrapped so that backward leaves the mean of all processes' gradients."""
     if world_size() == 1:
         return model
-    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
 def sum_over_processes(values: Tensor) -> Tensor:

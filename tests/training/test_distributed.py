@@ -1,0 +1,149 @@
+"""Several processes: the run of one, or a clear end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import betavae_fast
+from betavae_fast.data import load_dataset
+from betavae_fast.training import distributed, loop
+from betavae_fast.training.checkpoint import load_checkpoint
+from betavae_fast.training.config import TrainConfig
+from betavae_fast.training.device import resolve_device
+from betavae_fast.training.metrics import read_metrics
+from betavae_fast.training.run_folder import RunFolder, create_run_folder
+
+TRAIN = ["-m", "betavae_fast", "train", "--data", "tiny.npy", "--latent-dim", "3", "--batch-size", "16"]
+
+
+@pytest.fixture
+def environment(tmp_path, monkeypatch) -> dict[str, str]:
+    """In a folder with a data set; the environment for processes that find the package from there."""
+    monkeypatch.chdir(tmp_path)
+    np.save("tiny.npy", np.random.default_rng(0).random((64, 8, 8)) < 0.2)
+    package = str(Path(betavae_fast.__file__).parents[1])
+    return {**os.environ, "PYTHONPATH": package, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+
+
+@pytest.fixture
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+@contextmanager
+def endless_pair(environment: dict[str, str], port: str) -> Iterator[list[subprocess.Popen[str]]]:
+    """Two processes that train together, past their first logged step, with no agent to end one for the
+    other."""
+    environment = environment | {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_PORT": port}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *TRAIN, "--steps", "1000000", "--log-every", "5", "--out", "run"],
+            env={**environment, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    try:
+        metrics, deadline = RunFolder(Path("run")).metrics, time.monotonic() + 60
+        while not (metrics.exists() and metrics.stat().st_size):
+            assert all(process.poll() is None for process in processes) and time.monotonic() < deadline
+            time.sleep(0.05)
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def test_two_processes_take_the_steps_of_one(environment, free_port):
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port]
+    options = ["--steps", "100", "--log-every", "1", "--accumulate", "2", "--clip-grad-norm", "30"]
+    together, alone = RunFolder(Path("together")), RunFolder(Path("alone"))
+    done = subprocess.run(
+        [sys.executable, *torchrun, *TRAIN, *options, "--precision", "fp32", "--out", "together"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("Pictures: ") == 1
+    assert sorted(path.name for path in Path().iterdir()) == ["tiny.npy", "together"]
+
+    config = TrainConfig(
+        data="tiny.npy",
+        latent_dim=3,
+        batch_size=16,
+        steps=100,
+        log_every=1,
+        clip_grad_norm=30,
+        precision="fp32",
+    )
+    loop.train(loop.prepare(config, load_dataset(config.data)), create_run_folder(config, alone.path))
+    entries = read_metrics(together.metrics), read_metrics(alone.metrics)
+    assert [entry.step for entry in entries[0]] == list(range(1, 101))
+    for found, expected in zip(*entries, strict=True):
+        assert found.images == expected.images
+        assert found.loss == pytest.approx(expected.loss, rel=1e-5), found.step
+        assert found.kl_per_dim == pytest.approx(expected.kl_per_dim, rel=1e-4, abs=1e-7)
+    found, expected = load_checkpoint(together.checkpoint), load_checkpoint(alone.checkpoint)
+    assert found.model.keys() == expected.model.keys()
+    assert found.optimizer.keys() == expected.optimizer.keys()
+
+
+def test_a_process_that_dies_ends_the_run(environment, free_port):
+    with endless_pair(environment, free_port) as (survivor, other):
+        other.kill()
+        _, error = survivor.communicate(timeout=30)
+    assert survivor.returncode == 1
+    assert error.startswith("betavae-fast: process 0: another process of this run has ended")
+    assert error.count("\n") == 1
+
+
+def test_a_request_to_stop_one_process_stops_all_at_the_same_step(environment, free_port):
+    with endless_pair(environment, free_port) as processes:
+        processes[1].send_signal(signal.SIGTERM)
+        errors = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [130, 130]
+    step = load_checkpoint(RunFolder(Path("run")).checkpoint).step
+    for rank, error in enumerate(errors):
+        assert error.startswith(f"betavae-fast: process {rank}: interrupted after step {step} of 1000000")
+        assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("rank, order", [("0", ["load", "wait"]), ("1", ["wait", "load"])])
+def test_one_process_of_a_machine_loads_before_the_others(monkeypatch, rank, order):
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    done = []
+    monkeypatch.setattr(distributed, "_barrier", lambda: done.append("wait"))
+    with distributed.one_per_machine_first():
+        done.append("load")
+    assert done == order
+
+
+def test_errors_of_our_own_are_not_blamed_on_others():
+    with pytest.raises(RuntimeError, match=r"^mat1 and mat2"), distributed.peers():
+        torch.ones(2, 3) @ torch.ones(2, 3)
+
+
+def test_processes_of_a_machine_share_no_gpu(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="device 'cuda:0' is one GPU for 2 processes"):
+        resolve_device("cuda:0")
+    assert resolve_device("cpu") == torch.device("cpu")

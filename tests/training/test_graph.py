@@ -1,0 +1,56 @@
+"""Launching a step. That a graph may hold it is proved in test_step; that one does, by a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from betavae_fast.training import graph, loop
+from betavae_fast.training.config import TrainConfig
+
+CONFIG = TrainConfig(data="tiny", latent_dim=3, steps=24, batch_size=8, log_every=5, device="cuda")
+
+
+def test_on_the_cpu_a_step_is_called_as_it_is():
+    step = lambda: None
+    assert graph.graphed(step, torch.device("cpu")) is step
+
+
+def test_gradients_that_pass_through_the_host_are_named(monkeypatch):
+    monkeypatch.setattr(graph, "world_size", lambda: 2)
+    monkeypatch.setattr(graph, "has_nccl", lambda: False)
+    step = lambda: None
+    with pytest.warns(UserWarning, match="no CUDA graph: without NCCL"):
+        assert graph.graphed(step, torch.device("cuda")) is step
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "fp32"},
+        {"precision": "bf16"},
+        {"accumulate": 2, "clip_grad_norm": 0.5},
+        {"lr_schedule": "cosine", "lr_warmup": 3, "beta_warmup": 6},
+    ],
+    ids=str,
+)
+def test_a_graph_gives_the_bits_of_the_calls(dataset, changes, monkeypatch):
+    def run():
+        state, losses = loop.prepare(replace(CONFIG, **changes), dataset), []
+        loop.train(state, None, on_metrics=lambda metrics: losses.append((metrics.loss, metrics.kl_per_dim)))
+        return losses, [parameter.detach() for parameter in state.model.parameters()]
+
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    replayed = []
+    replay = torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda self: (replayed.append(1), replay(self)))
+    losses, weights = run()
+    assert len(replayed) == CONFIG.steps - 3
+    monkeypatch.setattr(loop, "graphed", lambda step, device: step)
+    eager_losses, eager_weights = run()
+    assert losses == eager_losses
+    assert all(torch.equal(a, b) for a, b in zip(weights, eager_weights, strict=True))
