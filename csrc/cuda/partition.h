@@ -161,7 +161,7 @@ struct Index {
 
 // An operand as the kernels take it.
 struct Tiled : View {
-  // For the 16-byte path alone: the stride between rows as the partition counts them, and the bytes to the tile below.
+  // For groups that move at once: the stride between rows as the partition counts them, and the bytes to the tile below.
   int64_t tile_row = 0, step = 0;
 };
 
@@ -175,16 +175,31 @@ struct Column {
   }
 };
 
-// Whether every group of the operand lies in one piece and aligned, so that it moves 16 bytes at a time.
-inline bool vectorize(const Problem& p, const Partition& cut, int64_t element_bytes, Tiled& view) {
-  if (!view.data) return true;
-  if (reinterpret_cast<uintptr_t>(view.data) % 16 != 0 || view.inner != 1 || !cut.groups_aligned()) return false;
+// Whether every group of the operand lies in one piece, at a multiple of its size from the operand's beginning.
+inline bool consecutive(const Problem& p, const Partition& cut, Tiled& view) {
+  if (view.inner != 1 || !cut.groups_aligned()) return false;
   const bool joined = (p.rows == 1 || view.row == p.cols()) && (p.outer == 1 || view.outer == p.inner);
   const bool in_groups = p.cols() % cut.group == 0 && (p.rows == 1 || view.row % cut.group == 0) &&
                          (p.outer == 1 || (p.inner % cut.group == 0 && view.outer % cut.group == 0));
   view.tile_row = joined ? cut.cols : view.row;
-  view.step = cut.tile_rows * view.tile_row * element_bytes;
   return joined || in_groups;
+}
+
+// Whether every group moves at once, 16 bytes at a time or, where it has fewer, all of them.
+inline bool vectorize(const Problem& p, const Partition& cut, int64_t element_bytes, Tiled& view) {
+  if (!view.data) return true;
+  const int64_t group_bytes = cut.group * element_bytes;
+  const bool aligned = reinterpret_cast<uintptr_t>(view.data) % static_cast<uintptr_t>(group_bytes < 16 ? group_bytes : 16) == 0;
+  if (!aligned || !consecutive(p, cut, view)) return false;
+  view.step = cut.tile_rows * view.tile_row * element_bytes;
+  return true;
+}
+
+// The same for bits, of which no group has more than a byte: all is counted in bits.
+inline bool vectorize_bits(const Problem& p, const Partition& cut, Tiled& view) {
+  if (!consecutive(p, cut, view)) return false;
+  view.step = cut.tile_rows * view.tile_row;
+  return true;
 }
 
 }  // namespace betavae_fast::cuda

@@ -31,7 +31,7 @@ BVF_INLINE double reciprocal_(double x) { return 1 / x; }
 // e^-|x|: it cannot overflow, and all of the Bernoulli's comes out of it. Its own step, so that a loop can be cut here.
 template <class Real>
 BVF_INLINE Real decay(Real x) {
-  return exponential(reduce_exponent(x > 0 ? -x : x));
+  return exponential(reduce_exponent(-std::fabs(x)));
 }
 
 template <class Real>
@@ -79,11 +79,11 @@ inline Width<double> width_of(Likelihood likelihood, double scale) {
   }
 }
 
-// b / 255, correctly rounded, without a division.
+// b / 255, correctly rounded for each b: 1 / 255 as the sum of two floats, and no division.
 BVF_INLINE float pixel(uint8_t b) {
-  constexpr float inverse = 1.0f / 255.0f;
-  const float value = static_cast<float>(b), quotient = value * inverse;
-  return fma_(fma_(-255.0f, quotient, value), inverse, quotient);
+  constexpr float high = 0x1.010102p-8f, low = -0x1.fdfdfep-33f;
+  const float value = static_cast<float>(b);
+  return fma_(value, high, value * low);
 }
 
 }  // namespace betavae_fast

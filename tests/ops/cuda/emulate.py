@@ -13,7 +13,6 @@ from torch.utils.cpp_extension import include_paths
 
 CSRC = Path(__file__).resolve().parents[3] / "csrc"
 HERE = Path(__file__).resolve().parent
-KERNELS = ("latent_forward.cu", "latent_backward.cu", "reduce.cu")
 
 _LAUNCH = re.compile(r"(\w+)<<<(.*?), (\w+), 0, .*?>>>\((.*)\);")
 # What ties the operators to a GPU, and its stand-in.
@@ -31,23 +30,23 @@ def _emulated_kernel(source: str) -> str:
     return emulated
 
 
-def _emulated_operators(source: str) -> str:
+def _emulate_operators(*files: Path) -> None:
     for real, stand_in in _STAND_INS.items():
-        assert real in source, f"register_cuda.cpp no longer says {real!r}"
-        source = source.replace(real, stand_in)
-    return source
+        assert any(real in file.read_text() for file in files), f"{files} no longer say {real!r}"
+        for file in files:
+            file.write_text(file.read_text().replace(real, stand_in))
 
 
-def build(folder: Path) -> Path:
-    """The emulated library; raises LookupError where there is no compiler."""
+def build(folder: Path, op: str) -> Path:
+    """The emulated library of one op; raises LookupError where there is no compiler."""
     if (cxx := shutil.which("g++")) is None:
         raise LookupError("g++ was not found")
     tree = shutil.copytree(CSRC, folder / "csrc")
-    for name in KERNELS:
-        kernel = tree / "cuda" / name
+    kernels = [tree / "cuda" / f"{name}.cu" for name in (f"{op}_forward", f"{op}_backward", "reduce")]
+    for kernel in kernels:
         kernel.with_suffix(".cpp").write_text(_emulated_kernel(kernel.read_text()))
-    operators = tree / "register_cuda.cpp"
-    operators.write_text(_emulated_operators(operators.read_text()))
+    operators = tree / f"register_cuda_{op}.cpp"
+    _emulate_operators(operators, tree / "register_cuda.h")
     common = [cxx, "-std=c++17", "-O1", "-fPIC", "-ffp-contract=off", "-w", "-c"]
     cuda = [*common, f"-I{tree / 'include'}", f"-I{HERE}", "-include", "emulator.h"]
     torch_flags = [
@@ -55,12 +54,12 @@ def build(folder: Path) -> Path:
         "-DUSE_CUDA",
         *(f"-I{p}" for p in include_paths()),
     ]
-    commands = [[*cuda, str((tree / "cuda" / name).with_suffix(".cpp"))] for name in KERNELS]
+    commands = [[*cuda, str(kernel.with_suffix(".cpp"))] for kernel in kernels]
     commands.append([*common, *torch_flags, str(operators)])
     objects = [str(folder / f"{i}.o") for i in range(len(commands))]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda c, o: subprocess.run([*c, "-o", o], check=True), commands, objects))
-    library = folder / "_C_cuda_emulated.so"
+    library = folder / f"{op}_emulated.so"
     torch_lib = Path(torch.__file__).parent / "lib"
     subprocess.run(
         [cxx, "-shared", *objects, f"-L{torch_lib}", "-ltorch_cpu", "-o", str(library)], check=True

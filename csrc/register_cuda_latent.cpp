@@ -1,7 +1,5 @@
-// The CUDA backend's operators: tensors in, launches on torch's current stream. No CUDA header is needed here.
+// The latent op of the CUDA backend: tensors in, launches on torch's current stream. No CUDA header is needed here.
 
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 
 #include <array>
@@ -11,8 +9,8 @@
 #include <vector>
 
 #include "cuda/latent.h"
-#include "cuda/reduce.h"
 #include "latent_tensors.h"
+#include "register_cuda.h"
 #include "views.h"
 
 namespace betavae_fast {
@@ -22,7 +20,6 @@ using cuda::Keeps;
 using cuda::LatentArguments;
 using cuda::LatentBackward;
 using cuda::LatentForward;
-using cuda::LatentSums;
 using cuda::Partition;
 using cuda::Tiled;
 
@@ -34,27 +31,10 @@ void check_like(const Tensor& mu, const Tensor& x, const char* name) {
 
 void check_inputs(const Tensor& mu, const Tensor& logvar, const std::optional<Tensor>& noise) {
   STD_TORCH_CHECK(mu.is_cuda() && mu.dim() > 0, "mu must be a CUDA tensor with a batch dimension");
-  STD_TORCH_CHECK(mu.scalar_type() != ScalarType::Double,
-                  "the cuda backend computes in float32 and takes float16, bfloat16 and float32, got float64: use "
-                  "backend=\"reference\" or, on the CPU, backend=\"cpp\"");
+  check_not_float64(mu);
   check_like(mu, logvar, "logvar");
   if (noise) check_like(mu, *noise, "noise");
 }
-
-void check(const char* error, const char* what) { STD_TORCH_CHECK(error == nullptr, what, ": CUDA error: ", error); }
-
-// The device that a call's launches go to, for as long as the object lives, and the stream they are queued on.
-class Queue {
- public:
-  explicit Queue(const Tensor& tensor) : guard_(tensor.get_device_index()) {
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream_));
-  }
-  void* stream() const { return stream_; }
-
- private:
-  torch::stable::accelerator::DeviceGuard guard_;
-  void* stream_ = nullptr;
-};
 
 // The tensor must outlive the launch: it is freed in stream order.
 struct Rng {
@@ -77,11 +57,6 @@ void describe(LatentArguments& p, const Tensor& mu, double logvar_min, double lo
   p.logvar_max = static_cast<float>(logvar_max);
   constexpr double infinity = std::numeric_limits<double>::infinity();
   p.clamps = logvar_min > -infinity || logvar_max < infinity;
-}
-
-void check_grid(const Partition& cut) {
-  STD_TORCH_CHECK(cut.ctas() <= std::numeric_limits<int32_t>::max(), "the cuda backend does not take ", cut.elements,
-                  " elements at once");
 }
 
 // Computes whichever of z and kl is not null; both are allocated by the caller. rng and noise: neither, where z is not wanted.
@@ -107,8 +82,8 @@ void forward(LatentForward p, const Tensor& mu, const Tensor& logvar, const Rng*
     if (kl) torch::stable::copy_(*kl, flat_kl);
     return;
   }
-  const Keeps keeps = kl ? cuda::latent_keeps(reduction) : Keeps::nothing;
-  p.cut = Partition(p.problem.rows, p.problem.cols(), cuda::latent_group(p.dtype), keeps);
+  const Keeps keeps = kl ? cuda::keeps_of(reduction) : Keeps::nothing;
+  p.cut = Partition(p.problem.rows, p.problem.cols(), cuda::group_of(p.dtype), keeps);
   check_grid(p.cut);
   p.rng = rng ? rng->data() : nullptr;
   p.first_element = first_row * p.problem.cols();
@@ -118,24 +93,15 @@ void forward(LatentForward p, const Tensor& mu, const Tensor& logvar, const Rng*
   for (Tiled* view : {&p.mu, &p.logvar, &p.noise, &p.z}) p.vector = vectorize(p.problem, p.cut, bytes, *view) && p.vector;
   p.vector = vectorize(p.problem, p.cut, sizeof(float), p.kl) && p.vector;
 
-  const bool mean = reduction == KlReduction::dim || reduction == KlReduction::batchmean;
-  const double scale = mean ? 1.0 / static_cast<double>(p.problem.rows) : 1.0;
-  const LatentSums sums = cuda::latent_sums(p.cut, reduction);
-  const bool summed = kl && reduction != KlReduction::none;
-  std::optional<Tensor> partials;
-  if (summed && sums.count > 1) {
-    const int64_t size = sums.outputs * sums.count;
-    partials = torch::stable::new_empty(mu, Sizes(&size, 1), ScalarType::Float);
+  std::optional<SumsInto> sums;
+  if (kl && reduction != KlReduction::none) {
+    sums.emplace(*kl, p.cut, reduction, p.problem.rows);
+    p.sums = sums->data();
+    p.scale = sums->scale();
   }
-  if (summed) p.sums = static_cast<float*>(partials ? partials->data_ptr() : kl->data_ptr());
-  p.scale = partials ? 1.0 : scale;
-
   const Queue queue(mu);
   check(cuda::latent_forward(p, queue.stream()), "latent_forward");
-  if (partials)
-    check(cuda::reduce_partials({p.sums, sums.outputs, sums.output_stride, sums.count, sums.count_stride}, scale,
-                                static_cast<float*>(kl->data_ptr()), queue.stream()),
-          "reduce_partials");
+  if (sums) sums->finish(queue);
 }
 
 std::tuple<Tensor, Tensor> latent_forward(const Tensor& mu, const Tensor& logvar, std::optional<Tensor> rng,
@@ -206,7 +172,7 @@ void backward(LatentBackward p, const std::optional<Tensor>& grad_z, const std::
     return;
   }
   const Keeps keeps = keeps_of(p.grad_kl);
-  p.cut = Partition(p.problem.rows, p.problem.cols(), cuda::latent_group(p.dtype), keeps);
+  p.cut = Partition(p.problem.rows, p.problem.cols(), cuda::group_of(p.dtype), keeps);
   check_grid(p.cut);
   p.rng = rng ? rng->data() : nullptr;
   p.first_element = first_row * p.problem.cols();

@@ -1,0 +1,65 @@
+// What the likelihood's two kernels share: a group's formulas, and the variants they are compiled in.
+#pragma once
+
+#include "pixels.cuh"
+
+namespace betavae_fast::cuda {
+
+template <Likelihood likelihood, int n>
+__device__ __forceinline__ void group_nll(Width<float> width, const float (&x)[n], const float (&t)[n], float (&nll)[n],
+                                          float (&grad)[n]) {
+#pragma unroll
+  for (int j = 0; j < n; ++j) {
+    const Nll<float> element = element_nll<likelihood>(x[j], t[j], width);
+    nll[j] = element.nll;
+    grad[j] = element.grad;
+  }
+}
+
+// One branch a group, the same for all threads: a third of the kernels to compile.
+template <int n>
+__device__ __forceinline__ void group_nll(const LikelihoodArguments& p, const float (&x)[n], const float (&t)[n],
+                                          float (&nll)[n], float (&grad)[n]) {
+  const Width<float> width = {p.inverse_scale, p.constant};
+  if (p.likelihood == Likelihood::bernoulli)
+    group_nll<Likelihood::bernoulli>(width, x, t, nll, grad);
+  else if (p.likelihood == Likelihood::gaussian)
+    group_nll<Likelihood::gaussian>(width, x, t, nll, grad);
+  else
+    group_nll<Likelihood::laplace>(width, x, t, nll, grad);
+}
+
+// decoded's type, and how it and the target are read.
+template <class T, class Pixels, bool is_vector>
+struct Variant {
+  using Element = T;
+  using TargetOperand = Pixels;
+  static constexpr bool vector = is_vector;
+  static constexpr int group = group_size<T>;
+};
+
+template <class T, class Visit>
+const char* with_variant_of(const LikelihoodArguments& p, Visit visit) {
+  if (!p.vector) return visit(Variant<T, AnyPixels<T>, false>{});
+  if (!p.target_vector) return visit(Variant<T, AnyPixels<T>, true>{});
+  switch (p.target.pixels) {
+    case Pixels::uint8: return visit(Variant<T, Operand<Byte, true>, true>{});
+    case Pixels::boolean: return visit(Variant<T, Operand<Flag, true>, true>{});
+    case Pixels::bits: return visit(Variant<T, Operand<Bit, true>, true>{});
+    case Pixels::float32: return visit(Variant<T, Operand<float, true>, true>{});
+    default: return visit(Variant<T, Operand<T, true>, true>{});
+  }
+}
+
+template <class Visit>
+const char* with_variant(const LikelihoodArguments& p, Visit visit) {
+  switch (p.dtype) {
+    case DType::float16: return with_variant_of<Half>(p, visit);
+    case DType::bfloat16: return with_variant_of<BFloat16>(p, visit);
+    case DType::float32: return with_variant_of<float>(p, visit);
+    case DType::float64: break;
+  }
+  return "float64 is not compiled for CUDA";
+}
+
+}  // namespace betavae_fast::cuda

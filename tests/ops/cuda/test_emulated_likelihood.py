@@ -1,0 +1,70 @@
+"""The CUDA backend's likelihood on a CPU, as test_emulated.py has the latent op."""
+
+import pytest
+import torch
+
+from betavae_fast.ops.backends import missing
+from tests.ops.cuda import emulate
+from tests.ops.cuda import likelihood_parity as parity
+
+
+@pytest.fixture(scope="module", autouse=True)
+def library(tmp_path_factory):
+    missing("reference")
+    try:
+        torch.ops.load_library(str(emulate.build(tmp_path_factory.mktemp("emulated"), "likelihood")))
+    except LookupError as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("likelihood", parity.LIKELIHOODS)
+@pytest.mark.parametrize("kind", parity.TARGETS)
+@pytest.mark.parametrize("dtype", parity.DTYPES, ids=str)
+def test_parity_with_float64_in_every_layout(dtype, kind, likelihood):
+    for reduction in parity.NLL_REDUCTIONS:
+        parity.check_parity((3, 2, 4, 6), dtype, kind, likelihood, reduction, "cpu")
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("kind", parity.TARGETS)
+@pytest.mark.parametrize(
+    "shape", [(1, 64), (5, 7), (300, 1), (2, 1300), (70, 12), (7,), (2, 3, 5, 7)], ids=str
+)
+def test_parity_whatever_the_shape(shape, kind):
+    for dtype, reduction in ((torch.float32, "none"), (torch.bfloat16, "sample"), (torch.float32, "sum")):
+        parity.check_parity(shape, dtype, kind, "bernoulli", reduction, "cpu")
+
+
+def test_sums_over_many_ctas_are_those_of_one():
+    x = torch.zeros(2500, 784).bfloat16()
+    nll, grad = parity.ops().likelihood_forward_cuda(x, x, False, 2, 0.5, parity.REDUCTIONS["sum"], True)
+    assert nll.item() == 0 and (grad == 0).all()
+
+
+@pytest.mark.parametrize("shape", [(5, 16), (9, 3), (4, 3, 5, 7), (3, 1300)], ids=str)
+@pytest.mark.parametrize("dtype", parity.DTYPES, ids=str)
+def test_a_gradient_may_have_any_strides(shape, dtype):
+    parity.check_grad_nll_of_any_strides(shape, dtype, "cpu")
+
+
+@pytest.mark.parametrize("kind", parity.TARGETS)
+@pytest.mark.parametrize("dtype", parity.DTYPES, ids=str)
+def test_finish_writes_only_where_the_gradient_is_not_one(dtype, kind):
+    parity.check_finish((3, 2, 4, 6), dtype, kind, "cpu")
+
+
+def test_every_uint8_pixel_is_correctly_rounded():
+    parity.check_pixels("cpu")
+
+
+def test_extreme_values():
+    parity.check_extremes("cpu")
+
+
+def test_empty_batches():
+    parity.check_empty("cpu")
+
+
+def test_what_does_not_fit_is_refused_with_its_values():
+    parity.check_refusals("cpu")
