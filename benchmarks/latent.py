@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from functools import partial
 
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
+from benchmarks.compiled import compiled, no_compiler
 from benchmarks.registry import Contender, Cost, Forward, Op, Outputs, Problem, Shape
 from betavae_fast.functional import reparameterize_kl
 from betavae_fast.ops.backends import missing
@@ -63,35 +62,22 @@ def _ours(backend: str, inputs: tuple[Tensor, ...], noise: Tensor | None) -> Out
     return reparameterize_kl(mu, logvar, noise=noise, backend=backend)  # type: ignore[arg-type]
 
 
-def _compile(mode: str | None) -> Forward:
-    compiled = torch.compile(eager, mode=mode, fullgraph=True, dynamic=False)
-    if mode is None:
-        return compiled
-
-    def replay(inputs: tuple[Tensor, ...], noise: Tensor | None) -> Outputs:
-        """These modes replay CUDA graphs, which reuse the last step's outputs: say that a new one begins."""
-        torch.compiler.cudagraph_mark_step_begin()
-        return compiled(inputs, noise)
-
-    return replay
-
-
 def _constant(forward: Forward) -> Callable[[], Forward]:
     return lambda: forward
 
 
 def contenders(device: str) -> tuple[Contender, ...]:
     modes: dict[str, str | None] = {"compile": None}
-    no_compiler = ""
     if device == "cuda":
         modes |= {"compile-reduce-overhead": "reduce-overhead", "compile-max-autotune": "max-autotune"}
-    elif not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl"))):
-        no_compiler = "torch.compile needs a C++ compiler, and none was found"
     backends = ("reference", "triton", "cuda") if device == "cuda" else ("reference", "cpp")
     return (
         Contender("eager", _constant(eager)),
         Contender("distributions", _constant(distributions)),
-        *(Contender(name, partial(_compile, mode), missing=no_compiler) for name, mode in modes.items()),
+        *(
+            Contender(name, partial(compiled, eager, mode), missing=no_compiler(device))
+            for name, mode in modes.items()
+        ),
         *(
             Contender(
                 backend,

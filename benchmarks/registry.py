@@ -20,7 +20,12 @@ Outputs = tuple[Tensor, ...]
 # (problem's inputs, its noise or None: draw your own) -> outputs
 Forward = Callable[[tuple[Tensor, ...], Tensor | None], Outputs]
 
-_MODULES = {"latent": "benchmarks.latent"}
+_ENTRIES = {
+    "latent": ("benchmarks.latent", "OP"),
+    "bernoulli_nll": ("benchmarks.likelihood", "BERNOULLI"),
+    "gaussian_nll": ("benchmarks.likelihood", "GAUSSIAN"),
+    "laplace_nll": ("benchmarks.likelihood", "LAPLACE"),
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class Cost:
         transcendentals: exp, log, sin, cos.
         arithmetic: floating-point operations beside them; a fused multiply-add counts once.
         integer: operations on 32-bit words.
+        target_bytes: read once beside the tensors: a target's, in the smallest dtype that is usual.
     """
 
     reads: int
@@ -56,6 +62,7 @@ class Cost:
     transcendentals: float
     arithmetic: float
     integer: float
+    target_bytes: int = 0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
@@ -64,10 +71,11 @@ class Cost:
             self.transcendentals + other.transcendentals,
             self.arithmetic + other.arithmetic,
             self.integer + other.integer,
+            self.target_bytes + other.target_bytes,
         )
 
     def bytes(self, shape: Shape, dtype: torch.dtype) -> int:
-        return (self.reads + self.writes) * prod(shape) * dtype.itemsize
+        return ((self.reads + self.writes) * dtype.itemsize + self.target_bytes) * prod(shape)
 
 
 @dataclass(frozen=True)
@@ -119,10 +127,11 @@ class Op:
 
 
 def op_names() -> tuple[str, ...]:
-    return tuple(_MODULES)
+    return tuple(_ENTRIES)
 
 
 def get(name: str) -> Op:
-    """The entry of an op, which is the ``OP`` of its module."""
-    op: Op = importlib.import_module(_MODULES[name]).OP
+    """The entry of an op."""
+    module, entry = _ENTRIES[name]
+    op: Op = getattr(importlib.import_module(module), entry)
     return op

@@ -1,0 +1,32 @@
+"""torch.compile as a contender."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import torch
+from torch import Tensor
+
+from benchmarks.registry import Forward, Outputs
+
+
+def compiled(eager: Forward, mode: str | None) -> Forward:
+    """``eager`` compiled for the shapes it will see."""
+    function = torch.compile(eager, mode=mode, fullgraph=True, dynamic=False)
+    if mode is None:
+        return function
+
+    def replay(inputs: tuple[Tensor, ...], noise: Tensor | None) -> Outputs:
+        """These modes replay CUDA graphs, which reuse the last step's outputs: say that a new one begins."""
+        torch.compiler.cudagraph_mark_step_begin()
+        return function(inputs, noise)
+
+    return replay
+
+
+def no_compiler(device: str) -> str:
+    """Why torch.compile cannot run on ``device`` here, or ""."""
+    if device == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl"))):
+        return "torch.compile needs a C++ compiler, and none was found"
+    return ""

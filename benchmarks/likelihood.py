@@ -1,0 +1,126 @@
+"""The likelihood op: −log p(target | decoder's output), summed over the batch, and its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from math import log, pi
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from benchmarks.compiled import compiled, no_compiler
+from benchmarks.registry import Contender, Cost, Forward, Op, Outputs, Problem, Shape
+from betavae_fast.functional import PackedBits, bernoulli_nll, gaussian_nll, laplace_nll
+from betavae_fast.ops.backends import missing
+
+# The reference computes in float64 through a dozen temporaries: beyond this it shows nothing new.
+_REFERENCE_MAX_ELEMENTS = 1 << 21
+_SCALE = 0.5
+
+Nll = Callable[..., Tensor]
+
+
+def setup(shape: Shape, dtype: torch.dtype, device: torch.device, seed: int, *, binary: bool) -> Problem:
+    """A decoder's output and images: as floats, as bytes, as bools and as bits.
+
+    Grey images have no bools and no bits; what stands in their place is not used.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
+    decoded = (2 * torch.randn(shape, generator=generator, device=device)).to(dtype).requires_grad_()
+    bytes_ = torch.randint(0, 256, shape, generator=generator, device=device, dtype=torch.uint8)
+    if binary:
+        bytes_ = (bytes_ < 32).to(torch.uint8) * 255
+    # 0 and 1 in any dtype; a grey byte's value in float32, as the kernels have it.
+    floats = bytes_.float() / 255
+    bools = bytes_ > 127
+    return Problem(
+        (decoded, floats.to(dtype) if binary else floats, bytes_, bools, PackedBits.pack(bools).rows),
+        (torch.ones((), device=device),),
+        None,
+    )
+
+
+def eager_bernoulli(inputs: tuple[Tensor, ...], noise: Tensor | None) -> Outputs:
+    logits, target, *_ = inputs
+    return (binary_cross_entropy_with_logits(logits, target, reduction="sum"),)
+
+
+def eager_gaussian(inputs: tuple[Tensor, ...], noise: Tensor | None) -> Outputs:
+    mean, target, *_ = inputs
+    constant = mean.numel() * (log(_SCALE) + 0.5 * log(2 * pi))
+    return (0.5 * ((mean - target) / _SCALE).square().sum() + constant,)
+
+
+def eager_laplace(inputs: tuple[Tensor, ...], noise: Tensor | None) -> Outputs:
+    mean, target, *_ = inputs
+    return ((mean - target).abs().sum() / _SCALE + mean.numel() * log(2 * _SCALE),)
+
+
+# Which of a problem's inputs is the target.
+_TARGETS = {"float": 1, "uint8": 2, "bool": 3, "bits": 4}
+
+
+def _ours(nll: Nll, kind: str, backend: str, inputs: tuple[Tensor, ...], noise: Tensor | None) -> Outputs:
+    target = inputs[_TARGETS[kind]]
+    return (
+        nll(inputs[0], PackedBits(target) if kind == "bits" else target, reduction="sum", backend=backend),
+    )
+
+
+def contenders(device: str, *, eager: Forward, nll: Nll, kinds: tuple[str, ...]) -> tuple[Contender, ...]:
+    modes: dict[str, str | None] = {"compile": None}
+    if device == "cuda":
+        modes |= {"compile-reduce-overhead": "reduce-overhead", "compile-max-autotune": "max-autotune"}
+    backends = ("triton", "cuda") if device == "cuda" else ("cpp",)
+    reference = partial(_ours, nll, kinds[0], "reference")
+    return (
+        Contender("eager", lambda: eager),
+        *(
+            Contender(name, partial(compiled, eager, mode), missing=no_compiler(device))
+            for name, mode in modes.items()
+        ),
+        Contender("reference", lambda: reference, ours=True, max_elements=_REFERENCE_MAX_ELEMENTS),
+        *(
+            Contender(
+                f"{backend}-{kind}",
+                partial(partial, _ours, nll, kind, backend),
+                ours=True,
+                missing=missing(backend),
+            )
+            for backend in backends
+            for kind in kinds
+        ),
+    )
+
+
+def _op(name: str, nll: Nll, eager: Forward, kinds: tuple[str, ...], cost: Cost) -> Op:
+    return Op(
+        name=name,
+        shapes={
+            "cpu": ((1024, 1, 64, 64), (64, 1, 64, 64), (256, 3, 64, 64)),
+            "cuda": ((16384, 1, 64, 64), (1024, 1, 64, 64), (64, 1, 64, 64), (1024, 3, 128, 128)),
+        },
+        dtypes=("fp32", "bf16"),
+        outputs=("nll",),
+        setup=partial(setup, binary="bits" in kinds),
+        formula=eager,
+        contenders=partial(contenders, eager=eager, nll=nll, kinds=kinds),
+        cost={
+            "forward": cost,
+            # All that is left: the gradient has to be written.
+            "backward": Cost(reads=0, writes=1, transcendentals=0, arithmetic=0, integer=0),
+        },
+    )
+
+
+# exp, log1p and a division; −x t + max(x, 0) + log1p: 3, sigmoid − t: 2, and 1 to add it up.
+_BERNOULLI = Cost(reads=1, writes=0, transcendentals=3, arithmetic=6, integer=0, target_bytes=1)
+# (x − t) / s: 2, ½d² + c: 2, the gradient: 1, and 1 to add it up.
+_DENSITY = Cost(reads=1, writes=0, transcendentals=0, arithmetic=6, integer=0, target_bytes=1)
+_BINARY, _GREY = ("uint8", "bool", "bits", "float"), ("uint8", "float")
+
+BERNOULLI = _op("bernoulli_nll", bernoulli_nll, eager_bernoulli, _BINARY, _BERNOULLI)
+GAUSSIAN = _op("gaussian_nll", partial(gaussian_nll, scale=_SCALE), eager_gaussian, _GREY, _DENSITY)
+LAPLACE = _op("laplace_nll", partial(laplace_nll, scale=_SCALE), eager_laplace, _GREY, _DENSITY)
