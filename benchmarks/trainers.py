@@ -1,0 +1,213 @@
+"""The contenders of the step benchmark: who trains the Burgess network, and how it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from betavae_fast.data import load_dataset
+from betavae_fast.data.images import BinaryImages
+from betavae_fast.noise import make_rng, normals
+from betavae_fast.training.config import TrainConfig
+from betavae_fast.training.loop import TrainState, prepare
+from betavae_fast.training.memory import keep_freed_memory
+from betavae_fast.training.step import TrainStep
+
+IMAGES = 16384  # of the data set, every 45th: as float32 they take 268 MB
+LATENT_DIM, BETA, LR, SEED = 10, 4.0, 1e-3, 0
+
+
+class Trainer(Protocol):
+    """A model, its optimizer and its data, ready for steps."""
+
+    def loss_of_step(self, number: int) -> float:
+        """Take step ``number`` of the run that all contenders share; its loss in nats."""
+
+    def step(self) -> object:
+        """Take a step the way it would be written: with noise of its own."""
+
+
+def shared_run(batch_size: int) -> TrainState:
+    """The weights, the batches and the seed that all contenders start from."""
+    dataset = load_dataset("dsprites", progress=False)
+    store = dataset.store[:: len(dataset) // IMAGES][:IMAGES].clone()
+    config = TrainConfig(
+        latent_dim=LATENT_DIM, beta=BETA, lr=LR, seed=SEED, batch_size=batch_size, device="cpu", steps=10**6
+    )
+    return prepare(config, BinaryImages("sprites", store, dataset.image_shape))
+
+
+class Ours:
+    def __init__(self, batch_size: int) -> None:
+        self._state = shared_run(batch_size)
+        self._state.model.train()
+        self._step = TrainStep(self._state, self._state.model)
+
+    def loss_of_step(self, number: int) -> float:
+        self._load_order(number)
+        self._step()
+        return float(self._step.means.read(1)["loss"])
+
+    def step(self) -> None:
+        self._load_order(self._state.step)
+        self._step()
+        self._state.step += 1
+
+    def _load_order(self, number: int) -> None:
+        if number % self._state.batches.per_epoch == 0:
+            self._step.load_order(number // self._state.batches.per_epoch)
+
+
+class Eager:
+    """The network and the loss as they stand in tutorials: NCHW, float targets, plain operations, Adam."""
+
+    def __init__(self, batch_size: int) -> None:
+        run = shared_run(batch_size)
+        self._batches = run.batches
+        self._data = run.dataset.gather(torch.arange(IMAGES)).float()
+        self.encoder, self.decoder = _encoder(), _decoder()
+        parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
+        with torch.no_grad():
+            for mine, shared in zip(parameters, run.model.parameters(), strict=True):
+                mine.copy_(shared)
+        self._optimizer = torch.optim.Adam(parameters, lr=LR)
+        self._steps = 0
+
+    def loss(self, x: Tensor, noise: Tensor | None) -> Tensor:
+        mu, logvar = self.encoder(x).chunk(2, dim=1)
+        eps = torch.randn_like(mu) if noise is None else noise
+        z = mu + torch.exp(0.5 * logvar) * eps
+        logits = self.decoder(z)
+        reconstruction = F.binary_cross_entropy_with_logits(logits, x, reduction="sum")
+        kl = -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
+        return (reconstruction + BETA * kl) / len(x)
+
+    def loss_of_step(self, number: int) -> float:
+        batch_size, per_epoch = self._batches.batch_size, self._batches.per_epoch
+        indices = self._batches.epoch(number // per_epoch)[number % per_epoch]
+        rng = make_rng("cpu", seed=torch.tensor([SEED, number]))
+        noise = normals(rng, 0, batch_size * LATENT_DIM).view(batch_size, LATENT_DIM)
+        return float(self._update(indices, noise))
+
+    def step(self) -> Tensor:
+        if self._steps % self._batches.per_epoch == 0:
+            self._epoch = torch.randperm(IMAGES)[: self._batches.per_epoch * self._batches.batch_size].split(
+                self._batches.batch_size
+            )
+        indices = self._epoch[self._steps % self._batches.per_epoch]
+        self._steps += 1
+        return self._update(indices, None)
+
+    def _update(self, indices: Tensor, noise: Tensor | None) -> Tensor:
+        loss = self.loss(self._data[indices], noise)
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.step()
+        return loss.detach()
+
+
+class Compiled(Eager):
+    """Eager's loss through torch.compile."""
+
+    def __init__(self, batch_size: int) -> None:
+        super().__init__(batch_size)
+        self.loss = torch.compile(self.loss)  # type: ignore[method-assign]
+
+
+class Pythae(Eager):
+    """pythae's BetaVAE around eager's encoder and decoder; its loss takes probabilities."""
+
+    def __init__(self, batch_size: int) -> None:
+        super().__init__(batch_size)
+        from pythae.models import BetaVAE, BetaVAEConfig  # type: ignore[import-not-found]
+        from pythae.models.base.base_utils import ModelOutput  # type: ignore[import-not-found]
+        from pythae.models.nn import BaseDecoder, BaseEncoder  # type: ignore[import-not-found]
+
+        plain = self
+
+        class Encoder(BaseEncoder):  # type: ignore[misc]
+            def __init__(self) -> None:
+                super().__init__()
+                self.layers = plain.encoder
+
+            def forward(self, x: Tensor) -> Any:
+                mu, logvar = self.layers(x).chunk(2, dim=1)
+                return ModelOutput(embedding=mu, log_covariance=logvar)
+
+        class Decoder(BaseDecoder):  # type: ignore[misc]
+            def __init__(self) -> None:
+                super().__init__()
+                self.layers = plain.decoder
+
+            def forward(self, z: Tensor) -> Any:
+                return ModelOutput(reconstruction=self.layers(z).sigmoid())
+
+        config = BetaVAEConfig(
+            input_dim=(1, 64, 64), latent_dim=LATENT_DIM, beta=BETA, reconstruction_loss="bce"
+        )
+        self._model = BetaVAE(config, Encoder(), Decoder())
+        self._sample = self._model._sample_gauss
+
+    def loss(self, x: Tensor, noise: Tensor | None) -> Tensor:
+        # The only place where its noise can be given.
+        self._model._sample_gauss = (
+            self._sample if noise is None else lambda mu, std: (mu + noise * std, noise)
+        )
+        loss: Tensor = self._model({"data": x}).loss
+        return loss
+
+
+def _encoder() -> nn.Module:
+    convolutions = [
+        layer
+        for channels in (1, 32, 32, 32)
+        for layer in (nn.Conv2d(channels, 32, 4, stride=2, padding=1), nn.ReLU())
+    ]
+    return nn.Sequential(
+        *convolutions,
+        nn.Flatten(),
+        nn.Linear(512, 256),
+        nn.ReLU(),
+        nn.Linear(256, 256),
+        nn.ReLU(),
+        nn.Linear(256, 2 * LATENT_DIM),
+    )
+
+
+def _decoder() -> nn.Module:
+    convolutions = [
+        layer for _ in range(3) for layer in (nn.ConvTranspose2d(32, 32, 4, stride=2, padding=1), nn.ReLU())
+    ]
+    return nn.Sequential(
+        nn.Linear(LATENT_DIM, 256),
+        nn.ReLU(),
+        nn.Linear(256, 256),
+        nn.ReLU(),
+        nn.Linear(256, 512),
+        nn.ReLU(),
+        nn.Unflatten(1, (32, 4, 4)),
+        *convolutions,
+        nn.ConvTranspose2d(32, 1, 4, stride=2, padding=1),
+    )
+
+
+def _keeping_memory(trainer: Callable[[int], Trainer]) -> Callable[[int], Trainer]:
+    def build(batch_size: int) -> Trainer:
+        keep_freed_memory()
+        return trainer(batch_size)
+
+    return build
+
+
+TRAINERS: dict[str, Callable[[int], Trainer]] = {
+    "eager": Eager,
+    "eager, memory kept": _keeping_memory(Eager),
+    "compile": Compiled,
+    "pythae": Pythae,
+    "ours, memory not kept": Ours,
+    "ours": _keeping_memory(Ours),  # what the command line does
+}
