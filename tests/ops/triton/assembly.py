@@ -1,6 +1,6 @@
 """Compiles the kernels for GPUs that are not there, as the host side would launch them; reads the assembly.
 
-    python -m tests.ops.triton.assembly
+    python -m tests.ops.triton.assembly [OP ...]
 
 measures anew and raises the committed budgets to what it finds; ``--reset`` forgets them first.
 """
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -23,10 +24,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from betavae_fast.ops.schemas import REDUCTIONS
-from betavae_fast.ops.triton import latent, latent_kernels, sums
+from betavae_fast.ops.triton import latent_kernels, likelihood_kernels, sums
+from tests.ops.triton import latent_variants, likelihood_variants
 
-BUDGETS = Path(__file__).resolve().parents[3] / "benchmarks" / "budgets" / "triton_latent.json"
+_BUDGETS = Path(__file__).resolve().parents[3] / "benchmarks" / "budgets"
+# op -> name -> what is called with a dtype; its first launch is what is measured.
+VARIANTS = {"latent": latent_variants.VARIANTS, "likelihood": likelihood_variants.VARIANTS}
+# Loads and stores of what lies contiguously and aligned are 16 bytes wide in these.
+FULL_WIDTH = (*latent_variants.FULL_WIDTH, *likelihood_variants.FULL_WIDTH)
 CAPABILITIES = (80, 90, 100)
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _POINTERS = {
@@ -34,12 +39,14 @@ _POINTERS = {
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
     torch.int64: "*i64",
+    torch.uint8: "*u8",
+    torch.bool: "*i1",
 }
-_KERNELS = (
-    (latent_kernels, "latent_forward"),
-    (latent_kernels, "latent_backward"),
-    (sums, "sum_parts"),
-)
+_KERNELS = {
+    latent_kernels: ("latent_forward", "latent_backward"),
+    likelihood_kernels: ("likelihood_forward", "likelihood_backward"),
+    sums: ("sum_parts",),
+}
 
 
 class Launch(NamedTuple):
@@ -68,16 +75,12 @@ class _Recorder:
 def launches_of(call: Callable[[], Any]) -> list[Launch]:
     """What ``call`` launches, in order; nothing runs."""
     found: list[Launch] = []
-    with (
-        mock.patch.multiple(latent_kernels, **_recorders(latent_kernels, found)),
-        mock.patch.multiple(sums, **_recorders(sums, found)),
-    ):
+    with ExitStack() as stack:
+        for module, names in _KERNELS.items():
+            recorders = {name: _Recorder(getattr(module, name), found) for name in names}
+            stack.enter_context(mock.patch.multiple(module, **recorders))
         call()
     return found
-
-
-def _recorders(module: Any, launches: list[Launch]) -> dict[str, Any]:
-    return {name: _Recorder(getattr(m, name), launches) for m, name in _KERNELS if m is module}
 
 
 def _signature(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int], Any]]:
@@ -174,95 +177,31 @@ def compile_for(launch: Launch, capability: int) -> Assembly:
     )
 
 
-def _posterior(dtype: torch.dtype, layout: str) -> tuple[torch.Tensor, torch.Tensor]:
-    if layout == "packed":
-        return tuple(torch.empty(65536, 256, dtype=dtype).chunk(2, 1))  # type: ignore[return-value]
-    if layout == "channels_last":
-        make = lambda: torch.empty(16, 4, 64, 64, dtype=dtype).to(memory_format=torch.channels_last)
-        return make(), make()
-    cols = {"contiguous": 128, "ten": 10, "odd": 37}[layout]
-    return torch.empty(65536, cols, dtype=dtype), torch.empty(65536, cols, dtype=dtype)
-
-
-_ANY = (-float("inf"), float("inf"))
-
-
-def _forward(
-    layout: str, reduction: str, *, given: bool = False, first_row: int = 0, limits: Any = _ANY
-) -> Any:
-    def call(dtype: torch.dtype) -> None:
-        mu, logvar = _posterior(dtype, layout)
-        rng, noise = torch.zeros(2, dtype=torch.int64), torch.empty_like(mu) if given else None
-        latent.latent_forward(mu, logvar, rng, noise, first_row, *limits, REDUCTIONS[reduction])
-
-    return call
-
-
-def _sample(dtype: torch.dtype) -> None:
-    latent.latent_sample(*_posterior(dtype, "contiguous"), torch.zeros(2, dtype=torch.int64), None, 0, *_ANY)
-
-
-def _kl(dtype: torch.dtype) -> None:
-    latent.latent_kl(*_posterior(dtype, "contiguous"), *_ANY, REDUCTIONS["dim"])
-
-
-def _backward(layout: str, reduction: str) -> Any:
-    def call(dtype: torch.dtype) -> None:
-        mu, logvar = _posterior(dtype, layout)
-        shape = {"dim": mu.shape[1:], "sample": mu.shape[:1], "sum": (), "none": mu.shape}[reduction]
-        rng = torch.zeros(2, dtype=torch.int64)
-        grad_z, grad_kl = torch.empty_like(mu), torch.empty(shape)
-        latent.latent_backward(
-            grad_z, grad_kl, mu, logvar, rng, None, 0, *_ANY, REDUCTIONS[reduction], True, True
-        )
-
-    return call
-
-
-# Each is called with a dtype; its first launch is what is measured.
-VARIANTS: dict[str, Callable[[torch.dtype], None]] = {
-    "forward dim (B, 128)": _forward("contiguous", "dim"),
-    "forward dim (B, 128) clamped": _forward("contiguous", "dim", limits=(-10.0, 10.0)),
-    "forward dim (B, 128) noise given": _forward("contiguous", "dim", given=True),
-    "forward dim (B, 128) packed": _forward("packed", "dim"),
-    "forward dim (B, 10)": _forward("ten", "dim"),
-    "forward dim (B, 37) odd first row": _forward("odd", "dim", first_row=1),
-    "forward dim (B, 4, 64, 64) channels last": _forward("channels_last", "dim"),
-    "forward sample (B, 128)": _forward("contiguous", "sample"),
-    "forward sum (B, 128)": _forward("contiguous", "sum"),
-    "forward none (B, 128)": _forward("contiguous", "none"),
-    "sample (B, 128)": _sample,
-    "kl dim (B, 128)": _kl,
-    "backward dim (B, 128)": _backward("contiguous", "dim"),
-    "backward dim (B, 128) packed": _backward("packed", "dim"),
-    "backward sample (B, 128)": _backward("contiguous", "sample"),
-    "backward none (B, 128)": _backward("contiguous", "none"),
-    "backward dim (B, 10)": _backward("ten", "dim"),
-}
-# Loads and stores of what lies contiguously and aligned are 16 bytes wide in these.
-FULL_WIDTH = tuple(name for name in VARIANTS if "(B, 128)" in name)
-
-
-def assemble(variant: str, dtype: torch.dtype, capability: int) -> Assembly:
-    return compile_for(launches_of(lambda: VARIANTS[variant](dtype))[0], capability)
+def assemble(op: str, variant: str, dtype: torch.dtype, capability: int) -> Assembly:
+    return compile_for(launches_of(lambda: VARIANTS[op][variant](dtype))[0], capability)
 
 
 def key(dtype_name: str, capability: int) -> str:
     return f"{dtype_name} sm_{capability}"
 
 
-def _raise_budgets(reset: bool) -> None:
-    budgets = {} if reset else json.loads(BUDGETS.read_text())
-    for variant in VARIANTS:
+def budget_file(op: str) -> Path:
+    return _BUDGETS / f"triton_{op}.json"
+
+
+def _raise_budgets(op: str, reset: bool) -> None:
+    budgets = {} if reset else json.loads(budget_file(op).read_text())
+    for variant in VARIANTS[op]:
         entry = budgets.setdefault(variant, {})
         for name, dtype in DTYPES.items():
             for capability in CAPABILITIES:
-                found = assemble(variant, dtype, capability).figures()
+                found = assemble(op, variant, dtype, capability).figures()
                 known = entry.get(key(name, capability), {})
                 entry[key(name, capability)] = {k: max(v, known.get(k, 0)) for k, v in found.items()}
         print(variant, json.dumps(entry), flush=True)
-    BUDGETS.write_text(json.dumps(budgets, indent=1) + os.linesep)
+    budget_file(op).write_text(json.dumps(budgets, indent=1) + os.linesep)
 
 
 if __name__ == "__main__":
-    _raise_budgets(reset="--reset" in sys.argv)
+    for op in VARIANTS.keys() & set(sys.argv) or VARIANTS:
+        _raise_budgets(op, reset="--reset" in sys.argv)

@@ -12,13 +12,13 @@ import pytest
 
 triton = pytest.importorskip("triton")
 from tests.ops.triton.assembly import (  # noqa: E402
-    BUDGETS,
     CAPABILITIES,
     DTYPES,
     FULL_WIDTH,
     VARIANTS,
     Assembly,
     assemble,
+    budget_file,
     key,
 )
 
@@ -28,15 +28,17 @@ pytestmark = pytest.mark.skipif(
 
 # Fused multiply-adds that an element's formulas spell out.
 _FMA_OF_NORMAL = 7  # two normals share a radius (6, and 2 of its square root) and an angle (6)
+_FMA_OF_GRADIENT = 9  # 7 of an exponential, 2 of a reciprocal
+_FMA_OF_LOG1P = 8
 _FMA_OF_SPREAD = {"sigma": 7, "half_expm1": 2, "half_excess": 1}
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_budget(variant: str, capability: int) -> None:
-    budgets = json.loads(BUDGETS.read_text())[variant]
+@pytest.mark.parametrize(("op", "variant"), [(op, variant) for op in VARIANTS for variant in VARIANTS[op]])
+def test_budget(op: str, variant: str, capability: int) -> None:
+    budgets = json.loads(budget_file(op).read_text())[variant]
     for name, dtype in DTYPES.items():
-        found = assemble(variant, dtype, capability)
+        found = assemble(op, variant, dtype, capability)
         where = f"{variant}, {key(name, capability)}"
         assert found.stack == 0 and found.spills() == 0, f"{where}: {found.stack} bytes of stack"
         assert found.subroutines() == 0, f"{where}: calls subroutines"
@@ -67,24 +69,28 @@ def _check_width(opcodes: list[str], variant: str, where: str) -> None:
     seeds = [o for o in narrow if o.endswith(".64")]
     stores = [o for o in narrow if o.startswith("STG")]
     gradients = [o for o in narrow if o.startswith("LDG") and not o.endswith(".64")]
-    shared = variant.startswith("backward") and "none" not in variant
+    shared = variant.startswith(("backward", "finish")) and "none" not in variant
     assert len(seeds) <= 2 and len(stores) <= 1 and len(gradients) <= 8 * shared, f"{where}: {opcodes}"
 
 
 @pytest.mark.parametrize(
-    ("variant", "of_element"),
+    ("op", "variant", "of_element"),
     [
-        ("sample (B, 128)", _FMA_OF_NORMAL + _FMA_OF_SPREAD["sigma"] + 1),
-        ("kl dim (B, 128)", sum(_FMA_OF_SPREAD.values()) + 1),
-        ("forward dim (B, 128)", _FMA_OF_NORMAL + sum(_FMA_OF_SPREAD.values()) + 2),
+        ("likelihood", "forward batchmean", _FMA_OF_GRADIENT + _FMA_OF_LOG1P + 1),
+        ("likelihood", "forward batchmean, gaussian", 1),
+        ("likelihood", "finish batchmean", _FMA_OF_GRADIENT),
+        ("latent", "sample (B, 128)", _FMA_OF_NORMAL + _FMA_OF_SPREAD["sigma"] + 1),
+        ("latent", "kl dim (B, 128)", sum(_FMA_OF_SPREAD.values()) + 1),
+        ("latent", "forward dim (B, 128)", _FMA_OF_NORMAL + sum(_FMA_OF_SPREAD.values()) + 2),
         (
+            "latent",
             "backward dim (B, 128)",
             _FMA_OF_NORMAL + _FMA_OF_SPREAD["sigma"] + _FMA_OF_SPREAD["half_expm1"] + 2,
         ),
     ],
 )
-def test_multiply_adds_are_those_of_the_formulas(variant: str, of_element: int) -> None:
-    found = assemble(variant, DTYPES["float32"], 90)
+def test_multiply_adds_are_those_of_the_formulas(op: str, variant: str, of_element: int) -> None:
+    found = assemble(op, variant, DTYPES["float32"], 90)
     assert len(found.opcodes("FFMA")) == of_element * found.elements
 
 

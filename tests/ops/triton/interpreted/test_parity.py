@@ -9,12 +9,9 @@ import torch
 from torch import Tensor
 
 from betavae_fast import gaussian_kl, reparameterize, reparameterize_kl
-from betavae_fast.ops.backends import missing
 from betavae_fast.ops.schemas import REDUCTIONS
 from tests.layouts import LAYOUTS, dense, fits, lay_out
-
-assert not missing("triton"), missing("triton")
-missing("reference")
+from tests.ops.triton.interpreted.parity import call, check
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -22,25 +19,6 @@ ANY = (-float("inf"), float("inf"))
 
 # One row, one column, several tiles, rows that end within a Philox block, rows of one tile each.
 SHAPES = ((1, 1), (1500, 1), (230, 10), (65, 37), (9, 128), (2, 1000), (5, 1001), (2, 3, 5, 7))
-
-
-def call(op: str, backend: str, *arguments: object) -> tuple[Tensor, ...]:
-    out = getattr(torch.ops.betavae_fast, f"{op}_{backend}")(*arguments)
-    return out if isinstance(out, tuple) else (out,)
-
-
-def check(op: str, *arguments: object, extent: Tensor) -> None:
-    """The Triton result against the reference's: strides, and values within a few roundings of ``extent``."""
-    for got, want in zip(call(op, "triton", *arguments), call(op, "reference", *arguments), strict=True):
-        assert got.dtype == want.dtype and got.shape == want.shape and got.stride() == want.stride()
-        eps = torch.finfo(got.dtype).eps
-        torch.testing.assert_close(
-            got,
-            want,
-            rtol=8 * torch.finfo(torch.float32).eps + eps,
-            atol=eps * 1e-3 + 1e-6 * float(extent),
-            equal_nan=True,
-        )
 
 
 def posterior(shape: tuple[int, ...], dtype: torch.dtype, layout: str) -> tuple[Tensor, ...]:
