@@ -92,7 +92,7 @@ def train(
     ] = DEFAULTS.threads,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = DEFAULTS.device,
     backend: Annotated[
-        str, typer.Option(help="Of the latent layer; see the info command.")
+        str, typer.Option(help="Of the fused operations; see the info command.")
     ] = DEFAULTS.backend,
     out: Annotated[
         Path | None,
@@ -154,7 +154,7 @@ def _train(config: TrainConfig, out: Path | None) -> None:
 
     with _process_group() as writes, ExitStack() as held:
         with usage_errors():
-            _use_threads(config.threads)
+            _prepare_process(config.threads)
             state = prepare(config, _load(config.data))
             folder = None
             if writes:
@@ -179,7 +179,7 @@ def _resume(path: Path, changes: dict[str, Any]) -> None:
                 held.enter_context(exclusive(folder))
             config, checkpoint = read_run(folder)
             config = replace(config, **changes)
-            _use_threads(config.threads)
+            _prepare_process(config.threads)
             state = resume(folder if writes else None, config, checkpoint, _load(config.data))
         _run(state, folder if writes else None)
 
@@ -214,9 +214,13 @@ def _batch_size(text: str) -> int | Literal["auto"]:
         raise ValueError(f"batch_size must be a whole number or auto, got {text!r}") from None
 
 
-def _use_threads(threads: int | None) -> None:
+def _prepare_process(threads: int | None) -> None:
+    """What is set for the whole process, before it computes anything."""
     import torch
 
+    from betavae_fast.training.memory import keep_freed_memory
+
+    keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
 

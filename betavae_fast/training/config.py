@@ -38,7 +38,7 @@ class TrainConfig:
     seed: int = 0  # of the weights, the data order and the latent noise
     precision: Precision = "auto"  # of the networks; "auto": bf16 where the device computes in it, else fp32
     device: str = "auto"  # "auto": cuda where there is one, else cpu
-    backend: str = "auto"  # of the latent layer
+    backend: str = "auto"  # of the latent layer and the likelihood
     threads: int | None = None  # None: as many as torch chooses
     log_every: int = 50  # steps
     checkpoint_every: int = 1000  # steps

@@ -60,7 +60,7 @@ def prepare(config: TrainConfig, dataset: ImageDataset) -> TrainState:
             backend=cast(Backend, config.backend),  # checked above
         )
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    objective = BetaVAELoss(config.beta, config.likelihood)
+    objective = BetaVAELoss(config.beta, config.likelihood, backend=cast(Backend, config.backend))
     dataset = dataset.to(device)
     batch_size = config.batch_size
     if batch_size == "auto":
