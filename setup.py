@@ -157,7 +157,8 @@ def build_cuda(output: Path, folder: Path) -> None:
         for source in sorted(Path("csrc/cuda").glob("*.cu"))
     ]
     torch_flags = f"{CXX_FLAGS} {STABLE_ABI} -DUSE_CUDA {' '.join(includes)}"
-    objects.append(ninja.compile(cxx, "csrc/register_cuda.cpp", torch_flags, "register_cuda.o"))
+    for op in OPS:
+        objects.append(ninja.compile(cxx, f"csrc/register_cuda_{op}.cpp", torch_flags, f"register_{op}.o"))
     folder.mkdir(parents=True, exist_ok=True)
     if not (torch_lib / "libtorch_cuda.so").exists():
         # A CPU build of torch lacks the library that the CUDA one will bring: an empty one of that name stands in while
