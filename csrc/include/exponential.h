@@ -15,7 +15,7 @@ struct Reduced {
 BVF_INLINE Reduced<float> reduce_exponent(float x) {
   constexpr float log2_e = 0x1.715476p+0f, ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
   constexpr float to_integer = 0x1.8000fep+23f;  // 3 * 2^22 + 127: adding it rounds, and leaves n + 127 in the low bits
-  const float clamped = clamp_(x, -88.0f, 89.0f);
+  const float upper = x > 89.0f ? 89.0f : x, clamped = upper < -88.0f ? -88.0f : upper;
   const float shifted = fma_(clamped, log2_e, to_integer);
   const float n = shifted - to_integer;
   // Cody & Waite 1980: n * ln2_high is exact.
