@@ -7,8 +7,18 @@ import torch
 
 from betavae_fast import gaussian_kl, noise, reparameterize, reparameterize_kl
 from betavae_fast.ops.backends import missing
+from betavae_fast.ops.schemas import LIKELIHOODS
 from tests.budget import LOGVAR_BUCKETS, Budget, exact_latent, plain_latent
 from tests.layouts import LAYOUTS, dense, fits, lay_out
+from tests.ops.triton.likelihoods import (
+    KINDS,
+    NLL_REDUCTIONS,
+    as_taken,
+    exact_likelihood,
+    pixels,
+    plain_likelihood,
+    settings,
+)
 
 pytest.importorskip("triton")
 pytestmark = [
@@ -110,3 +120,55 @@ def test_beyond_32_bits(shape: tuple[int, int]) -> None:
     torch.testing.assert_close(
         gaussian_kl(ones, zero, reduction="sum", backend="triton").item(), count / 2, rtol=1e-6, atol=0
     )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("shape", [(64, 3, 64, 64), (515, 3, 5, 7)], ids=str)
+def test_likelihood_error(shape: tuple[int, ...], likelihood: str, kind: str, dtype: torch.dtype) -> None:
+    decoded = torch.linspace(-30, 30, torch.Size(shape).numel()).view(shape).to(dtype)
+    target = pixels(shape, dtype, kind)
+    on_gpu = decoded.cuda(), as_taken(target, kind).cuda()
+    for reduction in NLL_REDUCTIONS:
+        mode = settings(likelihood, kind, reduction)
+        nll, early = torch.ops.betavae_fast.likelihood_forward_triton(*on_gpu, *mode, True)
+        grad_nll = torch.linspace(-1, 2, nll.numel()).view(nll.shape)
+        late = torch.ops.betavae_fast.likelihood_backward_triton(grad_nll.cuda(), *on_gpu, *mode)
+        for grad, of_nll in ((early, torch.ones_like(grad_nll)), (late, grad_nll)):
+            exact, plain = (
+                f(decoded, target, of_nll, likelihood, reduction)
+                for f in (exact_likelihood, plain_likelihood)
+            )
+            for i, got in enumerate((nll, grad)):
+                budget = Budget()
+                budget.add(got.cpu(), exact[i], plain[i])
+                budget.check(f"{('nll', 'grad')[i]}, {reduction}")
+
+
+@pytest.mark.parametrize("kind", ["own", "bits"])
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if fits(name, 4) and "mixed" not in name])
+def test_likelihood_does_not_depend_on_the_layout(layout: str, kind: str) -> None:
+    (decoded,) = lay_out(layout, torch.randn(33, 4, 12, 10, device="cuda"))
+    target = as_taken(pixels((33, 4, 12, 10), torch.float32, kind), kind).cuda()
+    mode = (*settings("bernoulli", kind, "none"), True)
+    strided, contiguous = (
+        torch.ops.betavae_fast.likelihood_forward_triton(x, target, *mode) for x in (decoded, dense(decoded))
+    )
+    assert all(torch.equal(a, b) for a, b in zip(strided, contiguous, strict=True))
+
+
+def test_finish_leaves_alone_what_is_finished_and_waits_for_nothing() -> None:
+    decoded, target = torch.randn(64, 3, 64, 64, device="cuda"), torch.rand(64, 3, 64, 64, device="cuda")
+    mode = settings("bernoulli", "own", "batchmean")
+    one, other = torch.ones((), device="cuda"), torch.full((), 0.3, device="cuda")
+    grad, overwritten = torch.full_like(decoded, 77), torch.full_like(decoded, 77)
+    mode_before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for g, grad_nll in ((grad, one), (overwritten, other)):
+            torch.ops.betavae_fast.likelihood_finish_triton(g, grad_nll, decoded, target, *mode)
+    finally:
+        torch.cuda.set_sync_debug_mode(mode_before)
+    want = torch.ops.betavae_fast.likelihood_backward_triton(other, decoded, target, *mode)
+    assert (grad == 77).all() and torch.equal(overwritten, want)
