@@ -85,6 +85,28 @@ def test_train_leaves_a_complete_run(in_tmp_path, data):
     assert "here/run/pictures" in done.stdout
 
 
+def test_what_was_told_and_chosen_is_written_down(in_tmp_path, capfd, data):
+    told = {
+        "beta_warmup": 2,
+        "accumulate": 2,
+        "lr_schedule": "cosine",
+        "lr_warmup": 1,
+        "clip_grad_norm": 5.0,
+        "precision": "bf16",
+    }
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in told.items()]
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["train", "--data", data, "--steps=3", "--batch-size=auto", "--out=run", *options])
+    assert exit_.value.code == 0
+    folder = RunFolder(Path("run"))
+    assert_usable(folder, step=3)
+    written = json.loads(folder.config.read_text())["config"]
+    assert {name: written[name] for name in told} == told
+    assert written["batch_size"] == 64  # all there are
+    assert load_checkpoint(folder.checkpoint).config.batch_size == 64
+    assert "3 steps of 64 images on cpu in bfloat16" in capfd.readouterr().out
+
+
 def test_ctrl_c_leaves_a_usable_run(in_tmp_path, data):
     arguments = ["train", "--data", data, "--steps", "1000000", "--batch-size", "8", "--out", "run"]
     with subprocess.Popen(
@@ -117,6 +139,10 @@ def test_ctrl_c_leaves_a_usable_run(in_tmp_path, data):
         (["--backend", "abacus"], "'abacus'"),
         (["--batch-size", "65"], "batch_size 65 is larger than the data set, which has 64 images"),
         (["--data", "nowhere.npy"], "nowhere.npy"),
+        (["--batch-size", "few"], "batch_size must be a whole number or auto, got 'few'"),
+        (["--accumulate", "3"], "batch_size 64 does not split into 1 processes × 3 accumulated parts"),
+        (["--precision", "fp8"], "fp8"),
+        (["--lr-schedule", "sawtooth"], "sawtooth"),
     ],
 )
 def test_wrong_arguments_are_one_line(in_tmp_path, capfd, data, arguments, message):
