@@ -1,0 +1,42 @@
+"""The scripts in examples/, run as they are on small images; the loss they print must have fallen."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.backends import ROOT, fresh_process
+
+NEEDS = {"hand_written": None, "lightning_module": "lightning", "accelerate_loop": "accelerate"}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Squares of one size, each somewhere else."""
+    pixels = np.zeros((512, 16, 16), np.bool_)
+    for image, (row, column) in zip(pixels, np.random.default_rng(0).integers(0, 10, (512, 2)), strict=True):
+        image[row : row + 6, column : column + 6] = True
+    path = tmp_path_factory.mktemp("examples") / "squares.npy"
+    np.save(path, pixels)
+    return path
+
+
+def test_every_example_is_run() -> None:
+    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == set(NEEDS)
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_example_trains(name: str, images: Path, tmp_path: Path) -> None:
+    library = NEEDS[name]
+    if library is not None and importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
+    script = str(ROOT / "examples" / f"{name}.py")
+    done = fresh_process(script, "--data", str(images), "--steps", "150", directory=tmp_path)
+    assert done.returncode == 0, done.stderr
+    *_, loss = (float(number) for number in re.findall(r"loss'?:? (\d+\.\d+)", done.stdout))
+    # An untrained model's is 256 ln 2 = 177 nats; how often each pixel is on, and nothing else, leaves about 90.
+    assert loss < 100, done.stdout
