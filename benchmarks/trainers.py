@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from betavae_fast.choices import Precision
 from betavae_fast.data import load_dataset
 from betavae_fast.data.images import BinaryImages
 from betavae_fast.noise import make_rng, normals
 from betavae_fast.training.config import TrainConfig
+from betavae_fast.training.graph import graphed, side_stream
 from betavae_fast.training.loop import TrainState, prepare
 from betavae_fast.training.memory import keep_freed_memory
 from betavae_fast.training.step import TrainStep
@@ -31,30 +35,42 @@ class Trainer(Protocol):
         """Take a step the way it would be written: with noise of its own."""
 
 
-def shared_run(batch_size: int) -> TrainState:
+def shared_run(batch_size: int, device: str, precision: Precision = "fp32") -> TrainState:
     """The weights, the batches and the seed that all contenders start from."""
     dataset = load_dataset("dsprites", progress=False)
     store = dataset.store[:: len(dataset) // IMAGES][:IMAGES].clone()
     config = TrainConfig(
-        latent_dim=LATENT_DIM, beta=BETA, lr=LR, seed=SEED, batch_size=batch_size, device="cpu", steps=10**6
+        latent_dim=LATENT_DIM,
+        beta=BETA,
+        lr=LR,
+        seed=SEED,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+        steps=10**6,
     )
     return prepare(config, BinaryImages("sprites", store, dataset.image_shape))
 
 
 class Ours:
-    def __init__(self, batch_size: int) -> None:
-        self._state = shared_run(batch_size)
+    """The trainer's step: on a GPU, one CUDA graph."""
+
+    def __init__(self, batch_size: int, device: str, precision: Precision = "fp32") -> None:
+        self._state = shared_run(batch_size, device, precision)
         self._state.model.train()
+        # For as long as the process lives.
+        self._held = ExitStack()
+        self._held.enter_context(side_stream(self._state.device))
         self._step = TrainStep(self._state, self._state.model)
+        self._launch = graphed(self._step, self._state.device)
 
     def loss_of_step(self, number: int) -> float:
-        self._load_order(number)
-        self._step()
+        self.step()
         return float(self._step.means.read(1)["loss"])
 
     def step(self) -> None:
         self._load_order(self._state.step)
-        self._step()
+        self._launch()
         self._state.step += 1
 
     def _load_order(self, number: int) -> None:
@@ -65,11 +81,11 @@ class Ours:
 class Eager:
     """The network and the loss as they stand in tutorials: NCHW, float targets, plain operations, Adam."""
 
-    def __init__(self, batch_size: int) -> None:
-        run = shared_run(batch_size)
+    def __init__(self, batch_size: int, device: str) -> None:
+        run = shared_run(batch_size, device)
         self._batches = run.batches
-        self._data = run.dataset.gather(torch.arange(IMAGES)).float()
-        self.encoder, self.decoder = _encoder(), _decoder()
+        self._data = run.dataset.gather(torch.arange(IMAGES, device=device)).float()
+        self.encoder, self.decoder = _encoder().to(device), _decoder().to(device)
         parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
         with torch.no_grad():
             for mine, shared in zip(parameters, run.model.parameters(), strict=True):
@@ -89,13 +105,14 @@ class Eager:
     def loss_of_step(self, number: int) -> float:
         batch_size, per_epoch = self._batches.batch_size, self._batches.per_epoch
         indices = self._batches.epoch(number // per_epoch)[number % per_epoch]
-        rng = make_rng("cpu", seed=torch.tensor([SEED, number]))
+        rng = make_rng(self._data.device, seed=torch.tensor([SEED, number], device=self._data.device))
         noise = normals(rng, 0, batch_size * LATENT_DIM).view(batch_size, LATENT_DIM)
-        return float(self._update(indices, noise))
+        return float(self._update(indices.to(self._data.device), noise))
 
     def step(self) -> Tensor:
         if self._steps % self._batches.per_epoch == 0:
-            self._epoch = torch.randperm(IMAGES)[: self._batches.per_epoch * self._batches.batch_size].split(
+            order = torch.randperm(IMAGES, device=self._data.device)
+            self._epoch = order[: self._batches.per_epoch * self._batches.batch_size].split(
                 self._batches.batch_size
             )
         indices = self._epoch[self._steps % self._batches.per_epoch]
@@ -113,19 +130,19 @@ class Eager:
 class Compiled(Eager):
     """Eager's loss through torch.compile."""
 
-    def __init__(self, batch_size: int) -> None:
-        super().__init__(batch_size)
-        self.loss = torch.compile(self.loss)  # type: ignore[method-assign]
+    def __init__(self, batch_size: int, device: str, mode: str | None = None) -> None:
+        super().__init__(batch_size, device)
+        self.loss = torch.compile(self.loss, mode=mode)  # type: ignore[method-assign]
 
 
 class Pythae(Eager):
     """pythae's BetaVAE around eager's encoder and decoder; its loss takes probabilities."""
 
-    def __init__(self, batch_size: int) -> None:
-        super().__init__(batch_size)
-        from pythae.models import BetaVAE, BetaVAEConfig  # type: ignore[import-not-found]
-        from pythae.models.base.base_utils import ModelOutput  # type: ignore[import-not-found]
-        from pythae.models.nn import BaseDecoder, BaseEncoder  # type: ignore[import-not-found]
+    def __init__(self, batch_size: int, device: str) -> None:
+        super().__init__(batch_size, device)
+        from pythae.models import BetaVAE, BetaVAEConfig
+        from pythae.models.base.base_utils import ModelOutput
+        from pythae.models.nn import BaseDecoder, BaseEncoder
 
         plain = self
 
@@ -149,7 +166,7 @@ class Pythae(Eager):
         config = BetaVAEConfig(
             input_dim=(1, 64, 64), latent_dim=LATENT_DIM, beta=BETA, reconstruction_loss="bce"
         )
-        self._model = BetaVAE(config, Encoder(), Decoder())
+        self._model = BetaVAE(config, Encoder(), Decoder()).to(device)
         self._sample = self._model._sample_gauss
 
     def loss(self, x: Tensor, noise: Tensor | None) -> Tensor:
@@ -195,19 +212,33 @@ def _decoder() -> nn.Module:
     )
 
 
-def _keeping_memory(trainer: Callable[[int], Trainer]) -> Callable[[int], Trainer]:
-    def build(batch_size: int) -> Trainer:
+Builder = Callable[[int, str], Trainer]
+
+
+def _keeping_memory(trainer: Builder) -> Builder:
+    def build(batch_size: int, device: str) -> Trainer:
         keep_freed_memory()
-        return trainer(batch_size)
+        return trainer(batch_size, device)
 
     return build
 
 
-TRAINERS: dict[str, Callable[[int], Trainer]] = {
-    "eager": Eager,
-    "eager, memory kept": _keeping_memory(Eager),
-    "compile": Compiled,
-    "pythae": Pythae,
-    "ours, memory not kept": Ours,
-    "ours": _keeping_memory(Ours),  # what the command line does
+TRAINERS: dict[str, dict[str, Builder]] = {
+    "cpu": {
+        "eager": Eager,
+        "eager, memory kept": _keeping_memory(Eager),
+        "compile": Compiled,
+        "pythae": Pythae,
+        "ours, memory not kept": Ours,
+        "ours": _keeping_memory(Ours),  # what the command line does
+    },
+    "cuda": {
+        "eager": Eager,
+        "compile": Compiled,
+        "compile, reduce-overhead": partial(Compiled, mode="reduce-overhead"),
+        "compile, max-autotune": partial(Compiled, mode="max-autotune"),
+        "pythae": Pythae,
+        "ours": Ours,
+        "ours, bf16": partial(Ours, precision="bf16"),
+    },
 }

@@ -38,7 +38,7 @@ def _element_grad(x: Tensor, t: Tensor, likelihood: int, scale: float) -> Tensor
     if likelihood == LIKELIHOODS["gaussian"]:
         return (x - t) / scale**2
     difference = x - t
-    return (torch.sign(difference) + 0 * difference) / scale  # NaN stays NaN
+    return torch.where(difference.isnan(), difference, torch.sign(difference)) / scale
 
 
 def _spread(grad_nll: Tensor, decoded: Tensor, reduction: int) -> Tensor:
