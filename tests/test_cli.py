@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import betavae_fast
 from betavae_fast import cli
 from betavae_fast.training.checkpoint import load_checkpoint
 from betavae_fast.training.metrics import read_metrics
-from betavae_fast.training.run_folder import RunFolder
+from betavae_fast.training.run_folder import RunFolder, exclusive
 
 COMMAND = [sys.executable, "-m", "betavae_fast"]
 PICTURES = ("reconstructions.png", "traversal.png", "capacity.png")
@@ -112,18 +113,93 @@ def test_ctrl_c_leaves_a_usable_run(in_tmp_path, data):
     with subprocess.Popen(
         [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as child:
-        metrics = RunFolder(Path("run")).metrics
-        deadline = time.monotonic() + 60
-        while not (metrics.exists() and metrics.stat().st_size):
-            assert child.poll() is None and time.monotonic() < deadline, child.stderr.read()
-            time.sleep(0.05)
-        child.send_signal(signal.SIGINT)
-        _, stderr = child.communicate(timeout=60)
+        try:
+            metrics = RunFolder(Path("run")).metrics
+            deadline = time.monotonic() + 120
+            while not (metrics.exists() and metrics.stat().st_size):
+                assert child.poll() is None and time.monotonic() < deadline
+                time.sleep(0.05)
+            child.send_signal(signal.SIGINT)
+            _, stderr = child.communicate(timeout=120)
+        finally:
+            child.kill()  # a test that fails must not wait for a million steps
     assert child.returncode == 130
     assert stderr.count("\n") == 1
     step = load_checkpoint(Path("run/checkpoint")).step
     assert f"interrupted after step {step} of 1000000" in stderr and "run" in stderr
     assert_usable(RunFolder(Path("run")))
+
+
+def run_in_process(capfd, *arguments: str) -> str:
+    """What a command that succeeds prints."""
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(list(arguments))
+    captured = capfd.readouterr()
+    assert (exit_.value.code, captured.err) == (0, "")
+    return captured.out
+
+
+@pytest.fixture(scope="module")
+def four_steps(data, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "run"
+    options = ["--steps=4", "--batch-size=16", "--latent-dim=3", "--log-every=2", "--lr=0.01"]
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["train", "--data", data, *options, "--out", str(path)])
+    assert exit_.value.code == 0
+    return path
+
+
+@pytest.fixture
+def finished_run(in_tmp_path, four_steps) -> RunFolder:
+    """A run of four steps."""
+    shutil.copytree(four_steps, "run")
+    return RunFolder(Path("run"))
+
+
+def test_resume_goes_on_as_the_run_was_told(finished_run, capfd):
+    output = run_in_process(capfd, "train", "--resume=run", "--steps=6", "--log-every=1")
+    assert "Resumed after step 4" in output
+    assert_usable(finished_run, step=6)
+    assert [entry.step for entry in read_metrics(finished_run.metrics)] == [2, 4, 5, 6]
+    config = load_checkpoint(finished_run.checkpoint).config
+    assert (config.steps, config.log_every, config.latent_dim, config.lr) == (6, 1, 3, 0.01)
+
+
+def test_a_finished_run_gets_its_summary_and_pictures_again(finished_run, capfd):
+    before = {path.name: path.read_bytes() for path in finished_run.checkpoint.iterdir()}
+    finished_run.summary.unlink()
+    (finished_run.pictures / PICTURES[0]).write_bytes(b"half of it")
+    assert "finished" in run_in_process(capfd, "train", "--resume=run")
+    assert_usable(finished_run, step=4)
+    assert {path.name: path.read_bytes() for path in finished_run.checkpoint.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--resume=run", "--beta=2", "--out=other"], "--beta, --out cannot be given with --resume"),
+        (
+            ["--resume=run", "--latent-dim=3"],
+            "--latent-dim cannot be given with --resume",
+        ),  # not even the same
+        (["--resume=run", "--steps=0"], "steps must be at least 1, got 0"),
+        (["--resume=nowhere"], "nowhere"),
+        (["--resume=run/checkpoint"], "config.json: no such file"),
+    ],
+)
+def test_what_cannot_be_resumed_is_one_line(finished_run, capfd, arguments, message):
+    assert message in fails(capfd, "train", *arguments)
+
+
+def test_a_damaged_run_is_one_line(finished_run, capfd):
+    index = finished_run.checkpoint / "latest.json"
+    index.write_bytes(index.read_bytes().replace(b'"step": 4', b'"step": 5'))
+    assert "latest.json: damaged" in fails(capfd, "train", "--resume=run")
+
+
+def test_a_run_at_work_is_one_line(finished_run, capfd):
+    with exclusive(finished_run):
+        assert "run is in use by another process" in fails(capfd, "train", "--resume=run")
 
 
 @pytest.mark.parametrize(
