@@ -116,7 +116,8 @@ def train(
 
     Ctrl-C finishes the step, writes the checkpoint and the pictures, and exits with code 130.
 
-    Several processes share every batch: torchrun --nproc-per-node N -m betavae_fast train ...
+    Several processes share every batch: torchrun --nproc-per-node N -m betavae_fast train ... After Ctrl-C they
+    go on to the next logged step.
     """
     if resume is not None:
         _resume(resume, {name: value for name, value in _given(context).items() if name != "resume"})

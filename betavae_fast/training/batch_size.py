@@ -18,6 +18,7 @@ CUDA_SHARE = 0.8
 """Of a GPU's free memory: the rest is for the optimizer and what fragments."""
 CPU_SHARE = 0.25
 """Of the machine's available memory: the CPU's allocations are estimated, and others work there too."""
+CGROUP = Path("/sys/fs/cgroup")
 _TRIAL_ROWS = 16
 
 
@@ -90,19 +91,28 @@ def largest_power_of_two(fits: Callable[[int], bool], most: int) -> int:
 
 
 def available_memory() -> int:
-    """Bytes of this machine's memory that programs can still have without swapping.
+    """Bytes of memory that this process can still have without swapping, its container's limit included.
 
     Raises: ValueError where the system does not tell.
     """
     try:
         meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(meminfo["MemAvailable"].removesuffix("kB")) * 1024
+        machine = int(meminfo["MemAvailable"].removesuffix("kB")) * 1024
     except (OSError, KeyError):
-        pass
-    try:  # not Linux: what there is altogether
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        raise ValueError("batch_size auto: this system does not tell how much memory it has") from None
+        try:  # not Linux: what there is altogether
+            machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (AttributeError, ValueError, OSError):
+            raise ValueError("batch_size auto: this system does not tell how much memory it has") from None
+    return min(machine, _container_memory(CGROUP) or machine)
+
+
+def _container_memory(cgroup: Path) -> int | None:
+    """Bytes that the control group (version 2) can still have; None where there is none or it has no limit."""
+    try:
+        limit, used = ((cgroup / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return None
+    return None if limit == "max" else max(1, int(limit) - int(used))
 
 
 def _fits_on_gpu(trial: Callable[[int], None], rows: int, device: torch.device) -> bool:

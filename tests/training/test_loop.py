@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -119,6 +120,17 @@ def test_progress_is_told_and_a_stop_is_obeyed_after_the_step(dataset, tmp_path)
     saved = load_checkpoint(folder.checkpoint)
     assert saved.step == 4
     assert not state.model.training
+
+
+def test_without_a_folder_the_run_is_the_same_and_nothing_is_written(dataset, tmp_path, monkeypatch):
+    expected, _ = run(CONFIG, dataset, tmp_path / "run")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    state, entries = loop.prepare(CONFIG, dataset), []
+    loop.train(state, None, on_metrics=entries.append)
+    assert same_weights(state, expected)
+    assert [entry.step for entry in entries] == [3, 6, 7]
+    assert not any(Path().iterdir())
 
 
 def test_a_run_cut_short_can_go_on_where_it_stopped(dataset, tmp_path):
