@@ -5,6 +5,25 @@
 
 namespace betavae_fast::cuda {
 
+// One branch for both where the group is full: else the second load would wait for the first to come back.
+template <class DecodedOperand, class TargetOperand, int n>
+__device__ __forceinline__ void load_both(const DecodedOperand& decoded, const TargetOperand& target, int count,
+                                          float (&x)[n], float (&t)[n]) {
+  if (count == n) {
+    decoded.load(n, x);
+    target.load(n, t);
+  } else {
+    decoded.load(count, x);
+    target.load(count, t);
+  }
+}
+template <class DecodedOperand, class T, int n>
+__device__ __forceinline__ void load_both(const DecodedOperand& decoded, const AnyPixels<T>& target, int count,
+                                          float (&x)[n], float (&t)[n]) {
+  decoded.load(count, x);
+  target.load(count, t);
+}
+
 template <Likelihood likelihood, int n>
 __device__ __forceinline__ void group_nll(Width<float> width, const float (&x)[n], const float (&t)[n], float (&nll)[n],
                                           float (&grad)[n]) {

@@ -21,8 +21,7 @@ __global__ void __launch_bounds__(cta_threads) backward(const __grid_constant__ 
     const int count = place.count(tile);
     if (count > 0) {
       float x[group], t[group], nll[group], grad[group], factor[group];
-      decoded_in.load(count, x);
-      target_in.load(count, t);
+      load_both(decoded_in, target_in, count, x, t);
       if (!V::vector || p.grad_nll_vector) {
         grad_nll_in.load(count, factor);
       } else {

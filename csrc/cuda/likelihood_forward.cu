@@ -27,8 +27,7 @@ __global__ void __launch_bounds__(cta_threads) forward(const __grid_constant__ L
     float nll[group] = {};
     if (count > 0) {
       float x[group], t[group], grad[group];
-      decoded_in.load(count, x);
-      target_in.load(count, t);
+      load_both(decoded_in, target_in, count, x, t);
       group_nll(p, x, t, nll, grad);
       if (p.grad.data) {
 #pragma unroll

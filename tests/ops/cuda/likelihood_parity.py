@@ -8,11 +8,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from betavae_fast import PackedBits
 from betavae_fast.ops.schemas import LIKELIHOODS, REDUCTIONS
-from tests.budget import Budget, reduce
+from tests.budget import Budget, exact_nll, plain_nll
 from tests.layouts import dense, fits, lay_out
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -84,24 +83,6 @@ def _laid_out(
         yield lay_out(decoded_layout, decoded)[0], taken, dense(pixels)
 
 
-def _plain(x: Tensor, t: Tensor, likelihood: str, scale: float) -> Tensor:
-    """What one writes by hand."""
-    if likelihood == "bernoulli":
-        return F.binary_cross_entropy_with_logits(x, t, reduction="none")
-    if likelihood == "gaussian":
-        return 0.5 * ((x - t) / scale) ** 2 + (math.log(scale) + 0.5 * math.log(2 * math.pi))
-    return (x - t).abs() / scale + math.log(2 * scale)
-
-
-def _plain_nll(
-    x: Tensor, pixels: Tensor, likelihood: str, scale: float, reduction: str, grad_nll: Tensor
-) -> tuple[Tensor, Tensor]:
-    x = x.float().requires_grad_()
-    t = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
-    nll = reduce(_plain(x, t, likelihood, scale), reduction)
-    return nll.detach(), torch.autograd.grad(nll, x, grad_nll)[0]
-
-
 def check_parity(
     shape: tuple[int, ...], dtype: torch.dtype, kind: str, likelihood: str, reduction: str, device: str
 ) -> None:
@@ -119,13 +100,10 @@ def check_parity(
         grad = ops().likelihood_backward_cuda(grad_nll, decoded, target, *settings)
         assert grad.stride() == early.stride() == torch.empty_like(decoded).stride()
 
-        x, t, g = dense(decoded).cpu(), pixels.cpu(), grad_nll.cpu()
-        of_pixels = (False, *settings[1:])
-        exact_nll, _ = ops().likelihood_forward_reference(x.double(), t, *of_pixels, False)
-        exact_grad = ops().likelihood_backward_reference(g.double(), x.double(), t, *of_pixels)
-        plain_nll, plain_grad = _plain_nll(x, t, likelihood, scale, reduction, g)
-        nll_budget.add(nll.cpu(), exact_nll.numpy(), plain_nll)
-        grad_budget.add(grad.cpu(), exact_grad.numpy(), plain_grad)
+        host = (dense(decoded).cpu(), pixels.cpu(), likelihood, scale, reduction, grad_nll.cpu())
+        exact, plain = exact_nll(*host), plain_nll(*host)
+        nll_budget.add(nll.cpu(), exact.nll, plain.nll)
+        grad_budget.add(grad.cpu(), exact.grad, plain.grad)
     nll_budget.check(f"nll {shape} {dtype} {kind} {likelihood} {reduction}")
     grad_budget.check(f"grad {shape} {dtype} {kind} {likelihood} {reduction}")
 

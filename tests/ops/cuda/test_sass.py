@@ -15,8 +15,20 @@ ARCH = "sm_90"  # the others are compiled when the budget is written
 
 
 @pytest.fixture(scope="module")
-def kernels():
-    return sass.measure_all((ARCH,))[ARCH]
+def latent():
+    return sass.measure_all("latent", (ARCH,))[ARCH]
+
+
+@pytest.fixture(scope="module")
+def likelihood():
+    return sass.measure_all("likelihood", (ARCH,))[ARCH]
+
+
+@pytest.fixture(params=sass.SOURCES)
+def op(request):
+    """(measured figures, budget of every arch)"""
+    budget = json.loads(sass.budget_file(request.param).read_text())
+    return request.getfixturevalue(request.param), budget
 
 
 def _fmas(header: str, function: str) -> int:
@@ -28,8 +40,8 @@ def _fmas(header: str, function: str) -> int:
     return len(re.findall(r"\b(?:fma_|multiply_add)\(", body))
 
 
-def test_no_kernel_exceeds_its_budget(kernels):
-    budget = json.loads(sass.BUDGET.read_text())[ARCH]
+def test_no_kernel_exceeds_its_budget(op):
+    kernels, budget = op[0], op[1][ARCH]
     assert kernels.keys() == budget.keys(), "kernels came or went: write the budget anew"
     grown = [
         f"{name}: {what} {kernels[name][what]}, budget {limits[what]}"
@@ -40,15 +52,15 @@ def test_no_kernel_exceeds_its_budget(kernels):
     assert not grown, "\n".join(grown)
 
 
-def test_every_arch_in_the_budget_has_no_stack_and_no_spills(kernels):
-    budget = json.loads(sass.BUDGET.read_text())
+def test_every_arch_in_the_budget_has_no_stack_and_no_spills(op):
+    kernels, budget = op
     assert tuple(budget) == sass.ARCHS
     for name, figures in [*kernels.items(), *(item for arch in budget.values() for item in arch.items())]:
         assert figures["stack"] == figures["spills"] == figures["local_memory"] == 0, name
 
 
-def test_vector_kernels_move_16_bytes_at_a_time(kernels):
-    vector = {name: f for name, f in kernels.items() if re.match(r"(forward|backward)<\w+, true", name)}
+def test_vector_kernels_move_16_bytes_at_a_time(latent):
+    vector = {name: f for name, f in latent.items() if re.match(r"(forward|backward)<\w+, true", name)}
     assert len(vector) == 3 * (7 + 7)
     for name, figures in vector.items():
         kl_only = name.startswith("forward") and ", true, false" in name
@@ -57,12 +69,29 @@ def test_vector_kernels_move_16_bytes_at_a_time(kernels):
         assert figures["stores_16"] >= (0 if kl_only else 1 if name.startswith("forward") else 2), name
 
 
-def test_nothing_is_contracted_that_the_source_does_not_contract(kernels):
-    spread = _fmas("latent.h", "reduce") + _fmas("latent.h", "spread")
+def test_likelihood_kernels_move_a_group_at_a_time(likelihood):
+    widths = {"float": 4, "BFloat16": 2, "Half": 2, "Byte": 1, "Flag": 1}
+    pattern = r"(forward|backward)<Variant<(\w+), Operand<(\w+), true>, true>(?:, \(Sum\)(\d))?"
+    vector = {match: f for name, f in likelihood.items() if (match := re.match(pattern, name))}
+    assert len(vector) == (4 + 5 + 5) * (3 + 1)
+    for match, figures in vector.items():
+        direction, decoded, target, reduction = match.groups()
+        group = 16 // widths[decoded]
+        target_bytes = group * widths.get(target, 0)
+        # decoded, the target, and backward a gradient of each element; the gradient, and forward each element's NLL.
+        grad_nll = 4 * group // 16 if direction == "backward" else 0
+        assert figures["loads_16"] == 1 + target_bytes // 16 + grad_nll, match[0]
+        assert figures["loads_8"] == (target_bytes == 8), match[0]
+        assert figures["stores_16"] == 1 + (4 * group // 16 if reduction == "0" else 0), match[0]
+
+
+def test_nothing_is_contracted_that_the_source_does_not_contract(latent):
+    exponential = _fmas("exponential.h", "reduce_exponent") + _fmas("exponential.h", "exponential_excess")
+    spread = exponential + _fmas("latent.h", "spread")
     kl, sample = (_fmas("latent.h", f) for f in ("kl", "sample"))
     pair = (
         _fmas("normal.h", "normal_pair") + _fmas("normal.h", "normal_radius") + _fmas("numerics.h", "sqrt_")
     )
     for dtype, group in (("float", 4), ("BFloat16", 8), ("Half", 8)):
         expected = group * (spread + kl + sample) + group // 2 * pair
-        assert kernels[f"forward<{dtype}, true, true, (Kl)2>"]["ffma"] == expected, dtype
+        assert latent[f"forward<{dtype}, true, true, (Kl)2>"]["ffma"] == expected, dtype
