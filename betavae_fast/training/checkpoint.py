@@ -96,6 +96,15 @@ def save_checkpoint(
     }
     write_sealed(folder / _INDEX, index)
     _sync_folder(folder)  # and the index before the old files go
+    tidy_checkpoint(folder)
+
+
+def tidy_checkpoint(folder: Path) -> None:
+    """Remove what killed processes left in ``folder`` beside its checkpoint, as only the one that writes may.
+
+    Raises: CheckpointError if there is no checkpoint, or its index is damaged.
+    """
+    files = read_sealed(folder / _INDEX)["files"]
     kept = {file["name"] for file in files.values()}
     for kind in files:
         for old in folder.glob(f"{kind}-*.safetensors"):

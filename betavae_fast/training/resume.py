@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from betavae_fast.data.cache import remove_leftovers
 from betavae_fast.data.images import ImageDataset
-from betavae_fast.training.checkpoint import Checkpoint, has_checkpoint, load_checkpoint
+from betavae_fast.training.checkpoint import (
+    Checkpoint,
+    has_checkpoint,
+    load_checkpoint,
+    tidy_checkpoint,
+)
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.metrics import drop_metrics_after
 from betavae_fast.training.run_folder import RunFolder, read_config, write_config
@@ -39,6 +44,8 @@ def resume(
         checkpoint.restore(state.model, state.optimizer)
         state.step = checkpoint.step
     if folder is not None:
+        if checkpoint is not None:
+            tidy_checkpoint(folder.checkpoint)
         remove_leftovers(folder.path)
         drop_metrics_after(folder.metrics, state.step)
         write_config(folder, state.config)

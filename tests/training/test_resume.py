@@ -120,8 +120,12 @@ def test_tensorboard_shows_each_step_once(dataset, tmp_path):
     assert [event.step for event in logs.Scalars("loss")] == [2, 3, 4, 6, 7]
 
 
-def test_leftovers_of_the_killed_go(dataset, tmp_path):
-    folder = train_until(5, CONFIG, dataset, tmp_path / "run")
+@pytest.mark.parametrize("killed_at", [5, 7])  # 7: when all was done but to tidy up
+def test_leftovers_of_the_killed_go(dataset, tmp_path, killed_at):
+    if killed_at == 5:
+        folder = train_until(5, CONFIG, dataset, tmp_path / "run")
+    else:
+        _, folder = train_whole(CONFIG, dataset, tmp_path / "run")
     for leftover in (
         folder.path / ".metrics.jsonl.0123456789abcdef.tmp",
         folder.checkpoint / ".model-00000006-5c21a7d0.safetensors.0123456789abcdef.tmp",
@@ -129,7 +133,7 @@ def test_leftovers_of_the_killed_go(dataset, tmp_path):
     ):
         leftover.write_bytes(b"half of it")
     go_on(folder, dataset)
-    assert not [path for path in folder.path.rglob(".*")]
+    assert not list(folder.path.rglob(".*"))
     assert len(list(folder.checkpoint.iterdir())) == 3
 
 
