@@ -25,7 +25,6 @@ from betavae_fast.training.sealed import CheckpointError, read_sealed, seal, wri
 
 CONFIG = TrainConfig(data="tiny", latent_dim=2)
 KINDS = ("model", "optimizer")
-FLIPS = 1000
 
 
 def trained(architecture: str = "burgess") -> tuple[BetaVAE, torch.optim.Adam]:
@@ -125,12 +124,12 @@ INDICES = [
 ]
 
 
-@pytest.mark.parametrize("number", range(3))
-def test_a_flipped_bit_is_named_with_both_checksums(folder, number):
+@pytest.mark.parametrize("number, flips", [(0, 700), (1, 200), (2, 100)])  # large files take longer to read
+def test_a_flipped_bit_is_named_with_both_checksums(folder, number, flips):
     path = files(folder)[number]
     whole, generator = path.read_bytes(), random.Random(number)
     with path.open("r+b", buffering=0) as file:
-        for _ in range(FLIPS // 3 + 1):
+        for _ in range(flips):
             position = generator.choice((generator.randrange(len(whole)), generator.randrange(400)))
             file.seek(position)
             file.write(bytes([whole[position] ^ 1 << generator.randrange(8)]))
