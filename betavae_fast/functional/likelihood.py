@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isfinite
+from sys import float_info
 from typing import Literal, NamedTuple
 
 import torch
@@ -144,8 +144,8 @@ def _nll(
     pixels = _check_target(caller, name, decoded, target)
     if not isinstance(scale, (int, float)) or isinstance(scale, bool):
         raise TypeError(f"{caller}: scale must be a number, got {scale!r:.60}")
-    if not (isfinite(scale) and scale > 0):
-        raise ValueError(f"{caller}: scale must be finite and positive, got {scale}")
+    if not 0 < scale <= float_info.max:
+        raise ValueError(f"{caller}: scale must be finite and positive, got {scale!r:.60}")
     chosen = choose_backend(caller, decoded, backend)
     settings = (packed, LIKELIHOODS[likelihood], float(scale), mode)
     return nll(decoded, pixels, settings, mode in _SCALARS, chosen)

@@ -18,12 +18,18 @@ _FORWARD, _BACKWARD, _FINISH = map(
 )
 
 
+def _is_batched(x: Tensor) -> bool:
+    """Whether x stands for many tensors, under torch.func.vmap or is_grads_batched: one result cannot be theirs."""
+    functorch = torch._C._functorch
+    return functorch.is_batchedtensor(x) or functorch.is_legacy_batchedtensor(x)
+
+
 class Likelihood(torch.autograd.Function):
     """(decoded, target, settings, early, backend) -> nll.
 
     early: write the gradient in the forward pass, as it is if the NLL's own turns out to be 1, the usual case. What
     that leaves to backward is to look. A second backward through the same graph, or one that finds no gradient left
-    behind, computes it from the inputs.
+    behind, computes it from the inputs, and so does one that is batched, which asks for many gradients at once.
     """
 
     @staticmethod
@@ -42,7 +48,7 @@ class Likelihood(torch.autograd.Function):
         # code, is differentiable to any order.
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             grad = reference.likelihood_backward(grad_nll, decoded, target, *ctx.settings)
-        elif (grad := ctx.grad) is None:
+        elif (grad := ctx.grad) is None or _is_batched(grad_nll):
             grad = _BACKWARD[ctx.backend](grad_nll, decoded, target, *ctx.settings)
         else:
             ctx.grad = None
