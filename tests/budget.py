@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 Array = np.ndarray[Any, Any]
 
@@ -27,8 +28,12 @@ LOGVAR_BUCKETS = {
 }
 
 
+# |x| of the decoder's output is at most this.
+LOGIT_BUCKETS = {"|x|<=1e-3": 1e-3, "|x|<=1": 1.0, "|x|<=10": 10.0, "|x|<=100": 100.0}
+
+
 class Latent(NamedTuple):
-    """Everything the op returns, forward and backward."""
+    """Everything the latent op returns, forward and backward."""
 
     z: Any
     kl: Any
@@ -93,6 +98,59 @@ def plain_latent(
     kl = reduce(0.5 * (m * m + torch.expm1(v) - v), reduction)
     grads = torch.autograd.grad([z, kl], [m, v], [grad_z.to(compute), grad_kl.to(compute)])
     return Latent(z.detach(), kl.detach(), *grads)
+
+
+class Nll(NamedTuple):
+    """Everything the likelihood op returns, forward and backward."""
+
+    nll: Any
+    grad: Any
+
+
+def exact_nll(
+    decoded: Tensor, pixels: Tensor, likelihood: str, scale: float, reduction: str, grad_nll: Tensor
+) -> Nll:
+    """The mathematics of −log p(t | x) and its gradient by x; pixels: bool, uint8 or floating point, no packed bits."""
+    x, t, g = (
+        wide(y.to(torch.float64) if decoded.dtype == torch.float64 else y)
+        for y in (decoded, pixels, grad_nll)
+    )
+    if pixels.dtype == torch.uint8:
+        t = t / 255
+    if reduction == "sample":
+        g = g.reshape(-1, *[1] * (x.ndim - 1))
+    elif reduction == "batchmean":
+        g = g / x.shape[0]
+    s, one = x.dtype.type(scale), x.dtype.type(1)
+    if likelihood == "bernoulli":
+        tail = np.exp(-np.abs(x))
+        nll = np.maximum(x, 0) - x * t + np.log1p(tail)
+        on, off = np.where(x < 0, (tail, one + 0 * tail), (one + 0 * tail, tail)) / (1 + tail)
+        grad = (1 - t) * on - t * off
+    elif likelihood == "gaussian":
+        nll = ((x - t) / s) ** 2 / 2 + np.log(s) + np.log(8 * np.arctan(one)) / 2
+        grad = (x - t) / s**2
+    else:
+        nll, grad = np.abs(x - t) / s + np.log(2 * s), np.sign(x - t) / s
+    return Nll(np.asarray(reduce(nll, reduction)), grad * g)
+
+
+def plain_nll(
+    decoded: Tensor, pixels: Tensor, likelihood: str, scale: float, reduction: str, grad_nll: Tensor
+) -> Nll:
+    """What one writes by hand, in float32 whatever the input's dtype (float64 for float64)."""
+    compute = torch.float64 if decoded.dtype == torch.float64 else torch.float32
+    x, t = decoded.detach().to(compute).requires_grad_(), pixels.to(compute)
+    if pixels.dtype == torch.uint8:
+        t = t / 255
+    if likelihood == "bernoulli":
+        nll = F.binary_cross_entropy_with_logits(x, t, reduction="none")
+    elif likelihood == "gaussian":
+        nll = 0.5 * ((x - t) / scale) ** 2 + (math.log(scale) + 0.5 * math.log(2 * math.pi))
+    else:
+        nll = (x - t).abs() / scale + math.log(2 * scale)
+    nll = reduce(nll, reduction)
+    return Nll(nll.detach(), *torch.autograd.grad(nll, x, grad_nll.to(compute)))
 
 
 def half_ulp(exact: Array, dtype: torch.dtype) -> Array:

@@ -1,4 +1,4 @@
-"""The ways a tensor can lie in memory, by name. Gaps are filled with NaN, so reading one shows.
+"""The ways a tensor can lie in memory, by name. Gaps are filled with NaN (170 or True), so reading one shows.
 
 All but the expanded and overlapping layouts keep the values they are given; a test that covers those takes
 what it expects from :func:`dense` copies of what :func:`lay_out` returned.
@@ -19,8 +19,8 @@ def dense(x: Tensor) -> Tensor:
 
 
 def _in_gaps(x: Tensor, shape: tuple[int, ...], view: Callable[[Tensor], Tensor]) -> Tensor:
-    """``x`` written into a view of a NaN-filled tensor of ``shape``."""
-    laid = view(x.new_full(shape, math.nan))
+    """``x`` written into a view of a tensor of ``shape`` that is filled with what no test expects."""
+    laid = view(x.new_full(shape, math.nan if x.is_floating_point() else 170))
     return laid.copy_(x)
 
 
