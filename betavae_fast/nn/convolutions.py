@@ -33,6 +33,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
             and (self.dilation, self.groups, self.output_padding) == ((1, 1), 1, (0, 0))
             and not torch.is_autocast_enabled("cpu")
             and not torch.compiler.is_compiling()
+            and not torch._C._is_tracing()
         )
         if not faster:
             return super().forward(input, output_size)
@@ -49,7 +50,7 @@ class _ConvTranspose(torch.autograd.Function):
     def forward(
         x: Tensor, weight: Tensor, bias: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]
     ) -> Tensor:
-        if weight.shape[1:] == (1, 4, 4) and (stride, padding) == ((2, 2), (1, 1)):
+        if x.numel() and weight.shape[1:] == (1, 4, 4) and (stride, padding) == ((2, 2), (1, 1)):
             return _doubling_by_parity(x, weight) + bias
         return F.conv_transpose2d(x, weight, bias, stride, padding)
 
@@ -57,6 +58,13 @@ class _ConvTranspose(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, weight, _, ctx.stride, ctx.padding = inputs
         ctx.save_for_backward(x, weight)
+        ctx.save_for_forward(x, weight)
+
+    @staticmethod
+    def jvp(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, *_: None) -> Tensor:
+        at_x, at_weight = ctx.saved_tensors
+        by_x = F.conv_transpose2d(x, at_weight, bias, ctx.stride, ctx.padding)
+        return by_x + F.conv_transpose2d(at_x, weight, None, ctx.stride, ctx.padding)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -87,14 +95,16 @@ def _doubling_by_parity(x: Tensor, weight: Tensor) -> Tensor:
     """The transposed convolution of kernel 4, stride 2, padding 1 to one channel, without its bias: a 3×3 convolution to
     the four pixels that each input pixel becomes (Shi et al. 2016, "Is the deconvolution layer the same as a
     convolutional layer?")."""
-    batch, channels, height, width = x.shape
+    batch, _, height, width = x.shape
     rows = torch.tensor(_KERNEL_ROWS, device=weight.device)
     padded = F.pad(weight, (0, 1, 0, 1)).squeeze(1)
     kernels = padded[:, rows][..., rows]  # (channels, row parity, row, column parity, column)
-    kernels = kernels.permute(1, 3, 0, 2, 4).reshape(4, channels, 3, 3)
-    pixels = F.conv2d(x, kernels.contiguous(memory_format=torch.channels_last), padding=1).permute(0, 2, 3, 1)
+    # In channels_last, put so that vmap can follow; so are then the pixels, but for those of a single channel.
+    kernels = kernels.permute(1, 3, 2, 4, 0).reshape(4, 3, 3, -1).permute(0, 3, 1, 2)
+    pixels = F.conv2d(x, kernels, padding=1).permute(0, 2, 3, 1).contiguous()
     # (row, column, row parity) → (row, row parity, column), the two columns of a pair moved as one number: twelve times
     # as fast as pixel_shuffle.
     pairs = pixels.reshape(batch, height, width, 2, 2).view(torch.complex64).squeeze(-1)
-    doubled = pairs.transpose(2, 3).contiguous().view(torch.float32)
+    # A clone and not .contiguous(), which leaves a size of 1 the stride it has.
+    doubled = pairs.transpose(2, 3).clone(memory_format=torch.contiguous_format).view(torch.float32)
     return doubled.view(batch, 1, 2 * height, 2 * width)
