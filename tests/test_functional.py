@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import shutil
 from typing import Any
 
@@ -11,7 +12,16 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from betavae_fast import LatentSample, gaussian_kl, reparameterize, reparameterize_kl
+from betavae_fast import (
+    LatentSample,
+    PackedBits,
+    bernoulli_nll,
+    gaussian_kl,
+    gaussian_nll,
+    laplace_nll,
+    reparameterize,
+    reparameterize_kl,
+)
 from betavae_fast.noise import make_rng, normals
 from tests.backends import available_backends
 
@@ -343,3 +353,251 @@ def test_a_module_that_holds_the_op_can_be_exported(posterior: tuple[Tensor, Ten
     program = torch.export.export(Module(), posterior, dynamic_shapes=({0: batch}, {0: batch}))
     x = torch.randn(31, 5)
     torch.testing.assert_close(program.module()(x, x), gaussian_kl(x, x, reduction="sample"))
+
+
+# The likelihoods.
+
+NLLS = {"bernoulli": bernoulli_nll, "gaussian": gaussian_nll, "laplace": laplace_nll}
+EVERY_NLL = pytest.mark.parametrize("likelihood", NLLS)
+
+
+@pytest.fixture
+def images() -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    decoded = torch.randn(5, 3, 4, 7, generator=g).requires_grad_()
+    return decoded, torch.randint(256, (5, 3, 4, 7), generator=g, dtype=torch.uint8)
+
+
+def density(likelihood: str, x: Tensor, scale: float = 1.0) -> torch.distributions.Distribution:
+    return {
+        "bernoulli": lambda: torch.distributions.Bernoulli(logits=x, validate_args=False),
+        "gaussian": lambda: torch.distributions.Normal(x, scale),
+        "laplace": lambda: torch.distributions.Laplace(x, scale),
+    }[likelihood]()
+
+
+@EVERY_BACKEND
+@EVERY_NLL
+@pytest.mark.parametrize("scale", [1.0, 0.3, 4])
+def test_the_nll_is_minus_the_log_density_constants_included(
+    backend: str, likelihood: str, scale: float, images: tuple[Tensor, Tensor]
+) -> None:
+    x, pixels = images
+    given = {} if likelihood == "bernoulli" else {"scale": scale}
+    target = pixels.double() / 255
+    exact = -density(likelihood, x.detach().double(), scale).log_prob(target).float()
+    rows = exact.flatten(1).sum(1)
+    for reduction, expected in (
+        ("none", exact),
+        ("sample", rows),
+        ("batchmean", rows.mean()),
+        ("sum", rows.sum()),
+    ):
+        for t in (pixels, target, target.float()):
+            nll = NLLS[likelihood](x, t, reduction=reduction, backend=backend, **given)
+            torch.testing.assert_close(nll.detach(), expected, rtol=2e-6, atol=1e-6)
+
+
+@EVERY_BACKEND
+@EVERY_NLL
+def test_likelihoods_default_to_the_batch_s_mean_and_a_scale_of_one(
+    backend: str, likelihood: str, images: tuple[Tensor, Tensor]
+) -> None:
+    nll = NLLS[likelihood]
+    given = {} if likelihood == "bernoulli" else {"scale": 1.0}
+    assert torch.equal(
+        nll(*images, backend=backend), nll(*images, reduction="batchmean", backend=backend, **given)
+    )
+    assert torch.equal(nll(*images), nll(*images, backend="auto"))
+
+
+@EVERY_BACKEND
+@EVERY_NLL
+def test_a_target_of_another_floating_dtype_is_read_in_float32_or_wider(
+    backend: str, likelihood: str
+) -> None:
+    """float64 and float16 targets beside bfloat16 logits: none is rounded to bfloat16."""
+    g = torch.Generator().manual_seed(0)
+    x, target = torch.randn(5, 6, generator=g), torch.rand(5, 6, generator=g, dtype=torch.float64)
+    for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
+        for other in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
+            t = target.to(other)
+            nll = NLLS[likelihood](x.to(dtype), t, reduction="none", backend=backend)
+            exact = -density(likelihood, x.to(dtype).double()).log_prob(t.double())
+            torch.testing.assert_close(nll.double(), exact, rtol=1e-6, atol=2e-7)
+            assert nll.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+
+
+@EVERY_BACKEND
+@EVERY_NLL
+def test_no_gradient_flows_to_a_target_and_none_is_changed(
+    backend: str, likelihood: str, images: tuple[Tensor, Tensor]
+) -> None:
+    x, pixels = images
+    bits = PackedBits.pack(pixels > 127)
+    for target in (pixels, pixels > 127, pixels / 255, bits):
+        held = target.rows if isinstance(target, PackedBits) else target
+        before = copy.deepcopy((x.detach(), held))
+        nll = NLLS[likelihood](x, target, backend=backend)
+        (-2.5 * nll).backward()
+        assert torch.equal(x, before[0]) and torch.equal(held, before[1])
+
+
+@pytest.mark.parametrize(
+    "shape", [(3,), (1, 1), (3, 7), (3, 8), (3, 9), (2, 3, 5, 7), (4, 1, 64, 64), (0, 5), (3, 0)], ids=str
+)
+def test_packed_bits_are_as_their_docstring_says(shape: tuple[int, ...]) -> None:
+    """Pixel p is bit p % 8 of byte p // 8, in row-major order whatever the memory format; nonzero is on."""
+    pixels = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    count = pixels.shape[1:].numel()
+    for given in (pixels, pixels.float() * -0.25, pixels.byte() * 255, pixels.int() * 256, pixels.bfloat16()):
+        rows = PackedBits.pack(given).rows
+        assert rows.dtype == torch.uint8 and rows.shape == (shape[0], -(-count // 8)) and rows.is_contiguous()
+        for image, row in zip(pixels.reshape(shape[0], count).tolist(), rows.tolist(), strict=True):
+            assert [bool(row[p // 8] >> p % 8 & 1) for p in range(count)] == image
+            assert sum(byte.bit_count() for byte in row) == sum(image), "a spare bit is on"
+    if len(shape) == 4:
+        laid = pixels.contiguous(memory_format=torch.channels_last)
+        assert torch.equal(PackedBits.pack(laid).rows, PackedBits.pack(pixels).rows)
+
+
+@EVERY_BACKEND
+@EVERY_NLL
+def test_packed_bits_give_what_the_pixels_give(backend: str, likelihood: str) -> None:
+    g = torch.Generator().manual_seed(0)
+    x, on = torch.randn(5, 3, 3, 3, generator=g), torch.rand(5, 3, 3, 3, generator=g) < 0.5
+    rows = PackedBits.pack(on).rows
+    rows[:, -1] |= 0b11111000  # 27 pixels: five spare bits, which may be anything.
+    nll = NLLS[likelihood]
+    for reduction in ("none", "sample", "batchmean", "sum"):
+        options: Any = {"reduction": reduction, "backend": backend}
+        torch.testing.assert_close(nll(x, PackedBits(rows), **options), nll(x, on, **options))
+
+
+@EVERY_BACKEND
+def test_autocast_keeps_the_nll_in_float32(backend: str) -> None:
+    layer, x = torch.nn.Linear(6, 40), torch.randn(8, 6)
+    target = torch.rand(8, 40)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = layer(x)
+        nll = bernoulli_nll(logits, target, backend=backend)
+        assert (logits.dtype, nll.dtype) == (torch.bfloat16, torch.float32)
+    assert torch.equal(nll, bernoulli_nll(logits.detach(), target, backend=backend))
+    nll.backward()
+    assert layer.weight.grad.dtype == torch.float32 and layer.weight.grad.any()
+
+
+@EVERY_BACKEND
+@EVERY_NLL
+@pytest.mark.parametrize("transform", ["vmap", "grad", "jvp", "forward_ad", "hessian", "functional_call"])
+def test_transforms_of_a_likelihood_are_right_or_refused(
+    backend: str, likelihood: str, transform: str
+) -> None:
+    g = torch.Generator().manual_seed(0)
+    x, target = torch.randn(4, 3, generator=g), torch.rand(4, 3, generator=g)
+
+    def function(y: Tensor, backend: str = backend) -> Tensor:
+        return NLLS[likelihood](y, target, reduction="sum", backend=backend)
+
+    def plain(y: Tensor) -> Tensor:
+        return -density(likelihood, y).log_prob(target).sum()
+
+    class Module(torch.nn.Module):
+        def __init__(self, inner: Any) -> None:
+            super().__init__()
+            self.weight, self.inner = torch.nn.Parameter(torch.ones(3)), inner
+
+        def forward(self, y: Tensor) -> Tensor:
+            return self.inner(y * self.weight)
+
+    def run(f: Any) -> Tensor:
+        if transform == "vmap":
+            return torch.func.vmap(lambda y: f(y))(torch.stack((x, 2 * x)))
+        if transform == "grad":
+            return torch.func.grad(f)(x)
+        if transform == "jvp":
+            return torch.func.jvp(f, (x,), (torch.ones_like(x),))[1]
+        if transform == "hessian":
+            return torch.autograd.functional.hessian(f, x)
+        if transform == "functional_call":
+            weight = torch.full((3,), 2.0, requires_grad=True)
+            return torch.autograd.grad(
+                torch.func.functional_call(Module(f), {"weight": weight}, (x,)), weight
+            )[0]
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(x, torch.ones_like(x))
+            return torch.autograd.forward_ad.unpack_dual(f(dual)).tangent
+
+    try:
+        actual = run(function)
+    except (RuntimeError, NotImplementedError) as refusal:
+        assert transform not in ("hessian", "functional_call")
+        assert "functorch" in str(refusal) or "jvp" in str(refusal) or "forward" in str(refusal)
+    else:
+        torch.testing.assert_close(actual, run(plain))
+
+
+@EVERY_BACKEND
+def test_concurrent_calls_of_a_likelihood_get_the_bits_of_one(backend: str) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    x, target = torch.randn(256, 37), torch.rand(256, 37)
+
+    def call(step: int) -> tuple[Tensor, Tensor]:
+        leaf = (x * step).requires_grad_()
+        nll = bernoulli_nll(leaf, target, backend=backend)
+        return nll, torch.autograd.grad(nll, leaf)[0]
+
+    alone = [call(step) for step in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        for one, together in zip(alone, pool.map(call, range(8)), strict=True):
+            assert all(map(torch.equal, one, together))
+
+
+def test_meta_and_fake_tensors_give_an_nll_without_data() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    for likelihood, mode in itertools.product(NLLS.values(), (torch.device("meta"), FakeTensorMode())):
+        with mode:
+            x = torch.empty(6, 3, 4, requires_grad=True)
+            for target in (torch.empty(6, 3, 4), PackedBits(torch.empty(6, 2, dtype=torch.uint8))):
+                nll = likelihood(x, target, reduction="sample")
+                assert nll.shape == (6,) and nll.dtype == torch.float32
+                likelihood(x, target).backward()
+                assert x.grad.shape == x.shape
+
+
+def every_nll(
+    x: Tensor, y: Tensor, z: Tensor, target: Tensor, bits: Tensor, backend: str
+) -> tuple[Tensor, ...]:
+    return (
+        bernoulli_nll(x * 1, PackedBits(bits), backend=backend),
+        2 * gaussian_nll(y, target, scale=0.3, reduction="sum", backend=backend),
+        laplace_nll(z, target, reduction="sample", backend=backend),
+    )
+
+
+def assert_compiled_nll_is_eager(compiled: Any, rows: int, backend: str) -> None:
+    inputs = [torch.randn(rows, 3, 5, requires_grad=True) for _ in range(3)]
+    on = torch.rand(rows, 3, 5) < 0.5
+    found = []
+    for function in (every_nll, compiled):
+        outputs = function(*inputs, on, PackedBits.pack(on).rows, backend)
+        incoming = [torch.full_like(y, weight) for y, weight in zip(outputs, (1, -0.3, 7), strict=True)]
+        found.append((*outputs, *torch.autograd.grad(outputs, inputs, incoming)))
+    for eager, other in zip(*found, strict=True):
+        assert torch.equal(eager, other)
+
+
+@NEEDS_COMPILER
+@pytest.mark.parametrize("backend", available_backends("cpp"))
+def test_compiled_likelihoods_give_the_bits_of_eager(backend: str, fresh_dynamo: Any) -> None:
+    """torch.compile(fullgraph=True) with generated code, forward and backward."""
+    assert_compiled_nll_is_eager(torch.compile(every_nll, fullgraph=True), 8, backend)
+
+
+@EVERY_BACKEND
+def test_compiled_likelihoods_of_any_batch_give_the_bits_of_eager(backend: str, fresh_dynamo: Any) -> None:
+    compiled = torch.compile(every_nll, fullgraph=True, dynamic=True, backend="aot_eager")
+    for rows in (8, 3, 21):
+        assert_compiled_nll_is_eager(compiled, rows, backend)

@@ -10,7 +10,14 @@ import pytest
 import torch
 
 import betavae_fast
-from betavae_fast import gaussian_kl, reparameterize, reparameterize_kl
+from betavae_fast import (
+    bernoulli_nll,
+    gaussian_kl,
+    gaussian_nll,
+    laplace_nll,
+    reparameterize,
+    reparameterize_kl,
+)
 from betavae_fast.ops.backends import backend_table, missing
 from betavae_fast.ops.schemas import BACKENDS
 from tests.backends import available_backends, fresh_process
@@ -24,6 +31,9 @@ CALLS = {
     "reparameterize_kl": lambda x, **options: reparameterize_kl(x, x, **options),
     "reparameterize": lambda x, **options: reparameterize(x, x, **options),
     "gaussian_kl": lambda x, **options: gaussian_kl(x, x, **options),
+    "bernoulli_nll": lambda x, **options: bernoulli_nll(x, x, **options),
+    "gaussian_nll": lambda x, **options: gaussian_nll(x, x, **options),
+    "laplace_nll": lambda x, **options: laplace_nll(x, x, **options),
 }
 
 
