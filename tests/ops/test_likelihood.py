@@ -126,10 +126,10 @@ def test_error_is_within_twice_plain_float32_s_plus_one_rounding(
     """NLL and gradient, every kind of target and reduction; a scalar's luck is evened out by the trials."""
     for kind in KINDS if dtype == torch.float32 else ("own", "uint8", "bits"):
         budgets = Budgets()
-        for trial in range(5):
+        for trial in range(4):
             x, pixels = draw((61, 37), dtype, kind, size=LOGIT_BUCKETS[bucket], seed=trial)
             target = taken(pixels, kind)
-            for reduction in REDUCTIONS if trial == 0 else SCALARS:
+            for reduction in REDUCTIONS if trial < 2 else SCALARS:
                 g = weights(x, reduction, trial) if trial % 2 else None
                 actual = fused(likelihood, x, target, g, reduction=reduction, backend=backend)
                 if dtype == torch.float64 and reduction in SCALARS:
@@ -244,7 +244,7 @@ def test_both_tensors_may_lie_anyhow_in_memory(backend: str, pair: tuple[str, st
     for features in WIDTHS:
         if not (fits(pair[0], 1 + len(features)) and fits(pair[1], 1 + len(features))):
             continue
-        for kind, likelihood, dtype in itertools.islice(turn, 4):
+        for kind, likelihood, dtype in itertools.islice(turn, 2):
             x, pixels = laid_out(pair, *draw((max(3, 600 // math.prod(features)), *features), dtype, kind))
             target, plainly = taken(pixels, kind), taken(dense(pixels), kind)
             for reduction in REDUCTIONS:
@@ -267,7 +267,7 @@ def test_both_tensors_may_lie_anyhow_in_memory(backend: str, pair: tuple[str, st
 @pytest.mark.parametrize("features", WIDTHS, ids=str)
 def test_every_width_stays_within_the_budget(backend: str, features: tuple[int, ...]) -> None:
     """Full vectors, what is left of one, rows longer than a chunk; in both memory formats of images."""
-    for dtype, likelihood in itertools.product(DTYPES[:3], LIKELIHOODS):
+    for dtype, likelihood in itertools.product(DTYPES[:2], LIKELIHOODS):
         for kind, channels_last in itertools.product(KINDS[1:], (False, True)[: 1 + (len(features) == 3)]):
             budgets = Budgets()
             for trial in range(2):
@@ -851,7 +851,7 @@ def samples(op: str, dtype: torch.dtype) -> Iterator[tuple[Any, ...]]:
         ("contiguous", (3, 0)),
         ("contiguous", (4,)),
     ):
-        for kind, likelihood, reduction in itertools.islice(turn, 7):
+        for kind, likelihood, reduction in itertools.islice(turn, 4):
             x, pixels = laid_out((layout, "contiguous"), *draw(shape, dtype, kind))
             target = PackedBits.pack(pixels).rows if kind == "bits" else pixels
             arguments = x, target, kind == "bits", likelihood, 0.5
@@ -883,7 +883,7 @@ def test_opcheck(backend: str, op: str, dtype: torch.dtype) -> None:
 def test_opcheck_with_dynamic_shapes(backend: str, op: str) -> None:
     """The operator traced with symbolic sizes; slow, so on few inputs."""
     operator = getattr(torch.ops.betavae_fast, f"{op}_{backend}").default
-    for arguments in itertools.islice(samples(op, torch.float32), 0, 25, 8):
+    for arguments in itertools.islice(samples(op, torch.float32), 0, 17, 8):
         torch.library.opcheck(operator, arguments, test_utils=("test_aot_dispatch_dynamic",))
 
 
