@@ -45,6 +45,17 @@ inline Tensor empty_kl(const Tensor& mu, KlReduction reduction) {
   STD_TORCH_CHECK(false, "unknown reduction ", static_cast<int64_t>(reduction));
 }
 
+// What the operators take as numbers, refused where it is none of them.
+inline KlReduction nll_reduction(int64_t number) {
+  STD_TORCH_CHECK(number >= 0 && number <= 4 && number != 1, "reduction must be 0, 2, 3 or 4, got ", number);
+  return static_cast<KlReduction>(number);
+}
+
+inline Likelihood likelihood_of(int64_t number) {
+  STD_TORCH_CHECK(number >= 0 && number <= 2, "likelihood must be 0, 1 or 2, got ", number);
+  return static_cast<Likelihood>(number);
+}
+
 // The KL of no elements: sums are 0, means over no rows are NaN.
 inline void fill_empty(Tensor& kl, KlReduction reduction, int64_t rows) {
   const bool mean = reduction == KlReduction::dim || reduction == KlReduction::batchmean;

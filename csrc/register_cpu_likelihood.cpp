@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <array>
+#include <cmath>
 #include <memory>
 #include <optional>
 #include <tuple>
@@ -40,6 +41,17 @@ void check_inputs(const Tensor& decoded, const Tensor& target, bool packed) {
   STD_TORCH_CHECK(target.scalar_type() == ScalarType::Byte && target.dim() == 2 && target.size(0) == rows &&
                       (rows == 0 || target.size(1) == (pixels + 7) / 8) && target.is_contiguous(),
                   "packed targets must be contiguous uint8 of shape (", rows, ", ", (pixels + 7) / 8, ")");
+}
+
+// One rounding, whatever the number of terms (Kahan 1965); what is not finite stays so.
+double compensated_sum(const double* terms, int64_t count) {
+  double sum = 0, lost = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const double term = terms[i] - lost, next = sum + term;
+    lost = std::isfinite(next) ? (next - sum) - term : 0;
+    sum = next;
+  }
+  return sum;
 }
 
 struct Arguments {
@@ -102,15 +114,14 @@ void run(const Tensor& decoded, const Tensor& target, const Arguments& arguments
   if (!partial) return;
 
   const auto sum_up = [&](auto* out) {
-    double total = 0;
-    for (int64_t row = 0; row < p.rows; ++row) {
-      double sum = 0;
-      for (int64_t panel = 0; panel < cut.panels; ++panel) sum += partial[row * cut.panels + panel];
-      if (reduction == KlReduction::sample) out[row] = static_cast<std::decay_t<decltype(*out)>>(sum);
-      total += sum;
+    using Out = std::decay_t<decltype(*out)>;
+    if (reduction == KlReduction::sample) {
+      for (int64_t row = 0; row < p.rows; ++row)
+        out[row] = static_cast<Out>(compensated_sum(partial.get() + row * cut.panels, cut.panels));
+      return;
     }
-    if (reduction == KlReduction::sample) return;
-    *out = static_cast<std::decay_t<decltype(*out)>>(reduction == KlReduction::sum ? total : total / static_cast<double>(p.rows));
+    const double total = compensated_sum(partial.get(), p.rows * cut.panels);
+    *out = static_cast<Out>(reduction == KlReduction::sum ? total : total / static_cast<double>(p.rows));
   };
   if (nll->scalar_type() == ScalarType::Double)
     sum_up(static_cast<double*>(nll->data_ptr()));
@@ -125,7 +136,7 @@ void check_grad_nll(const Tensor& decoded, const Tensor& grad_nll) {
 std::tuple<Tensor, Tensor> likelihood_forward(const Tensor& decoded, const Tensor& target, bool packed, int64_t likelihood,
                                               double scale, int64_t reduction, bool need_grad) {
   check_inputs(decoded, target, packed);
-  const Arguments arguments = {packed, static_cast<Likelihood>(likelihood), scale, static_cast<KlReduction>(reduction)};
+  const Arguments arguments = {packed, likelihood_of(likelihood), scale, nll_reduction(reduction)};
   const int64_t none = 0;
   Tensor nll = empty_kl(decoded, arguments.reduction);
   Tensor grad = need_grad ? with_huge_pages(torch::stable::empty_like(decoded)) : torch::stable::new_empty(decoded, Sizes(&none, 1));
@@ -140,7 +151,7 @@ Tensor likelihood_backward(const Tensor& grad_nll, const Tensor& decoded, const 
                            int64_t likelihood, double scale, int64_t reduction) {
   check_inputs(decoded, target, packed);
   check_grad_nll(decoded, grad_nll);
-  const Arguments arguments = {packed, static_cast<Likelihood>(likelihood), scale, static_cast<KlReduction>(reduction)};
+  const Arguments arguments = {packed, likelihood_of(likelihood), scale, nll_reduction(reduction)};
   Tensor grad = with_huge_pages(torch::stable::empty_like(decoded));
   if (decoded.numel() > 0) run(decoded, target, arguments, &grad_nll, nullptr, &grad);
   return grad;
@@ -160,7 +171,7 @@ void likelihood_finish(Tensor grad, const Tensor& grad_nll, const Tensor& decode
                   "grad must be a CPU tensor of decoded's shape and dtype");
   if (decoded.numel() == 0) return;
   if (grad_nll.scalar_type() == ScalarType::Double ? is_one<double>(grad_nll) : is_one<float>(grad_nll)) return;
-  const Arguments arguments = {packed, static_cast<Likelihood>(likelihood), scale, static_cast<KlReduction>(reduction)};
+  const Arguments arguments = {packed, likelihood_of(likelihood), scale, nll_reduction(reduction)};
   run(decoded, target, arguments, &grad_nll, nullptr, &grad);
 }
 

@@ -342,7 +342,17 @@ def wrong_scale(draw: st.DrawFn, good: dict[str, Any]) -> tuple[dict[str, Any], 
             st.integers(max_value=0),
             st.integers(min_value=1 << 1024, max_value=1 << 5000),
             st.sampled_from(
-                [math.nan, math.inf, -0.0, "1.0", np.float64(-1), np.float64("nan"), np.bool_(True)]
+                [
+                    math.nan,
+                    math.inf,
+                    -0.0,
+                    9e-16,
+                    2e15,
+                    "1.0",
+                    np.float64(-1),
+                    np.float64("nan"),
+                    np.bool_(True),
+                ]
             ),
             st.sampled_from(
                 [(1.0,), torch.tensor(1.0), torch.ones(3), torch.tensor(0.5, requires_grad=True)]
@@ -588,27 +598,9 @@ def raw_outcomes(backend: str) -> dict[str, str]:
     return outcomes
 
 
-def is_a_likelihood_s_number(what: str) -> bool:
-    return (
-        what.startswith("likelihood")
-        and what.endswith(("likelihood", "reduction"))
-        and "grad_nll" not in what
-    )
-
-
 @pytest.mark.parametrize("backend", available_backends("cpp"))
 def test_raw_operators_raise_rather_than_crash(backend: str) -> None:
-    accepted = {what for what, outcome in raw_outcomes(backend).items() if outcome == "accepted"}
-    assert not {what for what in accepted if not is_a_likelihood_s_number(what)}
-
-
-@pytest.mark.xfail(
-    strict=True, reason="any other number is taken for laplace, and for a sum in backward and finish"
-)
-@pytest.mark.parametrize("backend", available_backends("cpp"))
-def test_raw_operators_know_which_likelihoods_and_reductions_there_are(backend: str) -> None:
-    accepted = {what for what, outcome in raw_outcomes(backend).items() if outcome == "accepted"}
-    assert not {what for what in accepted if is_a_likelihood_s_number(what)}
+    assert not {what for what, outcome in raw_outcomes(backend).items() if outcome == "accepted"}
 
 
 def main(backend: str) -> None:

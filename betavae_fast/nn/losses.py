@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isfinite
+from math import inf
 from typing import NamedTuple, get_args
 
 from torch import Tensor, nn
@@ -56,9 +56,9 @@ class BetaVAELoss(nn.Module):
             raise ValueError(
                 f"likelihood must be one of {', '.join(get_args(Likelihood))}; got {likelihood!r}"
             )
-        if not (isfinite(beta) and beta >= 0):
+        if not 0 <= beta < inf:
             raise ValueError(f"beta must be a finite number of at least 0, got {beta}")
-        if not (isfinite(scale) and scale > 0):
+        if not 0 < scale < inf:
             raise ValueError(f"scale must be a finite positive number, got {scale}")
         if likelihood == "bernoulli" and scale != 1.0:
             raise ValueError(f"a Bernoulli likelihood has no scale, got scale={scale}")
