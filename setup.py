@@ -20,7 +20,8 @@ PACKAGE = "betavae_fast"
 CPP = Extension(f"{PACKAGE}._C", sources=[], optional=True)
 CUDA = Extension(f"{PACKAGE}._C_cuda", sources=[], optional=True)
 
-OPS = ("latent", "likelihood")
+# With flags of their kernels' own. No bits are promised of the total correlation, and vector types know no fma().
+OPS = {"latent": "", "likelihood": "", "total_correlation": "-ffp-contract=fast"}
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # torch 2.11 and every later one
 # Bits are part of the contract: nothing is fused that the source does not fuse, nothing is reordered.
 CXX_FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -Wall -Wextra -ffp-contract=off -fno-math-errno -fno-trapping-math"
@@ -121,13 +122,11 @@ def build_cpp(output: Path, folder: Path) -> None:
     instruction_sets = {"baseline": ""}
     if platform.machine() in ("x86_64", "AMD64"):
         instruction_sets |= INSTRUCTION_SETS
-    objects = [
-        ninja.compile(
-            cxx, f"csrc/cpu/{op}.cpp", f"{KERNEL_FLAGS} {flags} -DBVF_ISA={name}", f"{op}_{name}.o"
-        )
-        for op in OPS
-        for name, flags in instruction_sets.items()
-    ]
+    objects = []
+    for op, own_flags in OPS.items():
+        for name, isa_flags in instruction_sets.items():
+            flags = f"{KERNEL_FLAGS} {own_flags} {isa_flags} -DBVF_ISA={name}"
+            objects.append(ninja.compile(cxx, f"csrc/cpu/{op}.cpp", flags, f"{op}_{name}.o"))
     objects.append(ninja.compile(cxx, "csrc/cpu/dispatch.cpp", CXX_FLAGS, "dispatch.o"))
     torch_flags = f"{CXX_FLAGS} {STABLE_ABI} {' '.join(includes)}"
     for op in OPS:
@@ -157,8 +156,10 @@ def build_cuda(output: Path, folder: Path) -> None:
         for source in sorted(Path("csrc/cuda").glob("*.cu"))
     ]
     torch_flags = f"{CXX_FLAGS} {STABLE_ABI} -DUSE_CUDA {' '.join(includes)}"
-    for op in OPS:
-        objects.append(ninja.compile(cxx, f"csrc/register_cuda_{op}.cpp", torch_flags, f"register_{op}.o"))
+    objects += [
+        ninja.compile(cxx, str(source), torch_flags, f"{source.stem}.o")
+        for source in sorted(Path("csrc").glob("register_cuda_*.cpp"))
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     if not (torch_lib / "libtorch_cuda.so").exists():
         # A CPU build of torch lacks the library that the CUDA one will bring: an empty one of that name stands in while

@@ -1,11 +1,13 @@
 """β-VAEs, and every model with a diagonal-Gaussian bottleneck: fused kernels, the same noise everywhere."""
 
 from betavae_fast.functional import (
+    KLDecomposition,
     LatentSample,
     PackedBits,
     bernoulli_nll,
     gaussian_kl,
     gaussian_nll,
+    kl_decomposition,
     laplace_nll,
     reparameterize,
     reparameterize_kl,
@@ -18,11 +20,13 @@ __all__ = [
     "BetaVAE",
     "BetaVAELoss",
     "GaussianLatent",
+    "KLDecomposition",
     "LatentSample",
     "PackedBits",
     "bernoulli_nll",
     "gaussian_kl",
     "gaussian_nll",
+    "kl_decomposition",
     "laplace_nll",
     "reparameterize",
     "reparameterize_kl",

@@ -1,4 +1,4 @@
-"""Derives the polynomial coefficients of csrc/include/{normal,exponential,likelihood}.h and betavae_fast/noise.py.
+"""Derives the polynomials of csrc/include/{normal,exponential,likelihood,mixture}.h and betavae_fast/noise.py.
 
 Minimax fits by linear programming: min e subject to |p(x) - f(x)| w(x) <= e on a Chebyshev grid. Needs scipy.
 
@@ -61,6 +61,11 @@ def main() -> None:
     # The constant term is 1: what is fitted is what comes after it.
     e = chebyshev_grid(1e-4, 1.0)
     show("log1p(e) / e - 1", *minimax([1, 2, 3, 4, 5, 6, 7, 8], e, np.log1p(e) / e - 1, e / np.log1p(e)))
+
+    # 2^f = 1 + f q(f); around f = 0 the error of q hardly matters.
+    f = chebyshev_grid(-0.5, 0.5)
+    q = np.where(np.abs(f) < 1e-4, np.log(2) + f * np.log(2) ** 2 / 2, (np.exp2(f) - 1) / f)
+    show("(2^f - 1) / f", *minimax([0, 1, 2, 3, 4], f, q, np.abs(f) / np.exp2(f) + 1e-3))
 
 
 if __name__ == "__main__":

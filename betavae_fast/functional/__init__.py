@@ -1,6 +1,7 @@
 """What users call: check, choose a backend, hand on."""
 
 from betavae_fast.functional.checks import Reduction
+from betavae_fast.functional.decomposition import Estimator, KLDecomposition, kl_decomposition
 from betavae_fast.functional.latent import LatentSample, gaussian_kl, reparameterize, reparameterize_kl
 from betavae_fast.functional.likelihood import (
     NllReduction,
@@ -11,6 +12,8 @@ from betavae_fast.functional.likelihood import (
 )
 
 __all__ = [
+    "Estimator",
+    "KLDecomposition",
     "LatentSample",
     "NllReduction",
     "PackedBits",
@@ -18,6 +21,7 @@ __all__ = [
     "bernoulli_nll",
     "gaussian_kl",
     "gaussian_nll",
+    "kl_decomposition",
     "laplace_nll",
     "reparameterize",
     "reparameterize_kl",

@@ -16,9 +16,10 @@ from torch import Tensor
 NAMESPACE = "betavae_fast"
 BACKENDS = ("reference", "cpp", "triton", "cuda")
 
-# Reductions and likelihoods, as the operators take them.
+# Reductions, likelihoods and estimators, as the operators take them.
 REDUCTIONS = {"none": 0, "dim": 1, "sample": 2, "batchmean": 3, "sum": 4}
 LIKELIHOODS = {"bernoulli": 0, "gaussian": 1, "laplace": 2}
+ESTIMATORS = {"mws": 0, "mss": 1}
 
 # rng is (seed, stream), int64[2] on the inputs' device; noise, where given, stands in its place.
 _NOISE = "Tensor? rng, Tensor? noise, SymInt first_row"
@@ -144,6 +145,31 @@ def _likelihood_finish(
     _check_devices(decoded, target, grad_nll, grad)
 
 
+def _total_correlation_forward(
+    z: Tensor, mu: Tensor, logvar: Tensor, first_row: int, dataset_size: int, estimator: int
+) -> tuple[Tensor, Tensor]:
+    _check_devices(mu, logvar, z)
+    return z.new_empty(z.shape[:1], dtype=kl_dtype(z.dtype)), z.new_empty(z.shape, dtype=kl_dtype(z.dtype))
+
+
+def _total_correlation_backward(
+    grad_joint: Tensor,
+    grad_marginals: Tensor,
+    z: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    joint: Tensor,
+    marginals: Tensor,
+    first_row: int,
+    dataset_size: int,
+    estimator: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    _check_devices(mu, logvar, z, grad_joint, grad_marginals, joint, marginals)
+    return z.new_empty(z.shape), mu.new_empty(mu.shape), logvar.new_empty(logvar.shape)
+
+
+_POSTERIORS = "Tensor z, Tensor mu, Tensor logvar"
+_MIXTURE = "SymInt first_row, int dataset_size, int estimator"
 _PIXELS = "Tensor decoded, Tensor target, bool packed, int likelihood, float scale, int reduction"
 
 # op -> (signature, fake). A gradient that is not needed comes back with no elements.
@@ -165,6 +191,17 @@ OPS: dict[str, tuple[str, Callable[..., Any]]] = {
     # grad comes as likelihood_forward left it and leaves as likelihood_backward's; where grad_nll is 1, which only the
     # device knows, that is nothing to do.
     "likelihood_finish": (f"(Tensor(a!) grad, Tensor grad_nll, {_PIXELS}) -> ()", _likelihood_finish),
+    # z (b, D) against the posteriors mu, logvar (B, D) of a whole batch, of which z's own begin at first_row; joint (b,)
+    # and marginals (b, D) are log q(z) and log q(z_d). All results are contiguous.
+    "total_correlation_forward": (
+        f"({_POSTERIORS}, {_MIXTURE}) -> (Tensor joint, Tensor marginals)",
+        _total_correlation_forward,
+    ),
+    "total_correlation_backward": (
+        f"(Tensor grad_joint, Tensor grad_marginals, {_POSTERIORS}, Tensor joint, Tensor marginals, {_MIXTURE})"
+        " -> (Tensor grad_z, Tensor grad_mu, Tensor grad_logvar)",
+        _total_correlation_backward,
+    ),
 }
 
 library = torch.library.Library(NAMESPACE, "DEF")

@@ -3,6 +3,7 @@
 
 #include "latent.h"
 #include "likelihood.h"
+#include "total_correlation.h"
 
 namespace betavae_fast {
 
@@ -12,5 +13,6 @@ const char* cpu_capability();
 
 const LatentKernels& latent_kernels();
 const LikelihoodKernels& likelihood_kernels();
+const TotalCorrelationKernels& total_correlation_kernels();
 
 }  // namespace betavae_fast

@@ -1,0 +1,71 @@
+// The aggregated posterior's log-densities on the CPU, free of torch: what to compute and the kernels of one instruction set.
+#pragma once
+
+#include <cstdint>
+
+#include "../problem.h"
+
+namespace betavae_fast {
+
+// How the pairs (i, j) are cut, by shape alone. A block is as many rows i as a vector has lanes at most; a tile as many
+// posteriors j as stay in L1 with it. A chunk is the blocks whose contributions to the posteriors' gradients are kept
+// together: few, because each keeps a copy of them, but more than there are threads.
+struct Pairs {
+  static constexpr int64_t lanes = 16, tile = 32, max_chunks = 16;
+  int64_t rows, posteriors, dims;  // b, B, D
+
+  int64_t blocks() const { return (rows + lanes - 1) / lanes; }
+  int64_t chunk_blocks() const { return (blocks() + max_chunks - 1) / max_chunks; }
+  int64_t chunks() const { return (blocks() + chunk_blocks() - 1) / chunk_blocks(); }
+};
+
+// log2 of the weights: one for all pairs, and what is added to it for a row's own posterior and for the one after.
+struct MixtureWeights {
+  double all, own, next;
+};
+
+// Real is float or double. Rows are stored by blocks, z[block][d][lane], zero where there is no row; posteriors as they
+// come, [j][d].
+template <class Real>
+struct Mixture {
+  Pairs pairs;
+  MixtureWeights weights;
+  int64_t first_row;
+  const Real *z, *mu, *inverse_width, *peak;
+};
+
+template <class Real>
+struct MixtureForward : Mixture<Real> {
+  Real *joint, *marginals;  // (b,), (b, D): natural logarithms
+};
+
+template <class Real>
+struct MixtureBackward : Mixture<Real> {
+  // As z is stored, [block][lane] and [block][d][lane]; the logarithms in base 2, without the weight of all pairs.
+  const Real *grad_joint, *grad_marginals, *joint, *marginals;
+  Real* grad_z;                 // (b, D)
+  Real *grad_mu, *grad_logvar;  // [chunk][j][d]
+};
+
+template <class Real>
+struct MixtureKernels {
+  void (*forward)(const MixtureForward<Real>&, int64_t first_block, int64_t last_block);
+  void (*backward)(const MixtureBackward<Real>&, int64_t first_chunk, int64_t last_chunk);
+};
+
+struct TotalCorrelationKernels {
+  MixtureKernels<float> narrow;
+  MixtureKernels<double> wide;
+};
+
+namespace baseline {
+extern const TotalCorrelationKernels total_correlation_kernels;
+}
+namespace avx2 {
+extern const TotalCorrelationKernels total_correlation_kernels;
+}
+namespace avx512 {
+extern const TotalCorrelationKernels total_correlation_kernels;
+}
+
+}  // namespace betavae_fast

@@ -1,0 +1,43 @@
+// One term of the aggregated posterior, a mixture of Gaussians. No loops, no memory.
+//
+// Everything is in base 2, whose range reduction is exact. With k^2 = log2(e) / 2 and t = k (z - mu) / sigma,
+//   log2 N(z; mu, sigma^2) = peak - t^2,   peak = -log2(sigma^2)/2 - log2(2 pi)/2
+// and with a responsibility p in [0, 1] whose gradient is w = g p, the natural logarithm's gradients are
+//   dz = -(w t sigma^-1) / k,   dmu = (w t) sigma^-1 / k,   dv = w (t^2 / (2 k^2) - 1/2),   v = log sigma^2
+#pragma once
+
+#include "exponential.h"
+
+namespace betavae_fast {
+
+constexpr double ln_2 = 0.69314718055994530942, log2_e = 1.44269504088896340736;
+constexpr double half_log2_2pi = 1.32574806473616300590;
+constexpr double k_scale = 0.84932180028801904272;  // sqrt(log2(e) / 2)
+
+// 2^x for x <= 0, within 2 ulp; 0 below -127.
+BVF_INLINE float exp2_(float x) {
+  constexpr float to_integer = 0x1.8000fep+23f;  // adding it rounds, and leaves n + 127 in the low bits
+  const float clamped = x < -127.0f ? -127.0f : x;
+  const float shifted = clamped + to_integer, f = clamped - (shifted - to_integer);
+  const float f2 = f * f;
+  const float low = fma_(0x1.ebf9bcp-3f, f, 0x1.62e42ap-1f), high = fma_(0x1.3cea6ap-7f, f, 0x1.c6b74cp-5f);
+  const float q = fma_(f2, fma_(f2, 0x1.5bbcbap-10f, high), low);
+  return float_from_bits(bits_of(shifted) << 23) * fma_(f, q, 1.0f);
+}
+
+#if !defined(__CUDA_ARCH__)
+BVF_INLINE double exp2_(double x) { return std::exp2(x); }
+#endif
+
+// k / sigma; bounded, so that t is finite wherever z and mu are of a sane size, and zero where they are equal.
+inline double inverse_width(double logvar, double bound) {
+  const double inverse = k_scale * std::exp(-0.5 * logvar);
+  return inverse > bound ? bound : inverse;
+}
+
+template <class Real>
+constexpr double width_bound = sizeof(Real) == sizeof(float) ? 0x1p+110 : 0x1p+1000;
+
+inline double peak(double logvar) { return -0.5 * log2_e * logvar - half_log2_2pi; }
+
+}  // namespace betavae_fast
