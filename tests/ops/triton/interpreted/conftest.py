@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 if os.environ.get("TRITON_INTERPRET") != "1":
-    collect_ignore_glob = ["test_*.py"]
+    collect_ignore_glob = ["test_*.py", "parity.py"]
 
 
 def _tiles_of(block: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
