@@ -32,10 +32,7 @@ struct Settings {
 };
 
 Settings settings_of(bool packed, int64_t likelihood, double scale, int64_t reduction) {
-  const Settings s = {packed, likelihood_of(likelihood), scale, nll_reduction(reduction)};
-  STD_TORCH_CHECK(likelihood >= 0 && likelihood <= 2, "unknown likelihood ", likelihood);
-  STD_TORCH_CHECK(reduction >= 0 && reduction <= 4 && s.reduction != KlReduction::dim, "the NLL has no reduction ", reduction);
-  return s;
+  return {packed, likelihood_of(likelihood), scale, nll_reduction(reduction)};
 }
 
 std::string shape(const Tensor& x) {

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from betavae_fast.ops.schemas import BACKENDS
+from betavae_fast.ops.schemas import BACKENDS, OPS
 
 Backend = Literal["auto", "reference", "cpp", "triton", "cuda"]
 
@@ -112,9 +112,8 @@ def _choose(backend: str, device: str, dtype: torch.dtype) -> str:
 
 def backend_table() -> list[BackendStatus]:
     """The state of every (op, backend) pair on this machine."""
-    return [
-        BackendStatus(op, b, not missing(b), missing(b)) for op in ("latent", "likelihood") for b in BACKENDS
-    ]
+    ops = dict.fromkeys(name.rpartition("_")[0] for name in OPS)
+    return [BackendStatus(op, b, not missing(b), missing(b)) for op in ops for b in BACKENDS]
 
 
 def cpu_capability() -> str | None:

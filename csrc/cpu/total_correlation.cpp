@@ -205,29 +205,41 @@ struct Moments {
   Real mass[tile * lanes], pull[tile * lanes], stretch[tile * lanes];
 };
 
-// One dim of a block and a tile, added to grad_z and to the tile's sums.
-template <class Real>
-void add_gradients(const MixtureBackward<Real>& p, int64_t block, int64_t d, int64_t first, int64_t count,
-                   const OwnWeights<Real>& weights, const Real* __restrict joint, double* __restrict grad_z,
-                   Moments<Real>& __restrict sums) {
+// One dim of a group of blocks and a tile: adds to the blocks' grad_z, which lie dims * lanes apart, and to the tile's sums.
+// `weighted`: some pairs have a weight of their own.
+template <bool weighted, class Real>
+void add_gradients(const MixtureBackward<Real>& p, int64_t first_block, int64_t blocks, int64_t d, int64_t first, int64_t count,
+                   const OwnWeights<Real>* weights, const Real (*joint)[tile * lanes], double* grad_z, Moments<Real>& sums) {
   using V = Vector<Real>;
   const int64_t dims = p.pairs.dims;
   for (int64_t v = 0; v < vectors<Real>; ++v) {
-    const int64_t from = (block * dims + d) * lanes + v * width<Real>;
-    const V own = load(p.z + from), grad = load(p.grad_marginals + from), minus = load(p.marginals + from);
-    V part{};
-    for (int64_t j = 0; j < count; ++j) {
-      const int64_t at = (first + j) * dims + d, to = j * lanes + v * width<Real>;
-      const V t = (own - p.mu[at]) * p.inverse_width[at];
-      V term = p.peak[at] - minus - t * t;
-      if (weights.any) term += load(weights.of + to);
-      const V w = grad * exp2_(term) + load(joint + to), wt = w * t;
-      part += wt * p.inverse_width[at];
-      store(sums.mass + to, load(sums.mass + to) + w);
-      store(sums.pull + to, load(sums.pull + to) + wt);
-      store(sums.stretch + to, load(sums.stretch + to) + wt * t);
+    V own[group], grad[group], minus[group], part[group] = {};
+    for (int64_t g = 0; g < blocks; ++g) {
+      const int64_t from = ((first_block + g) * dims + d) * lanes + v * width<Real>;
+      own[g] = load(p.z + from);
+      grad[g] = load(p.grad_marginals + from);
+      minus[g] = load(p.marginals + from);
     }
-    add_to(grad_z + v * width<Real>, part);
+    for (int64_t j = 0; j < count; ++j) {
+      const int64_t at = (first + j) * dims + d, lane = j * lanes + v * width<Real>;
+      const V mu = V{} + p.mu[at], inverse = V{} + p.inverse_width[at], peak = V{} + p.peak[at];
+      V mass{}, pull{}, stretch{};
+#pragma GCC unroll 4
+      for (int64_t g = 0; g < blocks; ++g) {
+        const V t = (own[g] - mu) * inverse;
+        V term = peak - minus[g] - t * t;
+        if (weighted && weights[g].any) term += load(weights[g].of + lane);
+        const V w = grad[g] * exp2_(term) + load(joint[g] + lane), wt = w * t;
+        part[g] += wt * inverse;
+        mass += w;
+        pull += wt;
+        stretch += wt * t;
+      }
+      store(sums.mass + lane, load(sums.mass + lane) + mass);
+      store(sums.pull + lane, load(sums.pull + lane) + pull);
+      store(sums.stretch + lane, load(sums.stretch + lane) + stretch);
+    }
+    for (int64_t g = 0; g < blocks; ++g) add_to(grad_z + g * dims * lanes + v * width<Real>, part[g]);
   }
 }
 
@@ -246,10 +258,11 @@ void backward_tile(const MixtureBackward<Real>& p, int64_t chunk, int64_t first,
       weights[g].set(p, first_block + b + g, first, count);
       joint_gradients(p, first_block + b + g, first, count, weights[g], joint[g]);
     }
+    bool weighted = false;
+    for (int64_t g = 0; g < together; ++g) weighted |= weights[g].any;
+    const auto add = weighted ? add_gradients<true, Real> : add_gradients<false, Real>;
     for (int64_t d = 0; d < dims; ++d)
-      for (int64_t g = 0; g < together; ++g)
-        add_gradients(p, first_block + b + g, d, first, count, weights[g], joint[g], grad_z + ((b + g) * dims + d) * lanes,
-                      sums[d]);
+      add(p, first_block + b, together, d, first, count, weights, joint, grad_z + (b * dims + d) * lanes, sums[d]);
   }
 }
 
