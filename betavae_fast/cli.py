@@ -7,13 +7,22 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-from betavae_fast.choices import ACTIVE_NATS, Architecture, Likelihood, LrSchedule, Precision
+from betavae_fast.choices import (
+    ACTIVE_NATS,
+    OBJECTIVE_OPTIONS,
+    Architecture,
+    Estimator,
+    Likelihood,
+    LrSchedule,
+    Objective,
+    Precision,
+)
 from betavae_fast.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -50,6 +59,12 @@ def _options(names: Iterable[str]) -> str:
     return ", ".join("--" + name.replace("_", "-") for name in names)
 
 
+def _objective_option(help_: str, default: str | bool, *objectives: Objective, **settings: Any) -> Any:
+    """An option of ``objectives``; ``default`` is theirs, to be shown."""
+    panel = f"Objective {' and '.join(objectives)}"
+    return typer.Option(help=help_, show_default=default, rich_help_panel=panel, **settings)
+
+
 @app.command()
 def train(
     context: typer.Context,
@@ -61,11 +76,10 @@ def train(
     ] = DEFAULTS.data,
     architecture: Annotated[Architecture, typer.Option(help="Encoder and decoder.")] = DEFAULTS.architecture,
     latent_dim: Annotated[int, typer.Option(help="Number of latent channels.")] = DEFAULTS.latent_dim,
-    beta: Annotated[float, typer.Option(help="Weight of the KL.")] = DEFAULTS.beta,
     likelihood: Annotated[Likelihood, typer.Option(help="Of the pixels.")] = DEFAULTS.likelihood,
-    beta_warmup: Annotated[
-        int, typer.Option(help="Steps over which β grows linearly from 0.")
-    ] = DEFAULTS.beta_warmup,
+    objective: Annotated[
+        Objective, typer.Option(help="What weighs the KL; each has options of its own, below.")
+    ] = DEFAULTS.objective,
     batch_size: Annotated[
         str, typer.Option(help="Images a step, or auto: as many as fit in memory.", metavar="INTEGER|auto")
     ] = str(DEFAULTS.batch_size),
@@ -111,6 +125,81 @@ def train(
             show_default=False,
         ),
     ] = None,
+    beta: Annotated[float, _objective_option("Weight of the KL.", True, "beta")] = DEFAULTS.beta,
+    beta_warmup: Annotated[
+        int, _objective_option("Steps over which β grows linearly from 0.", True, "beta")
+    ] = DEFAULTS.beta_warmup,
+    beta_cycle: Annotated[
+        int, _objective_option("Steps after which the warm-up starts again; 0: never.", True, "beta")
+    ] = DEFAULTS.beta_cycle,
+    capacity: Annotated[
+        float | None, _objective_option("KL to hold at the end, in nats.", "25", "capacity")
+    ] = None,
+    capacity_steps: Annotated[
+        int | None, _objective_option("Steps over which it grows from 0.", "100000", "capacity")
+    ] = None,
+    capacity_weight: Annotated[
+        float | None, _objective_option("Weight γ of the distance |KL − C|.", "1000", "capacity")
+    ] = None,
+    free_bits: Annotated[
+        float | None, _objective_option("Nats per channel that cost nothing.", "0.25", "free-bits")
+    ] = None,
+    kl_limit: Annotated[
+        float | None, _objective_option("Nats that the KL must not exceed; needed.", False, "lagrangian")
+    ] = None,
+    reconstruction_limit: Annotated[
+        float | None,
+        _objective_option(
+            "Nats an image that the reconstruction loss must not exceed; needed.", False, "geco"
+        ),
+    ] = None,
+    constraint_decay: Annotated[
+        float | None, _objective_option("Of the constraint's moving average.", "0.99", "geco")
+    ] = None,
+    multiplier_lr: Annotated[
+        float | None,
+        _objective_option(
+            "Step size of the multiplier.", "0.01 for lagrangian, 1e-5 for geco", "lagrangian", "geco"
+        ),
+    ] = None,
+    betas: Annotated[
+        str | None,
+        _objective_option(
+            "Weight of each channel's KL; needed.", False, "beta-per-dim", metavar="FLOAT,FLOAT,..."
+        ),
+    ] = None,
+    tc_weight: Annotated[
+        float | None,
+        _objective_option(
+            "Weight of the total correlation.", "6 for btcvae, 35 for factorvae", "btcvae", "factorvae"
+        ),
+    ] = None,
+    mi_weight: Annotated[
+        float | None, _objective_option("Weight of the mutual information.", "1", "btcvae")
+    ] = None,
+    dimension_wise_weight: Annotated[
+        float | None, _objective_option("Weight of the dimension-wise KL.", "1", "btcvae")
+    ] = None,
+    tc_estimator: Annotated[
+        Estimator | None,
+        _objective_option("Minibatch stratified or weighted sampling.", "mss", "btcvae"),
+    ] = None,
+    discriminator_lr: Annotated[
+        float | None, _objective_option("Learning rate of the discriminator.", "1e-4", "factorvae")
+    ] = None,
+    off_diagonal_weight: Annotated[
+        float | None,
+        _objective_option("Weight of the squared covariances.", "10", "dipvae-i", "dipvae-ii"),
+    ] = None,
+    diagonal_weight: Annotated[
+        float | None,
+        _objective_option(
+            "Weight of the squared variances − 1.",
+            "100 for dipvae-i, 10 for dipvae-ii",
+            "dipvae-i",
+            "dipvae-ii",
+        ),
+    ] = None,
 ) -> None:
     """Train a β-VAE. Leaves a folder with config, checkpoint, metrics, TensorBoard logs and pictures.
 
@@ -123,28 +212,9 @@ def train(
         _resume(resume, {name: value for name, value in _given(context).items() if name != "resume"})
         return
     with usage_errors():
-        config = TrainConfig(
-            data=data,
-            architecture=architecture,
-            latent_dim=latent_dim,
-            beta=beta,
-            beta_warmup=beta_warmup,
-            likelihood=likelihood,
-            batch_size=_batch_size(batch_size),
-            accumulate=accumulate,
-            steps=steps,
-            lr=lr,
-            lr_schedule=lr_schedule,
-            lr_warmup=lr_warmup,
-            clip_grad_norm=clip_grad_norm,
-            precision=precision,
-            seed=seed,
-            threads=threads,
-            device=device,
-            backend=backend,
-            log_every=log_every,
-            checkpoint_every=checkpoint_every,
-        )
+        told = {field.name: context.params[field.name] for field in fields(TrainConfig)}
+        told |= {"batch_size": _batch_size(batch_size), "betas": _betas(betas)}
+        config = TrainConfig(**told)
     _train(config, out)
 
 
@@ -215,6 +285,13 @@ def _batch_size(text: str) -> int | Literal["auto"]:
         raise ValueError(f"batch_size must be a whole number or auto, got {text!r}") from None
 
 
+def _betas(text: str | None) -> list[float] | None:
+    try:
+        return None if text is None else [float(beta) for beta in text.split(",")]
+    except ValueError:
+        raise ValueError(f"betas must be numbers with commas between them, got {text!r}") from None
+
+
 def _prepare_process(threads: int | None) -> None:
     """What is set for the whole process, before it computes anything."""
     import torch
@@ -249,7 +326,7 @@ def _run(state: TrainState, folder: RunFolder | None) -> None:
     processes = f" in {world_size()} processes" if world_size() > 1 else ""
     console.print(
         f"Model: {config.architecture}, {config.latent_dim} channels, {config.likelihood}, "
-        f"β = {config.beta:g}; {config.steps} steps of {config.batch_size} images{processes} on {state.device} "
+        f"{_objective(config)}; {config.steps} steps of {config.batch_size} images{processes} on {state.device} "
         f"in {str(state.precision).removeprefix('torch.')}"
     )
     if folder is not None:
@@ -272,6 +349,13 @@ def _run(state: TrainState, folder: RunFolder | None) -> None:
         raise CommandError(
             f"interrupted after step {state.step} of {config.steps}{where}", exit_code=INTERRUPTED
         )
+
+
+def _objective(config: TrainConfig) -> str:
+    """The objective and its options that are not left to it."""
+    told = {name: getattr(config, name) for name in OBJECTIVE_OPTIONS[config.objective]}
+    options = (f"{name} {value}" for name, value in told.items() if value is not None)
+    return f"objective {config.objective} ({', '.join(options) or 'defaults'})"
 
 
 def _evaluate(model: BetaVAE, dataset: ImageDataset, folder: RunFolder, console: Console) -> None:

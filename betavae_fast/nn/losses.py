@@ -21,20 +21,60 @@ class LossOutput(NamedTuple):
     kl_per_dim: Tensor  # one value per latent dim
 
 
-class BetaVAELoss(nn.Module):
-    """−E[log p(x|z)] + β KL(q(z|x) ‖ N(0, I)) (Higgins et al. 2017, equation 4), with no other scale
-    anywhere.
+class ReconstructionLoss(nn.Module):
+    """−log p(x|z): the pixel likelihood as a loss, a scalar in nats per image.
 
     Args:
-        beta: weight of the KL, at least 0; 1 is the evidence lower bound.
         likelihood: what the decoder's output means. "bernoulli": logits, for pixels in [0, 1] (a grey pixel
             counts as its probability of being on). "gaussian", "laplace": the mean of a density of width
             ``scale``, whose normalising constant is part of the loss.
         scale: standard deviation (Gaussian) or diversity (Laplace), in units of the pixel range.
         backend: which implementation of the likelihood computes it; "auto" chooses by the tensor's device.
 
-    Raises: ValueError for an unknown likelihood, a negative or infinite beta, a scale that is not positive,
-        or a scale for a Bernoulli likelihood, which has none.
+    Raises: ValueError for an unknown likelihood, a scale that is not positive, or a scale for a Bernoulli
+        likelihood, which has none.
+
+    >>> import torch
+    >>> ReconstructionLoss()(torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8, dtype=torch.bool))  # 64 ln 2
+    tensor(44.3614)
+    """
+
+    def __init__(
+        self, likelihood: Likelihood = "bernoulli", *, scale: float = 1.0, backend: Backend = "auto"
+    ) -> None:
+        super().__init__()
+        if likelihood not in get_args(Likelihood):
+            raise ValueError(
+                f"likelihood must be one of {', '.join(get_args(Likelihood))}; got {likelihood!r}"
+            )
+        if not 0 < scale < inf:
+            raise ValueError(f"scale must be a finite positive number, got {scale}")
+        if likelihood == "bernoulli" and scale != 1.0:
+            raise ValueError(f"a Bernoulli likelihood has no scale, got scale={scale}")
+        self.likelihood: Likelihood = likelihood
+        self.scale = scale
+        self.backend: Backend = backend
+
+    def forward(self, decoded: Tensor, target: Tensor | PackedBits) -> Tensor:
+        """The loss of one batch; arguments and errors as :meth:`BetaVAELoss.forward`."""
+        if self.likelihood == "bernoulli":
+            return bernoulli_nll(decoded, target, backend=self.backend)
+        nll = gaussian_nll if self.likelihood == "gaussian" else laplace_nll
+        return nll(decoded, target, scale=self.scale, backend=self.backend)
+
+    def extra_repr(self) -> str:
+        return f"likelihood={self.likelihood!r}, scale={self.scale}"
+
+
+class BetaVAELoss(nn.Module):
+    """−E[log p(x|z)] + β KL(q(z|x) ‖ N(0, I)) (Higgins et al. 2017, equation 4), with no other scale
+    anywhere.
+
+    Args:
+        beta: weight of the KL, at least 0; 1 is the evidence lower bound.
+        likelihood, scale, backend: handed to :class:`ReconstructionLoss`.
+
+    Raises: ValueError for a negative or infinite beta, and what :class:`ReconstructionLoss` raises.
 
     >>> import torch
     >>> logits, white = torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8, dtype=torch.bool)
@@ -52,20 +92,10 @@ class BetaVAELoss(nn.Module):
         backend: Backend = "auto",
     ) -> None:
         super().__init__()
-        if likelihood not in get_args(Likelihood):
-            raise ValueError(
-                f"likelihood must be one of {', '.join(get_args(Likelihood))}; got {likelihood!r}"
-            )
         if not 0 <= beta < inf:
             raise ValueError(f"beta must be a finite number of at least 0, got {beta}")
-        if not 0 < scale < inf:
-            raise ValueError(f"scale must be a finite positive number, got {scale}")
-        if likelihood == "bernoulli" and scale != 1.0:
-            raise ValueError(f"a Bernoulli likelihood has no scale, got scale={scale}")
-        self.beta: float | Tensor = beta  # a scalar tensor where it changes from step to step
-        self.likelihood: Likelihood = likelihood
-        self.scale = scale
-        self.backend: Backend = backend
+        self.beta = beta
+        self.reconstruction = ReconstructionLoss(likelihood, scale=scale, backend=backend)
 
     def forward(self, decoded: Tensor, target: Tensor | PackedBits, kl_per_dim: Tensor) -> LossOutput:
         """The loss of one batch.
@@ -79,13 +109,9 @@ class BetaVAELoss(nn.Module):
         Raises: as :func:`betavae_fast.bernoulli_nll`: ValueError if the shapes differ, TypeError for a target of
             another dtype.
         """
-        if self.likelihood == "bernoulli":
-            reconstruction = bernoulli_nll(decoded, target, backend=self.backend)
-        else:
-            nll = gaussian_nll if self.likelihood == "gaussian" else laplace_nll
-            reconstruction = nll(decoded, target, scale=self.scale, backend=self.backend)
+        reconstruction = self.reconstruction(decoded, target)
         kl = kl_per_dim.sum()
         return LossOutput(reconstruction + self.beta * kl, reconstruction, kl, kl_per_dim)
 
     def extra_repr(self) -> str:
-        return f"beta={self.beta}, likelihood={self.likelihood!r}, scale={self.scale}"
+        return f"beta={self.beta}"

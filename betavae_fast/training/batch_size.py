@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from betavae_fast.data.images import ImageDataset
-from betavae_fast.nn import BetaVAE, BetaVAELoss
+from betavae_fast.nn import BetaVAE, ReconstructionLoss
 from betavae_fast.training.distributed import least_of_processes, local_world_size, world_size
 from betavae_fast.training.precision import autocast
 
@@ -41,7 +41,7 @@ def rows_per_part(batch_size: int, accumulate: int) -> int:
 
 def largest_batch_size(
     model: BetaVAE,
-    objective: BetaVAELoss,
+    reconstruction: ReconstructionLoss,
     dataset: ImageDataset,
     *,
     precision: torch.dtype,
@@ -49,6 +49,7 @@ def largest_batch_size(
 ) -> int:
     """The largest batch, at most the data set, whose parts are a power of two of images and fit in the free
     memory of every process's device. Model and data set are on that device; the model's gradients are dropped.
+    What an objective computes from the latents is not counted: beside the networks it is little.
 
     Raises: ValueError if not one image fits, or the data set has fewer images than the batch has parts.
     """
@@ -57,8 +58,8 @@ def largest_batch_size(
         images = dataset.gather(torch.zeros(rows, dtype=torch.int64, device=device))
         with autocast(device, precision):
             out = model(images, seed=0)
-            loss = objective(out.decoded, images, out.kl)
-        loss.total.backward()
+            loss = reconstruction(out.decoded, images) + out.kl.sum()
+        loss.backward()
         model.zero_grad(set_to_none=True)
 
     device, parts = dataset.device, world_size() * accumulate

@@ -4,7 +4,9 @@ unpickled.
     checkpoint/
       model-00003000-1f0c….safetensors       the model's state dict, loadable by any tool
       optimizer-00003000-8b52….safetensors   Adam's tensors, as "<parameter>.<quantity>"
-      latest.json                            the step, the run's configuration, how to build the model, both
+      objective-00003000-77aa….safetensors   the objective's state dict and, as "optimizer.<parameter>.<quantity>",
+                                             its own optimizer's; none where it has no state
+      latest.json                            the step, the run's configuration, how to build the model, the
                                              files' names and SHA-256, and its own
 
 ``latest.json`` is replaced last and atomically, and files it no longer names are removed only after that: a
@@ -22,16 +24,18 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from betavae_fast.data.cache import atomic_writer, remove_leftovers
 from betavae_fast.nn import BetaVAE
+from betavae_fast.objectives import Objective
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.sealed import CheckpointError, read_file, read_sealed, write_sealed
 
 FORMAT = 1
 _INDEX = "latest.json"
+_OPTIMIZER = "optimizer."
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Checkpoint:
     model_arguments: dict[str, Any]  # for BetaVAE(...)
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
+    objective: dict[str, Tensor]  # as its file holds them; checked by ``restore``
 
     def build_model(self) -> BetaVAE:
         """The trained model, on the CPU, in evaluation mode."""
@@ -51,32 +56,36 @@ class Checkpoint:
         model.load_state_dict({name: tensor.clone() for name, tensor in self.model.items()}, assign=True)
         return model.eval()
 
-    def restore(self, model: BetaVAE, optimizer: Optimizer) -> None:
-        """Put weights and optimizer state into ``model`` and the ``optimizer`` of its parameters, whatever
-        their device and memory layout.
+    def restore(self, model: BetaVAE, optimizer: Optimizer, objective: Objective) -> None:
+        """Put weights and optimizer state into ``model`` and the ``optimizer`` of its parameters, and the state of
+        ``objective`` into it, whatever their device and memory layout.
 
-        Raises: CheckpointError if the model is another one than the checkpoint's.
+        Raises: CheckpointError if the model or the objective is another one than the checkpoint's.
         """
         _check_tensors(self.path, self.model, model.state_dict())
+        expected = objective.state_dict() | _named(_OPTIMIZER, _expected_optimizer_tensors(objective))
+        _check_tensors(self.path, self.objective, expected)
         model.load_state_dict(self.model)
-        # Laid out like the parameters: the fused Adam walks through the memory of all four alike.
-        state = {
-            index: {
-                quantity: torch.empty_like(like).copy_(self.optimizer[f"{name}.{quantity}"])
-                for quantity, like in _adam_state(parameter).items()
-            }
-            for index, (name, parameter) in enumerate(model.named_parameters())
-        }
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        _restore_optimizer(optimizer, model, self.optimizer)
+        objective.load_state_dict({name: self.objective[name] for name in objective.state_dict()})
+        if objective.optimizer is not None:
+            _restore_optimizer(objective.optimizer, objective, self.objective, _OPTIMIZER)
 
 
 def save_checkpoint(
-    folder: Path, step: int, config: TrainConfig, model: BetaVAE, optimizer: Optimizer
+    folder: Path,
+    step: int,
+    config: TrainConfig,
+    model: BetaVAE,
+    optimizer: Optimizer,
+    objective: Objective,
 ) -> None:
     """Write the state after ``step`` steps into ``folder`` (made if missing), replacing the checkpoint
     there. Only one process at a time may write into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     states = {"model": model.state_dict(), "optimizer": _optimizer_tensors(model, optimizer)}
+    if state := _objective_tensors(objective):
+        states["objective"] = state
     files = {}
     for kind, state in states.items():
         content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in state.items()})
@@ -136,8 +145,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             raise ValueError(f"step {step!r}")
         model = _empty_model(arguments)
         expected = {"model": model.state_dict(), "optimizer": _expected_optimizer_tensors(model)}
+        kinds = [*expected, *(["objective"] if "objective" in described["files"] else [])]
         files = {
-            kind: (described["files"][kind]["name"], described["files"][kind]["sha256"]) for kind in expected
+            kind: (described["files"][kind]["name"], described["files"][kind]["sha256"]) for kind in kinds
         }
         paths = {kind: folder / Path(name).name for kind, (name, _) in files.items()}  # never outside of it
     except Exception as error:
@@ -145,10 +155,10 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(
             f"{index}: not a checkpoint's index ({type(error).__name__}: {error})"
         ) from error
-    states = {kind: _read_tensors(paths[kind], files[kind][1]) for kind in expected}
-    for kind, state in states.items():
-        _check_tensors(paths[kind], state, expected[kind])
-    return Checkpoint(index, step, config, arguments, **states)
+    states = {kind: _read_tensors(paths[kind], files[kind][1]) for kind in kinds}
+    for kind, like in expected.items():
+        _check_tensors(paths[kind], states[kind], like)
+    return Checkpoint(index, step, config, arguments, **{"objective": {}, **states})
 
 
 def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
@@ -191,21 +201,48 @@ def _model_arguments(model: BetaVAE) -> dict[str, Any]:
     }
 
 
-def _optimizer_tensors(model: BetaVAE, optimizer: Optimizer) -> dict[str, Tensor]:
+def _objective_tensors(objective: Objective) -> dict[str, Tensor]:
+    """What an objective carries from step to step: nothing, for most."""
+    state: dict[str, Tensor] = objective.state_dict()
+    if objective.optimizer is not None:
+        state |= _named(_OPTIMIZER, _optimizer_tensors(objective, objective.optimizer))
+    return state
+
+
+def _optimizer_tensors(module: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """The optimizer's state under the names of the parameters it belongs to."""
     return {
         f"{name}.{quantity}": tensor
-        for name, parameter in model.named_parameters()
+        for name, parameter in module.named_parameters()
         for quantity, tensor in optimizer.state[parameter].items()
     }
 
 
-def _expected_optimizer_tensors(model: BetaVAE) -> dict[str, Tensor]:
+def _expected_optimizer_tensors(module: nn.Module) -> dict[str, Tensor]:
     return {
         f"{name}.{quantity}": tensor
-        for name, parameter in model.named_parameters()
+        for name, parameter in module.named_parameters()
         for quantity, tensor in _adam_state(parameter).items()
     }
+
+
+def _restore_optimizer(
+    optimizer: Optimizer, module: nn.Module, saved: Mapping[str, Tensor], prefix: str = ""
+) -> None:
+    """Put what ``_optimizer_tensors`` gave, its names begun with ``prefix``, into the optimizer of ``module``."""
+    # Laid out like the parameters: the fused Adam walks through the memory of all four alike.
+    state = {
+        index: {
+            quantity: torch.empty_like(like).copy_(saved[f"{prefix}{name}.{quantity}"])
+            for quantity, like in _adam_state(parameter).items()
+        }
+        for index, (name, parameter) in enumerate(module.named_parameters())
+    }
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
 def _adam_state(parameter: Tensor) -> dict[str, Tensor]:

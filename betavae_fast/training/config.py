@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import isfinite
 from typing import Literal, get_args
 
-from betavae_fast.choices import Architecture, Likelihood, LrSchedule, Precision
+from betavae_fast.choices import (
+    NEEDED_OPTIONS,
+    OBJECTIVE_OPTIONS,
+    Architecture,
+    Estimator,
+    Likelihood,
+    LrSchedule,
+    Objective,
+    Precision,
+)
 
 
 @dataclass(frozen=True)
@@ -25,9 +34,28 @@ class TrainConfig:
     data: str = "dsprites"
     architecture: Architecture = "burgess"
     latent_dim: int = 10
-    beta: float = 4.0
     likelihood: Likelihood = "bernoulli"
+    objective: Objective = "beta"
+    # The objectives' options: which belong to which is in choices.py. None: the objective's own default.
+    beta: float = 4.0
     beta_warmup: int = 0  # steps over which beta grows linearly from 0
+    beta_cycle: int = 0  # steps after which that starts again; 0: never
+    capacity: float | None = None  # nats, at the end
+    capacity_steps: int | None = None  # over which it grows
+    capacity_weight: float | None = None
+    free_bits: float | None = None  # nats per latent dim
+    kl_limit: float | None = None  # nats
+    reconstruction_limit: float | None = None  # nats per image
+    multiplier_lr: float | None = None  # 1/nats
+    constraint_decay: float | None = None  # of its moving average
+    betas: list[float] | None = None  # one for each latent dim
+    mi_weight: float | None = None
+    tc_weight: float | None = None
+    dimension_wise_weight: float | None = None
+    tc_estimator: Estimator | None = None
+    discriminator_lr: float | None = None
+    off_diagonal_weight: float | None = None
+    diagonal_weight: float | None = None
     batch_size: int | Literal["auto"] = 64  # images an update, of all processes; "auto": as many as fit
     accumulate: int = 1  # equal parts in which a process takes its share of a batch, one after the other
     steps: int = 2500
@@ -47,14 +75,18 @@ class TrainConfig:
         for name in ("latent_dim", "accumulate", "steps", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("beta_warmup", "lr_warmup"):
+        for name in ("beta_warmup", "beta_cycle", "lr_warmup"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if self.batch_size != "auto" and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
             raise ValueError(
                 f"batch_size must be a whole number of at least 1, or auto; got {self.batch_size}"
             )
-        for name, choices in (("lr_schedule", LrSchedule), ("precision", Precision)):
+        for name, choices in (
+            ("lr_schedule", LrSchedule),
+            ("precision", Precision),
+            ("objective", Objective),
+        ):
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(
                     f"{name} must be one of {', '.join(get_args(choices))}; got {getattr(self, name)}"
@@ -71,3 +103,22 @@ class TrainConfig:
             isfinite(self.clip_grad_norm) and self.clip_grad_norm > 0
         ):
             raise ValueError(f"clip_grad_norm must be a finite positive number, got {self.clip_grad_norm}")
+        self._check_options()
+
+    def _check_options(self) -> None:
+        """An option that the objective does not have changes nothing: it is a mistake, and so is one it lacks."""
+        own, needed = OBJECTIVE_OPTIONS[self.objective], NEEDED_OPTIONS.get(self.objective)
+        defaults = {field.name: field.default for field in fields(self)}
+        for other, options in OBJECTIVE_OPTIONS.items():
+            for name in options.keys() - own.keys():
+                if getattr(self, name) != defaults[name]:
+                    raise ValueError(
+                        f"{name} is an option of objective {other}, not of objective {self.objective}, "
+                        f"which has {', '.join(own)}"
+                    )
+        if needed is not None and getattr(self, needed) is None:
+            raise ValueError(f"objective {self.objective} needs {needed}")
+        if self.betas is not None and len(self.betas) != self.latent_dim:
+            raise ValueError(
+                f"betas must be one for each of {self.latent_dim} latent dims, got {len(self.betas)}"
+            )

@@ -83,7 +83,9 @@ def train(
                     writer.write(metrics)
                 on_metrics(metrics)
             if folder is not None and (save or stopped):  # after the metrics have shown the loss to be finite
-                save_checkpoint(folder.checkpoint, state.step, config, state.model, state.optimizer)
+                save_checkpoint(
+                    folder.checkpoint, state.step, config, state.model, state.optimizer, state.objective
+                )
     return state.model.eval()
 
 
@@ -104,4 +106,5 @@ def _summarise(means: dict[str, Tensor], state: TrainState, steps: int, seconds:
         kl_per_dim=means["kl_per_dim"].tolist(),
         mean_dispersion=means["mean_dispersion"].tolist(),
         variance=means["variance"].tolist(),
+        objective={name: float(means[name]) for name in state.objective.logged},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -28,6 +28,9 @@ class Metrics:
     kl_per_dim: list[float]
     mean_dispersion: list[float]  # the two parts of kl_per_dim
     variance: list[float]
+    objective: dict[str, float] = field(
+        default_factory=dict
+    )  # what it logs: its weight now, the parts of the KL, ...
 
     @property
     def active_channels(self) -> int:
@@ -53,6 +56,8 @@ class MetricsWriter:
             self._tensorboard.add_scalar(name, getattr(metrics, name), metrics.step)
         for channel, kl in enumerate(metrics.kl_per_dim):
             self._tensorboard.add_scalar(f"kl_per_dim/{channel:03d}", kl, metrics.step)
+        for name, value in metrics.objective.items():
+            self._tensorboard.add_scalar(f"objective/{name}", value, metrics.step)
         self._tensorboard.flush()
 
     def __enter__(self) -> MetricsWriter:

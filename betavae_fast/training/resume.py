@@ -41,7 +41,7 @@ def resume(
     """
     state = prepare(config, dataset)
     if checkpoint is not None:
-        checkpoint.restore(state.model, state.optimizer)
+        checkpoint.restore(state.model, state.optimizer, state.objective)
         state.step = checkpoint.step
     if folder is not None:
         if checkpoint is not None:

@@ -1,7 +1,7 @@
-"""What changes over a run: pure functions of the number of steps done, on whatever device that number is.
+"""The learning rate over a run: a pure function of the number of steps done, on whatever device that number is.
 
-Only operations on that number: nothing is copied from the host, so that a CUDA graph can hold them. The
-learning rate and β are the ones there are; another weight of an objective would be one more function here.
+Only operations on that number: nothing is copied from the host, so that a CUDA graph can hold them. An objective's
+weights move likewise (``betavae_fast.objectives``).
 """
 
 from __future__ import annotations
@@ -30,17 +30,3 @@ def learning_rate(step: Tensor, config: TrainConfig) -> Tensor:
     if config.lr_warmup:
         rate *= ((step.double() + 1) / config.lr_warmup).clamp(max=1)
     return rate
-
-
-def kl_weight(step: Tensor, config: TrainConfig) -> Tensor:
-    """β of the update that follows ``step`` others; float64 scalar. Over the first ``beta_warmup`` steps it
-    grows linearly from 0.
-
-    >>> config = TrainConfig(beta=4.0, beta_warmup=8)
-    >>> [float(kl_weight(torch.tensor(step), config)) for step in (0, 2, 8, 9)]
-    [0.0, 1.0, 4.0, 4.0]
-    """
-    weight = torch.full_like(step, config.beta, dtype=torch.float64)
-    if config.beta_warmup:
-        weight *= (step.double() / config.beta_warmup).clamp(max=1)
-    return weight

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import cast
 
 import torch
 
 from betavae_fast.data.images import ImageDataset
-from betavae_fast.nn import BetaVAE, BetaVAELoss
+from betavae_fast.nn import BetaVAE, ReconstructionLoss
+from betavae_fast.objectives import Objective
+from betavae_fast.objectives.registry import build
 from betavae_fast.ops.backends import Backend, choose
 from betavae_fast.training.batch_size import largest_batch_size, rows_per_part
 from betavae_fast.training.batches import ShuffledBatches
@@ -26,7 +28,8 @@ class TrainState:
     batches: ShuffledBatches
     rows: int  # images of a forward pass: a process takes its share of a batch in ``accumulate`` parts
     model: BetaVAE
-    objective: BetaVAELoss
+    reconstruction: ReconstructionLoss
+    objective: Objective
     optimizer: torch.optim.Optimizer
     device: torch.device
     precision: torch.dtype  # of the networks' arithmetic
@@ -43,9 +46,9 @@ def prepare(config: TrainConfig, dataset: ImageDataset) -> TrainState:
     The initial weights are a function of the seed alone, on any device. Convolution weights are
     channels_last (NHWC), and the convolutions then stay in that layout throughout.
 
-    Raises: ValueError for a device that is not there, an unknown backend, images the architecture cannot
-        take, or a batch that is larger than the data set, does not split, or (where its size is "auto") does
-        not fit; RuntimeError for a backend that is not available.
+    Raises: ValueError for a device that is not there, an unknown backend, an objective's option out of its
+        range, images the architecture cannot take, or a batch that is larger than the data set, does not split, or
+        (where its size is "auto") does not fit; RuntimeError for a backend that is not available.
     """
     device = resolve_device(config.device)
     choose(config.backend, device.type, torch.float32)
@@ -59,13 +62,20 @@ def prepare(config: TrainConfig, dataset: ImageDataset) -> TrainState:
             likelihood=config.likelihood,
             backend=cast(Backend, config.backend),  # checked above
         )
+        objective = build(
+            config.objective,
+            asdict(config),
+            latent_dim=config.latent_dim,
+            dataset_size=len(dataset),
+            backend=config.backend,
+        )
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    objective = BetaVAELoss(config.beta, config.likelihood, backend=cast(Backend, config.backend))
+    reconstruction = ReconstructionLoss(config.likelihood, backend=cast(Backend, config.backend))
     dataset = dataset.to(device)
     batch_size = config.batch_size
     if batch_size == "auto":
         batch_size = largest_batch_size(
-            model, objective, dataset, precision=precision, accumulate=config.accumulate
+            model, reconstruction, dataset, precision=precision, accumulate=config.accumulate
         )
     return TrainState(
         config=replace(config, batch_size=batch_size),
@@ -73,7 +83,8 @@ def prepare(config: TrainConfig, dataset: ImageDataset) -> TrainState:
         batches=ShuffledBatches(len(dataset), batch_size, config.seed),
         rows=rows_per_part(batch_size, config.accumulate),
         model=model,
-        objective=objective,
+        reconstruction=reconstruction,
+        objective=objective.to(device),
         optimizer=_adam(model, config.lr, device),
         device=device,
         precision=precision,

@@ -10,19 +10,20 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
 from betavae_fast.nn import split_kl
+from betavae_fast.objectives import LossInputs
 from betavae_fast.training.distributed import rank
 from betavae_fast.training.precision import autocast
 from betavae_fast.training.running_means import RunningMeans
-from betavae_fast.training.schedules import kl_weight, learning_rate
+from betavae_fast.training.schedules import learning_rate
 from betavae_fast.training.state import TrainState
 
 
 class TrainStep:
     """One update of the weights, as a function of tensors on the device alone.
 
-    Whatever changes from step to step (the number of steps done, the noise, the data order, learning rate, β) is
-    a tensor on the device, read and written there. So no call waits for the device, every call is the same
-    sequence of operations on the same memory, and a CUDA graph that holds one of them holds them all.
+    Whatever changes from step to step (the number of steps done, the noise, the data order, learning rate, the
+    objective's weights) is a tensor on the device, read and written there. So no call waits for the device, every
+    call is the same sequence of operations on the same memory, and a CUDA graph that holds one of them holds them all.
 
     Args:
         state: what to train, from its ``step`` on.
@@ -46,7 +47,13 @@ class TrainStep:
         self._share = torch.tensor(1 / config.accumulate, device=device)
         dims = config.latent_dim
         self.means = RunningMeans(
-            device, loss=1, reconstruction=1, kl_per_dim=dims, mean_dispersion=dims, variance=dims
+            device,
+            loss=1,
+            reconstruction=1,
+            kl_per_dim=dims,
+            mean_dispersion=dims,
+            variance=dims,
+            **dict.fromkeys(state.objective.logged, 1),
         )
 
     def load_order(self, epoch: int) -> None:
@@ -57,32 +64,39 @@ class TrainStep:
         state, config = self._state, self._state.config
         for group in state.optimizer.param_groups:
             group["lr"].copy_(learning_rate(self._step, config))
-        state.objective.beta = kl_weight(self._step, config).float()
 
         indices = self._order.index_select(0, self._step % len(self._order)).flatten()
         state.optimizer.zero_grad(set_to_none=True)
+        losses = []
         for part in range(config.accumulate):
             first_row = self._first_row + part * state.rows
             with nullcontext() if part == config.accumulate - 1 else self._without_exchange():
-                self._add_gradients(indices[first_row : first_row + state.rows], first_row)
+                losses.append(self._add_gradients(indices[first_row : first_row + state.rows], first_row))
         if config.clip_grad_norm is not None:
             clip_grad_norm_(state.model.parameters(), config.clip_grad_norm)
         state.optimizer.step()
+        reconstruction, kl = torch.stack(losses).mean(0)
+        state.objective.update(reconstruction, kl)
         self._step += 1
 
-    def _add_gradients(self, indices: Tensor, first_row: int) -> None:
-        """Forward and backward of a part of the batch, which starts at its row ``first_row``."""
+    def _add_gradients(self, indices: Tensor, first_row: int) -> Tensor:
+        """Forward and backward of a part of the batch, which starts at its row ``first_row``; its reconstruction loss
+        and KL."""
         state = self._state
         images = state.dataset.gather(indices)
         with autocast(state.device, state.precision):
             out = self._network(images, seed=self._noise_seed, first_row=first_row)
-            loss = state.objective(out.decoded, images, out.kl)
-        loss.total.backward(self._share)
+            reconstruction = state.reconstruction(out.decoded, images)
+        inputs = LossInputs(reconstruction, out.kl, out.z, out.mu, out.logvar, self._step)
+        total, metrics = state.objective(inputs)
+        total.backward(self._share)
         with torch.no_grad():
             split = split_kl(out.mu, out.logvar)
+            losses = torch.stack((reconstruction, inputs.kl))
         self.means.add(
-            loss=loss.total, reconstruction=loss.reconstruction, kl_per_dim=loss.kl_per_dim, **split._asdict()
+            loss=total, reconstruction=reconstruction, kl_per_dim=out.kl, **split._asdict(), **metrics
         )
+        return losses
 
     def _without_exchange(self) -> AbstractContextManager[None]:
         """Gradients stay this process's own, until the batch's last part brings the others'."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from betavae_fast.nn import BetaVAE
+from betavae_fast.objectives import Beta
 from betavae_fast.training.checkpoint import load_checkpoint, save_checkpoint
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.sealed import CheckpointError
@@ -33,7 +34,7 @@ def take_step(model, optimizer):
 
 def test_what_is_read_is_what_was_written(model_and_optimizer, tmp_path):
     model, optimizer = model_and_optimizer
-    save_checkpoint(tmp_path / "checkpoint", 12, CONFIG, model, optimizer)
+    save_checkpoint(tmp_path / "checkpoint", 12, CONFIG, model, optimizer, Beta())
     saved = load_checkpoint(tmp_path / "checkpoint")
 
     assert (saved.step, saved.config) == (12, CONFIG)
@@ -52,10 +53,10 @@ def test_what_is_read_is_what_was_written(model_and_optimizer, tmp_path):
 
 def test_only_the_latest_stays(model_and_optimizer, tmp_path):
     for step in (1, 2):
-        save_checkpoint(tmp_path, step, CONFIG, *model_and_optimizer)
+        save_checkpoint(tmp_path, step, CONFIG, *model_and_optimizer, Beta())
     (tmp_path / ".model-00000001-1f0c93ab.safetensors.0123456789abcdef.tmp").touch()  # a killed writer's
     (tmp_path / "exported.safetensors").touch()  # the user's
-    save_checkpoint(tmp_path, 3, CONFIG, *model_and_optimizer)
+    save_checkpoint(tmp_path, 3, CONFIG, *model_and_optimizer, Beta())
     names = [path.name.split("-")[:2] for path in sorted(tmp_path.iterdir())]
     assert names == [
         ["exported.safetensors"],
@@ -70,7 +71,7 @@ def test_a_death_at_any_moment_of_writing_leaves_a_whole_checkpoint(
     model_and_optimizer, tmp_path, monkeypatch, fails_at
 ):
     model, optimizer = model_and_optimizer
-    save_checkpoint(tmp_path, 1, CONFIG, model, optimizer)
+    save_checkpoint(tmp_path, 1, CONFIG, model, optimizer, Beta())
     old = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     take_step(model, optimizer)
 
@@ -90,7 +91,7 @@ def test_a_death_at_any_moment_of_writing_leaves_a_whole_checkpoint(
     monkeypatch.setattr(os, "replace", die(os.replace))
     monkeypatch.setattr(os, "fsync", die(os.fsync))
     with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(tmp_path, 2, CONFIG, model, optimizer)
+        save_checkpoint(tmp_path, 2, CONFIG, model, optimizer, Beta())
     monkeypatch.undo()
 
     saved = load_checkpoint(tmp_path)
@@ -101,7 +102,7 @@ def test_a_death_at_any_moment_of_writing_leaves_a_whole_checkpoint(
 @pytest.mark.parametrize("kind", ["model", "optimizer"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
 def test_damage_is_named(model_and_optimizer, tmp_path, kind, damage):
-    save_checkpoint(tmp_path, 3, CONFIG, *model_and_optimizer)
+    save_checkpoint(tmp_path, 3, CONFIG, *model_and_optimizer, Beta())
     (path,) = tmp_path.glob(f"{kind}-00000003-*.safetensors")
     content = bytearray(path.read_bytes())
     if damage == "flip":

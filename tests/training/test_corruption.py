@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 
 from betavae_fast.nn import BetaVAE
+from betavae_fast.objectives import Beta
 from betavae_fast.training.checkpoint import load_checkpoint, save_checkpoint
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.run_folder import create_run_folder, read_config
@@ -40,7 +41,7 @@ def trained(architecture: str = "burgess") -> tuple[BetaVAE, torch.optim.Adam]:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkpoint."""
     monkeypatch.chdir(tmp_path)
-    save_checkpoint(tmp_path / "checkpoint", 3, CONFIG, *trained())
+    save_checkpoint(tmp_path / "checkpoint", 3, CONFIG, *trained(), Beta())
     return tmp_path / "checkpoint"
 
 
@@ -288,7 +289,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_and_changes_nothing(fol
     model, optimizer = trained("locatello")
     before = [parameter.clone() for parameter in model.parameters()]
     with pytest.raises(CheckpointError, match=r"latest\.json: has .* tensor"):
-        load_checkpoint(folder).restore(model, optimizer)
+        load_checkpoint(folder).restore(model, optimizer, Beta())
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     described = read_sealed(folder / "latest.json")
     described["model"]["architecture"] = "mlp"

@@ -23,6 +23,7 @@ import torch
 
 from betavae_fast import cli
 from betavae_fast.nn import BetaVAE
+from betavae_fast.objectives import Beta
 from betavae_fast.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.run_folder import RunFolder
@@ -138,7 +139,7 @@ def save_on_and_on(folder: Path) -> None:
             parameter.data.fill_(step)
             for tensor in optimizer.state[parameter].values():
                 tensor.fill_(step)
-        save_checkpoint(folder, step, TrainConfig(steps=step + 1), model, optimizer)
+        save_checkpoint(folder, step, TrainConfig(steps=step + 1), model, optimizer, Beta())
 
 
 def test_a_checkpoint_is_whole_whenever_its_writer_is_killed(tmp_path):
@@ -162,6 +163,6 @@ def test_a_checkpoint_is_whole_whenever_its_writer_is_killed(tmp_path):
     assert leftovers, "no kill hit a writer at work"
     model = saved.build_model()
     optimizer = torch.optim.Adam(model.parameters())
-    saved.restore(model, optimizer)
-    save_checkpoint(tmp_path, reached + 1, saved.config, model, optimizer)
+    saved.restore(model, optimizer, Beta())
+    save_checkpoint(tmp_path, reached + 1, saved.config, model, optimizer, Beta())
     assert len(list(tmp_path.iterdir())) == 3

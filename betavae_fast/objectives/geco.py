@@ -1,0 +1,73 @@
+"""The mirror image of the constrained problem: the least KL at a given reconstruction."""
+
+from __future__ import annotations
+
+from math import log
+
+import torch
+from torch import Tensor
+
+from betavae_fast.objectives.checks import check_finite, check_positive
+from betavae_fast.objectives.interface import LossInputs, Objective, ObjectiveOutput
+from betavae_fast.objectives.processes import mean_over_processes
+
+_LARGEST = 1e10
+"""The multiplier stays within [1/this, this], where float32 has digits to spare."""
+
+
+class Geco(Objective):
+    """Minimise KL subject to reconstruction ≤ κ (GECO: Rezende & Viola 2018, arXiv:1810.00597, algorithm 1):
+    KL + λ C with the constraint C = reconstruction − κ.
+
+    λ moves by λ ← λ exp(η C̄), which keeps it positive, where C̄ ← α C̄ + (1 − α) C is a moving average that starts at
+    the first batch's C.
+
+    Args:
+        reconstruction_limit: κ, in nats per image; negative for a density that narrow.
+        lr: η, in 1/nats; the paper leaves it open, Engelcke et al. 2020 (arXiv:1907.13052) take 1e-5 for 64×64 images.
+        decay: α; published 0.99.
+    λ starts at 1, as published.
+    Logs: ``multiplier``, λ now; ``constraint``, C; ``slackness``, λ C, in nats.
+    Raises: ValueError for a number out of its range.
+
+    >>> d, x = torch.tensor([3.0, 1.0]), torch.zeros(1, 2)
+    >>> inputs = LossInputs(torch.tensor(110.0), d, x, x, x, torch.tensor(0))
+    >>> objective = Geco(reconstruction_limit=100.0, lr=0.1)
+    >>> objective(inputs).total  # 4 + 1 × 10
+    tensor(14.)
+    >>> objective.update(inputs.reconstruction, inputs.kl)
+    >>> objective(inputs).metrics["multiplier"]  # exp(0.1 × 10)
+    tensor(2.7183)
+    """
+
+    logged = ("multiplier", "constraint", "slackness")
+    log_multiplier: Tensor
+    average: Tensor
+
+    def __init__(self, reconstruction_limit: float, *, lr: float = 1e-5, decay: float = 0.99) -> None:
+        super().__init__()
+        check_finite("reconstruction_limit", reconstruction_limit)
+        check_positive("lr", lr)
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be at least 0 and below 1, got {decay}")
+        self.reconstruction_limit = reconstruction_limit
+        self.lr = lr
+        self.decay = decay
+        self.register_buffer("log_multiplier", torch.tensor(0.0))
+        self.register_buffer("average", torch.tensor(float("nan")))  # none yet
+
+    def forward(self, inputs: LossInputs) -> ObjectiveOutput:
+        multiplier = self.log_multiplier.exp()
+        constraint = inputs.reconstruction - self.reconstruction_limit
+        slackness = multiplier * constraint
+        return ObjectiveOutput(
+            inputs.kl + slackness,
+            {"multiplier": multiplier, "constraint": constraint, "slackness": slackness},
+        )
+
+    @torch.no_grad()
+    def update(self, reconstruction: Tensor, kl: Tensor) -> None:
+        constraint = mean_over_processes(reconstruction) - self.reconstruction_limit
+        before = torch.where(self.average.isnan(), constraint, self.average)
+        self.average.copy_(torch.lerp(constraint, before, self.decay))
+        self.log_multiplier.add_(self.average, alpha=self.lr).clamp_(-log(_LARGEST), log(_LARGEST))

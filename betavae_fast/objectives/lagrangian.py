@@ -1,0 +1,62 @@
+"""The constrained problem that the β-VAE is derived from, with β as its multiplier."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from betavae_fast.objectives.checks import check_not_negative, check_positive
+from betavae_fast.objectives.interface import LossInputs, Objective, ObjectiveOutput
+from betavae_fast.objectives.processes import mean_over_processes
+
+
+class Lagrangian(Objective):
+    """Maximise E[log p(x|z)] subject to KL ≤ ε (Higgins et al. 2017, equations 2 and 3): the Lagrangian
+    reconstruction + β (KL − ε) is minimised in the weights and maximised in β ≥ 0.
+
+    β moves by projected gradient ascent, β ← max(0, β + η (KL − ε)), after each update of the weights: it grows while
+    the constraint is violated, and falls towards 0 while it is slack. At a solution β (KL − ε) = 0 (complementary
+    slackness): either β = 0 and the limit costs nothing, or KL = ε and β is the price of a nat, by how much the
+    reconstruction would improve for one more.
+
+    Args:
+        kl_limit: ε, in nats.
+        lr: η, in 1/nats. Too large a step makes β and KL oscillate; nothing is published.
+        beta: where β starts.
+    Logs: ``multiplier``, β now; ``slackness``, β (KL − ε) in nats.
+    Raises: ValueError for a number out of its range.
+
+    >>> d, x = torch.tensor([3.0, 1.0]), torch.zeros(1, 2)
+    >>> inputs = LossInputs(torch.tensor(10.0), d, x, x, x, torch.tensor(0))
+    >>> objective = Lagrangian(kl_limit=2.0, lr=0.5)
+    >>> objective(inputs).total
+    tensor(12.)
+    >>> objective.update(inputs.reconstruction, inputs.kl)
+    >>> objective.multiplier
+    tensor(2.)
+    """
+
+    logged = ("multiplier", "slackness")
+    multiplier: Tensor
+
+    def __init__(self, kl_limit: float, *, lr: float = 0.01, beta: float = 1.0) -> None:
+        super().__init__()
+        check_positive("kl_limit", kl_limit)
+        check_positive("lr", lr)
+        check_not_negative("beta", beta)
+        self.kl_limit = kl_limit
+        self.lr = lr
+        self.register_buffer("multiplier", torch.tensor(float(beta)))
+
+    def forward(self, inputs: LossInputs) -> ObjectiveOutput:
+        # A copy, for update to leave alone what is logged.
+        multiplier = self.multiplier.clone()
+        slackness = multiplier * (inputs.kl - self.kl_limit)
+        return ObjectiveOutput(
+            inputs.reconstruction + slackness, {"multiplier": multiplier, "slackness": slackness}
+        )
+
+    @torch.no_grad()
+    def update(self, reconstruction: Tensor, kl: Tensor) -> None:
+        violation = mean_over_processes(kl) - self.kl_limit
+        self.multiplier.add_(violation, alpha=self.lr).clamp_(min=0)

@@ -1,0 +1,54 @@
+"""The objective that a run was told, by its name and options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from betavae_fast.choices import OBJECTIVE_OPTIONS
+from betavae_fast.choices import Objective as Name
+from betavae_fast.objectives.beta import Beta
+from betavae_fast.objectives.beta_per_dim import BetaPerDim
+from betavae_fast.objectives.beta_tc import BetaTC
+from betavae_fast.objectives.capacity import Capacity
+from betavae_fast.objectives.dip import DIPVAEI, DIPVAEII
+from betavae_fast.objectives.factor import FactorVAE
+from betavae_fast.objectives.free_bits import FreeBits
+from betavae_fast.objectives.geco import Geco
+from betavae_fast.objectives.interface import Objective
+from betavae_fast.objectives.lagrangian import Lagrangian
+
+_MAKERS: dict[Name, Callable[..., Objective]] = {
+    "beta": Beta,
+    "capacity": Capacity,
+    "free-bits": FreeBits,
+    "lagrangian": Lagrangian,
+    "geco": Geco,
+    "beta-per-dim": BetaPerDim,
+    "btcvae": BetaTC,
+    "factorvae": FactorVAE,
+    "dipvae-i": DIPVAEI,
+    "dipvae-ii": DIPVAEII,
+}
+
+
+def build(name: Name, options: Mapping[str, Any], **facts: Any) -> Objective:
+    """The objective ``name``, as ``OBJECTIVE_OPTIONS`` says.
+
+    Args:
+        options: by name; of this objective's those that are not None are given to it, of others' none.
+        facts: what else an objective may need to know: ``latent_dim``, ``dataset_size``, ``backend``.
+    Raises: ValueError for an option out of its range.
+
+    >>> build("capacity", {"capacity": 10.0, "capacity_steps": None, "beta": 4.0}).steps
+    100000
+    """
+    maker = _MAKERS[name]
+    arguments = {
+        argument: options[option]
+        for option, argument in OBJECTIVE_OPTIONS[name].items()
+        if options.get(option) is not None
+    }
+    known = inspect.signature(maker).parameters
+    return maker(**arguments, **{fact: value for fact, value in facts.items() if fact in known})
