@@ -12,6 +12,7 @@
 #include "include/mixture.h"
 #include "include/storage.h"
 #include "latent_tensors.h"
+#include "mixture_tensors.h"
 #include "views.h"
 
 namespace betavae_fast {
@@ -22,21 +23,7 @@ constexpr int64_t lanes = Pairs::lanes;
 void check_inputs(const Tensor& z, const Tensor& mu, const Tensor& logvar, int64_t first_row, int64_t dataset_size,
                   int64_t estimator) {
   STD_TORCH_CHECK(z.is_cpu() && mu.is_cpu() && logvar.is_cpu(), "z, mu and logvar must be CPU tensors");
-  STD_TORCH_CHECK(z.dim() == 2 && mu.dim() == 2 && same_shape(mu, logvar) && z.size(1) == mu.size(1),
-                  "z must have shape (b, D), mu and logvar (B, D)");
-  STD_TORCH_CHECK(mu.scalar_type() == z.scalar_type() && logvar.scalar_type() == z.scalar_type(),
-                  "z, mu and logvar must have one dtype");
-  STD_TORCH_CHECK(first_row >= 0 && first_row + z.size(0) <= mu.size(0), "rows ", first_row, " to ", first_row + z.size(0),
-                  " are not all among the ", mu.size(0), " posteriors");
-  STD_TORCH_CHECK(dataset_size >= mu.size(0) && dataset_size > 0, "dataset_size must be at least ", mu.size(0), ", got ",
-                  dataset_size);
-  STD_TORCH_CHECK(estimator == 0 || (estimator == 1 && mu.size(0) != 1), "estimator must be 0 (mws) or, for a batch of 2 or more, 1 (mss)");
-}
-
-MixtureWeights weights_of(int64_t batch, int64_t dataset_size, int64_t estimator) {
-  const double b = static_cast<double>(batch), n = static_cast<double>(dataset_size), others = b - 1;
-  if (estimator == 0) return {-std::log2(n * b), 0, 0};
-  return {-std::log2(others), std::log2(others / n), std::log2((n - others) / n)};
+  check_mixture(z, mu, logvar, first_row, dataset_size, estimator);
 }
 
 template <class Real>

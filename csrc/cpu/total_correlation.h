@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "../problem.h"
+#include "../include/mixture.h"
 
 namespace betavae_fast {
 
@@ -17,11 +17,6 @@ struct Pairs {
   int64_t blocks() const { return (rows + lanes - 1) / lanes; }
   int64_t chunk_blocks() const { return (blocks() + max_chunks - 1) / max_chunks; }
   int64_t chunks() const { return (blocks() + chunk_blocks() - 1) / chunk_blocks(); }
-};
-
-// log2 of the weights: one for all pairs, and what is added to it for a row's own posterior and for the one after.
-struct MixtureWeights {
-  double all, own, next;
 };
 
 // Real is float or double. Rows are stored by blocks, z[block][d][lane], zero where there is no row; posteriors as they

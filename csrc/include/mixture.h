@@ -30,7 +30,7 @@ BVF_INLINE double exp2_(double x) { return std::exp2(x); }
 #endif
 
 // k / sigma; bounded, so that t is finite wherever z and mu are of a sane size, and zero where they are equal.
-inline double inverse_width(double logvar, double bound) {
+BVF_INLINE double inverse_width(double logvar, double bound) {
   const double inverse = k_scale * std::exp(-0.5 * logvar);
   return inverse > bound ? bound : inverse;
 }
@@ -38,6 +38,18 @@ inline double inverse_width(double logvar, double bound) {
 template <class Real>
 constexpr double width_bound = sizeof(Real) == sizeof(float) ? 0x1p+110 : 0x1p+1000;
 
-inline double peak(double logvar) { return -0.5 * log2_e * logvar - half_log2_2pi; }
+BVF_INLINE double peak(double logvar) { return -0.5 * log2_e * logvar - half_log2_2pi; }
+
+// log2 of the weights: one for all pairs, and what is added to it for a row's own posterior and for the one after.
+struct MixtureWeights {
+  double all, own, next;
+};
+
+// As betavae_fast/ops/schemas.py numbers the estimators: 0 is mws, 1 mss.
+inline MixtureWeights weights_of(int64_t batch, int64_t dataset_size, int64_t estimator) {
+  const double b = static_cast<double>(batch), n = static_cast<double>(dataset_size), others = b - 1;
+  if (estimator == 0) return {-std::log2(n * b), 0, 0};
+  return {-std::log2(others), std::log2(others / n), std::log2((n - others) / n)};
+}
 
 }  // namespace betavae_fast
