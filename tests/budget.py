@@ -153,6 +153,154 @@ def plain_nll(
     return Nll(nll.detach(), *torch.autograd.grad(nll, x, grad_nll.to(compute)))
 
 
+class LogDensities(NamedTuple):
+    """Everything the total correlation op returns, forward and backward."""
+
+    joint: Any
+    marginals: Any
+    grad_z: Any
+    grad_mu: Any
+    grad_logvar: Any
+
+
+class Parts(NamedTuple):
+    """Everything ``kl_decomposition`` returns, and the gradients of a weighted sum of it."""
+
+    mutual_information: Any
+    total_correlation: Any
+    dimension_wise_kl: Any
+    grad_z: Any
+    grad_mu: Any
+    grad_logvar: Any
+
+
+def mixture_weights(batch: int, dataset_size: int, estimator: str) -> Array:
+    """w_ij of the aggregated posterior, one by one as the paper's appendix C defines them, rows of all samples."""
+    n, others = np.longdouble(dataset_size), np.longdouble(batch - 1)
+    weights = np.empty((batch, batch), np.longdouble)
+    for i in range(batch):
+        for j in range(batch):
+            if estimator == "mws":
+                weights[i, j] = 1 / (n * batch)
+            elif j == i:
+                weights[i, j] = 1 / n
+            elif j == (i + 1) % batch:
+                weights[i, j] = (n - others) / (n * others)
+            else:
+                weights[i, j] = 1 / others
+    return weights
+
+
+def _log_mean(terms: Array, weights: Array) -> Array:
+    """log Σ_j w_ij exp(terms_ij…), over axis 1."""
+    highest = terms.max(1, keepdims=True)
+    weights = weights.reshape(weights.shape + (1,) * (terms.ndim - 2))
+    return np.log((weights * np.exp(terms - highest)).sum(1)) + highest.squeeze(1)
+
+
+def exact_log_densities(
+    z: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    dataset_size: int,
+    estimator: str,
+    grad_joint: Tensor,
+    grad_marginals: Tensor,
+) -> LogDensities:
+    """The mathematics: log Σ_j w_ij Π_d N(z_id; μ_jd, σ²_jd), each channel's alike, and all gradients by hand."""
+    s, m, v, g, gd = (x.detach().double().numpy() for x in (z, mu, logvar, grad_joint, grad_marginals))
+    s, m, v, g, gd = (x.astype(np.longdouble) for x in (s, m, v, g, gd))
+    weights = mixture_weights(len(s), dataset_size, estimator)
+    normalised = (s[:, None] - m) / np.exp(v / 2)
+    log_density = -(normalised**2 + v + np.log(8 * np.arctan(np.longdouble(1)))) / 2
+    joint = _log_mean(log_density.sum(2), weights)
+    marginals = _log_mean(log_density, weights)
+    together = weights * np.exp(log_density.sum(2) - joint[:, None])
+    alone = weights[:, :, None] * np.exp(log_density - marginals[:, None])
+    upstream = (g[:, None] * together)[:, :, None] + gd[:, None] * alone
+    slope = normalised / np.exp(v / 2)
+    return LogDensities(
+        joint,
+        marginals,
+        grad_z=-(upstream * slope).sum(1),
+        grad_mu=(upstream * slope).sum(0),
+        grad_logvar=(upstream * (normalised**2 - 1)).sum(0) / 2,
+    )
+
+
+def plain_log_densities(
+    z: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    dataset_size: int,
+    estimator: str,
+    grad_joint: Tensor,
+    grad_marginals: Tensor,
+) -> LogDensities:
+    """What one writes by hand, all B × B × D terms in float32 whatever the input's dtype (float64 for float64)."""
+    compute = torch.float64 if z.dtype == torch.float64 else torch.float32
+    leaves = [x.detach().to(compute).requires_grad_() for x in (z, mu, logvar)]
+    outputs = _plain_densities(*leaves, dataset_size, estimator)
+    grads = torch.autograd.grad(outputs, leaves, (grad_joint.to(compute), grad_marginals.to(compute)))
+    return LogDensities(*(x.detach() for x in outputs), *grads)
+
+
+def _plain_densities(
+    z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: int, estimator: str
+) -> tuple[Tensor, Tensor]:
+    weights = mixture_weights(len(z), dataset_size, estimator).astype(np.float64)
+    log_weights = torch.from_numpy(weights).log().to(z.dtype)
+    log_density = _plain_log_normal(z.unsqueeze(1), mu, logvar)
+    joint = torch.logsumexp(log_density.sum(2) + log_weights, 1)
+    return joint, torch.logsumexp(log_density + log_weights.unsqueeze(2), 1)
+
+
+def _plain_log_normal(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
+    return -0.5 * (((z - mu) * torch.exp(-0.5 * logvar)) ** 2 + logvar + math.log(2 * math.pi))
+
+
+def exact_parts(
+    z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: int, estimator: str, weights: tuple[float, ...]
+) -> Parts:
+    """The decomposition by its definition; the gradients are those of ``weights`` · the three parts."""
+    batch = len(z)
+    mi, dw = (np.longdouble(weights[i]) / batch for i in (0, 2))
+    rows = torch.full((batch,), weights[1] - weights[0], dtype=torch.float64) / batch
+    columns = torch.full(z.shape, weights[2] - weights[1], dtype=torch.float64) / batch
+    through = exact_log_densities(z, mu, logvar, dataset_size, estimator, rows, columns)
+    s, m, v = (x.detach().double().numpy().astype(np.longdouble) for x in (z, mu, logvar))
+    log_two_pi = np.log(8 * np.arctan(np.longdouble(1)))
+    normalised = (s - m) / np.exp(v / 2)
+    conditional = -(normalised**2 + v + log_two_pi).sum(1) / 2
+    prior = -(s**2 + log_two_pi).sum(1) / 2
+    product = through.marginals.sum(1)
+    pull = mi * normalised / np.exp(v / 2)
+    return Parts(
+        (conditional - through.joint).mean(keepdims=True),
+        (through.joint - product).mean(keepdims=True),
+        (product - prior).mean(keepdims=True),
+        grad_z=through.grad_z - pull + dw * s,
+        grad_mu=through.grad_mu + pull,
+        grad_logvar=through.grad_logvar + mi * (normalised**2 - 1) / 2,
+    )
+
+
+def plain_parts(
+    z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: int, estimator: str, weights: tuple[float, ...]
+) -> Parts:
+    """What one writes by hand, in float32 whatever the input's dtype (float64 for float64)."""
+    compute = torch.float64 if z.dtype == torch.float64 else torch.float32
+    s, m, v = (x.detach().to(compute).requires_grad_() for x in (z, mu, logvar))
+    joint, marginals = _plain_densities(s, m, v, dataset_size, estimator)
+    product = marginals.sum(1)
+    conditional = _plain_log_normal(s, m, v).sum(1)
+    prior = _plain_log_normal(s, torch.zeros_like(s), torch.zeros_like(s)).sum(1)
+    values = [(conditional - joint).mean(), (joint - product).mean(), (product - prior).mean()]
+    total = sum(w * x for w, x in zip(weights, values, strict=True))
+    grads = torch.autograd.grad(total, (s, m, v))
+    return Parts(*(x.detach()[None] for x in values), *grads)
+
+
 def half_ulp(exact: Array, dtype: torch.dtype) -> Array:
     """The largest error of rounding ``exact`` to ``dtype``."""
     info = torch.finfo(dtype)
