@@ -63,7 +63,7 @@ def missing(backend: str) -> str:
     if backend == "triton":
         if importlib.util.find_spec("triton") is None:
             return "Triton is not installed. Install it with `pip install triton`."
-        for op in ("latent", "likelihood"):
+        for op in ("latent", "likelihood", "total_correlation"):
             importlib.import_module(f"betavae_fast.ops.triton.{op}")
         if os.environ.get("TRITON_INTERPRET") == "1" or torch.cuda.is_available():
             return ""

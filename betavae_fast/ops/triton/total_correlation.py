@@ -1,0 +1,185 @@
+"""The aggregated posterior's operators in Triton: tabulate, launch, put the parts together."""
+
+# mypy: disable-error-code="import-untyped,no-untyped-call"
+from __future__ import annotations
+
+from math import log2
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from betavae_fast.ops.schemas import ESTIMATORS, library
+from betavae_fast.ops.triton import total_correlation_kernels as kernels
+from betavae_fast.ops.triton import total_correlation_tables as tables
+from betavae_fast.ops.triton.numerics import INTERPRETED
+
+# What a program owns, one row or posterior to a thread, and what it streams past them at a time.
+OWN, TILE = 128, 32
+# Weights of their own take registers, in few tiles: these are cut up.
+NEAR_TILE = 16
+# What is streamed is cut into parts until there are so many programs; each part keeps a copy of the results.
+MANY_PROGRAMS, MOST_PARTS = 1024, 16
+# Nothing here has a contract of bits: the compiler may fuse products and sums.
+_OPTIONS: dict[str, Any] = {"num_warps": OWN // 32, "enable_fp_fusion": True}
+_TABLE_OPTIONS: dict[str, Any] = {"BLOCK": OWN, "DIMS": 16, "num_warps": 8, "enable_fp_fusion": True}
+
+
+def _blocks(columns: int) -> int:
+    return triton.cdiv(columns, OWN)
+
+
+class _Parts(NamedTuple):
+    """The tiles of what is streamed, in parts of ``part_tiles``."""
+
+    number: int
+    tiles: int
+    part_tiles: int
+
+    @classmethod
+    def of(cls, owned: int, streamed: int) -> _Parts:
+        """By shape alone: the same sums are rounded alike on every GPU."""
+        tiles = triton.cdiv(streamed, TILE)
+        most = min(tiles, MOST_PARTS, triton.cdiv(MANY_PROGRAMS, _blocks(owned)))
+        part_tiles = triton.cdiv(tiles, most)
+        return cls(triton.cdiv(tiles, part_tiles), tiles, part_tiles)
+
+
+class _Problem:
+    """Rows, posteriors and settings of one call; the tables have a line for each dim, and a last one for the joint."""
+
+    def __init__(
+        self, z: Tensor, mu: Tensor, logvar: Tensor, first_row: int, dataset_size: int, estimator: int
+    ) -> None:
+        if z.dtype == torch.float64:
+            raise TypeError(
+                "total_correlation: the triton backend computes in float32, got torch.float64;"
+                ' use backend="reference", or "cpp" on a CPU'
+            )
+        self.z, self.mu, self.logvar = z, mu, logvar
+        self.first_row, self.dataset_size, self.estimator = first_row, dataset_size, estimator
+        (self.rows, self.dims), self.posteriors = z.shape, len(mu)
+
+    def table(self, *lines: int, columns: int) -> Tensor:
+        return self.z.new_empty(*lines, _blocks(columns) * OWN, dtype=torch.float32)
+
+    def tabulate_posteriors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(μ, k / σ, peak)"""
+        n, dims = self.posteriors, self.dims
+        center, inverse, peak = (self.table(lines, columns=n) for lines in (dims, dims, dims + 1))
+        tables.tabulate_posteriors[(_blocks(n),)](
+            *(self.mu, self.logvar, center, inverse, peak),
+            *(n, dims, _blocks(n)),
+            *(*self.mu.stride(), *self.logvar.stride()),
+            **_TABLE_OPTIONS,
+        )
+        return center, inverse, peak
+
+    def tabulate_rows(self) -> Tensor:
+        """z"""
+        z = self.table(self.dims, columns=self.rows)
+        tables.tabulate_rows[(_blocks(self.rows),)](
+            *(self.z, z, self.rows, self.dims, _blocks(self.rows), *self.z.stride()), **_TABLE_OPTIONS
+        )
+        return z
+
+    def tabulate_logs(
+        self, grad_joint: Tensor, grad_marginals: Tensor, joint: Tensor, marginals: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(the logarithms' gradients, what to subtract from the terms)"""
+        grad, log = (self.table(self.dims + 1, columns=self.rows) for _ in range(2))
+        tables.tabulate_logs[(_blocks(self.rows),)](
+            *(grad_joint, grad_marginals, joint, marginals, grad, log),
+            *(self.rows, self.posteriors, self.dims, _blocks(self.rows), self.dataset_size),
+            *(*grad_joint.stride(), *grad_marginals.stride(), *joint.stride(), *marginals.stride()),
+            ESTIMATOR=self.estimator,
+            **_TABLE_OPTIONS,
+        )
+        return grad, log
+
+    def launch(
+        self, kernel: Any, pointers: tuple[Tensor, ...], owned: int, lines: int, parts: _Parts, **options: Any
+    ) -> None:
+        """A kernel of pairs."""
+        of_own = of_next = 0.0
+        if self.estimator == ESTIMATORS["mss"]:
+            # log2 of how much more they weigh than the others.
+            others = self.posteriors - 1
+            of_own = log2(others / self.dataset_size)
+            of_next = log2((self.dataset_size - others) / self.dataset_size)
+        kernel[(_blocks(owned), parts.number, lines)](
+            *pointers,
+            *(_blocks(self.rows), _blocks(self.posteriors), self.posteriors, self.dims),
+            *(self.first_row, parts.tiles, parts.part_tiles, of_own, of_next),
+            ESTIMATOR=self.estimator,
+            OWN=OWN,
+            TILE=TILE,
+            **options,
+            **_OPTIONS,
+        )
+
+    def sum_gradient(self, parts: Tensor, like: Tensor) -> Tensor:
+        """Shares of (parts, dims, columns), put together as ``like`` is."""
+        grad = like.new_empty(like.shape)
+        kernels.finish_gradient[(_blocks(len(like)), self.dims)](
+            *(parts, grad, len(like), self.dims, _blocks(len(like)), len(parts)), OWN=OWN, **_OPTIONS
+        )
+        return grad
+
+
+def total_correlation_forward(z: Tensor, mu: Tensor, logvar: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
+    p = _Problem(z, mu, logvar, *settings)
+    joint, marginals = (z.new_empty(shape, dtype=torch.float32) for shape in (z.shape[:1], z.shape))
+    if p.rows == 0:
+        return joint, marginals
+    parts, lines = _Parts.of(p.rows, p.posteriors), p.dims + 1
+    maxima, totals = (p.table(parts.number, lines, columns=p.rows) for _ in range(2))
+    with torch.cuda.device_of(z):
+        pairs = (p.tabulate_rows(), *p.tabulate_posteriors())
+        p.launch(kernels.sum_densities, (*pairs, maxima, totals), p.rows, lines, parts)
+        kernels.finish_densities[(_blocks(p.rows), lines)](
+            *(maxima, totals, joint, marginals),
+            *(p.rows, p.posteriors, p.dims, _blocks(p.rows), parts.number, p.dataset_size),
+            ESTIMATOR=p.estimator,
+            OWN=OWN,
+            **_OPTIONS,
+        )
+    return joint, marginals
+
+
+def total_correlation_backward(
+    grad_joint: Tensor,
+    grad_marginals: Tensor,
+    z: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    joint: Tensor,
+    marginals: Tensor,
+    *settings: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    p = _Problem(z, mu, logvar, *settings)
+    if z.numel() == 0:
+        return z.new_empty(z.shape), mu.new_zeros(mu.shape), logvar.new_zeros(logvar.shape)
+    with torch.cuda.device_of(z):
+        logs = p.tabulate_logs(grad_joint, grad_marginals, joint, marginals)
+        pairs = (*logs, p.tabulate_rows(), *p.tabulate_posteriors())
+        parts = _Parts.of(p.rows, p.posteriors)
+        grad_z = p.table(parts.number, p.dims, columns=p.rows).zero_()
+        p.launch(kernels.row_gradients, (*pairs, grad_z), p.rows, 1, parts, NEAR_TILE=NEAR_TILE)
+        parts = _Parts.of(p.posteriors, p.rows)
+        grads = [p.table(parts.number, p.dims, columns=p.posteriors).zero_() for _ in range(2)]
+        p.launch(
+            kernels.posterior_gradients,
+            (*pairs, *grads),
+            p.posteriors,
+            1,
+            parts,
+            NEAR_TILE=NEAR_TILE,
+        )
+        return p.sum_gradient(grad_z, z), p.sum_gradient(grads[0], mu), p.sum_gradient(grads[1], logvar)
+
+
+for _implementation in (total_correlation_forward, total_correlation_backward):
+    for _key in ("CUDA", "CPU") if INTERPRETED.value else ("CUDA",):
+        library.impl(f"{_implementation.__name__}_triton", _implementation, _key)

@@ -1,0 +1,247 @@
+"""The aggregated posterior's pairs: densities summed up, gradients, and what the programs left put together.
+
+A program owns OWN rows (or posteriors), one to a thread, and streams tiles of TILE posteriors (or rows) past them, whose
+numbers are the same for all threads; a tile's pairs stay in registers. Along axis 1 lies what is owned. Program
+(block, part, ...) streams the tiles of one part, and leaves a line of a tensor (parts, lines, columns).
+"""
+
+# mypy: disable-error-code="import-untyped,no-untyped-def,no-untyped-call,untyped-decorator"
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from betavae_fast.ops.triton.addresses import tile_store
+from betavae_fast.ops.triton.total_correlation_formulas import (
+    INVERSE_K2,
+    LN_2,
+    MSS,
+    add_own_weights,
+    add_powers,
+    exp2,
+    log_weight,
+)
+
+_INFINITY = tl.constexpr(float("inf"))
+_SIZES = ["row_blocks", "posterior_blocks", "posteriors", "dims", "first_row", "tiles", "part_tiles"]
+
+
+@triton.jit
+def _load_pair(tables, d, row, posterior):
+    """(t, k / σ)"""
+    z_ptr, center_ptr, inverse_ptr, _, row_columns, posterior_columns = tables
+    inverse = tl.load(inverse_ptr + d * posterior_columns + posterior)
+    center = tl.load(center_ptr + d * posterior_columns + posterior)
+    return (tl.load(z_ptr + d * row_columns + row) - center) * inverse, inverse
+
+
+@triton.jit
+def _load_peak(tables, line, posterior):
+    _, _, _, peak_ptr, _, posterior_columns = tables
+    return tl.load(peak_ptr + line * posterior_columns + posterior)
+
+
+@triton.jit
+def _less_distances(terms, tables, row, posterior, dims):
+    """``terms`` less t² of all dims."""
+    for d in range(dims):
+        t, _ = _load_pair(tables, d, row, posterior)
+        terms -= t * t
+    return terms
+
+
+@triton.jit
+def _is_near(row_start, rows, posterior_start, posteriors, mixture, ESTIMATOR: tl.constexpr):
+    """Whether one of these rows may have a weight of its own for one of these posteriors, as happens in few tiles."""
+    if ESTIMATOR == MSS:
+        row_start += mixture[0]
+        past, ahead = row_start + rows < posterior_start, posterior_start + posteriors <= row_start
+        # After the last posterior comes the first.
+        return (posterior_start == 0) | ((past | ahead) == 0)
+    else:
+        return False
+
+
+@triton.jit
+def _weighted(terms, row, posterior, mixture):
+    first_row, posteriors, of_own, of_next = mixture
+    return add_own_weights(terms, first_row + row, posterior, posteriors, of_own, of_next)
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def sum_densities(
+    z_ptr, center_ptr, inverse_ptr, peak_ptr, maxima_ptr, totals_ptr,
+    row_blocks, posterior_blocks, posteriors, dims, first_row, tiles, part_tiles, of_own, of_next,
+    ESTIMATOR: tl.constexpr, OWN: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """The maximum and the total of one dim's densities, or, in the last line, of the joint's.
+
+    The dims do not share a pass over the pairs: so their sums stay in registers.
+    """
+    row_columns = (row_blocks * OWN).to(tl.int64)
+    tables = (z_ptr, center_ptr, inverse_ptr, peak_ptr, row_columns, (posterior_blocks * OWN).to(tl.int64))
+    mixture = (first_row, posteriors, of_own, of_next)
+    part = tl.program_id(1)
+    # The joint's programs take longest, and begin first.
+    line = dims - tl.program_id(2)
+    row_start = tl.program_id(0) * OWN
+    column = row_start + tl.arange(0, OWN)
+    maximum, total = tl.full([OWN], -_INFINITY, tl.float32), tl.zeros([OWN], tl.float32)
+    for tile in range(part * part_tiles, tl.minimum(tiles, (part + 1) * part_tiles)):
+        row, posterior = column[None, :], (tile * TILE + tl.arange(0, TILE))[:, None]
+        terms = tl.broadcast_to(_load_peak(tables, line, posterior), [TILE, OWN])
+        if line == dims:
+            terms = _less_distances(terms, tables, row, posterior, dims)
+        else:
+            t, _ = _load_pair(tables, line, row, posterior)
+            terms -= t * t
+        if _is_near(row_start, OWN, tile * TILE, TILE, mixture, ESTIMATOR):
+            terms = _weighted(terms, row, posterior, mixture)
+        maximum, total = add_powers(maximum, total, terms, 1.0)
+    at = (part * (dims + 1) + line) * row_columns + column
+    tl.store(maxima_ptr + at, maximum)
+    tl.store(totals_ptr + at, total)
+
+
+@triton.jit(do_not_specialize=["rows", "posteriors", "dims", "blocks", "parts", "dataset_size"])
+def finish_densities(
+    maxima_ptr, totals_ptr, joint_ptr, marginals_ptr, rows, posteriors, dims, blocks, parts, dataset_size,
+    ESTIMATOR: tl.constexpr, OWN: tl.constexpr,
+):  # fmt: skip
+    """Natural logarithms of one line, the parts put together."""
+    columns, line = (blocks * OWN).to(tl.int64), tl.program_id(1)
+    row = tl.program_id(0).to(tl.int64) * OWN + tl.arange(0, OWN)
+    maximum, total = tl.full([OWN], -_INFINITY, tl.float32), tl.zeros([OWN], tl.float32)
+    for part in range(parts):
+        at = ((part * (dims + 1) + line) * columns + row)[None, :]
+        maximum, total = add_powers(maximum, total, tl.load(maxima_ptr + at), tl.load(totals_ptr + at))
+    weight = log_weight(dataset_size, posteriors, ESTIMATOR)
+    log = ((maximum.to(tl.float64) + tl.log2(total.to(tl.float64)) + weight) * LN_2).to(tl.float32)
+    if line == dims:
+        tl.store(joint_ptr + row, log, mask=row < rows)
+    else:
+        tl.store(marginals_ptr + row * dims + line, log, mask=row < rows)
+
+
+@triton.jit
+def _joint_gradients(grad_ptr, log_ptr, tables, row, posterior, mixture, dims, NEAR: tl.constexpr):
+    """g_i p_ij"""
+    at = dims * tables[4] + row
+    terms = _load_peak(tables, dims, posterior) - tl.load(log_ptr + at)
+    terms = _less_distances(terms, tables, row, posterior, dims)
+    if NEAR:
+        terms = _weighted(terms, row, posterior, mixture)
+    return tl.load(grad_ptr + at) * exp2(terms)
+
+
+@triton.jit
+def _pair_gradients(joint, grad_ptr, log_ptr, tables, d, row, posterior, mixture, NEAR: tl.constexpr):
+    """(W_ijd, t, k / σ); ``joint``: g_i p_ij."""
+    t, inverse = _load_pair(tables, d, row, posterior)
+    at = d * tables[4] + row
+    terms = _load_peak(tables, d, posterior) - tl.load(log_ptr + at) - t * t
+    if NEAR:
+        terms = _weighted(terms, row, posterior, mixture)
+    return tl.load(grad_ptr + at) * exp2(terms) + joint, t, inverse
+
+
+@triton.jit
+def _add_row_gradients(
+    grad_ptr, log_ptr, tables, grad_z_ptr, row, posterior, mixture, dims, NEAR: tl.constexpr
+):
+    joint = _joint_gradients(grad_ptr, log_ptr, tables, row, posterior, mixture, dims, NEAR)
+    for d in range(dims):
+        w, t, inverse = _pair_gradients(joint, grad_ptr, log_ptr, tables, d, row, posterior, mixture, NEAR)
+        to = grad_z_ptr + d * tables[4] + row
+        pull = tl.sum(w * (t * inverse), 0, keep_dims=True)
+        tl.store(to, tl.load(to) - pull * INVERSE_K2)
+    # The next call reads what this one has written.
+    tl.debug_barrier()
+
+
+@triton.jit
+def _add_posterior_gradients(
+    grad_ptr, log_ptr, tables, grad_mu_ptr, grad_logvar_ptr, row, posterior, mixture, dims, NEAR: tl.constexpr
+):
+    joint = _joint_gradients(grad_ptr, log_ptr, tables, row, posterior, mixture, dims, NEAR)
+    for d in range(dims):
+        w, t, inverse = _pair_gradients(joint, grad_ptr, log_ptr, tables, d, row, posterior, mixture, NEAR)
+        at = d * tables[5] + posterior
+        wt = w * t
+        pull = inverse * tl.sum(wt, 0, keep_dims=True)
+        stretch = tl.sum(wt * t, 0, keep_dims=True) * LN_2 - 0.5 * tl.sum(w, 0, keep_dims=True)
+        tl.store(grad_mu_ptr + at, tl.load(grad_mu_ptr + at) + pull * INVERSE_K2)
+        tl.store(grad_logvar_ptr + at, tl.load(grad_logvar_ptr + at) + stretch)
+    # The next call reads what this one has written.
+    tl.debug_barrier()
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def row_gradients(
+    grad_ptr, log_ptr, z_ptr, center_ptr, inverse_ptr, peak_ptr, grad_z_ptr,
+    row_blocks, posterior_blocks, posteriors, dims, first_row, tiles, part_tiles, of_own, of_next,
+    ESTIMATOR: tl.constexpr, OWN: tl.constexpr, TILE: tl.constexpr, NEAR_TILE: tl.constexpr,
+):  # fmt: skip
+    """Adds ∂z_id = −Σ_j W_ijd (z_id − μ_jd) / σ²_jd of a part to zeros."""
+    row_columns = (row_blocks * OWN).to(tl.int64)
+    tables = (z_ptr, center_ptr, inverse_ptr, peak_ptr, row_columns, (posterior_blocks * OWN).to(tl.int64))
+    mixture = (first_row, posteriors, of_own, of_next)
+    start, part = tl.program_id(0) * OWN, tl.program_id(1)
+    grad_z_ptr += part * dims * row_columns
+    row = (start + tl.arange(0, OWN))[None, :]
+    for tile in range(part * part_tiles, tl.minimum(tiles, (part + 1) * part_tiles)):
+        if _is_near(start, OWN, tile * TILE, TILE, mixture, ESTIMATOR):
+            for first in range(0, TILE, NEAR_TILE):
+                posterior = (tile * TILE + first + tl.arange(0, NEAR_TILE))[:, None]
+                _add_row_gradients(grad_ptr, log_ptr, tables, grad_z_ptr, row, posterior, mixture, dims, True)
+        else:
+            posterior = (tile * TILE + tl.arange(0, TILE))[:, None]
+            _add_row_gradients(grad_ptr, log_ptr, tables, grad_z_ptr, row, posterior, mixture, dims, False)
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def posterior_gradients(
+    grad_ptr, log_ptr, z_ptr, center_ptr, inverse_ptr, peak_ptr, grad_mu_ptr, grad_logvar_ptr,
+    row_blocks, posterior_blocks, posteriors, dims, first_row, tiles, part_tiles, of_own, of_next,
+    ESTIMATOR: tl.constexpr, OWN: tl.constexpr, TILE: tl.constexpr, NEAR_TILE: tl.constexpr,
+):  # fmt: skip
+    """Adds ∂μ_jd = Σ_i W_ijd (z_id − μ_jd) / σ²_jd and ∂v_jd = Σ_i W_ijd (ln 2 t² − ½) of a part to zeros."""
+    posterior_columns = (posterior_blocks * OWN).to(tl.int64)
+    tables = (z_ptr, center_ptr, inverse_ptr, peak_ptr, (row_blocks * OWN).to(tl.int64), posterior_columns)
+    mixture = (first_row, posteriors, of_own, of_next)
+    start, part = tl.program_id(0) * OWN, tl.program_id(1)
+    grad_mu_ptr += part * dims * posterior_columns
+    grad_logvar_ptr += part * dims * posterior_columns
+    posterior = (start + tl.arange(0, OWN))[None, :]
+    for tile in range(part * part_tiles, tl.minimum(tiles, (part + 1) * part_tiles)):
+        if _is_near(tile * TILE, TILE, start, OWN, mixture, ESTIMATOR):
+            for first in range(0, TILE, NEAR_TILE):
+                row = (tile * TILE + first + tl.arange(0, NEAR_TILE))[:, None]
+                _add_posterior_gradients(
+                    grad_ptr,
+                    log_ptr,
+                    tables,
+                    grad_mu_ptr,
+                    grad_logvar_ptr,
+                    row,
+                    posterior,
+                    mixture,
+                    dims,
+                    True,
+                )
+        else:
+            row = (tile * TILE + tl.arange(0, TILE))[:, None]
+            _add_posterior_gradients(
+                grad_ptr, log_ptr, tables, grad_mu_ptr, grad_logvar_ptr, row, posterior, mixture, dims, False
+            )
+
+
+@triton.jit(do_not_specialize=["rows", "dims", "blocks", "parts"])
+def finish_gradient(parts_ptr, grad_ptr, rows, dims, blocks, parts, OWN: tl.constexpr):
+    """One dim's gradients, the parts put together."""
+    columns, d = (blocks * OWN).to(tl.int64), tl.program_id(1)
+    row = tl.program_id(0).to(tl.int64) * OWN + tl.arange(0, OWN)
+    total = tl.zeros([OWN], tl.float32)
+    for part in range(parts):
+        total += tl.load(parts_ptr + (part * dims + d) * columns + row)
+    tile_store(grad_ptr + row * dims + d, total, row < rows, True)
