@@ -8,7 +8,7 @@ Likelihood = Literal["bernoulli", "gaussian", "laplace"]
 LrSchedule = Literal["constant", "cosine"]
 Precision = Literal["auto", "fp32", "bf16"]
 Estimator = Literal["mss", "mws"]
-Objective = Literal[
+ObjectiveName = Literal[
     "beta",
     "capacity",
     "free-bits",
@@ -21,7 +21,7 @@ Objective = Literal[
     "dipvae-ii",
 ]
 
-OBJECTIVE_OPTIONS: dict[Objective, dict[str, str]] = {
+OBJECTIVE_OPTIONS: dict[ObjectiveName, dict[str, str]] = {
     "beta": {"beta": "beta", "beta_warmup": "warmup", "beta_cycle": "cycle"},
     "capacity": {"capacity": "capacity", "capacity_steps": "steps", "capacity_weight": "gamma"},
     "free-bits": {"free_bits": "free_bits"},
@@ -44,7 +44,7 @@ OBJECTIVE_OPTIONS: dict[Objective, dict[str, str]] = {
 }
 """The options of each objective, and which argument of its class in ``betavae_fast.objectives`` they are."""
 
-NEEDED_OPTIONS: dict[Objective, str] = {
+NEEDED_OPTIONS: dict[ObjectiveName, str] = {
     "lagrangian": "kl_limit",
     "geco": "reconstruction_limit",
     "beta-per-dim": "betas",

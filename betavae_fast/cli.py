@@ -20,7 +20,7 @@ from betavae_fast.choices import (
     Estimator,
     Likelihood,
     LrSchedule,
-    Objective,
+    ObjectiveName,
     Precision,
 )
 from betavae_fast.training.config import TrainConfig
@@ -59,7 +59,7 @@ def _options(names: Iterable[str]) -> str:
     return ", ".join("--" + name.replace("_", "-") for name in names)
 
 
-def _objective_option(help_: str, default: str | bool, *objectives: Objective, **settings: Any) -> Any:
+def _objective_option(help_: str, default: str | bool, *objectives: ObjectiveName, **settings: Any) -> Any:
     """An option of ``objectives``; ``default`` is theirs, to be shown."""
     panel = f"Objective {' and '.join(objectives)}"
     return typer.Option(help=help_, show_default=default, rich_help_panel=panel, **settings)
@@ -78,7 +78,7 @@ def train(
     latent_dim: Annotated[int, typer.Option(help="Number of latent channels.")] = DEFAULTS.latent_dim,
     likelihood: Annotated[Likelihood, typer.Option(help="Of the pixels.")] = DEFAULTS.likelihood,
     objective: Annotated[
-        Objective, typer.Option(help="What weighs the KL; each has options of its own, below.")
+        ObjectiveName, typer.Option(help="What weighs the KL; each has options of its own, below.")
     ] = DEFAULTS.objective,
     batch_size: Annotated[
         str, typer.Option(help="Images a step, or auto: as many as fit in memory.", metavar="INTEGER|auto")

@@ -1,7 +1,8 @@
 """What users call: check, choose a backend, hand on."""
 
+from betavae_fast.choices import Estimator
 from betavae_fast.functional.checks import Reduction
-from betavae_fast.functional.decomposition import Estimator, KLDecomposition, kl_decomposition
+from betavae_fast.functional.decomposition import KLDecomposition, kl_decomposition
 from betavae_fast.functional.latent import LatentSample, gaussian_kl, reparameterize, reparameterize_kl
 from betavae_fast.functional.likelihood import (
     NllReduction,

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from math import log, pi
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, distributed
 
+from betavae_fast.choices import Estimator
 from betavae_fast.functional.checks import FLOATING, check_tensor, choose_backend
 from betavae_fast.ops.backends import Backend
 from betavae_fast.ops.schemas import ESTIMATORS, kl_dtype
 from betavae_fast.ops.total_correlation import AggregatedPosterior
-
-Estimator = Literal["mss", "mws"]
 
 
 class KLDecomposition(NamedTuple):
@@ -85,12 +84,14 @@ def kl_decomposition(
             )
         dtype = torch.promote_types(torch.promote_types(z.dtype, mu.dtype), logvar.dtype)
         z, mu, logvar = z.to(dtype), mu.to(dtype), logvar.to(dtype)
-    if estimator not in ESTIMATORS:
+    if not isinstance(estimator, str) or estimator not in ESTIMATORS:
         names = ", ".join(map(repr, ESTIMATORS))
         raise ValueError(f"{caller}: estimator must be one of {names}, got {estimator!r}")
     z, mu, logvar = z.flatten(1), mu.flatten(1), logvar.flatten(1)
     all_mu, all_logvar, first_row = mu, logvar, 0
     if group is not None:
+        if not isinstance(group, distributed.ProcessGroup):
+            raise TypeError(f"{caller}: group must be a ProcessGroup, got {type(group).__name__} {group!r:.60}")
         all_mu, all_logvar, first_row = _gather(mu, group), _gather(logvar, group), group.rank() * len(z)
     if not isinstance(dataset_size, int) or isinstance(dataset_size, bool):
         raise TypeError(f"{caller}: dataset_size must be an int, got {dataset_size!r:.60}")
@@ -104,13 +105,15 @@ def kl_decomposition(
     joint, marginals = AggregatedPosterior.apply(
         z, all_mu, all_logvar, (first_row, dataset_size, ESTIMATORS[estimator]), chosen
     )
-    wide = kl_dtype(z.dtype)
-    z, mu, logvar = z.to(wide), mu.to(wide), logvar.to(wide)
+    # The parts are differences of numbers that may be hundreds of nats.
+    wide_z, wide_mu, wide_logvar = z.double(), mu.double(), logvar.double()
     product = marginals.sum(1)
     constant = z.shape[1] * log(2 * pi)
-    conditional = -0.5 * ((((z - mu) * torch.exp(-0.5 * logvar)).square() + logvar).sum(1) + constant)
-    prior = -0.5 * (z.square().sum(1) + constant)
-    return KLDecomposition((conditional - joint).mean(), (joint - product).mean(), (product - prior).mean())
+    inverse = torch.exp(-0.5 * wide_logvar)
+    conditional = -0.5 * ((((wide_z - wide_mu) * inverse).square() + wide_logvar).sum(1) + constant)
+    prior = -0.5 * (wide_z.square().sum(1) + constant)
+    parts = (conditional - joint).mean(), (joint - product).mean(), (product - prior).mean()
+    return KLDecomposition(*(part.to(kl_dtype(z.dtype)) for part in parts))
 
 
 class _Gather(torch.autograd.Function):

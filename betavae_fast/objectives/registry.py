@@ -6,8 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from betavae_fast.choices import OBJECTIVE_OPTIONS
-from betavae_fast.choices import Objective as Name
+from betavae_fast.choices import OBJECTIVE_OPTIONS, ObjectiveName
 from betavae_fast.objectives.beta import Beta
 from betavae_fast.objectives.beta_per_dim import BetaPerDim
 from betavae_fast.objectives.beta_tc import BetaTC
@@ -19,7 +18,7 @@ from betavae_fast.objectives.geco import Geco
 from betavae_fast.objectives.interface import Objective
 from betavae_fast.objectives.lagrangian import Lagrangian
 
-_MAKERS: dict[Name, Callable[..., Objective]] = {
+_MAKERS: dict[ObjectiveName, Callable[..., Objective]] = {
     "beta": Beta,
     "capacity": Capacity,
     "free-bits": FreeBits,
@@ -33,7 +32,7 @@ _MAKERS: dict[Name, Callable[..., Objective]] = {
 }
 
 
-def build(name: Name, options: Mapping[str, Any], **facts: Any) -> Objective:
+def build(name: ObjectiveName, options: Mapping[str, Any], **facts: Any) -> Objective:
     """The objective ``name``, as ``OBJECTIVE_OPTIONS`` says.
 
     Args:

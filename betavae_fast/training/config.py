@@ -13,7 +13,7 @@ from betavae_fast.choices import (
     Estimator,
     Likelihood,
     LrSchedule,
-    Objective,
+    ObjectiveName,
     Precision,
 )
 
@@ -35,7 +35,7 @@ class TrainConfig:
     architecture: Architecture = "burgess"
     latent_dim: int = 10
     likelihood: Likelihood = "bernoulli"
-    objective: Objective = "beta"
+    objective: ObjectiveName = "beta"
     # The objectives' options: which belong to which is in choices.py. None: the objective's own default.
     beta: float = 4.0
     beta_warmup: int = 0  # steps over which beta grows linearly from 0
@@ -85,7 +85,7 @@ class TrainConfig:
         for name, choices in (
             ("lr_schedule", LrSchedule),
             ("precision", Precision),
-            ("objective", Objective),
+            ("objective", ObjectiveName),
         ):
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(

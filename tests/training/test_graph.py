@@ -35,6 +35,12 @@ def test_gradients_that_pass_through_the_host_are_named(monkeypatch):
         {"precision": "bf16"},
         {"accumulate": 2, "clip_grad_norm": 0.5},
         {"lr_schedule": "cosine", "lr_warmup": 3, "beta_warmup": 6},
+        {"objective": "capacity", "capacity_steps": 6},
+        {"objective": "lagrangian", "kl_limit": 0.01},
+        {"objective": "geco", "reconstruction_limit": 40.0},
+        {"objective": "btcvae"},
+        {"objective": "factorvae"},
+        {"objective": "dipvae-ii"},
     ],
     ids=str,
 )
