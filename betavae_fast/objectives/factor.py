@@ -35,8 +35,8 @@ class FactorVAE(Objective):
     >>> _ = torch.manual_seed(0)
     >>> z = torch.randn(64, 1).expand(64, 2)  # two channels that say the same
     >>> inputs = LossInputs(torch.tensor(10.0), torch.ones(2), z, z, z, torch.tensor(0))
-    >>> objective = FactorVAE(latent_dim=2, width=32, lr=1e-3)
-    >>> for _ in range(300):
+    >>> objective = FactorVAE(latent_dim=2, width=32, lr=3e-3)
+    >>> for _ in range(100):
     ...     total, metrics = objective(inputs)
     ...     total.backward()
     ...     objective.update(inputs.reconstruction, inputs.kl)

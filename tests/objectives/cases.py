@@ -8,7 +8,7 @@ import torch
 
 from betavae_fast.choices import ObjectiveName
 from betavae_fast.nn import split_kl
-from betavae_fast.objectives import LossInputs, Objective
+from betavae_fast.objectives import FactorVAE, LossInputs, Objective
 from betavae_fast.objectives.registry import build
 
 ROWS, DIMS = 12, 3
@@ -22,6 +22,8 @@ NEEDED = {
 
 def objective(name: ObjectiveName, **options: object) -> Objective:
     torch.manual_seed(0)
+    if name == "factorvae":
+        return FactorVAE(DIMS, width=8)
     return build(name, NEEDED.get(name, {}) | options, latent_dim=DIMS, dataset_size=100)
 
 

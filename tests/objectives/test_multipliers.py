@@ -44,7 +44,7 @@ def test_multipliers_are_finite_and_not_negative_whatever_comes(violation):
     assert (float(lagrangian.multiplier) == 0) == (violation < 0)
 
 
-def descend(objective, x, step=0.05, steps=1500):
+def descend(objective, x, step=0.1, steps=600):
     """Gradient descent on a problem in one number: reconstruction (x − 3)², KL x²."""
     for _ in range(steps):
         kl, reconstruction = x.square().reshape(1), (x - 3).square()
