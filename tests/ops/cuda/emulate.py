@@ -42,7 +42,7 @@ def build(folder: Path, op: str) -> Path:
     if (cxx := shutil.which("g++")) is None:
         raise LookupError("g++ was not found")
     tree = shutil.copytree(CSRC, folder / "csrc")
-    kernels = [tree / "cuda" / f"{name}.cu" for name in (f"{op}_forward", f"{op}_backward", "reduce")]
+    kernels = [*sorted((tree / "cuda").glob(f"{op}_*.cu")), tree / "cuda" / "reduce.cu"]
     for kernel in kernels:
         kernel.with_suffix(".cpp").write_text(_emulated_kernel(kernel.read_text()))
     operators = tree / f"register_cuda_{op}.cpp"

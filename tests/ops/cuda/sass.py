@@ -1,6 +1,6 @@
 """What nvcc made of the kernels: registers, stack, load widths and instructions, read from its own reports.
 
-    python -m tests.ops.cuda.sass
+    python -m tests.ops.cuda.sass [op ...]
 
 writes benchmarks/budgets/cuda_*.json anew. Do so after a change that is worth its cost, and say why.
 """
@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SOURCES = {
     "latent": ("latent_forward", "latent_backward", "reduce"),
     "likelihood": ("likelihood_forward", "likelihood_backward"),
+    "total_correlation": tuple(f"total_correlation_{part}" for part in ("prepare", "forward", "backward")),
 }
 ARCHS = ("sm_80", "sm_90", "sm_100")
 FLAGS = (
@@ -72,14 +73,34 @@ def _resources(report: str) -> Kernels:
     return kernels
 
 
-def _once_round(code: list[tuple[int, str]]) -> int | None:
-    """Instructions once round the main loop, by the shortest way with the most arithmetic and 16-byte accesses."""
+def _jumps(code: list[tuple[int, str]]) -> dict[int, tuple[int, bool]]:
+    """Where each jump leads, and whether it is conditional."""
     at = {address: i for i, (address, _) in enumerate(code)}
-    jumps = {
+    return {
         i: (at[int(m[1], 16)], text.startswith("@"))
         for i, (_, text) in enumerate(code)
         if (m := re.search(r"\bBRA\b.* 0x([0-9a-f]+)$", text)) and int(m[1], 16) in at
     }
+
+
+def _inner_loops(code: list[tuple[int, str]]) -> list[dict[str, int | None]]:
+    """Those that hold no other: instructions once round, fused multiply-adds and special functions."""
+    loops = [(to, i) for i, (to, _) in _jumps(code).items() if to < i]
+    inner = [a for a in loops if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
+    bodies = [code[start : end + 1] for start, end in inner]
+    return [
+        {
+            "instructions": _once_round(body),
+            "ffma": sum("FFMA" in text for _, text in body),
+            "mufu": sum("MUFU" in text for _, text in body),
+        }
+        for body in bodies
+    ]
+
+
+def _once_round(code: list[tuple[int, str]]) -> int | None:
+    """Instructions once round the main loop, by the shortest way with the most arithmetic and 16-byte accesses."""
+    jumps = _jumps(code)
     backward = [(i - to, to, i) for i, (to, _) in jumps.items() if to < i]
     if not backward:
         return None
@@ -134,6 +155,7 @@ def measure(source: str, arch: str) -> Kernels:
                 "stores_16": len(re.findall(r"\bSTG\.E\.128", text)),
                 "instructions": len(code),
                 "loop": _once_round(code),
+                "inner_loops": _inner_loops(code),
             }
     return {_name(mangled): figures for mangled, figures in kernels.items()}
 
@@ -151,7 +173,7 @@ def measure_all(op: str, archs: tuple[str, ...]) -> dict[str, Kernels]:
 if __name__ == "__main__":
     if shutil.which("nvcc") is None or cuobjdump() is None:
         sys.exit("nvcc or cuobjdump was not found")
-    for op in SOURCES:
+    for op in sys.argv[1:] or SOURCES:
         lines = [
             f"  {json.dumps(arch)}: {{\n"
             + ",\n".join(f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in kernels.items())

@@ -24,6 +24,11 @@ def likelihood():
     return sass.measure_all("likelihood", (ARCH,))[ARCH]
 
 
+@pytest.fixture(scope="module")
+def total_correlation():
+    return sass.measure_all("total_correlation", (ARCH,))[ARCH]
+
+
 @pytest.fixture(params=sass.SOURCES)
 def op(request):
     """(measured figures, budget of every arch)"""
@@ -83,6 +88,29 @@ def test_likelihood_kernels_move_a_group_at_a_time(likelihood):
         assert figures["loads_16"] == 1 + target_bytes // 16 + grad_nll, match[0]
         assert figures["loads_8"] == (target_bytes == 8), match[0]
         assert figures["stores_16"] == 1 + (4 * group // 16 if reduction == "0" else 0), match[0]
+
+
+def test_pairs_cost_what_was_counted(total_correlation):
+    """Instructions of a pair and dim, special functions and fused multiply-adds among them."""
+    per_pair = {
+        (kernel, loop["ffma"] / pairs): (loop["instructions"] / pairs, loop["mufu"] / pairs)
+        for kernel, pairs in (
+            ("joint", 32),
+            ("marginals", 32),
+            ("sweep<(Owner)0>", 16),
+            ("sweep<(Owner)1>", 16),
+        )
+        for loop in total_correlation[kernel]["inner_loops"]
+    }
+    for loop, (instructions, special) in {
+        ("joint", 1.0): (4, 0),
+        ("marginals", 1.0): (9, 1.125),  # with the rescaling that a new maximum wants
+        ("sweep<(Owner)0>", 2.0): (8, 0),
+        ("sweep<(Owner)0>", 3.0): (12, 1),
+        ("sweep<(Owner)1>", 2.0): (8, 0),
+        ("sweep<(Owner)1>", 3.0): (12, 1),
+    }.items():
+        assert per_pair[loop][0] <= instructions and per_pair[loop][1] <= special, loop
 
 
 def test_nothing_is_contracted_that_the_source_does_not_contract(latent):
