@@ -1,0 +1,255 @@
+"""How far the estimates of the KL's parts are off, where all of them are known: ``python -m benchmarks.bias``.
+
+Data x ~ N(0, I), posteriors N(A x, σ² I): the aggregated posterior is N(0, S), S = A Aᵀ + σ² I, and so
+    I(x; z) = ½ log det(S / σ²)    TC = ½ (Σ_d log S_dd − log det S)    Σ_d KL = ½ Σ_d (S_dd − 1 − log S_dd)
+S has unit variances throughout, so the dimension-wise KL is 0, and one correlation between all channels. These are the
+parts of the distribution the images are drawn from. Of N images of it the information is somewhat less, as mss knows: its
+bias may be negative where exp(I) is not far below N.
+
+Writes bias.json and bias.png into benchmarks/results/total-correlation/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from math import exp, log
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from benchmarks import machine
+from benchmarks.results import FOLDER
+from betavae_fast.functional import KLDecomposition, kl_decomposition
+
+DIM = 10
+# Batches by how often each is drawn; a large one's estimates vary little.
+BATCHES = {64: 256, 256: 128, 1024: 64, 4096: 16, 16384: 4}
+# The data set's size is a weight in mss; in mws it is a constant, which is subtracted.
+ESTIMATORS = (("mss", 100_000), ("mss", 1_000_000), ("mws", 1_000_000))
+PARTS = KLDecomposition._fields
+_LABELS = ("mutual information", "total correlation", "dimension-wise KL")
+_COLOURS = {("mss", 100_000): "#8fc1e3", ("mss", 1_000_000): "#1f6fb4", ("mws", 1_000_000): "#e07b00"}
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """An aggregated posterior: ``correlation`` between any two of its channels, ``information`` nats about x."""
+
+    correlation: float
+    information: float
+
+    @property
+    def covariance(self) -> Tensor:
+        rho = self.correlation
+        return rho * torch.ones(DIM, DIM, dtype=torch.float64) + (1 - rho) * torch.eye(
+            DIM, dtype=torch.float64
+        )
+
+    @property
+    def logvar(self) -> float:
+        """log σ², which gives the mutual information."""
+        return (float(torch.logdet(self.covariance)) - 2 * self.information) / DIM
+
+    @property
+    def truth(self) -> dict[str, float]:
+        return dict(
+            zip(PARTS, (self.information, -0.5 * float(torch.logdet(self.covariance)), 0.0), strict=True)
+        )
+
+    def sample(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """z, μ and log σ² of a batch of images."""
+        spread = exp(self.logvar)
+        mixing = torch.linalg.cholesky(self.covariance - spread * torch.eye(DIM, dtype=torch.float64)).float()
+        mu = torch.randn(batch, DIM, generator=generator) @ mixing.t()
+        z = mu + spread**0.5 * torch.randn(batch, DIM, generator=generator)
+        return z, mu, torch.full_like(mu, self.logvar)
+
+
+POSTERIORS = tuple(Posterior(rho, nats) for nats in (4.0, 10.0) for rho in (0.0, 0.5))
+
+
+@dataclass(frozen=True)
+class Bias:
+    """The estimates of one part from batches of one size, in nats.
+
+    Args:
+        constant: what weighted sampling adds because its weights sum to 1/N; ``bias`` is without it.
+        standard_deviation: of one batch's estimate; that of ``bias`` is smaller by √``repeats``.
+    """
+
+    correlation: float
+    information: float
+    estimator: str
+    dataset_size: int
+    batch_size: int
+    repeats: int
+    part: str
+    truth: float
+    constant: float
+    bias: float
+    standard_deviation: float
+
+
+@dataclass(frozen=True)
+class BiasResults:
+    command: str
+    date: str
+    commit: dict[str, object]
+    machine: dict[str, object]
+    versions: dict[str, str | None]
+    channels: int
+    seed: int
+    measurements: tuple[Bias, ...]
+
+
+def measure(posterior: Posterior, batch: int, repeats: int, seed: int) -> Iterator[Bias]:
+    """All estimators on the same batches."""
+    generator = torch.Generator().manual_seed(seed)
+    found: dict[tuple[str, int], list[list[float]]] = {estimator: [] for estimator in ESTIMATORS}
+    for _ in range(repeats):
+        inputs = posterior.sample(batch, generator)
+        for (name, dataset_size), estimates in found.items():
+            parts = kl_decomposition(*inputs, dataset_size=dataset_size, estimator=name)  # type: ignore[arg-type]
+            estimates.append([float(part) for part in parts])
+    for (name, dataset_size), estimates in found.items():
+        # log q is too low by log N, and the product of the marginals by log N for each channel.
+        offset = log(dataset_size) if name == "mws" else 0.0
+        constants = (offset, (DIM - 1) * offset, -DIM * offset)
+        for i, (part, truth) in enumerate(posterior.truth.items()):
+            values = np.array(estimates)[:, i] - constants[i]
+            yield Bias(
+                posterior.correlation,
+                posterior.information,
+                name,
+                dataset_size,
+                batch,
+                repeats,
+                part,
+                round(truth, 4),
+                round(constants[i], 4),
+                round(float(values.mean()) - truth, 4),
+                round(float(values.std(ddof=1)), 4),
+            )
+
+
+def draw(measurements: Sequence[Bias]) -> Figure:
+    """A row for each part, a column for each posterior; the bias, and one batch's standard deviation about it."""
+    figure = Figure(figsize=(12.5, 8.2), layout="constrained")
+    figure.suptitle(
+        f"Bias of the estimated parts of the KL, in nats, by batch size ({DIM} channels; shaded: one batch's "
+        "standard deviation)"
+    )
+    axes = figure.subplots(len(PARTS), len(POSTERIORS), sharex=True, sharey="row", squeeze=False)
+    for row, part in enumerate(PARTS):
+        for column, posterior in enumerate(POSTERIORS):
+            axis = axes[row, column]
+            axis.axhline(0, color="#404040", linewidth=0.8)
+            for name, dataset_size in ESTIMATORS:
+                chosen = [
+                    m
+                    for m in measurements
+                    if (m.part, m.estimator, m.dataset_size) == (part, name, dataset_size)
+                    and (m.correlation, m.information) == (posterior.correlation, posterior.information)
+                ]
+                batches = [m.batch_size for m in chosen]
+                bias = np.array([m.bias for m in chosen])
+                spread = np.array([m.standard_deviation for m in chosen])
+                colour = _COLOURS[name, dataset_size]
+                size = f"N = 10$^{round(np.log10(dataset_size))}$"
+                label = f"mss, {size}" if name == "mss" else "mws, less its multiple of log N"
+                # The two of mss may coincide: one is drawn broad, beneath.
+                width = 4.0 if (name, dataset_size) == ESTIMATORS[0] else 1.5
+                axis.plot(
+                    batches, bias, "o-", color=colour, linewidth=width, markersize=3 + width, label=label
+                )
+                axis.fill_between(batches, bias - spread, bias + spread, color=colour, alpha=0.2, linewidth=0)
+            axis.set_xscale("log")
+            axis.xaxis.set_major_locator(FixedLocator(list(BATCHES)))
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0f}"))
+            axis.grid(color="#e4e4e4", linewidth=0.6)
+            for side in ("top", "right"):
+                axis.spines[side].set_visible(False)
+            if row == 0:
+                true = posterior.truth
+                axis.set_title(
+                    f"information {true[PARTS[0]]:.0f} nats, TC {abs(true[PARTS[1]]):.2g} nats", fontsize=10
+                )
+            if row == len(PARTS) - 1:
+                axis.set_xlabel("batch size")
+            if column == 0:
+                axis.set_ylabel(f"bias of {_LABELS[row]}")
+    figure.align_ylabels(axes[:, 0])
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    return figure
+
+
+def show(results: BiasResults, console: Console) -> None:
+    columns = ("TC", "information", "estimator", "N", "batch", *_LABELS)
+    table = Table(
+        *columns, box=SIMPLE, title="bias ± standard deviation of one batch, nats", title_justify="left"
+    )
+    for column in table.columns:
+        column.no_wrap = True
+    rows: dict[tuple[str, str, str, str, str], list[str]] = {}
+    for m in results.measurements:
+        tc = abs(Posterior(m.correlation, m.information).truth["total_correlation"])
+        key = (f"{tc:.2f}", f"{m.information:.0f}", m.estimator, f"{m.dataset_size:,}", str(m.batch_size))
+        rows.setdefault(key, []).append(f"{m.bias:+.3f} ± {m.standard_deviation:.3f}")
+    for key, cells in rows.items():
+        table.add_row(*key, *cells)
+    console.print(table)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.bias", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--max-batch", type=int, default=max(BATCHES), help="leave out larger batches")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=FOLDER / "total-correlation", help="a folder")
+    args = parser.parse_args(arguments)
+    console = Console()
+    with console.status("estimating"):
+        measurements = tuple(
+            bias
+            for posterior in POSTERIORS
+            for batch, repeats in BATCHES.items()
+            if batch <= args.max_batch
+            for bias in measure(posterior, batch, repeats, args.seed)
+        )
+    results = BiasResults(
+        command=" ".join(("python -m benchmarks.bias", *arguments)),
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        commit=machine.commit(),
+        machine=machine.describe(torch.device("cpu")),
+        versions=machine.versions(),
+        channels=DIM,
+        seed=args.seed,
+        measurements=measurements,
+    )
+    show(results, console)
+    args.out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(asdict(results), indent=1, ensure_ascii=False, allow_nan=False)
+    (args.out / "bias.json").write_text(text + "\n", encoding="utf-8")
+    draw(measurements).savefig(args.out / "bias.png", dpi=110)
+    console.print(f"Written to {args.out}", highlight=False, soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
