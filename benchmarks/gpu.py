@@ -22,7 +22,7 @@ import torch
 from benchmarks.machine import ROOT
 from benchmarks.registry import op_names
 
-BENCHMARK_SECONDS = 90  # of all ops together
+BENCHMARK_SECONDS = 75  # of all ops together
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ _ENTRIES = {
     "bernoulli_nll": ("benchmarks.likelihood", "BERNOULLI"),
     "gaussian_nll": ("benchmarks.likelihood", "GAUSSIAN"),
     "laplace_nll": ("benchmarks.likelihood", "LAPLACE"),
+    "total_correlation": ("benchmarks.total_correlation", "OP"),
 }
 
 
@@ -55,6 +56,8 @@ class Cost:
         arithmetic: floating-point operations beside them; a fused multiply-add counts once.
         integer: operations on 32-bit words.
         target_bytes: read once beside the tensors: a target's, in the smallest dtype that is usual.
+        pair_exponentials: for each pair of rows, and for each channel of a pair.
+        pair_arithmetic: for each channel of a pair of rows.
     """
 
     reads: int
@@ -63,6 +66,8 @@ class Cost:
     arithmetic: float
     integer: float
     target_bytes: int = 0
+    pair_exponentials: float = 0
+    pair_arithmetic: float = 0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
@@ -72,6 +77,18 @@ class Cost:
             self.arithmetic + other.arithmetic,
             self.integer + other.integer,
             self.target_bytes + other.target_bytes,
+            self.pair_exponentials + other.pair_exponentials,
+            self.pair_arithmetic + other.pair_arithmetic,
+        )
+
+    def operations(self, shape: Shape) -> tuple[int, int, int]:
+        """(transcendentals, arithmetic, integer) in total."""
+        elements, batch = prod(shape), shape[0]
+        exponentials = self.pair_exponentials * (batch * elements + batch * batch)
+        return (
+            round(self.transcendentals * elements + exponentials),
+            round(self.arithmetic * elements + self.pair_arithmetic * batch * elements),
+            round(self.integer * elements),
         )
 
     def bytes(self, shape: Shape, dtype: torch.dtype) -> int:

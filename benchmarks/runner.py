@@ -117,7 +117,8 @@ def _measurement(
     copy: float,
     cache_copy: float | None,
 ) -> Measurement:
-    cost, elements = op.cost_of(direction), prod(shape)
+    cost = op.cost_of(direction)
+    transcendentals, arithmetic, integer = cost.operations(shape)
     moved = cost.bytes(shape, DTYPES[dtype])
     achieved = copying.gigabytes_per_second(moved, timing)
     return Measurement(
@@ -132,9 +133,9 @@ def _measurement(
         samples=timing.samples,
         calls_per_sample=timing.calls_per_sample,
         bytes=moved,
-        transcendentals=round(cost.transcendentals * elements),
-        arithmetic=round(cost.arithmetic * elements),
-        integer=round(cost.integer * elements),
+        transcendentals=transcendentals,
+        arithmetic=arithmetic,
+        integer=integer,
         gigabytes_per_second=achieved,
         copy_gigabytes_per_second=copy,
         floor_ratio=copy / achieved,

@@ -32,3 +32,13 @@ def test_the_problem_has_the_tensors_that_the_floor_counts():
     assert len(large) == OP.cost["forward"].reads + OP.cost["forward"].writes
     assert len(problem.leaves) == OP.cost["backward"].writes
     assert all(x.dtype == torch.bfloat16 for x in large)
+
+
+def test_pairs_count_their_exponentials():
+    """One for each channel of a pair and one for the pair, forward and again backward; no pair goes through memory."""
+    op = get("total_correlation")
+    for direction in ("forward", "backward"):
+        assert op.cost_of(direction).operations((256, 10))[0] == 256**2 * 11
+    assert op.cost_of("forward+backward").operations((256, 10))[0] == 2 * 256**2 * 11
+    assert op.cost_of("forward+backward").bytes((256, 10), torch.float32) == 9 * 256 * 10 * 4
+    assert OP.cost_of("forward").operations((64, 10)) == (2.5 * 640, 11 * 640, 10 * 640)

@@ -1,0 +1,210 @@
+"""The decomposition of the KL by a batch: log q(z) and each log q(z_d), from all pairs of rows, and their gradients.
+
+``python -m benchmarks.total_correlation`` measures the memory that each contender needs, into
+benchmarks/results/total-correlation/memory.json; the times are ``python -m benchmarks total_correlation``'s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from math import log, pi
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from benchmarks import machine
+from benchmarks.compiled import compiled, no_compiler
+from benchmarks.headline import size
+from benchmarks.registry import Contender, Cost, Op, Outputs, Problem, Shape
+from benchmarks.results import FOLDER
+from betavae_fast.functional import kl_decomposition
+from betavae_fast.ops.backends import missing
+
+DATASET_SIZE = 737_280
+# Eager keeps several tensors of B × B × D: at (2048, 10) 168 MB each.
+_EAGER_MAX_ELEMENTS = 2048 * 10
+_FORMULA_TERMS = 1 << 24
+
+
+def setup(shape: Shape, dtype: torch.dtype, device: torch.device, seed: int) -> Problem:
+    """Posteriors as training leaves them, σ between about 0.2 and 1.6, a sample of each, and β-TCVAE's weights."""
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def normal() -> Tensor:
+        return torch.randn(shape, generator=generator, device=device)
+
+    mu, logvar = normal(), 0.5 * normal() - 1
+    z = mu + torch.exp(0.5 * logvar) * normal()
+    leaves = tuple(x.to(dtype).requires_grad_() for x in (z, mu, logvar))
+    return Problem(leaves, (torch.tensor([1.0, 6.0, 1.0], device=device),), None)
+
+
+def _log_normal(z: Tensor, mu: Tensor | float, logvar: Tensor | float) -> Tensor:
+    spread = torch.exp(-0.5 * logvar) if isinstance(logvar, Tensor) else 1.0
+    return -0.5 * (((z - mu) * spread) ** 2 + logvar + log(2 * pi))
+
+
+def _aggregated(rows: Tensor, z: Tensor, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
+    """log q(z) and the sum of log q(z_d) of these rows of z, by stratified sampling: the code as everyone writes it."""
+    batch, others = len(mu), len(mu) - 1
+    column = torch.arange(batch, device=z.device)
+    log_weights = torch.full((len(rows), batch), -log(others), dtype=z.dtype, device=z.device)
+    rest = log((DATASET_SIZE - others) / (DATASET_SIZE * others))
+    log_weights = torch.where(column == (rows.unsqueeze(1) + 1) % batch, rest, log_weights)
+    log_weights = torch.where(column == rows.unsqueeze(1), -log(DATASET_SIZE), log_weights)
+    log_density = _log_normal(z.unsqueeze(1), mu, logvar)
+    joint = torch.logsumexp(log_density.sum(2) + log_weights, 1)
+    return joint, torch.logsumexp(log_density + log_weights.unsqueeze(2), 1).sum(1)
+
+
+def _parts(z: Tensor, mu: Tensor, logvar: Tensor, joint: Tensor, product: Tensor) -> Outputs:
+    conditional, prior = _log_normal(z, mu, logvar).sum(1), _log_normal(z, 0.0, 0.0).sum(1)
+    return (torch.stack(((conditional - joint).mean(), (joint - product).mean(), (product - prior).mean())),)
+
+
+def eager(inputs: tuple[Tensor, ...], noise: Tensor | None) -> Outputs:
+    z, mu, logvar = inputs
+    joint, product = _aggregated(torch.arange(len(z), device=z.device), z, mu, logvar)
+    return _parts(z, mu, logvar, joint, product)
+
+
+def formula(inputs: tuple[Tensor, ...], noise: Tensor | None) -> Outputs:
+    """The same, some rows at a time, forgotten until backward: also where eager's memory does not suffice."""
+    z, mu, logvar = inputs
+    every = torch.arange(len(z), device=z.device)
+    found = [
+        checkpoint(_aggregated, rows, z[rows], mu, logvar, use_reentrant=False)
+        for rows in every.split(max(1, _FORMULA_TERMS // mu.numel()))
+    ]
+    joint, product = (torch.cat([group[i] for group in found]) for i in range(2))
+    return _parts(z, mu, logvar, joint, product)
+
+
+def _ours(backend: str, inputs: tuple[Tensor, ...], noise: Tensor | None) -> Outputs:
+    return (torch.stack(kl_decomposition(*inputs, dataset_size=DATASET_SIZE, backend=backend)),)  # type: ignore[arg-type]
+
+
+def contenders(device: str) -> tuple[Contender, ...]:
+    backends = ("reference", "triton", "cuda") if device == "cuda" else ("reference", "cpp")
+    return (
+        Contender("eager", lambda: eager, max_elements=_EAGER_MAX_ELEMENTS),
+        Contender(
+            "compile",
+            partial(compiled, eager, None),
+            missing=no_compiler(device),
+            max_elements=_EAGER_MAX_ELEMENTS,
+        ),
+        *(
+            Contender(
+                backend,
+                partial(partial, _ours, backend),
+                ours=True,
+                missing=missing(backend),
+                max_elements=_EAGER_MAX_ELEMENTS if backend == "reference" else None,
+            )
+            for backend in backends
+        ),
+    )
+
+
+# exp of each pair's density, and of each channel's. (z − μ)/σ: 2, its square + log σ²: 1, the sum over channels: 1, and
+# 1 to add the exponential up.
+_FORWARD = Cost(
+    reads=3, writes=0, transcendentals=0, arithmetic=0, integer=0, pair_exponentials=1, pair_arithmetic=5
+)
+# The density again: 4. W = g p + g_d p_d: 2, W (z − μ)/σ: 1, and 3 to add up three gradients.
+_BACKWARD = Cost(
+    reads=3, writes=3, transcendentals=0, arithmetic=0, integer=0, pair_exponentials=1, pair_arithmetic=10
+)
+
+OP = Op(
+    name="total_correlation",
+    # The parity check computes all pairs by the formula, in float64 too: two minutes at 8192 rows on two cores.
+    shapes={"cpu": ((2048, 10), (256, 10), (8192, 10)), "cuda": ((2048, 10), (256, 10), (16384, 10))},
+    dtypes=("fp32",),
+    outputs=("parts",),
+    setup=setup,
+    formula=formula,
+    contenders=contenders,
+    cost={"forward": _FORWARD, "backward": _BACKWARD},
+)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What forward and backward take at their peak beside the inputs, as the system counts it; bytes."""
+
+    contender: str
+    shape: Shape
+    extra_bytes: int
+
+
+def extra_bytes(contender: str, shape: Shape) -> int:
+    """In a process of its own, whose peak nothing else has raised."""
+    with get_context("spawn").Pool(1) as pool:
+        return pool.apply(_extra_bytes, (contender, shape))
+
+
+def _extra_bytes(name: str, shape: Shape) -> int:
+    forward = next(c for c in contenders("cpu") if c.name == name).build()
+    unit = 1 if sys.platform == "darwin" else 1024
+
+    def step(problem: Problem) -> None:
+        outputs = forward(problem.inputs, None)
+        torch.autograd.grad(outputs, problem.leaves, problem.output_grads)
+
+    step(setup((8, *shape[1:]), torch.float32, torch.device("cpu"), 0))
+    problem = setup(shape, torch.float32, torch.device("cpu"), 0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step(problem)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.total_correlation", description=__doc__)
+    parser.add_argument("--out", type=Path, default=FOLDER / "total-correlation" / "memory.json")
+    args = parser.parse_args(arguments)
+    problems: tuple[tuple[str, Shape], ...] = (
+        ("eager", (256, 10)),
+        ("cpp", (256, 10)),
+        ("eager", (2048, 10)),
+        ("cpp", (2048, 10)),
+        ("cpp", (16384, 10)),
+    )
+    absent = {c.name for c in contenders("cpu") if c.missing}
+    measured = tuple(Memory(n, s, extra_bytes(n, s)) for n, s in problems if n not in absent)
+    table = Table("contender", "shape", "extra memory, forward + backward", box=SIMPLE)
+    for memory in measured:
+        table.add_row(memory.contender, str(memory.shape), size(memory.extra_bytes))
+    console = Console()
+    console.print(table)
+    document: dict[str, object] = {
+        "command": " ".join(("python -m benchmarks.total_correlation", *arguments)),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "commit": machine.commit(),
+        "machine": machine.describe(torch.device("cpu")),
+        "versions": machine.versions(),
+        "measurements": [asdict(memory) for memory in measured],
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    console.print(f"Written to {args.out}", highlight=False, soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
