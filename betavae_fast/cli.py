@@ -23,7 +23,7 @@ from betavae_fast.choices import (
     ObjectiveName,
     Precision,
 )
-from betavae_fast.training.config import TrainConfig
+from betavae_fast.training.config import TrainConfig, check_objective_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -214,6 +214,7 @@ def train(
     with usage_errors():
         told = {field.name: context.params[field.name] for field in fields(TrainConfig)}
         told |= {"batch_size": _batch_size(batch_size), "betas": _betas(betas)}
+        check_objective_options(objective, _given(context))  # even at its default
         config = TrainConfig(**told)
     _train(config, out)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from math import isfinite
 from typing import Literal, get_args
@@ -103,22 +104,26 @@ class TrainConfig:
             isfinite(self.clip_grad_norm) and self.clip_grad_norm > 0
         ):
             raise ValueError(f"clip_grad_norm must be a finite positive number, got {self.clip_grad_norm}")
-        self._check_options()
-
-    def _check_options(self) -> None:
-        """An option that the objective does not have changes nothing: it is a mistake, and so is one it lacks."""
-        own, needed = OBJECTIVE_OPTIONS[self.objective], NEEDED_OPTIONS.get(self.objective)
-        defaults = {field.name: field.default for field in fields(self)}
-        for other, options in OBJECTIVE_OPTIONS.items():
-            for name in options.keys() - own.keys():
-                if getattr(self, name) != defaults[name]:
-                    raise ValueError(
-                        f"{name} is an option of objective {other}, not of objective {self.objective}, "
-                        f"which has {', '.join(own)}"
-                    )
+        check_objective_options(
+            self.objective,
+            (field.name for field in fields(self) if getattr(self, field.name) != field.default),
+        )
+        needed = NEEDED_OPTIONS.get(self.objective)
         if needed is not None and getattr(self, needed) is None:
             raise ValueError(f"objective {self.objective} needs {needed}")
         if self.betas is not None and len(self.betas) != self.latent_dim:
             raise ValueError(
                 f"betas must be one for each of {self.latent_dim} latent dims, got {len(self.betas)}"
+            )
+
+
+def check_objective_options(objective: ObjectiveName, told: Iterable[str]) -> None:
+    """ValueError if an option among ``told`` is of other objectives: it would change nothing, and so is a mistake."""
+    own = OBJECTIVE_OPTIONS[objective]
+    for name in told:
+        others = [other for other, options in OBJECTIVE_OPTIONS.items() if name in options]
+        if others and name not in own:
+            raise ValueError(
+                f"{name} is an option of objective {' and '.join(others)}, not of objective {objective}, "
+                f"which has {', '.join(own)}"
             )

@@ -95,6 +95,11 @@ def test_it_trains_and_writes_down_what_it_was_told_and_saw(in_tmp_path, capfd, 
     "options, message",
     [
         (["--objective=gamma"], "gamma"),
+        (["--objective=btcvae", "--beta=4"], "beta is an option of objective beta, not of objective btcvae"),
+        (
+            ["--tc-weight=4"],
+            "tc_weight is an option of objective btcvae and factorvae, not of objective beta, which has beta,",
+        ),
         (["--objective=geco"], "objective geco needs reconstruction_limit"),
         (
             ["--objective=capacity", "--free-bits=1"],
