@@ -15,10 +15,12 @@ from betavae_fast.ops.triton import total_correlation_kernels as kernels
 from betavae_fast.ops.triton import total_correlation_tables as tables
 from betavae_fast.ops.triton.numerics import INTERPRETED
 
-# What a program owns, one row or posterior to a thread, and what it streams past them at a time.
-OWN, TILE = 128, 32
-# Weights of their own take registers, in few tiles: these are cut up.
-NEAR_TILE = 16
+# What a program owns, one row or posterior to a thread.
+OWN = 128
+# TILE is streamed past them at a time; NEAR_TILE in the few tiles where pairs have weights of their own, which take
+# registers. Left to choose, the assembler spills some to keep to 96 or 128 of them.
+SUM_OPTIONS = {"TILE": 16}
+GRADIENT_OPTIONS = {"TILE": 32, "NEAR_TILE": 16, "maxnreg": 168}
 # What is streamed is cut into parts until there are so many programs; each part keeps a copy of the results.
 MANY_PROGRAMS, MOST_PARTS = 1024, 16
 # Nothing here has a contract of bits: the compiler may fuse products and sums.
@@ -38,16 +40,16 @@ class _Parts(NamedTuple):
     part_tiles: int
 
     @classmethod
-    def of(cls, owned: int, streamed: int) -> _Parts:
+    def of(cls, owned: int, streamed: int, tile: int) -> _Parts:
         """By shape alone: the same sums are rounded alike on every GPU."""
-        tiles = triton.cdiv(streamed, TILE)
+        tiles = triton.cdiv(streamed, tile)
         most = min(tiles, MOST_PARTS, triton.cdiv(MANY_PROGRAMS, _blocks(owned)))
         part_tiles = triton.cdiv(tiles, most)
         return cls(triton.cdiv(tiles, part_tiles), tiles, part_tiles)
 
 
 class _Problem:
-    """Rows, posteriors and settings of one call; the tables have a line for each dim, and a last one for the joint."""
+    """Rows, posteriors and settings of one call; the tables have a line for each dim, a first one for the joint."""
 
     def __init__(
         self, z: Tensor, mu: Tensor, logvar: Tensor, first_row: int, dataset_size: int, estimator: int
@@ -87,7 +89,7 @@ class _Problem:
     def tabulate_logs(
         self, grad_joint: Tensor, grad_marginals: Tensor, joint: Tensor, marginals: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """(the logarithms' gradients, what to subtract from the terms)"""
+        """What the responsibilities are multiplied by, and what is subtracted from their logarithms."""
         grad, log = (self.table(self.dims + 1, columns=self.rows) for _ in range(2))
         tables.tabulate_logs[(_blocks(self.rows),)](
             *(grad_joint, grad_marginals, joint, marginals, grad, log),
@@ -114,7 +116,6 @@ class _Problem:
             *(self.first_row, parts.tiles, parts.part_tiles, of_own, of_next),
             ESTIMATOR=self.estimator,
             OWN=OWN,
-            TILE=TILE,
             **options,
             **_OPTIONS,
         )
@@ -130,15 +131,15 @@ class _Problem:
 
 def total_correlation_forward(z: Tensor, mu: Tensor, logvar: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
     p = _Problem(z, mu, logvar, *settings)
-    joint, marginals = (z.new_empty(shape, dtype=torch.float32) for shape in (z.shape[:1], z.shape))
+    joint, marginals = (z.new_empty(shape, dtype=torch.float64) for shape in (z.shape[:1], z.shape))
     if p.rows == 0:
         return joint, marginals
-    parts, lines = _Parts.of(p.rows, p.posteriors), p.dims + 1
-    maxima, totals = (p.table(parts.number, lines, columns=p.rows) for _ in range(2))
     with torch.cuda.device_of(z):
-        pairs = (p.tabulate_rows(), *p.tabulate_posteriors())
-        p.launch(kernels.sum_densities, (*pairs, maxima, totals), p.rows, lines, parts)
-        kernels.finish_densities[(_blocks(p.rows), lines)](
+        parts = _Parts.of(p.rows, p.posteriors, SUM_OPTIONS["TILE"])
+        maxima, totals = (p.table(p.dims + 1, parts.number, columns=p.rows) for _ in range(2))
+        pairs = (p.tabulate_rows(), *p.tabulate_posteriors(), maxima, totals)
+        p.launch(kernels.sum_densities, pairs, p.rows, p.dims + 1, parts, **SUM_OPTIONS)
+        kernels.finish_densities[(_blocks(p.rows), p.dims + 1)](
             *(maxima, totals, joint, marginals),
             *(p.rows, p.posteriors, p.dims, _blocks(p.rows), parts.number, p.dataset_size),
             ESTIMATOR=p.estimator,
@@ -164,10 +165,11 @@ def total_correlation_backward(
     with torch.cuda.device_of(z):
         logs = p.tabulate_logs(grad_joint, grad_marginals, joint, marginals)
         pairs = (*logs, p.tabulate_rows(), *p.tabulate_posteriors())
-        parts = _Parts.of(p.rows, p.posteriors)
+        tile = GRADIENT_OPTIONS["TILE"]
+        parts = _Parts.of(p.rows, p.posteriors, tile)
         grad_z = p.table(parts.number, p.dims, columns=p.rows).zero_()
-        p.launch(kernels.row_gradients, (*pairs, grad_z), p.rows, 1, parts, NEAR_TILE=NEAR_TILE)
-        parts = _Parts.of(p.posteriors, p.rows)
+        p.launch(kernels.row_gradients, (*pairs, grad_z), p.rows, 1, parts, **GRADIENT_OPTIONS)
+        parts = _Parts.of(p.posteriors, p.rows, tile)
         grads = [p.table(parts.number, p.dims, columns=p.posteriors).zero_() for _ in range(2)]
         p.launch(
             kernels.posterior_gradients,
@@ -175,7 +177,7 @@ def total_correlation_backward(
             p.posteriors,
             1,
             parts,
-            NEAR_TILE=NEAR_TILE,
+            **GRADIENT_OPTIONS,
         )
         return p.sum_gradient(grad_z, z), p.sum_gradient(grads[0], mu), p.sum_gradient(grads[1], logvar)
 

@@ -67,10 +67,17 @@ def add_own_weights(terms, row, posterior, posteriors, of_own, of_next):
 
 
 @triton.jit
-def subtrahend(log, weight):
-    """What turns terms into log2 of responsibilities. Infinitely far from every posterior, none has a responsibility."""
-    base_2 = (log.to(tl.float64) * _LOG2_E - weight).to(tl.float32)
-    return tl.where(tl.abs(log) == _INFINITY, _LARGEST, base_2)
+def responsibility(log, grad, weight):
+    """(what to subtract from terms, ``grad`` for what their powers then are to be multiplied by), float32.
+
+    What rounding the float64 ``log`` adds to all terms of a row, the factor takes away again.
+    """
+    exact = log * _LOG2_E - weight
+    rounded = exact.to(tl.float32)
+    # Infinitely far from every posterior, none has a responsibility.
+    far = log == -_INFINITY
+    factor = tl.where(far, 0.0, tl.exp2(rounded.to(tl.float64) - exact))
+    return tl.where(far, _LARGEST, rounded), (grad * factor).to(tl.float32)
 
 
 @triton.jit

@@ -2,7 +2,7 @@
 
 A program owns OWN rows (or posteriors), one to a thread, and streams tiles of TILE posteriors (or rows) past them, whose
 numbers are the same for all threads; a tile's pairs stay in registers. Along axis 1 lies what is owned. Program
-(block, part, ...) streams the tiles of one part, and leaves a line of a tensor (parts, lines, columns).
+(block, part) streams the tiles of one part. Where the joint has a line beside the dims', its line is the first.
 """
 
 # mypy: disable-error-code="import-untyped,no-untyped-def,no-untyped-call,untyped-decorator"
@@ -23,6 +23,7 @@ from betavae_fast.ops.triton.total_correlation_formulas import (
 )
 
 _INFINITY = tl.constexpr(float("inf"))
+_DIMS_AT_ONCE = tl.constexpr(32)
 _SIZES = ["row_blocks", "posterior_blocks", "posteriors", "dims", "first_row", "tiles", "part_tiles"]
 
 
@@ -43,10 +44,13 @@ def _load_peak(tables, line, posterior):
 
 @triton.jit
 def _less_distances(terms, tables, row, posterior, dims):
-    """``terms`` less t² of all dims."""
-    for d in range(dims):
-        t, _ = _load_pair(tables, d, row, posterior)
-        terms -= t * t
+    """``terms`` less t² of all dims, some at a time: a single float32 sum of hundreds drifts."""
+    for first in range(0, dims, _DIMS_AT_ONCE):
+        distance = tl.zeros_like(terms)
+        for d in range(first, tl.minimum(first + _DIMS_AT_ONCE, dims)):
+            t, _ = _load_pair(tables, d, row, posterior)
+            distance += t * t
+        terms -= distance
     return terms
 
 
@@ -74,7 +78,7 @@ def sum_densities(
     row_blocks, posterior_blocks, posteriors, dims, first_row, tiles, part_tiles, of_own, of_next,
     ESTIMATOR: tl.constexpr, OWN: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """The maximum and the total of one dim's densities, or, in the last line, of the joint's.
+    """The maximum and the total of a line's densities, (lines, parts, columns).
 
     The dims do not share a pass over the pairs: so their sums stay in registers.
     """
@@ -83,22 +87,22 @@ def sum_densities(
     mixture = (first_row, posteriors, of_own, of_next)
     part = tl.program_id(1)
     # The joint's programs take longest, and begin first.
-    line = dims - tl.program_id(2)
+    line = tl.program_id(2)
     row_start = tl.program_id(0) * OWN
     column = row_start + tl.arange(0, OWN)
     maximum, total = tl.full([OWN], -_INFINITY, tl.float32), tl.zeros([OWN], tl.float32)
     for tile in range(part * part_tiles, tl.minimum(tiles, (part + 1) * part_tiles)):
         row, posterior = column[None, :], (tile * TILE + tl.arange(0, TILE))[:, None]
         terms = tl.broadcast_to(_load_peak(tables, line, posterior), [TILE, OWN])
-        if line == dims:
+        if line == 0:
             terms = _less_distances(terms, tables, row, posterior, dims)
         else:
-            t, _ = _load_pair(tables, line, row, posterior)
+            t, _ = _load_pair(tables, line - 1, row, posterior)
             terms -= t * t
         if _is_near(row_start, OWN, tile * TILE, TILE, mixture, ESTIMATOR):
             terms = _weighted(terms, row, posterior, mixture)
         maximum, total = add_powers(maximum, total, terms, 1.0)
-    at = (part * (dims + 1) + line) * row_columns + column
+    at = (line * tl.num_programs(1) + part) * row_columns + column
     tl.store(maxima_ptr + at, maximum)
     tl.store(totals_ptr + at, total)
 
@@ -113,33 +117,32 @@ def finish_densities(
     row = tl.program_id(0).to(tl.int64) * OWN + tl.arange(0, OWN)
     maximum, total = tl.full([OWN], -_INFINITY, tl.float32), tl.zeros([OWN], tl.float32)
     for part in range(parts):
-        at = ((part * (dims + 1) + line) * columns + row)[None, :]
+        at = ((line * parts + part) * columns + row)[None, :]
         maximum, total = add_powers(maximum, total, tl.load(maxima_ptr + at), tl.load(totals_ptr + at))
     weight = log_weight(dataset_size, posteriors, ESTIMATOR)
-    log = ((maximum.to(tl.float64) + tl.log2(total.to(tl.float64)) + weight) * LN_2).to(tl.float32)
-    if line == dims:
+    log = (maximum.to(tl.float64) + tl.log2(total.to(tl.float64)) + weight) * LN_2
+    if line == 0:
         tl.store(joint_ptr + row, log, mask=row < rows)
     else:
-        tl.store(marginals_ptr + row * dims + line, log, mask=row < rows)
+        tl.store(marginals_ptr + row * dims + line - 1, log, mask=row < rows)
 
 
 @triton.jit
 def _joint_gradients(grad_ptr, log_ptr, tables, row, posterior, mixture, dims, NEAR: tl.constexpr):
     """g_i p_ij"""
-    at = dims * tables[4] + row
-    terms = _load_peak(tables, dims, posterior) - tl.load(log_ptr + at)
+    terms = _load_peak(tables, 0, posterior) - tl.load(log_ptr + row)
     terms = _less_distances(terms, tables, row, posterior, dims)
     if NEAR:
         terms = _weighted(terms, row, posterior, mixture)
-    return tl.load(grad_ptr + at) * exp2(terms)
+    return tl.load(grad_ptr + row) * exp2(terms)
 
 
 @triton.jit
 def _pair_gradients(joint, grad_ptr, log_ptr, tables, d, row, posterior, mixture, NEAR: tl.constexpr):
     """(W_ijd, t, k / σ); ``joint``: g_i p_ij."""
     t, inverse = _load_pair(tables, d, row, posterior)
-    at = d * tables[4] + row
-    terms = _load_peak(tables, d, posterior) - tl.load(log_ptr + at) - t * t
+    at = (d + 1) * tables[4] + row
+    terms = _load_peak(tables, d + 1, posterior) - tl.load(log_ptr + at) - t * t
     if NEAR:
         terms = _weighted(terms, row, posterior, mixture)
     return tl.load(grad_ptr + at) * exp2(terms) + joint, t, inverse
@@ -153,7 +156,7 @@ def _add_row_gradients(
     for d in range(dims):
         w, t, inverse = _pair_gradients(joint, grad_ptr, log_ptr, tables, d, row, posterior, mixture, NEAR)
         to = grad_z_ptr + d * tables[4] + row
-        pull = tl.sum(w * (t * inverse), 0, keep_dims=True)
+        pull = tl.sum(w * t * inverse, 0, keep_dims=True)
         tl.store(to, tl.load(to) - pull * INVERSE_K2)
     # The next call reads what this one has written.
     tl.debug_barrier()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from betavae_fast.ops.triton.total_correlation_formulas import inverse_width, log_weight, peak, subtrahend
+from betavae_fast.ops.triton.total_correlation_formulas import inverse_width, log_weight, peak, responsibility
 
 _INFINITY = tl.constexpr(float("inf"))
 
@@ -30,7 +30,7 @@ def tabulate_posteriors(
     posteriors, dims, blocks, mu_row, mu_dim, logvar_row, logvar_dim,
     BLOCK: tl.constexpr, DIMS: tl.constexpr,
 ):  # fmt: skip
-    """μ, k / σ and the peak, whose last line is the sum of the others."""
+    """μ, k / σ and the peak, whose first line is the sum of the others."""
     columns = (blocks * BLOCK).to(tl.int64)
     j = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     of_joint = tl.where(j < posteriors, tl.zeros([BLOCK], tl.float64), -_INFINITY)
@@ -44,8 +44,8 @@ def tabulate_posteriors(
         of_joint += tl.sum(tl.where(is_dim, of_dim, 0.0), 1)
         tl.store(center_ptr + at, mu.to(tl.float32), mask=is_dim)
         tl.store(inverse_ptr + at, inverse_width(logvar).to(tl.float32), mask=is_dim)
-        tl.store(peak_ptr + at, tl.where(is_row, of_dim, -_INFINITY).to(tl.float32), mask=is_dim)
-    tl.store(peak_ptr + dims * columns + j, of_joint.to(tl.float32))
+        tl.store(peak_ptr + columns + at, tl.where(is_row, of_dim, -_INFINITY).to(tl.float32), mask=is_dim)
+    tl.store(peak_ptr + j, of_joint.to(tl.float32))
 
 
 @triton.jit(do_not_specialize=["rows", "dims", "blocks", "z_row", "z_dim"])
@@ -61,8 +61,8 @@ def tabulate_rows(
 
 @triton.jit(
     do_not_specialize=[
-        *("rows", "posteriors", "dims", "blocks", "dataset_size", "grad_joint_row", "grad_row", "grad_dim"),
-        *("joint_row", "log_row", "log_dim"),
+        *("rows", "posteriors", "dims", "blocks", "dataset_size"),
+        *("grad_joint_row", "grad_row", "grad_dim", "joint_row", "log_row", "log_dim"),
     ]
 )
 def tabulate_logs(
@@ -71,18 +71,20 @@ def tabulate_logs(
     grad_joint_row, grad_row, grad_dim, joint_row, log_row, log_dim,
     ESTIMATOR: tl.constexpr, BLOCK: tl.constexpr, DIMS: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of the densities' logarithms, and these as :func:`subtrahend`; the last line is the joint's."""
+    """The gradients and logarithms of the densities as :func:`responsibility` has them; the first line is the joint's."""
     columns = (blocks * BLOCK).to(tl.int64)
     weight = log_weight(dataset_size, posteriors, ESTIMATOR)
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     grad = tl.load(grad_joint_ptr + i * grad_joint_row, mask=i < rows, other=0.0)
     log = tl.load(joint_ptr + i * joint_row, mask=i < rows, other=-_INFINITY)
-    tl.store(grad_ptr + dims * columns + i, grad)
-    tl.store(log_ptr + dims * columns + i, subtrahend(log, weight))
+    log, grad = responsibility(log, grad, weight)
+    tl.store(grad_ptr + i, grad)
+    tl.store(log_ptr + i, log)
     for first in range(0, dims, DIMS):
         row, dim, is_row, is_dim = _tile(first, rows, dims, BLOCK, DIMS)
-        exists, at = is_row & is_dim, dim * columns + row
+        exists, at = is_row & is_dim, (dim + 1) * columns + row
         grad = tl.load(grad_marginals_ptr + row * grad_row + dim * grad_dim, mask=exists, other=0.0)
         log = tl.load(marginals_ptr + row * log_row + dim * log_dim, mask=exists, other=-_INFINITY)
+        log, grad = responsibility(log, grad, weight)
         tl.store(grad_ptr + at, grad, mask=is_dim)
-        tl.store(log_ptr + at, subtrahend(log, weight), mask=is_dim)
+        tl.store(log_ptr + at, log, mask=is_dim)
