@@ -88,8 +88,8 @@ Cut cut_posteriors(const Mixture& p, int64_t ctas_a_tile) {
 std::tuple<Tensor, Tensor> total_correlation_forward(const Tensor& z, const Tensor& mu, const Tensor& logvar, int64_t first_row,
                                                      int64_t dataset_size, int64_t estimator) {
   check_inputs(z, mu, logvar, first_row, dataset_size, estimator);
-  Tensor joint = torch::stable::new_empty(z, Sizes(z.sizes().data(), 1), kl_dtype(z));
-  Tensor marginals = torch::stable::new_empty(z, Sizes(z.sizes().data(), 2), kl_dtype(z));
+  Tensor joint = torch::stable::new_empty(z, Sizes(z.sizes().data(), 1), ScalarType::Double);
+  Tensor marginals = torch::stable::new_empty(z, Sizes(z.sizes().data(), 2), ScalarType::Double);
   if (z.size(0) == 0) return {joint, marginals};
   MixtureForward p;
   Workspace workspace;
@@ -101,8 +101,8 @@ std::tuple<Tensor, Tensor> total_correlation_forward(const Tensor& z, const Tens
     workspace.add(sums->maximum, size);
     workspace.add(sums->sum, size);
   }
-  p.joint = static_cast<float*>(joint.data_ptr());
-  p.marginals = static_cast<float*>(marginals.data_ptr());
+  p.joint = static_cast<double*>(joint.data_ptr());
+  p.marginals = static_cast<double*>(marginals.data_ptr());
   const Queue queue(z);
   workspace.allocate(z);
   check(cuda::total_correlation_forward(p, queue.stream()), "total_correlation_forward");
@@ -115,11 +115,11 @@ std::tuple<Tensor, Tensor, Tensor> total_correlation_backward(const Tensor& grad
                                                               int64_t dataset_size, int64_t estimator) {
   check_inputs(z, mu, logvar, first_row, dataset_size, estimator);
   for (const Tensor* x : {&grad_joint, &joint})
-    STD_TORCH_CHECK(on_device_of(z, *x) && x->dim() == 1 && x->size(0) == z.size(0) && x->scalar_type() == kl_dtype(z),
-                    "joint and its gradient must be float32 tensors of shape (b,) on z's CUDA device");
+    STD_TORCH_CHECK(on_device_of(z, *x) && x->dim() == 1 && x->size(0) == z.size(0) && x->scalar_type() == ScalarType::Double,
+                    "joint and its gradient must be float64 tensors of shape (b,) on z's CUDA device");
   for (const Tensor* x : {&grad_marginals, &marginals})
-    STD_TORCH_CHECK(on_device_of(z, *x) && same_shape(*x, z) && x->scalar_type() == kl_dtype(z),
-                    "marginals and their gradient must be float32 tensors of z's shape on its CUDA device");
+    STD_TORCH_CHECK(on_device_of(z, *x) && same_shape(*x, z) && x->scalar_type() == ScalarType::Double,
+                    "marginals and their gradient must be float64 tensors of z's shape on its CUDA device");
   const auto result = [](const Tensor& x) { return torch::stable::new_empty(x, Sizes(x.sizes().data(), 2)); };
   Tensor grad_z = result(z), grad_mu = result(mu), grad_logvar = result(logvar);
   if (z.numel() == 0) {

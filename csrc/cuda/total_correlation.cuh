@@ -20,7 +20,7 @@ __device__ __forceinline__ float power_of_two(float x) {
 }
 
 template <class T>
-__device__ __forceinline__ float number(const Matrix& x, int64_t row, int64_t col) {
+__device__ __forceinline__ Compute<T> number(const Matrix& x, int64_t row, int64_t col) {
   return widen(static_cast<const T*>(x.data)[row * x.row + col * x.col]);
 }
 

@@ -62,10 +62,10 @@ struct LogSums {
 
 struct MixtureForward : Mixture {
   LogSums of_joint, of_marginals;
-  float *joint, *marginals;  // (b,), (b, D)
+  double *joint, *marginals;  // (b,), (b, D)
 };
 
-// The responsibilities are normalised anew: log q, rounded to float, is too coarse for those of large terms to add up to 1.
+// The responsibilities are normalised anew: in float, log q is too coarse for those of large terms to add up to 1.
 // So rows come first, and what they find their responsibilities to add up to divides the gradients that posteriors see.
 struct MixtureBackward : Mixture {
   Matrix grad_joint_in, grad_marginals_in, joint_in, marginals_in;

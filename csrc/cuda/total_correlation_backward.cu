@@ -166,7 +166,7 @@ __device__ __forceinline__ double total(const float* parts, int64_t splits, int6
 }
 
 // A row that lies infinitely far from every posterior has no responsibilities to normalise, and no gradient.
-__device__ __forceinline__ double divided(float grad, double mass) { return mass == 0.0 ? 0.0 : grad / mass; }
+__device__ __forceinline__ double divided(double grad, double mass) { return mass == 0.0 ? 0.0 : grad / mass; }
 
 // A thread owns one element of the gradients. Rows that only fill a tile have none.
 template <class T>
@@ -176,8 +176,8 @@ __global__ void __launch_bounds__(mixture_threads) finish_rows(const __grid_cons
   double of_joint = 0.0, of_marginal = 0.0;
   if (row < p.rows) {
     const auto sum = [&](int s) { return total(p.row_sums + s * kind + at, p.of_rows.splits, kept_sums * kind); };
-    of_joint = divided(number<float>(p.grad_joint_in, row, 0), total(p.joint_mass + row, p.of_rows.splits, p.row_stride));
-    of_marginal = divided(number<float>(p.grad_marginals_in, row, d), sum(2));
+    of_joint = divided(number<double>(p.grad_joint_in, row, 0), total(p.joint_mass + row, p.of_rows.splits, p.row_stride));
+    of_marginal = divided(number<double>(p.grad_marginals_in, row, d), sum(2));
     const double pull = of_joint * sum(0) + of_marginal * sum(1);
     narrow(static_cast<float>(-pull / (k_scale * k_scale)), static_cast<T*>(p.grad_z)[row * p.dims + d]);
   }

@@ -43,8 +43,8 @@ __global__ void __launch_bounds__(mixture_threads) prepare_posteriors(const __gr
 }
 
 // What a term has subtracted. Of a row that lies infinitely far from every posterior, none has a responsibility.
-__device__ __forceinline__ float in_base_2(float value, double weight) {
-  return fabsf(value) == INFINITY ? FLT_MAX : static_cast<float>(log2_e * static_cast<double>(value) - weight);
+__device__ __forceinline__ float in_base_2(double value, double weight) {
+  return std::fabs(value) == INFINITY ? FLT_MAX : static_cast<float>(log2_e * value - weight);
 }
 
 __global__ void __launch_bounds__(mixture_threads) prepare_subtrahends(const __grid_constant__ MixtureBackward p) {
@@ -52,8 +52,8 @@ __global__ void __launch_bounds__(mixture_threads) prepare_subtrahends(const __g
   const bool inside = row < p.rows;
   for (int64_t d = warp(); d < p.dims; d += mixture_warps)
     p.marginals[d * p.row_stride + row] =
-        inside ? in_base_2(number<float>(p.marginals_in, row, d), p.weights.all) : FLT_MAX;
-  if (warp() == 0) p.joint[row] = inside ? in_base_2(number<float>(p.joint_in, row, 0), p.weights.all) : FLT_MAX;
+        inside ? in_base_2(number<double>(p.marginals_in, row, d), p.weights.all) : FLT_MAX;
+  if (warp() == 0) p.joint[row] = inside ? in_base_2(number<double>(p.joint_in, row, 0), p.weights.all) : FLT_MAX;
 }
 
 }  // namespace
