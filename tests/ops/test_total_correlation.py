@@ -108,7 +108,7 @@ def fused(
     joint, marginals = forward(backend, z, mu, logvar, 0, dataset_size, estimator)
     operator = getattr(torch.ops.betavae_fast, f"total_correlation_backward_{backend}").default
     arguments = z, mu, logvar, joint, marginals, 0, dataset_size, ESTIMATORS[estimator]
-    return LogDensities(joint, marginals, *operator(*grads, *arguments))
+    return LogDensities(joint, marginals, *operator(*(g.to(joint.dtype) for g in grads), *arguments))
 
 
 def decomposed(
@@ -467,7 +467,9 @@ def test_shards_are_rows_of_the_whole(backend: str, dtype: torch.dtype, estimato
         rows = slice(first, last)
         joint, marginals = forward(backend, z[rows], mu, logvar, first, 5_000, estimator)
         arguments = z[rows], mu, logvar, joint, marginals, first, 5_000, ESTIMATORS[estimator]
-        parts.append(LogDensities(joint, marginals, *backward(*(g[rows] for g in grads), *arguments)))
+        parts.append(
+            LogDensities(joint, marginals, *backward(*(g[rows].to(joint.dtype) for g in grads), *arguments))
+        )
     for field in ("joint", "marginals", "grad_z"):
         together = torch.cat([getattr(part, field) for part in parts])
         if backend == "reference":
@@ -582,7 +584,7 @@ def test_opcheck(backend: str, dtype: torch.dtype) -> None:
         rows = slice(first, last)
         settings = first, 50, ESTIMATORS["mss"]
         results = operators[0](z[rows], mu, logvar, *settings)
-        grads = [g[rows] for g in upstream(z)]
+        grads = [g[rows].to(results[0].dtype) for g in upstream(z)]
         torch.library.opcheck(operators[0], (z[rows], mu, logvar, *settings), test_utils=tests)
         arguments = *grads, z[rows], mu, logvar, *results, *settings
         torch.library.opcheck(operators[1], arguments, test_utils=tests)
@@ -795,7 +797,7 @@ def test_the_compiled_operators_refuse_what_would_lead_them_astray(backend: str)
     z, mu, logvar = draw(4, 3)
     joint, marginals = forward(backend, z, mu, logvar, 0, 100, "mss")
     ops = torch.ops.betavae_fast
-    g, gd = upstream(z)
+    g, gd = (x.to(joint.dtype) for x in upstream(z))
     for posteriors, settings, word in (
         ((z, mu[:3], logvar[:3]), (0, 100, 1), "rows 0 to 4"),
         ((z, mu, logvar), (-1, 100, 1), "rows -1 to 3"),
@@ -821,8 +823,8 @@ def test_the_compiled_operators_refuse_what_would_lead_them_astray(backend: str)
         ((g, gd[:, :2]), (joint, marginals)),
         ((g, gd), (joint[:1], marginals)),
         ((g, gd), (joint, marginals.t())),
-        ((g.double(), gd), (joint, marginals)),
-        ((g, gd), (joint.double(), marginals)),
+        ((g.half(), gd), (joint, marginals)),
+        ((g, gd), (joint.half(), marginals)),
     ):
         with pytest.raises(RuntimeError, match=r"joint|marginals"):
             ops.total_correlation_backward_cpp.default(*grads, z, mu, logvar, *results, 0, 100, 1)
