@@ -24,12 +24,23 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from betavae_fast.ops.triton import latent_kernels, likelihood_kernels, sums
-from tests.ops.triton import latent_variants, likelihood_variants
+from betavae_fast.ops.triton import (
+    latent_kernels,
+    likelihood_kernels,
+    sums,
+    total_correlation_kernels,
+    total_correlation_tables,
+)
+from tests.ops.triton import latent_variants, likelihood_variants, total_correlation_variants
 
 _BUDGETS = Path(__file__).resolve().parents[3] / "benchmarks" / "budgets"
-# op -> name -> what is called with a dtype; its first launch is what is measured.
-VARIANTS = {"latent": latent_variants.VARIANTS, "likelihood": likelihood_variants.VARIANTS}
+# op -> name -> what is called with a dtype; what is measured is the launch of the kernel that the name begins with, or
+# the first.
+VARIANTS = {
+    "latent": latent_variants.VARIANTS,
+    "likelihood": likelihood_variants.VARIANTS,
+    "total_correlation": total_correlation_variants.VARIANTS,
+}
 # Loads and stores of what lies contiguously and aligned are 16 bytes wide in these.
 FULL_WIDTH = (*latent_variants.FULL_WIDTH, *likelihood_variants.FULL_WIDTH)
 CAPABILITIES = (80, 90, 100)
@@ -46,7 +57,14 @@ _KERNELS = {
     latent_kernels: ("latent_forward", "latent_backward"),
     likelihood_kernels: ("likelihood_forward", "likelihood_backward"),
     sums: ("sum_parts",),
+    total_correlation_tables: ("tabulate_rows", "tabulate_posteriors", "tabulate_logs"),
+    total_correlation_kernels: (
+        *("sum_densities", "finish_densities"),
+        *("row_gradients", "posterior_gradients", "finish_gradient"),
+    ),
 }
+
+_OPTIONS = ("num_warps", "enable_fp_fusion", "maxnreg")
 
 
 class Launch(NamedTuple):
@@ -65,7 +83,7 @@ class _Recorder:
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
         def launch(*positional: Any, **keywords: Any) -> None:
-            options = {k: keywords.pop(k) for k in ("num_warps", "enable_fp_fusion")}
+            options = {k: keywords.pop(k) for k in _OPTIONS if k in keywords}
             arguments = dict(zip(self._kernel.arg_names, positional, strict=False)) | keywords
             self._launches.append(Launch(self._kernel, arguments, options))
 
@@ -111,7 +129,9 @@ class Assembly(NamedTuple):
     registers: int
     stack: int
     shared: int
+    fused: bool  # whether the compiler was free to fuse
     elements: int  # of a tile, per thread
+    pairs: int  # likewise
 
     def opcodes(self, prefix: str) -> list[str]:
         names = (
@@ -121,12 +141,14 @@ class Assembly(NamedTuple):
 
     def loop(self) -> list[tuple[int, str]]:
         """The instructions of the longest loop: the one over tiles."""
-        longest: list[tuple[int, str]] = []
+        return max(self._loops(), key=len, default=[])
+
+    def _loops(self) -> list[list[tuple[int, str]]]:
+        loops = []
         for end, text in self.instructions:
             if target := re.search(r"\bBRA(?:\.\w+)* .*?0x([0-9a-f]+)", text):
-                body = [i for i in self.instructions if int(target[1], 16) <= i[0] <= end]
-                longest = max(longest, body, key=len)
-        return longest
+                loops.append([i for i in self.instructions if int(target[1], 16) <= i[0] <= end])
+        return [loop for loop in loops if loop]
 
     def subroutines(self) -> int:
         """Not counted by their calls: some assemblers leave a loop by one that never returns."""
@@ -139,7 +161,19 @@ class Assembly(NamedTuple):
         return {
             "registers": self.registers,
             "shared_bytes": self.shared,
-            "instructions_per_element": round(len(self.loop()) / self.elements, 2),
+        } | self._instructions()
+
+    def _instructions(self) -> dict[str, float]:
+        if not self.pairs:
+            return {"instructions_per_element": round(len(self.loop()) / self.elements, 2)}
+        # The loops over dims lie within the one over tiles.
+        loops = sorted(self._loops(), key=len)
+        of_dims = sum(
+            len(loop) for i, loop in enumerate(loops) if not any(inner[0] in loop for inner in loops[:i])
+        )
+        return {
+            "instructions_per_pair": round((len(loops[-1]) - of_dims) / self.pairs, 2),
+            "instructions_per_pair_and_dim": round(of_dims / self.pairs, 2),
         }
 
 
@@ -163,6 +197,7 @@ def compile_for(launch: Launch, capability: int) -> Assembly:
         sass, usage = run("-sass"), run("-res-usage")
     resources = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     assert resources is not None, usage
+    threads = 32 * launch.options["num_warps"]
     return Assembly(
         ptx=compiled.asm["ptx"],
         instructions=[
@@ -172,13 +207,16 @@ def compile_for(launch: Launch, capability: int) -> Assembly:
         registers=int(resources[1]),
         stack=int(resources[2]),
         shared=compiled.metadata.shared,
-        elements=launch.arguments.get("BLOCK", 32 * launch.options["num_warps"])
-        // (32 * launch.options["num_warps"]),
+        fused=launch.options["enable_fp_fusion"],
+        elements=launch.arguments.get("BLOCK", threads) // threads,
+        pairs=launch.arguments.get("OWN", 0) * launch.arguments.get("TILE", 0) // threads,
     )
 
 
 def assemble(op: str, variant: str, dtype: torch.dtype, capability: int) -> Assembly:
-    return compile_for(launches_of(lambda: VARIANTS[op][variant](dtype))[0], capability)
+    launches = launches_of(lambda: VARIANTS[op][variant](dtype))
+    named = (launch for launch in launches if launch.kernel.__name__ == variant.split()[0])
+    return compile_for(next(named, launches[0]), capability)
 
 
 def key(dtype_name: str, capability: int) -> str:
@@ -190,6 +228,7 @@ def budget_file(op: str) -> Path:
 
 
 def _raise_budgets(op: str, reset: bool) -> None:
+    reset = reset or not budget_file(op).exists()
     budgets = {} if reset else json.loads(budget_file(op).read_text())
     for variant in VARIANTS[op]:
         entry = budgets.setdefault(variant, {})

@@ -7,8 +7,15 @@ import torch
 
 from betavae_fast import gaussian_kl, noise, reparameterize, reparameterize_kl
 from betavae_fast.ops.backends import missing
-from betavae_fast.ops.schemas import LIKELIHOODS
-from tests.budget import LOGVAR_BUCKETS, Budget, exact_latent, plain_latent
+from betavae_fast.ops.schemas import ESTIMATORS, LIKELIHOODS
+from tests.budget import (
+    LOGVAR_BUCKETS,
+    Budget,
+    exact_latent,
+    exact_log_densities,
+    plain_latent,
+    plain_log_densities,
+)
 from tests.layouts import LAYOUTS, dense, fits, lay_out
 from tests.ops.triton.likelihoods import (
     KINDS,
@@ -172,3 +179,22 @@ def test_finish_leaves_alone_what_is_finished_and_waits_for_nothing() -> None:
         torch.cuda.set_sync_debug_mode(mode_before)
     want = torch.ops.betavae_fast.likelihood_backward_triton(other, decoded, target, *mode)
     assert (grad == 77).all() and torch.equal(overwritten, want)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", [(17, 33), (130, 7), (300, 10)], ids=str)
+def test_total_correlation_error(size: tuple[int, int], dtype: torch.dtype, estimator: str) -> None:
+    draw = torch.Generator().manual_seed(7)
+    mu, logvar, noise, grad_marginals = (torch.randn(size, generator=draw) for _ in range(4))
+    inputs = tuple(x.to(dtype) for x in (mu + torch.exp(0.5 * logvar) * noise, mu, logvar))
+    grads = torch.randn(size[0], generator=draw), grad_marginals
+    ops, settings = torch.ops.betavae_fast, (0, 1000, ESTIMATORS[estimator])
+    on_gpu = [x.cuda() for x in inputs]
+    logs = ops.total_correlation_forward_triton(*on_gpu, *settings)
+    back = ops.total_correlation_backward_triton(*(g.cuda() for g in grads), *on_gpu, *logs, *settings)
+    exact, plain = (f(*inputs, 1000, estimator, *grads) for f in (exact_log_densities, plain_log_densities))
+    for name, got, *others in zip(exact._fields, logs + back, exact, plain, strict=True):
+        budget = Budget()
+        budget.add(got.cpu(), *others)
+        budget.check(name)

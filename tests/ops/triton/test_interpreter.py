@@ -10,7 +10,7 @@ from tests.backends import fresh_process
 
 pytest.importorskip("triton")
 
-MODULES = ("test_parity", "test_noise", "test_error", "test_likelihood")
+MODULES = ("test_parity", "test_noise", "test_error", "test_likelihood", "test_total_correlation")
 
 
 def test_interpreted() -> None:

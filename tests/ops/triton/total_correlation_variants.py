@@ -1,0 +1,43 @@
+"""The total correlation op's kernels of pairs as they are compiled for GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from betavae_fast.ops.schemas import ESTIMATORS
+from betavae_fast.ops.triton import total_correlation
+
+_BATCH, _DIMS = 4096, 10
+
+
+def _forward(estimator: str) -> Callable[[torch.dtype], None]:
+    def call(dtype: torch.dtype) -> None:
+        z, mu, logvar = (torch.empty(_BATCH, _DIMS, dtype=dtype) for _ in range(3))
+        total_correlation.total_correlation_forward(z, mu, logvar, 0, 1 << 20, ESTIMATORS[estimator])
+
+    return call
+
+
+def _backward(estimator: str) -> Callable[[torch.dtype], None]:
+    def call(dtype: torch.dtype) -> None:
+        z, mu, logvar = (torch.empty(_BATCH, _DIMS, dtype=dtype) for _ in range(3))
+        joint, marginals = torch.empty(_BATCH), torch.empty(_BATCH, _DIMS)
+        total_correlation.total_correlation_backward(
+            joint, marginals, z, mu, logvar, joint, marginals, 0, 1 << 20, ESTIMATORS[estimator]
+        )
+
+    return call
+
+
+# "kernel estimator"
+VARIANTS: dict[str, Callable[[torch.dtype], None]] = {
+    f"{kernel} {estimator}": call(estimator)
+    for kernel, call in {
+        "sum_densities": _forward,
+        "row_gradients": _backward,
+        "posterior_gradients": _backward,
+    }.items()
+    for estimator in ESTIMATORS
+}
