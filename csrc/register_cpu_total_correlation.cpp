@@ -77,6 +77,30 @@ Buffer<Real> by_blocks(const Tensor& x, const Pairs& pairs) {
   return result;
 }
 
+// Logarithms that forward left, in base 2 and without the weight of all pairs, and their gradients. What rounding them to
+// Real takes away, which is much beside the kernels' own errors where they are hundreds, goes into the gradients as a factor.
+template <class Real>
+struct Saved {
+  Buffer<Real> log, grad;
+
+  Saved(const Tensor& logs, const Tensor& grads, const Pairs& pairs, double weight) {
+    const int64_t size = pairs.blocks() * lanes * (logs.dim() == 1 ? 1 : pairs.dims);
+    const Buffer<double> exact = by_blocks<double>(logs, pairs);
+    log = buffer<Real>(size);
+    grad = by_blocks<Real>(grads, pairs);
+    for_each(size, [&](int64_t i) {
+      // Of a row that lies infinitely far from every posterior, none has a responsibility.
+      if (std::isinf(exact[i])) {
+        log[i] = std::numeric_limits<Real>::max();
+        return;
+      }
+      const double value = log2_e * exact[i] - weight;
+      log[i] = static_cast<Real>(value);
+      grad[i] *= static_cast<Real>(std::exp2(static_cast<double>(log[i]) - value));
+    });
+  }
+};
+
 // The inputs as the kernels want them; `problem` points into them.
 template <class Real>
 struct Inputs {
@@ -116,8 +140,8 @@ void forward(const Tensor& z, const Tensor& mu, const Tensor& logvar, int64_t fi
              int64_t estimator, Tensor& joint, Tensor& marginals) {
   MixtureForward<Real> p;
   const Inputs<Real> inputs(z, mu, logvar, first_row, dataset_size, estimator, p);
-  p.joint = static_cast<Real*>(joint.data_ptr());
-  p.marginals = static_cast<Real*>(marginals.data_ptr());
+  p.joint = static_cast<double*>(joint.data_ptr());
+  p.marginals = static_cast<double*>(marginals.data_ptr());
   torch::stable::parallel_for(0, p.pairs.blocks(), 1,
                               [&](int64_t first, int64_t last) { kernels<Real>().forward(p, first, last); });
 }
@@ -125,8 +149,8 @@ void forward(const Tensor& z, const Tensor& mu, const Tensor& logvar, int64_t fi
 std::tuple<Tensor, Tensor> total_correlation_forward(const Tensor& z, const Tensor& mu, const Tensor& logvar, int64_t first_row,
                                                      int64_t dataset_size, int64_t estimator) {
   check_inputs(z, mu, logvar, first_row, dataset_size, estimator);
-  Tensor joint = torch::stable::new_empty(z, Sizes(z.sizes().data(), 1), kl_dtype(z));
-  Tensor marginals = torch::stable::new_empty(z, Sizes(z.sizes().data(), 2), kl_dtype(z));
+  Tensor joint = torch::stable::new_empty(z, Sizes(z.sizes().data(), 1), ScalarType::Double);
+  Tensor marginals = torch::stable::new_empty(z, Sizes(z.sizes().data(), 2), ScalarType::Double);
   if (z.size(0) == 0) return {joint, marginals};
   if (z.scalar_type() == ScalarType::Double)
     forward<double>(z, mu, logvar, first_row, dataset_size, estimator, joint, marginals);
@@ -150,21 +174,13 @@ void backward(const Tensor& grad_joint, const Tensor& grad_marginals, const Tens
               Tensor& grad_z, Tensor& grad_mu, Tensor& grad_logvar) {
   MixtureBackward<Real> p;
   const Inputs<Real> inputs(z, mu, logvar, first_row, dataset_size, estimator, p);
-  const Buffer<Real> grad_joints = by_blocks<Real>(grad_joint, p.pairs), grad_each = by_blocks<Real>(grad_marginals, p.pairs);
-  const Buffer<Real> joints = by_blocks<Real>(joint, p.pairs), each = by_blocks<Real>(marginals, p.pairs);
-  const auto subtrahend = [&p](Real& value) {
-    // Of a row that lies infinitely far from every posterior, none has a responsibility.
-    value = std::isinf(value) ? std::numeric_limits<Real>::max()
-                              : static_cast<Real>(log2_e * static_cast<double>(value) - p.weights.all);
-  };
-  for_each(p.pairs.blocks() * lanes, [&](int64_t i) { subtrahend(joints[i]); });
-  for_each(p.pairs.blocks() * lanes * p.pairs.dims, [&](int64_t i) { subtrahend(each[i]); });
+  const Saved<Real> joints(joint, grad_joint, p.pairs, p.weights.all), each(marginals, grad_marginals, p.pairs, p.weights.all);
   const int64_t copies = p.pairs.chunks(), size = mu.numel();
   const Buffer<Real> z_sums = buffer<Real>(z.numel()), mu_sums = buffer<Real>(copies * size), v_sums = buffer<Real>(copies * size);
-  p.grad_joint = grad_joints.get();
-  p.grad_marginals = grad_each.get();
-  p.joint = joints.get();
-  p.marginals = each.get();
+  p.grad_joint = joints.grad.get();
+  p.grad_marginals = each.grad.get();
+  p.joint = joints.log.get();
+  p.marginals = each.log.get();
   p.grad_z = z_sums.get();
   p.grad_mu = mu_sums.get();
   p.grad_logvar = v_sums.get();
@@ -187,11 +203,11 @@ std::tuple<Tensor, Tensor, Tensor> total_correlation_backward(const Tensor& grad
                                                               int64_t dataset_size, int64_t estimator) {
   check_inputs(z, mu, logvar, first_row, dataset_size, estimator);
   for (const Tensor* x : {&grad_joint, &joint})
-    STD_TORCH_CHECK(x->is_cpu() && x->dim() == 1 && x->size(0) == z.size(0) && x->scalar_type() == kl_dtype(z),
-                    "joint and its gradient must be CPU tensors of shape (b,) and the results' dtype");
+    STD_TORCH_CHECK(x->is_cpu() && x->dim() == 1 && x->size(0) == z.size(0) && x->scalar_type() == ScalarType::Double,
+                    "joint and its gradient must be float64 CPU tensors of shape (b,)");
   for (const Tensor* x : {&grad_marginals, &marginals})
-    STD_TORCH_CHECK(x->is_cpu() && same_shape(*x, z) && x->scalar_type() == kl_dtype(z),
-                    "marginals and their gradient must be CPU tensors of z's shape and the results' dtype");
+    STD_TORCH_CHECK(x->is_cpu() && same_shape(*x, z) && x->scalar_type() == ScalarType::Double,
+                    "marginals and their gradient must be float64 CPU tensors of z's shape");
   const auto result = [](const Tensor& x) { return torch::stable::new_empty(x, Sizes(x.sizes().data(), 2)); };
   Tensor grad_z = result(z), grad_mu = result(mu), grad_logvar = result(logvar);
   if (z.numel() == 0) {

@@ -31,7 +31,7 @@ struct Mixture {
 
 template <class Real>
 struct MixtureForward : Mixture<Real> {
-  Real *joint, *marginals;  // (b,), (b, D): natural logarithms
+  double *joint, *marginals;  // (b,), (b, D): natural logarithms
 };
 
 template <class Real>

@@ -11,7 +11,7 @@
 namespace betavae_fast {
 
 constexpr double ln_2 = 0.69314718055994530942, log2_e = 1.44269504088896340736;
-constexpr double half_log2_2pi = 1.32574806473616300590;
+constexpr double half_log2_2pi = 1.32574806473615939902;
 constexpr double k_scale = 0.84932180028801904272;  // sqrt(log2(e) / 2)
 
 // 2^x for x <= 0, within 2 ulp; 0 below -127.

@@ -22,7 +22,7 @@ from math import log, pi
 import torch
 from torch import Tensor
 
-from betavae_fast.ops.schemas import ESTIMATORS, kl_dtype, library
+from betavae_fast.ops.schemas import ESTIMATORS, library
 
 _ELEMENTS_AT_ONCE = 1 << 22
 
@@ -69,8 +69,7 @@ def total_correlation_forward(
         weights = _log_weights(rows, first_row, mu, dataset_size, estimator)
         joint.append(torch.logsumexp(terms.sum(2) + weights, 1))
         marginals.append(torch.logsumexp(terms + weights.unsqueeze(2), 1))
-    dtype = kl_dtype(z.dtype)
-    return torch.cat(joint).to(dtype), torch.cat(marginals).to(dtype)
+    return torch.cat(joint), torch.cat(marginals)
 
 
 def total_correlation_backward(
@@ -94,15 +93,15 @@ def total_correlation_backward(
         standardised = _standardised(wide_z[rows], wide_mu, wide_logvar)
         terms = _log_density(standardised, wide_logvar)
         weights = _log_weights(rows, first_row, mu, dataset_size, estimator)
-        together = torch.exp(terms.sum(2) + weights - joint[rows].double().unsqueeze(1))
-        alone = torch.exp(terms + weights.unsqueeze(2) - marginals[rows].double().unsqueeze(1))
-        grad = (grad_joint[rows].double().unsqueeze(1) * together).unsqueeze(2)
-        grad = grad + grad_marginals[rows].double().unsqueeze(1) * alone
+        together = torch.exp(terms.sum(2) + weights - joint[rows].unsqueeze(1))
+        alone = torch.exp(terms + weights.unsqueeze(2) - marginals[rows].unsqueeze(1))
+        grad = (grad_joint[rows].unsqueeze(1) * together).unsqueeze(2)
+        grad = grad + grad_marginals[rows].unsqueeze(1) * alone
         pull = grad * ((wide_z[rows].unsqueeze(1) - wide_mu) * precision)
         grad_z.append(-pull.sum(1))
         grad_mu = grad_mu + pull.sum(0)
         grad_logvar = grad_logvar + 0.5 * (grad * (standardised.square() - 1)).sum(0)
-    return torch.cat(grad_z).to(z.dtype), grad_mu.to(mu.dtype), grad_logvar.to(logvar.dtype)
+    return torch.cat(grad_z).to(z.dtype), grad_mu.to(mu.dtype).contiguous(), grad_logvar.to(logvar.dtype).contiguous()
 
 
 for _implementation in (total_correlation_forward, total_correlation_backward):
