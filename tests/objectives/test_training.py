@@ -197,3 +197,23 @@ def test_damage_to_the_objectives_state_is_named(dataset, tmp_path, damage):
 def test_options_that_do_not_fit_are_named(changes, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         TrainConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("factorvae", {"tc_weight": 0.0}),
+        ("dipvae-i", {"off_diagonal_weight": 0.0, "diagonal_weight": 0.0}),
+        ("free-bits", {"free_bits": 0.0}),
+        ("beta-per-dim", {"betas": [1.0] * 3}),
+        ("lagrangian", {"kl_limit": 0.5, "multiplier_lr": 1e-30}),
+    ],
+)
+def test_where_objectives_are_the_elbo_they_train_alike(dataset, name, options):
+    elbo, elbo_step = start(config("beta", beta=1.0, beta_warmup=0, beta_cycle=0), dataset)
+    other, other_step = start(config(name, **options), dataset)
+    for _ in range(3):
+        elbo_step()
+        other_step()
+    for a, b in zip(elbo.model.parameters(), other.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
