@@ -5,6 +5,7 @@ The brute force (``tests/budget.py``) knows nothing of the reference: it writes 
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import subprocess
@@ -49,15 +50,13 @@ SIZES = ((2, 1), (17, 3), (33, 16), (64, 10))
 EVERY_BACKEND = pytest.mark.parametrize("backend", available_backends())
 EVERY_DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
 EVERY_ESTIMATOR = pytest.mark.parametrize("estimator", ESTIMATORS)
-EVERY_LOGVAR = pytest.mark.parametrize("logvars", LOGVARS)
 CPP = pytest.mark.parametrize("backend", available_backends("cpp"))
 
 Posteriors = tuple[Tensor, Tensor, Tensor]
 
 # Known defects; each test below that has one of these as its reason fails by more than a test's luck.
-SAVED = "backward divides by log-densities that were rounded when saved: half an ulp of 100 nats is 4e-6 of a gradient"
-SERIAL = "a density's channels are added one by one in float32"
-CONSTANT = "in float64 a channel's density is too low by 2.4e-15: as if ½ log 2π had 15 digits"
+TERMS = "backward's float32 density of a pair is not the one that forward summed: the difference grows with channels"
+ULPS = "2.3 ulp off in one of 528 marginals of 33 × 16, 2 are allowed"
 TWICE = "an input's two gradients, one from the operator, are each rounded to the input's dtype before they are added"
 
 
@@ -148,7 +147,7 @@ def check(
     for estimator in ESTIMATORS:
         for batch, dim in sizes:
             budgets = {field: Budget() for field in fields}
-            for trial in range(24 if batch * dim < 64 else 4):
+            for trial in range(24 if batch * dim < 64 else 8 if dtype == torch.float64 else 4):
                 arguments, exact, plain = problem(batch, dim, dtype, LOGVARS[logvars], trial, estimator)
                 actual = fused(backend, *arguments)
                 # Whatever backward is handed, the function's values are float32 (float64 for float64).
@@ -160,13 +159,12 @@ def check(
                 budget.check(f"{field} ({estimator}, {batch} × {dim})")
 
 
-@EVERY_LOGVAR
 @pytest.mark.parametrize(
-    "backend, dtype",
+    "backend, dtype, logvars",
     [
-        known(backend, dtype, why={"cpp": CONSTANT} if dtype == torch.float64 else {})
+        known(backend, *case, why={"cpp": ULPS} if case == (torch.float64, "|v|<=4") else {})
         for backend in available_backends()
-        for dtype in DTYPES
+        for case in itertools.product(DTYPES, LOGVARS)
     ],
 )
 def test_log_densities_are_within_the_budget(backend: str, dtype: torch.dtype, logvars: str) -> None:
@@ -183,7 +181,7 @@ def test_log_densities_are_within_the_budget(backend: str, dtype: torch.dtype, l
             for logvars in ("|v|<=1", "|v|<=4")
         ),
         *(
-            known(backend, torch.float32, logvars, why={"reference": SAVED, "cpp": SAVED})
+            known(backend, torch.float32, logvars, why={"cpp": TERMS})
             for backend in available_backends()
             for logvars in ("|v|<=4", "|v|<=20")
         ),
@@ -193,12 +191,12 @@ def test_gradients_are_within_the_budget(backend: str, dtype: torch.dtype, logva
     check(backend, dtype, logvars, GRADIENTS)
 
 
-MANY = [(100, torch.float32), *((512, dtype) for dtype in DTYPES)]
+MANY = [*((100, dtype) for dtype in DTYPES), (512, torch.float32)]
 
 
 @pytest.mark.parametrize(
     "backend, dim, dtype",
-    [known(backend, *case, why={"cpp": SERIAL}) for backend in available_backends() for case in MANY],
+    [known(backend, *case, why={}) for backend in available_backends() for case in MANY],
 )
 def test_many_channels_are_within_the_budget(backend: str, dim: int, dtype: torch.dtype) -> None:
     """One running float32 sum over the channels drifts far beyond torch's pairwise sum."""
@@ -208,9 +206,10 @@ def test_many_channels_are_within_the_budget(backend: str, dim: int, dtype: torc
 @pytest.mark.parametrize(
     "backend, dim, dtype",
     [
-        known(backend, *case, why={"reference": SAVED, "cpp": SAVED})
+        known(backend, *case, why={"cpp": TERMS})
         for backend in available_backends()
-        for case in MANY[:-1]
+        for case in MANY
+        if case[1] == torch.float32
     ],
 )
 def test_gradients_of_many_channels_are_within_the_budget(backend: str, dim: int, dtype: torch.dtype) -> None:
@@ -559,15 +558,7 @@ def test_shapes_without_data(fake: bool, dtype: torch.dtype) -> None:
     assert all(x.grad.shape == x.shape and x.grad.dtype == dtype for x in leaves)
 
 
-@pytest.mark.parametrize(
-    "backend",
-    [
-        known(
-            x, why={"reference": "gradients of transposed posteriors are transposed, the fake's contiguous"}
-        )
-        for x in available_backends()
-    ],
-)
+@EVERY_BACKEND
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=lambda d: str(d)[6:])
 def test_opcheck(backend: str, dtype: torch.dtype) -> None:
     """Schema (nothing mutated, nothing aliased), fake against real, also with symbolic sizes."""
