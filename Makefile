@@ -34,7 +34,7 @@ test: setup
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto
 
 bench: setup
-	for op in latent bernoulli_nll gaussian_nll laplace_nll; do $(BIN)/python -m benchmarks $$op || exit 1; done
+	for op in latent bernoulli_nll gaussian_nll laplace_nll total_correlation; do $(BIN)/python -m benchmarks $$op || exit 1; done
 	$(BIN)/python -m benchmarks.step
 
 gpu:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from betavae_fast.functional import reparameterize_kl
+from betavae_fast.functional import PackedBits, bernoulli_nll, kl_decomposition, reparameterize_kl
 from betavae_fast.ops.backends import missing
 
 SHAPES = ((1, 1), (3, 5), (64, 10), (257, 33), (1030, 128))
@@ -24,6 +24,24 @@ def posteriors() -> Iterator[tuple[Tensor, Tensor]]:
             yield packed  # type: ignore[misc]
 
 
+def likelihoods(decoded: Tensor) -> None:
+    """Every kind of target, with the gradient written early and afterwards."""
+    on = torch.rand_like(decoded, dtype=torch.float32) < 0.5
+    for target in (on, on.float(), on.to(torch.uint8), PackedBits.pack(on)):
+        for reduction in ("sum", "sample"):
+            leaf = decoded.detach().requires_grad_()
+            nll = bernoulli_nll(leaf, target, reduction=reduction, backend="cuda")  # type: ignore[arg-type]
+            torch.autograd.grad(nll, leaf, torch.full_like(nll, 0.5))
+
+
+def decomposition(mu: Tensor, logvar: Tensor) -> None:
+    for estimator in ("mws", "mss"):
+        if len(mu) > 1:
+            leaves = [x.detach().requires_grad_() for x in (mu, mu, logvar)]
+            parts = kl_decomposition(*leaves, dataset_size=10**5, estimator=estimator, backend="cuda")  # type: ignore[arg-type,misc]
+            torch.autograd.grad(sum(parts), leaves)
+
+
 def main() -> None:
     if why := missing("cuda"):
         raise SystemExit(f"Nothing to watch: {why}")
@@ -32,6 +50,8 @@ def main() -> None:
             leaves = mu.detach().requires_grad_(), logvar.detach().requires_grad_()
             z, kl = reparameterize_kl(*leaves, reduction=reduction, seed=1, backend="cuda")
             torch.autograd.grad((z, kl), leaves, (torch.randn_like(z), torch.ones_like(kl)))
+        likelihoods(mu)
+        decomposition(mu, logvar)
     torch.cuda.synchronize()
 
 
