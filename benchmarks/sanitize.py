@@ -30,7 +30,7 @@ def likelihoods(decoded: Tensor) -> None:
     for target in (on, on.float(), on.to(torch.uint8), PackedBits.pack(on)):
         for reduction in ("sum", "sample"):
             leaf = decoded.detach().requires_grad_()
-            nll = bernoulli_nll(leaf, target, reduction=reduction, backend="cuda")  # type: ignore[arg-type]
+            nll = bernoulli_nll(leaf, target, reduction=reduction, backend="cuda")
             torch.autograd.grad(nll, leaf, torch.full_like(nll, 0.5))
 
 
@@ -38,8 +38,8 @@ def decomposition(mu: Tensor, logvar: Tensor) -> None:
     for estimator in ("mws", "mss"):
         if len(mu) > 1:
             leaves = [x.detach().requires_grad_() for x in (mu, mu, logvar)]
-            parts = kl_decomposition(*leaves, dataset_size=10**5, estimator=estimator, backend="cuda")  # type: ignore[arg-type,misc]
-            torch.autograd.grad(sum(parts), leaves)
+            parts = kl_decomposition(*leaves, dataset_size=10**5, estimator=estimator, backend="cuda")
+            torch.autograd.grad(torch.stack(parts), leaves, torch.ones(3, device="cuda"))
 
 
 def main() -> None:
