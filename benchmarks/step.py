@@ -34,7 +34,7 @@ from benchmarks.trainers import IMAGES, TRAINERS, Trainer
 
 BATCH_SIZES = {"cpu": (64, 1024), "cuda": (64, 512, 4096, 16384)}
 PARITY_STEPS = 50
-# Of the losses, relative. Compiled convolutions and the logarithm of rounded probabilities drift sooner, bfloat16 at once.
+# Of the losses, relative. Compiled convolutions and logarithms of rounded probabilities drift sooner, bfloat16 at once.
 TOLERANCE = 1e-4
 OTHER_TOLERANCES = {"compile": 1e-3, "pythae": 1e-3, "ours, bf16": 3e-2}
 # An OpenMP's threads wait actively for more work, in the way of the next process.
