@@ -91,7 +91,9 @@ def kl_decomposition(
     all_mu, all_logvar, first_row = mu, logvar, 0
     if group is not None:
         if not isinstance(group, distributed.ProcessGroup):
-            raise TypeError(f"{caller}: group must be a ProcessGroup, got {type(group).__name__} {group!r:.60}")
+            raise TypeError(
+                f"{caller}: group must be a ProcessGroup, got {type(group).__name__} {group!r:.60}"
+            )
         all_mu, all_logvar, first_row = _gather(mu, group), _gather(logvar, group), group.rank() * len(z)
     if not isinstance(dataset_size, int) or isinstance(dataset_size, bool):
         raise TypeError(f"{caller}: dataset_size must be an int, got {dataset_size!r:.60}")

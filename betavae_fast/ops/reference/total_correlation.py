@@ -101,7 +101,11 @@ def total_correlation_backward(
         grad_z.append(-pull.sum(1))
         grad_mu = grad_mu + pull.sum(0)
         grad_logvar = grad_logvar + 0.5 * (grad * (standardised.square() - 1)).sum(0)
-    return torch.cat(grad_z).to(z.dtype), grad_mu.to(mu.dtype).contiguous(), grad_logvar.to(logvar.dtype).contiguous()
+    return (
+        torch.cat(grad_z).to(z.dtype),
+        grad_mu.to(mu.dtype).contiguous(),
+        grad_logvar.to(logvar.dtype).contiguous(),
+    )
 
 
 for _implementation in (total_correlation_forward, total_correlation_backward):
