@@ -1,0 +1,50 @@
+"""How disentangled codes are: the field's metrics, as functions of codes (N, D) and factor classes (N, K).
+
+Definitions and default constants are those of Locatello et al. 2019 (arXiv:1811.12359, the library
+disentanglement_lib), so that numbers compare with published ones; where a function departs, its docstring
+says so. Every metric draws its samples from the rows given: for a full grid of factors this is the published
+procedure, for a random sample of images its bootstrap. Factors with a single value are left out of every
+metric (`varying` tells which remain), and dead latents are scored, never divided by.
+"""
+
+from .beta_vae import BetaVAEScore, beta_vae_score
+from .classifiers import gradient_boosting, logistic_regression
+from .dci import DCIScores, dci_scores
+from .factor_vae import FactorVAEScore, factor_vae_score
+from .irs import IRSScore, irs_score
+from .mig import MIGScore, mig_score
+from .modularity import ExplicitnessScore, ModularityScore, explicitness_score, modularity_score
+from .mutual_information import discretise, entropies, mutual_information
+from .sap import SAPScore, sap_score
+from .table import varying
+from .udr import UDRScores, udr_scores
+from .unsupervised import UnsupervisedScores, unsupervised_scores
+
+__all__ = [
+    "BetaVAEScore",
+    "DCIScores",
+    "ExplicitnessScore",
+    "FactorVAEScore",
+    "IRSScore",
+    "MIGScore",
+    "ModularityScore",
+    "SAPScore",
+    "UDRScores",
+    "UnsupervisedScores",
+    "beta_vae_score",
+    "dci_scores",
+    "discretise",
+    "entropies",
+    "explicitness_score",
+    "factor_vae_score",
+    "gradient_boosting",
+    "irs_score",
+    "logistic_regression",
+    "mig_score",
+    "modularity_score",
+    "mutual_information",
+    "sap_score",
+    "udr_scores",
+    "unsupervised_scores",
+    "varying",
+]

@@ -1,0 +1,114 @@
+"""DCI: which latents matter for which factor, and how well all of them predict it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import entr
+
+from .classifiers import gradient_boosting
+from .moments import mean
+from .table import Codes, Factors, check_counts, checked, draw
+
+_FLOOR = 1e-11  # added to importances, or a dead latent's distribution over factors would be 0/0
+
+
+@dataclass(frozen=True, eq=False)
+class DCIScores:
+    """Disentanglement, completeness and informativeness (accuracy on fresh rows, and in training)."""
+
+    disentanglement: float
+    completeness: float
+    informativeness: float
+    informativeness_train: float
+    importance: NDArray[np.float64]  # (D, K); a column sums to 1 unless no tree split anything
+    accuracies: NDArray[np.float64]  # (K,), fresh rows
+
+
+def dci_scores(
+    codes: Codes,
+    factors: Factors,
+    rng: np.random.Generator,
+    *,
+    num_train: int = 10_000,
+    num_test: int = 5_000,
+    classifier: Callable[[int], Any] = gradient_boosting,
+) -> DCIScores:
+    """Eastwood and Williams 2018 (openreview By-7dz-AZ), section 2, with gradient-boosted trees.
+
+    One classifier per factor predicts it from all latents; its feature importances are one column of the
+    importance matrix. Disentanglement: 1 − entropy of a latent's importances over factors, weighted by the
+    latent's share. Completeness: the same over latents for each factor.
+
+    Perfect: 1 each. Chance: disentanglement and completeness near 0 for enough rows, informativeness the
+    accuracy of guessing. Exactly invariant to the scaling of latents by powers of two; to their order and
+    sign up to ties between splits.
+
+    The cost is that of trees: 100 per class, about 4 s per class for 10,000 rows of 10 latents, which is 7
+    minutes for dSprites' 113 classes on one core.
+
+    Args:
+        codes: (N, D) floats.
+        factors: (N, K) integer classes; constant columns are left out.
+        classifier: makes, from a seed, an unfitted classifier with scikit-learn's ``fit``, ``score`` and
+            ``feature_importances_`` (forests and boosting have them, histogram boosting does not).
+    Raises: TypeError or ValueError for arrays that do not fit, ValueError for counts below 1 or if a factor
+        has a single value in the rows drawn.
+
+    >>> rng = np.random.default_rng(0)
+    >>> factors = np.argwhere(np.ones((2, 2)))  # a full grid
+    >>> result = dci_scores(factors.astype(float), factors, rng, num_train=500, num_test=200)
+    >>> round(result.disentanglement, 2), round(result.completeness, 2), result.informativeness
+    (1.0, 1.0, 1.0)
+    """
+    factors = checked(codes, factors)
+    check_counts(num_train=num_train, num_test=num_test)
+    train, train_classes = draw(codes, factors, num_train, rng)
+    test, test_classes = draw(codes, factors, num_test, rng)
+    importance = np.empty((codes.shape[1], factors.shape[1]))
+    accuracies = np.empty((2, factors.shape[1]))
+    for factor in range(factors.shape[1]):
+        model = classifier(int(rng.integers(2**31))).fit(train, train_classes[:, factor])
+        importance[:, factor] = np.abs(model.feature_importances_)
+        accuracies[0, factor] = model.score(test, test_classes[:, factor])
+        accuracies[1, factor] = model.score(train, train_classes[:, factor])
+    return DCIScores(
+        disentanglement(importance),
+        completeness(importance),
+        mean(accuracies[0]),
+        mean(accuracies[1]),
+        importance,
+        accuracies[0],
+    )
+
+
+def disentanglement(importance: NDArray[np.float64]) -> float:
+    """Mean over latents of how concentrated each one's importances (D, K) are on one factor, weighted by
+    their sum.
+
+    >>> round(disentanglement(np.array([[3.0, 0.0], [0.5, 0.5], [0.0, 0.0]])), 4)
+    0.75
+    """
+    return mean(_concentration(importance), importance.sum(axis=1))
+
+
+def completeness(importance: NDArray[np.float64]) -> float:
+    """Mean over factors of how concentrated each one's importances (D, K) are on one latent, weighted by
+    their sum.
+
+    >>> round(completeness(np.array([[1.0, 0.5], [0.0, 0.5]])), 4)
+    0.5
+    """
+    return disentanglement(importance.T)
+
+
+def _concentration(importance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 − entropy of each row, in units of its largest possible value; 1 for rows of one entry."""
+    shares = importance + _FLOOR
+    shares = shares / shares.sum(axis=1, keepdims=True)
+    return 1.0 - entr(shares).sum(axis=1) / log(max(shares.shape[1], 2))

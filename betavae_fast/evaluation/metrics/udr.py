@@ -1,0 +1,121 @@
+"""UDR: do models trained alike find the same latents? Disentangled ones do. It needs no factors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+from sklearn.linear_model import Lasso
+
+from .moments import mean, standardise
+from .table import Codes, check_codes, check_counts, take
+
+Correlation = Literal["lasso", "spearman"]
+
+_ALPHA = 0.1  # the Lasso's penalty, as published
+
+
+@dataclass(frozen=True, eq=False)
+class UDRScores:
+    """Per model the median of how much the others agree with it."""
+
+    scores: NDArray[np.float64]  # (M,)
+    pairwise: NDArray[np.float64]  # (M, M): of model i's latents explaining model j's; 0 on the diagonal
+
+
+def udr_scores(
+    codes: Sequence[Codes],
+    kl: Sequence[NDArray[np.floating]],
+    rng: np.random.Generator,
+    *,
+    correlation: Correlation = "lasso",
+    num_points: int = 1_000,
+    kl_threshold: float = 0.01,
+) -> UDRScores:
+    """Duan et al. 2020 (arXiv:1905.12614), section 4, as disentanglement_lib computes it.
+
+    For two models R holds how much each informative latent of one (KL above ``kl_threshold``) explains each
+    of the other: absolute coefficients of a Lasso between standardised codes, or absolute rank correlations.
+    Their score is the mean over columns of max² / sum, averaged with the same over rows; 0 for a latent that
+    nothing explains, and for a model without informative latents.
+
+    Perfect: 1 by rank correlations, and 0.9 by the Lasso, whose penalty of 0.1 shrinks what agrees
+    perfectly. Chance: near 0 by the Lasso. By rank correlations noise of ``num_points`` P is left, of the
+    order of 1/√P. Exactly invariant to the scaling of latents by powers of two; to their sign and order up
+    to rounding.
+
+    Args:
+        codes: of M ≥ 2 models (N, D) floats for the same N images; D may differ.
+        kl: of the same models (D,) mean KL per latent, in nats.
+    Raises: TypeError or ValueError for arrays that do not fit, ValueError for fewer than two models, for an
+        unknown ``correlation`` or for ``num_points`` below 2.
+
+    >>> rng = np.random.default_rng(0)
+    >>> codes = rng.standard_normal((1000, 3))
+    >>> kl = np.array([2.0, 1.0, 0.0])
+    >>> udr_scores([codes, -codes[:, ::-1]], [kl, kl[::-1]], rng).scores.round(2)
+    array([0.9, 0.9])
+    """
+    _check(codes, kl)
+    check_counts(2, num_points=num_points)
+    if correlation not in get_args(Correlation):
+        raise ValueError(f"correlation must be one of {get_args(Correlation)}, got {correlation!r}")
+    rows = rng.integers(len(codes[0]), size=num_points)
+    informative = [
+        np.ascontiguousarray(take(of_model, rows)[:, nats > kl_threshold])
+        for of_model, nats in zip(codes, kl, strict=True)
+    ]
+    explain: Callable[..., NDArray[np.float64]] = _lasso if correlation == "lasso" else _spearman
+    models = len(codes)
+    pairwise = np.zeros((models, models))
+    for i, j in np.ndindex(models, models):
+        if i != j and informative[i].size and informative[j].size:
+            pairwise[i, j] = relative_strength(explain(informative[i], informative[j]))
+    others = [np.delete(pairwise[:, j], j) for j in range(models)]
+    return UDRScores(np.median(others, axis=1), pairwise)
+
+
+def relative_strength(matrix: NDArray[np.float64]) -> float:
+    """Mean over columns of max² / sum of non-negative entries, averaged with the same over rows.
+
+    >>> relative_strength(np.array([[1.0, 1.0], [0.0, 0.0]]))
+    0.625
+    """
+    return 0.5 * (_column_strength(matrix) + _column_strength(matrix.T))
+
+
+def _column_strength(matrix: NDArray[np.float64]) -> float:
+    total = matrix.sum(axis=0)
+    return mean(np.square(matrix.max(axis=0)) / np.where(total > 0, total, 1.0))
+
+
+def _lasso(one: NDArray[np.float64], two: NDArray[np.float64]) -> NDArray[np.float64]:
+    model = Lasso(alpha=_ALPHA).fit(standardise(one), standardise(two))
+    return np.abs(model.coef_).reshape(two.shape[1], one.shape[1]).T
+
+
+def _spearman(one: NDArray[np.float64], two: NDArray[np.float64]) -> NDArray[np.float64]:
+    ranks = [standardise(rankdata(codes, axis=0)) for codes in (one, two)]
+    return np.abs(ranks[0].T @ ranks[1] / len(one)).clip(max=1.0)
+
+
+def _check(codes: Sequence[Codes], kl: Sequence[NDArray[np.floating]]) -> None:
+    if len(codes) < 2 or len(codes) != len(kl):
+        raise ValueError(
+            f"codes and kl must be of the same models, two at least, got {len(codes)} and {len(kl)}"
+        )
+    for model, (of_model, nats) in enumerate(zip(codes, kl, strict=True)):
+        check_codes(of_model)
+        if len(of_model) != len(codes[0]):
+            raise ValueError(
+                f"codes must be of the same rows, got {len(codes[0])} of model 0 and {len(of_model)} of model "
+                f"{model}"
+            )
+        if np.shape(nats) != of_model.shape[1:] or not np.isfinite(nats).all():
+            raise ValueError(
+                f"kl of model {model} must be {of_model.shape[1]} finite numbers, one per latent, got {nats}"
+            )
