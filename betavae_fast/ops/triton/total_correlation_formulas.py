@@ -19,7 +19,7 @@ LN_2 = tl.constexpr(0.69314718055994530942)
 _LOG2_E = tl.constexpr(1.44269504088896340736)
 INVERSE_K2 = tl.constexpr(1.38629436111989061883)
 _K = tl.constexpr(0.84932180028801904272)
-_HALF_LOG2_2PI = tl.constexpr(1.32574806473616300590)
+_HALF_LOG2_2PI = tl.constexpr(1.32574806473615939902)
 # Keeps t finite wherever z and μ are of a sane size, and zero where they are equal.
 _WIDTH_BOUND = tl.constexpr(2.0**110)
 _INFINITY = tl.constexpr(float("inf"))

@@ -42,16 +42,26 @@ def _load_peak(tables, line, posterior):
     return tl.load(peak_ptr + line * posterior_columns + posterior)
 
 
+# Backward forms a term by the operations of forward, and subtracts the logarithm after them: so responsibilities sum to
+# one, whatever a term's rounding. Multiply-adds are spelt out, not left to the compiler to fuse here and not there.
 @triton.jit
-def _less_distances(terms, tables, row, posterior, dims):
-    """``terms`` less t² of all dims, some at a time: a single float32 sum of hundreds drifts."""
+def _joint_terms(tables, row, posterior, dims):
+    """The peak less t² of all dims, some at a time: a single float32 sum of hundreds drifts."""
+    terms = tl.broadcast(_load_peak(tables, 0, posterior), row)[0]
     for first in range(0, dims, _DIMS_AT_ONCE):
         distance = tl.zeros_like(terms)
         for d in range(first, tl.minimum(first + _DIMS_AT_ONCE, dims)):
             t, _ = _load_pair(tables, d, row, posterior)
-            distance += t * t
+            distance = tl.fma(t, t, distance)
         terms -= distance
     return terms
+
+
+@triton.jit
+def _dim_terms(tables, d, row, posterior):
+    """(one dim's peak less t², t, k / σ)"""
+    t, inverse = _load_pair(tables, d, row, posterior)
+    return tl.fma(-t, t, _load_peak(tables, d + 1, posterior)), t, inverse
 
 
 @triton.jit
@@ -93,12 +103,10 @@ def sum_densities(
     maximum, total = tl.full([OWN], -_INFINITY, tl.float32), tl.zeros([OWN], tl.float32)
     for tile in range(part * part_tiles, tl.minimum(tiles, (part + 1) * part_tiles)):
         row, posterior = column[None, :], (tile * TILE + tl.arange(0, TILE))[:, None]
-        terms = tl.broadcast_to(_load_peak(tables, line, posterior), [TILE, OWN])
         if line == 0:
-            terms = _less_distances(terms, tables, row, posterior, dims)
+            terms = _joint_terms(tables, row, posterior, dims)
         else:
-            t, _ = _load_pair(tables, line - 1, row, posterior)
-            terms -= t * t
+            terms, _, _ = _dim_terms(tables, line - 1, row, posterior)
         if _is_near(row_start, OWN, tile * TILE, TILE, mixture, ESTIMATOR):
             terms = _weighted(terms, row, posterior, mixture)
         maximum, total = add_powers(maximum, total, terms, 1.0)
@@ -130,22 +138,20 @@ def finish_densities(
 @triton.jit
 def _joint_gradients(grad_ptr, log_ptr, tables, row, posterior, mixture, dims, NEAR: tl.constexpr):
     """g_i p_ij"""
-    terms = _load_peak(tables, 0, posterior) - tl.load(log_ptr + row)
-    terms = _less_distances(terms, tables, row, posterior, dims)
+    terms = _joint_terms(tables, row, posterior, dims)
     if NEAR:
         terms = _weighted(terms, row, posterior, mixture)
-    return tl.load(grad_ptr + row) * exp2(terms)
+    return tl.load(grad_ptr + row) * exp2(terms - tl.load(log_ptr + row))
 
 
 @triton.jit
 def _pair_gradients(joint, grad_ptr, log_ptr, tables, d, row, posterior, mixture, NEAR: tl.constexpr):
     """(W_ijd, t, k / σ); ``joint``: g_i p_ij."""
-    t, inverse = _load_pair(tables, d, row, posterior)
-    at = (d + 1) * tables[4] + row
-    terms = _load_peak(tables, d + 1, posterior) - tl.load(log_ptr + at) - t * t
+    terms, t, inverse = _dim_terms(tables, d, row, posterior)
     if NEAR:
         terms = _weighted(terms, row, posterior, mixture)
-    return tl.load(grad_ptr + at) * exp2(terms) + joint, t, inverse
+    at = (d + 1) * tables[4] + row
+    return tl.load(grad_ptr + at) * exp2(terms - tl.load(log_ptr + at)) + joint, t, inverse
 
 
 @triton.jit
