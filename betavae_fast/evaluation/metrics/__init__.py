@@ -14,7 +14,7 @@ from .factor_vae import FactorVAEScore, factor_vae_score
 from .irs import IRSScore, irs_score
 from .mig import MIGScore, mig_score
 from .modularity import ExplicitnessScore, ModularityScore, explicitness_score, modularity_score
-from .mutual_information import discretise, entropies, mutual_information
+from .mutual_information import discretise, entropies, mutual_information_matrix
 from .sap import SAPScore, sap_score
 from .table import varying
 from .udr import UDRScores, udr_scores
@@ -42,7 +42,7 @@ __all__ = [
     "logistic_regression",
     "mig_score",
     "modularity_score",
-    "mutual_information",
+    "mutual_information_matrix",
     "sap_score",
     "udr_scores",
     "unsupervised_scores",

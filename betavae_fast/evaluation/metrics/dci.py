@@ -46,10 +46,11 @@ def dci_scores(
     latent's share. Completeness: the same over latents for each factor.
 
     Perfect: 1 each. Chance: disentanglement and completeness near 0 for enough rows, informativeness the
-    accuracy of guessing. Exactly invariant to the scaling of latents by powers of two; to their order and
-    sign up to ties between splits.
+    accuracy of guessing. Exactly invariant to the scaling of latents by powers of two, as long as no values
+    come within 1e-7 of each other, which trees take for equal; to their order and sign up to ties between
+    splits.
 
-    The cost is that of trees: 100 per class, about 4 s per class for 10,000 rows of 10 latents, which is 7
+    The cost is that of trees: 100 per class, about 3 s per class for 10,000 rows of 10 latents, which is 6
     minutes for dSprites' 113 classes on one core.
 
     Args:
@@ -108,7 +109,9 @@ def completeness(importance: NDArray[np.float64]) -> float:
 
 
 def _concentration(importance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """1 − entropy of each row, in units of its largest possible value; 1 for rows of one entry."""
+    """1 − entropy of each row, in units of its largest possible value; 1 for rows of one entry, 0 for rows of
+    zeros."""
     shares = importance + _FLOOR
     shares = shares / shares.sum(axis=1, keepdims=True)
-    return 1.0 - entr(shares).sum(axis=1) / log(max(shares.shape[1], 2))
+    concentration = 1.0 - entr(shares).sum(axis=1) / log(max(shares.shape[1], 2))
+    return np.where(importance.any(axis=1), concentration, 0.0)

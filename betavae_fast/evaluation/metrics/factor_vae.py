@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .grouping import Groups, group
 from .moments import variances
-from .table import Codes, Factors, Rows, check_counts, checked, draw, reduce_batches
+from .table import Codes, Factors, Rows, check_counts, checked, reduce_batches, take
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +60,8 @@ def factor_vae_score(
     factors = checked(codes, factors)
     check_counts(num_train=num_train, num_test=num_test)
     check_counts(2, batch_size=batch_size, num_variance_estimate=num_variance_estimate)
-    sample, _ = draw(codes, factors, num_variance_estimate, rng)
-    global_variances = variances(sample, ddof=1)
+    sample = rng.integers(len(codes), size=num_variance_estimate)
+    global_variances = variances(take(codes, sample), ddof=1)
     kept = np.flatnonzero((np.sqrt(global_variances) >= threshold) & (global_variances > 0))
     if len(kept) == 0:
         return FactorVAEScore(0.0, 0.0, kept, np.zeros((0, factors.shape[1]), dtype=np.intp))

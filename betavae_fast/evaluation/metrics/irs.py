@@ -37,7 +37,7 @@ def irs_score(
     values of factor k, over the largest |z_d − its mean|. Factor classes go into ``num_bins`` equal-width bins
     first, which merges none of up to 20 consecutive classes. The paper takes the maximum: quantile 1.
 
-    Perfect: 1. Chance: not 0 (0.01 for uniform noise, about 0.3 for Gaussian noise, whose largest
+    Perfect: 1. Chance: not 0 (0.01 for uniform noise, about a third for Gaussian noise, whose largest
     deviation exceeds its quantile). 0 if every latent is constant. Exactly invariant to the order and sign of
     latents and to the scaling of all of them by one power of two; one latent scaled changes its weight.
 

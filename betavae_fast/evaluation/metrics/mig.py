@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .gap import top_two_gap
 from .moments import mean
-from .mutual_information import discretise, entropies, mutual_information
+from .mutual_information import discretise, entropies, mutual_information_matrix
 from .table import Codes, Factors, check_counts, checked, draw
 
 
@@ -58,7 +58,7 @@ def mig_score(
     factors = checked(codes, factors)
     check_counts(num_train=num_train, num_bins=num_bins)
     sample, classes = draw(codes, factors, num_train, rng)
-    information = mutual_information(discretise(sample, num_bins), classes)
+    information = mutual_information_matrix(discretise(sample, num_bins), classes)
     uncertainty = entropies(classes)
     gaps = top_two_gap(information) / uncertainty
     return MIGScore(mean(gaps), gaps, information, uncertainty)

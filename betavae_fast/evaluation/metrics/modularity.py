@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 
 from .classifiers import logistic_regression
 from .moments import mean, standardise
-from .mutual_information import discretise, mutual_information
+from .mutual_information import discretise, mutual_information_matrix
 from .table import Codes, Factors, check_counts, checked, draw
 
 
@@ -68,7 +68,7 @@ def modularity_score(
     factors = checked(codes, factors)
     check_counts(num_train=num_train, num_bins=num_bins)
     sample, classes = draw(codes, factors, num_train, rng)
-    information = mutual_information(discretise(sample, num_bins), classes)
+    information = mutual_information_matrix(discretise(sample, num_bins), classes)
     per_code = modularity_per_code(information)
     return ModularityScore(mean(per_code), per_code, information)
 

@@ -40,7 +40,7 @@ def entropies(classes: Factors) -> NDArray[np.float64]:
     return _joint_entropies(_numbered(classes), np.zeros(len(classes), dtype=np.intp))
 
 
-def mutual_information(a: Factors, b: Factors) -> NDArray[np.float64]:
+def mutual_information_matrix(a: Factors, b: Factors) -> NDArray[np.float64]:
     """I(a_i; b_j) = H(a_i) + H(b_j) − H(a_i, b_j) in nats, for every column of ``a`` and every one of ``b``.
 
     From N samples it is biased upwards, for independent variables by about (A − 1)(B − 1) / 2N with A and B
@@ -51,7 +51,7 @@ def mutual_information(a: Factors, b: Factors) -> NDArray[np.float64]:
     Returns: (A, B), between 0 and the smaller entropy.
 
     >>> a = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
-    >>> mutual_information(a, a).round(4)
+    >>> mutual_information_matrix(a, a).round(4)
     array([[0.6931, 0.    ],
            [0.    , 0.6931]])
     """

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .moments import standardise, variances
-from .mutual_information import discretise, mutual_information
+from .mutual_information import discretise, mutual_information_matrix
 from .table import Codes, check_codes, check_counts, take
 
 
@@ -52,7 +52,7 @@ def unsupervised_scores(
     alive = np.ascontiguousarray(sample[:, variances(sample) > 0])
     wasserstein, total_variance = _wasserstein_correlation(alive)
     bins = discretise(sample, num_bins)
-    information = mutual_information(bins, bins)
+    information = mutual_information_matrix(bins, bins)
     pairs = information[~np.eye(len(information), dtype=bool)]
     return UnsupervisedScores(
         _total_correlation(alive),
