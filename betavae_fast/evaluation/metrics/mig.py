@@ -37,7 +37,8 @@ def mig_score(
     factor's entropy. With a single latent the second is 0.
 
     Perfect: 1 (needs codes whose bins resolve the factor). Chance: near 0; what is left is the estimate's
-    bias, of the order of bins · classes / 2 ``num_train``. Exactly invariant to the order of latents, to their
+    bias, of the order of bins · classes / 2 ``num_train``, and as much again for N where the table is a random
+    sample of N images. Exactly invariant to the order of latents, to their
     scaling by powers of two, and, unless a value lies on the edge of a bin, to their sign.
 
     Args:
