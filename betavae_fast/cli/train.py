@@ -1,20 +1,16 @@
-"""The command line. torch and everything built on it is imported inside the commands, so that ``--help`` is
-instant."""
+"""``betavae-fast train``."""
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from betavae_fast.choices import (
-    ACTIVE_NATS,
     OBJECTIVE_OPTIONS,
     Architecture,
     Estimator,
@@ -23,36 +19,20 @@ from betavae_fast.choices import (
     ObjectiveName,
     Precision,
 )
+from betavae_fast.cli.errors import INTERRUPTED, CommandError, usage_errors
+from betavae_fast.cli.output import print_summary, progress
 from betavae_fast.training.config import TrainConfig, check_objective_options
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from betavae_fast.data import ImageDataset
-    from betavae_fast.evaluation.summary import Summary
     from betavae_fast.nn import BetaVAE
-    from betavae_fast.training.metrics import Metrics
     from betavae_fast.training.run_folder import RunFolder
     from betavae_fast.training.state import TrainState
 
-INTERRUPTED = 130  # 128 + SIGINT, what shells expect of a program that Ctrl-C ended
 DEFAULTS = TrainConfig()
 RESUME_OPTIONS = ("steps", "log_every", "checkpoint_every", "threads", "device")
-
-app = typer.Typer(
-    name="betavae-fast",
-    help="Train β-VAEs, measure what they learn, and look at it.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-
-class CommandError(Exception):
-    """What the user has to know, in one line, and the exit code that goes with it."""
-
-    def __init__(self, message: str, exit_code: int = 2) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 def _options(names: Iterable[str]) -> str:
@@ -65,7 +45,6 @@ def _objective_option(help_: str, default: str | bool, *objectives: ObjectiveNam
     return typer.Option(help=help_, show_default=default, rich_help_panel=panel, **settings)
 
 
-@app.command()
 def train(
     context: typer.Context,
     data: Annotated[
@@ -337,7 +316,7 @@ def _run(state: TrainState, folder: RunFolder | None) -> None:
         console.print(f"Resumed after step {state.step}{rest}")
     with stop_on_signal() as stop:
         try:
-            with _progress(console, state) as (on_step, on_metrics):
+            with progress(console, state) as (on_step, on_metrics):
                 model = loop.train(
                     state, folder, on_step=on_step, on_metrics=on_metrics, should_stop=lambda: stop.requested
                 )
@@ -368,132 +347,5 @@ def _evaluate(model: BetaVAE, dataset: ImageDataset, folder: RunFolder, console:
     summary = summarise(model, dataset)
     write_summary(folder.summary, summary)
     write_pictures(folder.pictures, model, dataset, summary, read_metrics(folder.metrics))
-    _print_summary(console, summary)
+    print_summary(console, summary)
     console.print(f"Pictures: {folder.pictures}")
-
-
-@contextmanager
-def _progress(
-    console: Console, state: TrainState
-) -> Iterator[tuple[Callable[[int], None], Callable[[Metrics], None]]]:
-    """The progress bar; yields what to call after each step and with each metrics entry.
-
-    Where there is no terminal to draw a bar on, each entry is a line instead.
-    """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    from rich.table import Column
-
-    # Where a terminal is narrow the text gives way, over several lines, not the bar.
-    text = TextColumn("{task.description}", table_column=Column(ratio=1))
-    columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn(), text)
-    with Progress(*columns, console=console, expand=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=state.config.steps, completed=state.step)
-
-        def on_metrics(metrics: Metrics) -> None:
-            line = (
-                f"{metrics.images_per_second:,.0f} images/s  loss {metrics.loss:.1f}  "
-                f"reconstruction {metrics.reconstruction:.1f}  KL {metrics.kl:.2f}  "
-                f"{metrics.active_channels}/{len(metrics.kl_per_dim)} channels active"
-            )
-            bar.update(task, description=line)
-            if not console.is_terminal:
-                console.print(f"step {metrics.step}/{state.config.steps}  {line}")
-
-        yield lambda step: bar.update(task, completed=step), on_metrics
-
-
-def _print_summary(console: Console, summary: Summary) -> None:
-    from rich.table import Table
-
-    table = Table(
-        "channel", "KL", "mean dispersion", "variance", "", title="Capacity of each channel, in nats"
-    )
-    for column in table.columns[:4]:
-        column.justify = "right"
-    for channel in summary.channels:
-        nats = (f"{value:.3f}" for value in (channel.kl, channel.mean_dispersion, channel.variance))
-        table.add_row(
-            str(channel.index),
-            *nats,
-            "active" if channel.active else "",
-            style=None if channel.active else "dim",
-        )
-    console.print(table)
-    console.print(
-        f"{summary.active_channels} of {len(summary.channels)} channels are active "
-        f"(KL above {ACTIVE_NATS} nats)"
-    )
-    console.print(
-        f"Reconstruction loss: {summary.reconstruction:.1f} nats an image (z = μ), against "
-        f"{summary.mean_image_reconstruction:.1f} for the mean image; over {summary.images:,} images"
-    )
-
-
-@app.command()
-def info() -> None:
-    """Show which backends there are and, for each missing one, why and what brings it."""
-    import platform
-
-    import torch
-    from rich.console import Console
-    from rich.table import Table
-
-    from betavae_fast.ops.backends import backend_table, cpu_capability
-
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    versions = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "triton": _version("triton"),
-        "CPU instruction set": cpu_capability(),
-        "CPU threads": torch.get_num_threads(),
-        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
-    for name, value in versions.items():
-        console.print(f"{name}: {'none' if value is None else value}")
-    table = Table("op", "backend", "available", "why not, and what brings it")
-    for row in backend_table():
-        table.add_row(row.op, row.backend, "yes" if row.available else "no", row.reason)
-    console.print(table)
-
-
-def _version(distribution: str) -> str | None:
-    from importlib import metadata
-
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-@contextmanager
-def usage_errors() -> Iterator[None]:
-    """What a command's set-up raises is about its arguments: one line, exit code 2."""
-    try:
-        yield
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
-        raise CommandError(str(error)) from error
-
-
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0, 2 with one line on stderr for wrong arguments, 130 after Ctrl-C, 1
-    otherwise."""
-    try:
-        sys.exit(app(arguments or sys.argv[1:] or ["--help"], standalone_mode=False) or 0)
-    except CommandError as error:
-        _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted", INTERRUPTED)
-    except Exception as error:
-        # Wrong options. typer's exceptions have no public base class that spans its versions, but all have
-        # this.
-        if not hasattr(error, "format_message"):
-            raise
-        _fail(error.format_message(), 2)
-
-
-def _fail(message: str, exit_code: int) -> NoReturn:
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1  # of torchrun's processes
-    rank = f"process {os.environ['RANK']}: " if several else ""
-    print(f"betavae-fast: {rank}{' '.join(message.split())}", file=sys.stderr)
-    sys.exit(exit_code)

@@ -1,0 +1,47 @@
+"""The command line, a file for each command. torch and everything built on it is imported inside the commands, so
+that ``--help`` is instant."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import typer
+
+from betavae_fast.cli import info, train
+from betavae_fast.cli.errors import INTERRUPTED, CommandError
+
+app = typer.Typer(
+    name="betavae-fast",
+    help="Train β-VAEs, measure what they learn, and look at it.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (train.train, info.info):
+    app.command()(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0, 2 with one line on stderr for wrong arguments, 130 after Ctrl-C, 1
+    otherwise."""
+    try:
+        sys.exit(app(arguments or sys.argv[1:] or ["--help"], standalone_mode=False) or 0)
+    except CommandError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted", INTERRUPTED)
+    except Exception as error:
+        # Wrong options. typer's exceptions have no public base class that spans its versions, but all have
+        # this.
+        if not hasattr(error, "format_message"):
+            raise
+        _fail(error.format_message(), 2)
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1  # of torchrun's processes
+    rank = f"process {os.environ['RANK']}: " if several else ""
+    print(f"betavae-fast: {rank}{' '.join(message.split())}", file=sys.stderr)
+    sys.exit(exit_code)

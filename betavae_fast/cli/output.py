@@ -1,0 +1,73 @@
+"""What ``train`` prints: how far it is, and what the model has learned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from betavae_fast.choices import ACTIVE_NATS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from betavae_fast.evaluation.summary import Summary
+    from betavae_fast.training.metrics import Metrics
+    from betavae_fast.training.state import TrainState
+
+
+@contextmanager
+def progress(
+    console: Console, state: TrainState
+) -> Iterator[tuple[Callable[[int], None], Callable[[Metrics], None]]]:
+    """The progress bar; yields what to call after each step and with each metrics entry.
+
+    Where there is no terminal to draw a bar on, each entry is a line instead.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
+
+    # Where a terminal is narrow the text gives way, over several lines, not the bar.
+    text = TextColumn("{task.description}", table_column=Column(ratio=1))
+    columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn(), text)
+    with Progress(*columns, console=console, expand=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=state.config.steps, completed=state.step)
+
+        def on_metrics(metrics: Metrics) -> None:
+            line = (
+                f"{metrics.images_per_second:,.0f} images/s  loss {metrics.loss:.1f}  "
+                f"reconstruction {metrics.reconstruction:.1f}  KL {metrics.kl:.2f}  "
+                f"{metrics.active_channels}/{len(metrics.kl_per_dim)} channels active"
+            )
+            bar.update(task, description=line)
+            if not console.is_terminal:
+                console.print(f"step {metrics.step}/{state.config.steps}  {line}")
+
+        yield lambda step: bar.update(task, completed=step), on_metrics
+
+
+def print_summary(console: Console, summary: Summary) -> None:
+    from rich.table import Table
+
+    table = Table(
+        "channel", "KL", "mean dispersion", "variance", "", title="Capacity of each channel, in nats"
+    )
+    for column in table.columns[:4]:
+        column.justify = "right"
+    for channel in summary.channels:
+        nats = (f"{value:.3f}" for value in (channel.kl, channel.mean_dispersion, channel.variance))
+        table.add_row(
+            str(channel.index),
+            *nats,
+            "active" if channel.active else "",
+            style=None if channel.active else "dim",
+        )
+    console.print(table)
+    console.print(
+        f"{summary.active_channels} of {len(summary.channels)} channels are active "
+        f"(KL above {ACTIVE_NATS} nats)"
+    )
+    console.print(
+        f"Reconstruction loss: {summary.reconstruction:.1f} nats an image (z = μ), against "
+        f"{summary.mean_image_reconstruction:.1f} for the mean image; over {summary.images:,} images"
+    )
