@@ -11,8 +11,8 @@ inline void check_mixture(const Tensor& z, const Tensor& mu, const Tensor& logva
                   "z must have shape (b, D), mu and logvar (B, D)");
   STD_TORCH_CHECK(mu.scalar_type() == z.scalar_type() && logvar.scalar_type() == z.scalar_type(),
                   "z, mu and logvar must have one dtype");
-  STD_TORCH_CHECK(first_row >= 0 && first_row + z.size(0) <= mu.size(0), "rows ", first_row, " to ", first_row + z.size(0),
-                  " are not all among the ", mu.size(0), " posteriors");
+  STD_TORCH_CHECK(first_row >= 0 && first_row <= mu.size(0) - z.size(0), "z's ", z.size(0), " rows from ", first_row,
+                  " on are not all among the ", mu.size(0), " posteriors");
   STD_TORCH_CHECK(dataset_size >= mu.size(0) && dataset_size > 0, "dataset_size must be at least ", mu.size(0), ", got ",
                   dataset_size);
   STD_TORCH_CHECK(estimator == 0 || (estimator == 1 && mu.size(0) != 1),

@@ -67,8 +67,8 @@ template <class Real>
 Buffer<Real> by_blocks(const Tensor& x, const Pairs& pairs) {
   const int64_t dims = x.dim() == 1 ? 1 : pairs.dims;
   const Buffer<Real> rows = widened<Real>(x);
-  Buffer<Real> result = buffer<Real>(pairs.blocks() * dims * lanes);
-  for_each(pairs.blocks() * dims, [&](int64_t i) {
+  Buffer<Real> result = buffer<Real>(pairs.padded_rows() * dims);
+  for_each(pairs.padded_rows() / lanes * dims, [&](int64_t i) {
     for (int64_t k = 0; k < lanes; ++k) {
       const int64_t row = i / dims * lanes + k;
       result[i * lanes + k] = row < pairs.rows ? rows[row * dims + i % dims] : Real(0);
@@ -84,17 +84,17 @@ struct Saved {
   Buffer<Real> log, grad;
 
   Saved(const Tensor& logs, const Tensor& grads, const Pairs& pairs, double weight) {
-    const int64_t size = pairs.blocks() * lanes * (logs.dim() == 1 ? 1 : pairs.dims);
+    const int64_t dims = logs.dim() == 1 ? 1 : pairs.dims;
     const Buffer<double> exact = by_blocks<double>(logs, pairs);
-    log = buffer<Real>(size);
+    log = buffer<Real>(pairs.padded_rows() * dims);
     grad = by_blocks<Real>(grads, pairs);
-    for_each(size, [&](int64_t i) {
-      // Of a row that lies infinitely far from every posterior, none has a responsibility.
-      if (std::isinf(exact[i])) {
+    for_each(pairs.padded_rows() * dims, [&](int64_t i) {
+      // No posterior is responsible for a row that lies infinitely far from all of them, or that there is not.
+      if (std::isinf(exact[i]) || i / (dims * lanes) * lanes + i % lanes >= pairs.rows) {
         log[i] = std::numeric_limits<Real>::max();
         return;
       }
-      const double value = log2_e * exact[i] - weight;
+      const double value = log2_e<double> * exact[i] - weight;
       log[i] = static_cast<Real>(value);
       grad[i] *= static_cast<Real>(std::exp2(static_cast<double>(log[i]) - value));
     });
@@ -104,26 +104,33 @@ struct Saved {
 // The inputs as the kernels want them; `problem` points into them.
 template <class Real>
 struct Inputs {
-  Buffer<Real> z, mu, inverse, peaks;
+  Buffer<Real> z;
+  Buffer<Posteriors<Real>> posteriors;
 
   Inputs(const Tensor& z_, const Tensor& mu_, const Tensor& logvar, int64_t first_row, int64_t dataset_size, int64_t estimator,
          Mixture<Real>& problem) {
-    problem.pairs = {z_.size(0), mu_.size(0), z_.size(1)};
+    const Pairs pairs = {z_.size(0), mu_.size(0), z_.size(1)};
+    problem.pairs = pairs;
     problem.weights = weights_of(mu_.size(0), dataset_size, estimator);
     problem.first_row = first_row;
-    z = by_blocks<Real>(z_, problem.pairs);
-    mu = widened<Real>(mu_);
-    inverse = buffer<Real>(mu_.numel());
-    peaks = widened<Real>(logvar);
-    for_each(mu_.numel(), [&](int64_t i) {
-      const double v = static_cast<double>(peaks[i]);
-      inverse[i] = static_cast<Real>(inverse_width(v, width_bound<Real>));
-      peaks[i] = static_cast<Real>(peak(v));
+    z = by_blocks<Real>(z_, pairs);
+    posteriors = buffer<Posteriors<Real>>(pairs.tiles() * pairs.dims);
+    const Buffer<Real> mus = widened<Real>(mu_), logvars = widened<Real>(logvar);
+    for_each(pairs.tiles() * pairs.dims, [&](int64_t i) {
+      Posteriors<Real>& to = posteriors[i];
+      for (int64_t j = 0; j < Pairs::tile; ++j) {
+        const int64_t posterior = i / pairs.dims * Pairs::tile + j, from = posterior * pairs.dims + i % pairs.dims;
+        const bool exists = posterior < pairs.posteriors;
+        const Real v = exists ? logvars[from] : Real(0);
+        to.mu[j] = exists ? mus[from] : Real(0);
+        const Wider<Real> inverse = inverse_width(v);
+        to.inverse_width[j] = static_cast<Real>(inverse);
+        to.rounded_off[j] = static_cast<Real>(inverse / Wider<Real>(to.inverse_width[j]) - 1);
+        to.peak[j] = exists ? static_cast<Real>(peak(v)) : -std::numeric_limits<Real>::infinity();
+      }
     });
     problem.z = z.get();
-    problem.mu = mu.get();
-    problem.inverse_width = inverse.get();
-    problem.peak = peaks.get();
+    problem.posteriors = posteriors.get();
   }
 };
 

@@ -14,6 +14,9 @@ from betavae_fast.ops.backends import Backend
 from betavae_fast.ops.schemas import ESTIMATORS, kl_dtype
 from betavae_fast.ops.total_correlation import AggregatedPosterior
 
+# Where the kernels' 1/σ, and 1/σ² in float64, come close to what an exponent holds.
+_SMALLEST_LOGVAR = {torch.float32: -150.0, torch.float64: -690.0}
+
 
 class KLDecomposition(NamedTuple):
     """The parts of E[KL(q(z|x) ‖ p(z))], scalars in nats; their sum estimates it."""
@@ -41,7 +44,8 @@ def kl_decomposition(
 
     Args:
         z: a sample of each posterior, (B, ...), as :func:`betavae_fast.reparameterize` gives it.
-        mu, logvar: posterior mean and log-variance, same shape, dtype (float16, bfloat16, float32 or float64) and device.
+        mu, logvar: posterior mean and log-variance, same shape, dtype (float16, bfloat16, float32 or float64) and device;
+            a log-variance below −150 (float64: −690) counts as that, and has no gradient.
         dataset_size: number of images N that the batch was drawn from, at least B.
         estimator: how the mixture is weighted. "mss" (minibatch stratified sampling): w_ii = 1/N, w_i,i+1 =
             (N − M)/(N M), the others 1/M, M = B − 1: unbiased for q(z), rows sum to 1. "mws" (minibatch weighted
@@ -82,12 +86,13 @@ def kl_decomposition(
             raise TypeError(
                 f"{caller}: z, mu and logvar must have one dtype, got {z.dtype}, {mu.dtype} and {logvar.dtype}"
             )
-        dtype = torch.promote_types(torch.promote_types(z.dtype, mu.dtype), logvar.dtype)
-        z, mu, logvar = z.to(dtype), mu.to(dtype), logvar.to(dtype)
     if not isinstance(estimator, str) or estimator not in ESTIMATORS:
         names = ", ".join(map(repr, ESTIMATORS))
         raise ValueError(f"{caller}: estimator must be one of {names}, got {estimator!r}")
-    z, mu, logvar = z.flatten(1), mu.flatten(1), logvar.flatten(1)
+    # Once and for all, so that the gradients that come back by several ways are added before they are rounded.
+    dtype = kl_dtype(torch.promote_types(torch.promote_types(z.dtype, mu.dtype), logvar.dtype))
+    z, mu, logvar = (x.flatten(1).to(dtype) for x in (z, mu, logvar))
+    logvar = torch.where(logvar < _SMALLEST_LOGVAR[dtype], _SMALLEST_LOGVAR[dtype], logvar)
     all_mu, all_logvar, first_row = mu, logvar, 0
     if group is not None:
         if not isinstance(group, distributed.ProcessGroup):
@@ -115,7 +120,7 @@ def kl_decomposition(
     conditional = -0.5 * ((((wide_z - wide_mu) * inverse).square() + wide_logvar).sum(1) + constant)
     prior = -0.5 * (wide_z.square().sum(1) + constant)
     parts = (conditional - joint).mean(), (joint - product).mean(), (product - prior).mean()
-    return KLDecomposition(*(part.to(kl_dtype(z.dtype)) for part in parts))
+    return KLDecomposition(*(part.to(dtype) for part in parts))
 
 
 class _Gather(torch.autograd.Function):

@@ -13,7 +13,7 @@
 namespace betavae_fast::BVF_ISA {
 namespace {
 
-constexpr int64_t lanes = Pairs::lanes, tile = Pairs::tile;
+constexpr int64_t lanes = Pairs::lanes, tile = Pairs::tile, group = Pairs::group;
 
 // A block's 16 lanes are this many vectors.
 template <class Real>
@@ -41,10 +41,24 @@ inline Doubles exp2_(Doubles x) {
 constexpr int64_t dims_at_once = 16;
 
 template <class Real>
-void add_group(int64_t d, int64_t dims, Real* group, Real* total) {
-  const bool complete = d % dims_at_once == dims_at_once - 1 || d == dims - 1;
-  if (!complete || d < dims_at_once) return;
-  for (int64_t i = 0; i < tile * lanes; ++i) total[i] += group[i], group[i] = 0;
+struct JointTerms {
+  Real of[tile * lanes] = {}, later[tile * lanes] = {};
+
+  // Where the terms of dim d are added.
+  Real* at(int64_t d) { return d < dims_at_once ? of : later; }
+
+  void complete(int64_t d, int64_t dims) {
+    const bool last = d % dims_at_once == dims_at_once - 1 || d == dims - 1;
+    if (!last || d < dims_at_once) return;
+    for (int64_t i = 0; i < tile * lanes; ++i) of[i] += later[i], later[i] = 0;
+  }
+};
+
+// Forward and backward must round a term alike, or responsibilities do not add up to 1.
+template <class Real>
+inline Vector<Real> term_of(Vector<Real> z, const Posteriors<Real>& posteriors, int64_t j) {
+  const Vector<Real> t = (z - posteriors.mu[j]) * posteriors.inverse_width[j];
+  return posteriors.peak[j] - t * t;
 }
 
 template <class Real>
@@ -56,19 +70,19 @@ struct OwnWeights {
   Real of[tile * lanes];
   bool any = false;
 
-  void set(const Mixture<Real>& p, int64_t block, int64_t first, int64_t count) {
+  void set(const Mixture<Real>& p, int64_t block, int64_t first) {
     any = false;
     if (p.weights.own == 0 && p.weights.next == 0) return;
     for (int64_t k = 0; k < lanes; ++k) {
       const int64_t own = p.first_row + block * lanes + k;
-      add(own - first, count, k, p.weights.own);
-      add((own + 1 == p.pairs.posteriors ? 0 : own + 1) - first, count, k, p.weights.next);
+      add(own - first, k, p.weights.own);
+      add((own + 1 == p.pairs.posteriors ? 0 : own + 1) - first, k, p.weights.next);
     }
   }
 
  private:
-  void add(int64_t j, int64_t count, int64_t lane, double weight) {
-    if (j < 0 || j >= count) return;
+  void add(int64_t j, int64_t lane, double weight) {
+    if (j < 0 || j >= tile) return;
     if (!any) std::memset(of, 0, sizeof of);
     any = true;
     of[j * lanes + lane] += static_cast<Real>(weight);
@@ -76,16 +90,9 @@ struct OwnWeights {
 };
 
 template <class Real>
-void add_weights(const OwnWeights<Real>& weights, int64_t count, Real* terms, Vector<Real>* highest) {
-  for (int64_t v = 0; v < vectors<Real>; ++v) {
-    highest[v] = Vector<Real>{} + lowest<Real>;
-    for (int64_t j = 0; j < count; ++j) {
-      const int64_t at = j * lanes + v * width<Real>;
-      const Vector<Real> term = load(terms + at) + load(weights.of + at);
-      store(terms + at, term);
-      highest[v] = larger(term, highest[v]);
-    }
-  }
+void add_weights(const OwnWeights<Real>& weights, Real* terms) {
+  if (!weights.any) return;
+  for (int64_t i = 0; i < tile * lanes; ++i) terms[i] += weights.of[i];
 }
 
 inline void rescale_and_add(double* to, Floats grown, Floats part) {
@@ -97,76 +104,99 @@ inline void rescale_and_add(double* to, Floats grown, Floats part) {
 }
 inline void rescale_and_add(double* to, Doubles grown, Doubles part) { store(to, load(to) * grown + part); }
 
-// A running maximum and the sum of 2^(term - maximum), for each lane (Milakov & Gimelshein 2018).
+// A running maximum and the sum of 2^(term - maximum), for each lane (Milakov & Gimelshein 2018). A maximum may lag behind,
+// as long as no power overflows.
 template <class Real>
 struct LogSum {
-  Real maximum[lanes];
+  Real maximum[lanes], least = lowest<Real>;  // of the maxima
   double sum[lanes];
 
   LogSum() {
     for (int64_t k = 0; k < lanes; ++k) maximum[k] = lowest<Real>, sum[k] = 0;
   }
 
-  // `highest` is the terms' maximum in each lane; NaN is none, but makes the sum NaN.
-  void add(const Real* terms, int64_t count, const Vector<Real>* highest) {
+  bool may_lag(Real bound_of_terms) const { return bound_of_terms < least + 100; }
+
+  void add(const Vector<Real>* part) {
+    for (int64_t v = 0; v < vectors<Real>; ++v) add_to(sum + v * width<Real>, part[v]);
+  }
+
+  // The maxima become those of all terms so far; NaN is none, but makes the sum NaN.
+  void add(const Real* terms) {
     for (int64_t v = 0; v < vectors<Real>; ++v) {
-      const Vector<Real> before = load(maximum + v * width<Real>), now = larger(highest[v], before);
+      const Vector<Real> before = load(maximum + v * width<Real>);
+      Vector<Real> now = before;
+      for (int64_t j = 0; j < tile; ++j) now = larger(load(terms + j * lanes + v * width<Real>), now);
       const Vector<Real> base = now == lowest<Real> ? Vector<Real>{} : now;  // not infinity - infinity
-      const Vector<Real> grown = exp2_(before - base);
       Vector<Real> part{};
-      for (int64_t j = 0; j < count; ++j) part += exp2_(load(terms + j * lanes + v * width<Real>) - base);
+      for (int64_t j = 0; j < tile; ++j) part += exp2_(load(terms + j * lanes + v * width<Real>) - base);
       store(maximum + v * width<Real>, now);
-      rescale_and_add(sum + v * width<Real>, grown, part);
+      rescale_and_add(sum + v * width<Real>, exp2_(before - base), part);
     }
+    least = maximum[0];
+    for (int64_t k = 1; k < lanes; ++k) least = maximum[k] < least ? maximum[k] : least;
   }
 
   double value(int64_t k, double weight) const {
-    return ln_2 * (static_cast<double>(maximum[k]) + std::log2(sum[k]) + weight);
+    using T = Wider<Real>;
+    return static_cast<double>(ln_2<T> * (static_cast<T>(maximum[k]) + std::log2(static_cast<T>(sum[k])) + static_cast<T>(weight)));
   }
 };
 
 template <class Real>
-void forward_block(const MixtureForward<Real>& p, int64_t block) {
+Real highest(const Real* x) {
+  Vector<Real> most = load(x);
+  for (int64_t j = width<Real>; j < tile; j += width<Real>) most = larger(load(x + j), most);
+  Real result = most[0];
+  for (int64_t k = 1; k < width<Real>; ++k) result = most[k] > result ? most[k] : result;
+  return result;
+}
+
+// One dim of a block and a tile: its terms, added to the joint's and to the marginal's sum.
+template <class Real>
+void add_dim(const Real* z, const Posteriors<Real>& posteriors, const OwnWeights<Real>& weights, Real* joint, LogSum<Real>& marginal) {
   using V = Vector<Real>;
+  if (!weights.any && marginal.may_lag(highest(posteriors.peak))) {
+    V part[vectors<Real>] = {};
+    for (int64_t j = 0; j < tile; ++j)
+      for (int64_t v = 0; v < vectors<Real>; ++v) {
+        Real* const to = joint + j * lanes + v * width<Real>;
+        const V term = term_of(load(z + v * width<Real>), posteriors, j);
+        store(to, load(to) + term);
+        part[v] += exp2_(term - load(marginal.maximum + v * width<Real>));
+      }
+    marginal.add(part);
+    return;
+  }
+  Real terms[tile * lanes];
+  for (int64_t j = 0; j < tile; ++j)
+    for (int64_t v = 0; v < vectors<Real>; ++v) {
+      const int64_t at = j * lanes + v * width<Real>;
+      const V term = term_of(load(z + v * width<Real>), posteriors, j);
+      store(joint + at, load(joint + at) + term);
+      store(terms + at, term);
+    }
+  add_weights(weights, terms);
+  marginal.add(terms);
+}
+
+template <class Real>
+void forward_block(const MixtureForward<Real>& p, int64_t block) {
   const int64_t dims = p.pairs.dims;
   LogSum<Real> joint;
   std::unique_ptr<LogSum<Real>[]> marginals(new LogSum<Real>[static_cast<size_t>(dims)]);
   OwnWeights<Real> weights;
-  Real terms[tile * lanes], together[tile * lanes], later[tile * lanes];
-  V highest[vectors<Real>];
-  for (int64_t first = 0; first < p.pairs.posteriors; first += tile) {
-    const int64_t left = p.pairs.posteriors - first, count = left < tile ? left : tile;
-    weights.set(p, block, first, count);
-    std::memset(together, 0, sizeof together);
-    std::memset(later, 0, sizeof later);
+  for (int64_t index = 0; index < p.pairs.tiles(); ++index) {
+    weights.set(p, block, index * tile);
+    JointTerms<Real> terms;
     for (int64_t d = 0; d < dims; ++d) {
-      Real* const sums = d < dims_at_once ? together : later;
-      V own[vectors<Real>];
-      for (int64_t v = 0; v < vectors<Real>; ++v) {
-        own[v] = load(p.z + (block * dims + d) * lanes + v * width<Real>);
-        highest[v] = V{} + lowest<Real>;
-      }
-      for (int64_t j = 0; j < count; ++j) {
-        const int64_t at = (first + j) * dims + d;
-        const Real mu = p.mu[at], inverse = p.inverse_width[at], peak = p.peak[at];
-        for (int64_t v = 0; v < vectors<Real>; ++v) {
-          const int64_t to = j * lanes + v * width<Real>;
-          const V t = (own[v] - mu) * inverse, term = peak - t * t;
-          store(sums + to, load(sums + to) + term);
-          highest[v] = larger(term, highest[v]);
-          store(terms + to, term);
-        }
-      }
-      if (weights.any) add_weights(weights, count, terms, highest);
-      marginals[d].add(terms, count, highest);
-      add_group(d, dims, later, together);
+      add_dim(p.z + (block * dims + d) * lanes, p.tile(index, d), weights, terms.at(d), marginals[d]);
+      terms.complete(d, dims);
     }
-    for (int64_t v = 0; v < vectors<Real>; ++v) {
-      highest[v] = V{} + lowest<Real>;
-      for (int64_t j = 0; j < count; ++j) highest[v] = larger(load(together + j * lanes + v * width<Real>), highest[v]);
-    }
-    if (weights.any) add_weights(weights, count, together, highest);
-    joint.add(together, count, highest);
+    add_weights(weights, terms.of);
+    // Where there are no dims, no peak leaves out what only fills the tile.
+    for (int64_t i = (p.pairs.posteriors - index * tile) * lanes; i < tile * lanes; ++i) terms.of[i] = lowest<Real>;
+    joint.add(terms.of);
   }
   for (int64_t k = 0; k < lanes; ++k) {
     const int64_t row = block * lanes + k;
@@ -176,140 +206,136 @@ void forward_block(const MixtureForward<Real>& p, int64_t block) {
   }
 }
 
-// Blocks that are taken through the dims together: their responsibilities, and one dim's sums, stay in L1.
-constexpr int64_t group = 8;
-
-// g_i p_ij of a block and a tile.
+// g_i p_ij of a block and a tile, [j][block of the group][lane].
 template <class Real>
-void joint_gradients(const MixtureBackward<Real>& p, int64_t block, int64_t first, int64_t count,
-                     const OwnWeights<Real>& weights, Real* result) {
+void joint_gradients(const MixtureBackward<Real>& p, int64_t block, int64_t index, const OwnWeights<Real>& weights,
+                     Real* result) {
   using V = Vector<Real>;
   const int64_t dims = p.pairs.dims;
-  if (weights.any)
-    std::memcpy(result, weights.of, sizeof weights.of);
-  else
-    std::memset(result, 0, sizeof weights.of);
-  Real later[tile * lanes] = {};
+  JointTerms<Real> terms;
   for (int64_t d = 0; d < dims; ++d) {
-    Real* const sums = d < dims_at_once ? result : later;
-    V own[vectors<Real>];
-    for (int64_t v = 0; v < vectors<Real>; ++v) own[v] = load(p.z + (block * dims + d) * lanes + v * width<Real>);
-    for (int64_t j = 0; j < count; ++j) {
-      const int64_t at = (first + j) * dims + d;
-      const Real mu = p.mu[at], inverse = p.inverse_width[at], peak = p.peak[at];
+    const Real* const z = p.z + (block * dims + d) * lanes;
+    const Posteriors<Real>& posteriors = p.tile(index, d);
+    Real* const sums = terms.at(d);
+    for (int64_t j = 0; j < tile; ++j)
       for (int64_t v = 0; v < vectors<Real>; ++v) {
-        Real* to = sums + j * lanes + v * width<Real>;
-        const V t = (own[v] - mu) * inverse;
-        store(to, load(to) + (peak - t * t));
+        Real* const to = sums + j * lanes + v * width<Real>;
+        store(to, load(to) + term_of(load(z + v * width<Real>), posteriors, j));
       }
-    }
-    add_group(d, dims, later, result);
+    terms.complete(d, dims);
   }
-  for (int64_t v = 0; v < vectors<Real>; ++v) {
-    const int64_t from = block * lanes + v * width<Real>;
-    const V grad = load(p.grad_joint + from), minus = load(p.joint + from);
-    for (int64_t j = 0; j < count; ++j) {
-      Real* to = result + j * lanes + v * width<Real>;
-      store(to, grad * exp2_(load(to) - minus));
+  add_weights(weights, terms.of);
+  for (int64_t j = 0; j < tile; ++j)
+    for (int64_t v = 0; v < vectors<Real>; ++v) {
+      const int64_t from = block * lanes + v * width<Real>;
+      const V term = load(terms.of + j * lanes + v * width<Real>);
+      store(result + (j * group) * lanes + v * width<Real>, load(p.grad_joint + from) * exp2_(term - load(p.joint + from)));
     }
-  }
 }
 
-// One dim's sums over the blocks, [j][lane]: of w, w t and w t^2.
+// One dim's sums over the rows, still by lanes.
 template <class Real>
 struct Moments {
-  Real mass[tile * lanes], pull[tile * lanes], stretch[tile * lanes];
+  Real mass[lanes], pull[lanes], stretch[lanes];  // of w, w t and w t^2
 };
 
 // One dim of a group of blocks and a tile: adds to the blocks' grad_z, which lie dims * lanes apart, and to the tile's sums.
 // `weighted`: some pairs have a weight of their own.
 template <bool weighted, class Real>
-void add_gradients(const MixtureBackward<Real>& p, int64_t first_block, int64_t blocks, int64_t d, int64_t first, int64_t count,
-                   const OwnWeights<Real>* weights, const Real (*joint)[tile * lanes], double* grad_z, Moments<Real>& sums) {
+void add_gradients(const MixtureBackward<Real>& p, int64_t first_block, int64_t d, int64_t index,
+                   const OwnWeights<Real>* weights, const Real* joint, double* grad_z, Moments<Real>* sums) {
   using V = Vector<Real>;
   const int64_t dims = p.pairs.dims;
+  const Posteriors<Real>& posteriors = p.tile(index, d);
   for (int64_t v = 0; v < vectors<Real>; ++v) {
     V own[group], grad[group], minus[group], part[group] = {};
-    for (int64_t g = 0; g < blocks; ++g) {
+    for (int64_t g = 0; g < group; ++g) {
       const int64_t from = ((first_block + g) * dims + d) * lanes + v * width<Real>;
       own[g] = load(p.z + from);
       grad[g] = load(p.grad_marginals + from);
       minus[g] = load(p.marginals + from);
     }
-    for (int64_t j = 0; j < count; ++j) {
-      const int64_t at = (first + j) * dims + d, lane = j * lanes + v * width<Real>;
-      const V mu = V{} + p.mu[at], inverse = V{} + p.inverse_width[at], peak = V{} + p.peak[at];
-      V mass{}, pull{}, stretch{};
-#pragma GCC unroll 4
-      for (int64_t g = 0; g < blocks; ++g) {
-        const V t = (own[g] - mu) * inverse;
-        V term = peak - minus[g] - t * t;
-        if (weighted && weights[g].any) term += load(weights[g].of + lane);
-        const V w = grad[g] * exp2_(term) + load(joint[g] + lane), wt = w * t;
+    for (int64_t j = 0; j < tile; ++j) {
+      V w[group], mass{}, pull{}, stretch{};
+      for (int64_t g = 0; g < group; ++g) {
+        V term = term_of(own[g], posteriors, j);
+        if (weighted && weights[g].any) term += load(weights[g].of + j * lanes + v * width<Real>);
+        w[g] = grad[g] * exp2_(term - minus[g]) + load(joint + (j * group + g) * lanes + v * width<Real>);
+      }
+      const Real inverse = posteriors.inverse_width[j];
+      for (int64_t g = 0; g < group; ++g) {
+        const V t = (own[g] - posteriors.mu[j]) * inverse, wt = w[g] * t;
         part[g] += wt * inverse;
-        mass += w;
+        mass += w[g];
         pull += wt;
         stretch += wt * t;
       }
-      store(sums.mass + lane, load(sums.mass + lane) + mass);
-      store(sums.pull + lane, load(sums.pull + lane) + pull);
-      store(sums.stretch + lane, load(sums.stretch + lane) + stretch);
+      const auto add = [&](Real* to, V x) { store(to + v * width<Real>, load(to + v * width<Real>) + x); };
+      add(sums[j].mass, mass);
+      add(sums[j].pull, pull);
+      add(sums[j].stretch, stretch);
     }
-    for (int64_t g = 0; g < blocks; ++g) add_to(grad_z + g * dims * lanes + v * width<Real>, part[g]);
+    for (int64_t g = 0; g < group; ++g) add_to(grad_z + g * dims * lanes + v * width<Real>, part[g]);
   }
 }
 
-// One tile of posteriors against the blocks of one chunk.
+// One tile of posteriors against the blocks of one chunk; `sums`: [d][j].
 template <class Real>
-void backward_tile(const MixtureBackward<Real>& p, int64_t chunk, int64_t first, int64_t count, double* grad_z,
+void backward_tile(const MixtureBackward<Real>& p, int64_t first_block, int64_t last_block, int64_t index, double* grad_z,
                    Moments<Real>* sums) {
-  const int64_t dims = p.pairs.dims, first_block = chunk * p.pairs.chunk_blocks();
-  const int64_t left = p.pairs.blocks() - first_block, blocks = left < p.pairs.chunk_blocks() ? left : p.pairs.chunk_blocks();
-  Real joint[group][tile * lanes];
+  const int64_t dims = p.pairs.dims;
+  Real joint[tile * group * lanes];
   OwnWeights<Real> weights[group];
-  std::memset(static_cast<void*>(sums), 0, static_cast<size_t>(dims) * sizeof *sums);
-  for (int64_t b = 0; b < blocks; b += group) {
-    const int64_t together = blocks - b < group ? blocks - b : group;
-    for (int64_t g = 0; g < together; ++g) {
-      weights[g].set(p, first_block + b + g, first, count);
-      joint_gradients(p, first_block + b + g, first, count, weights[g], joint[g]);
-    }
+  std::memset(static_cast<void*>(sums), 0, static_cast<size_t>(dims * tile) * sizeof *sums);
+  for (int64_t block = first_block; block < last_block; block += group) {
     bool weighted = false;
-    for (int64_t g = 0; g < together; ++g) weighted |= weights[g].any;
+    for (int64_t g = 0; g < group; ++g) {
+      weights[g].set(p, block + g, index * tile);
+      weighted |= weights[g].any;
+      joint_gradients(p, block + g, index, weights[g], joint + g * lanes);
+    }
     const auto add = weighted ? add_gradients<true, Real> : add_gradients<false, Real>;
     for (int64_t d = 0; d < dims; ++d)
-      add(p, first_block + b, together, d, first, count, weights, joint, grad_z + (b * dims + d) * lanes, sums[d]);
+      add(p, block, d, index, weights, joint, grad_z + ((block - first_block) * dims + d) * lanes, sums + d * tile);
   }
 }
 
 template <class Real>
 double lane_sum(const Real* x) {
-  double sum = 0;
-  for (int64_t k = 0; k < lanes; ++k) sum += static_cast<double>(x[k]);
-  return sum;
+  Vector<Real> sum{};
+  for (int64_t v = 0; v < vectors<Real>; ++v) sum += load(x + v * width<Real>);
+  double total = 0;
+  for (int64_t k = 0; k < width<Real>; ++k) total += static_cast<double>(sum[k]);
+  return total;
 }
 
 template <class Real>
 void backward_chunk(const MixtureBackward<Real>& p, int64_t chunk) {
+  constexpr double inverse_k2 = 1 / (k_scale<double> * k_scale<double>);
   const int64_t dims = p.pairs.dims, posteriors = p.pairs.posteriors;
-  std::unique_ptr<Moments<Real>[]> sums(new Moments<Real>[static_cast<size_t>(dims)]);
-  std::unique_ptr<double[]> grad_z(new double[static_cast<size_t>(p.pairs.chunk_blocks() * dims * lanes)]());
-  for (int64_t first = 0; first < posteriors; first += tile) {
-    const int64_t count = posteriors - first < tile ? posteriors - first : tile;
-    backward_tile(p, chunk, first, count, grad_z.get(), sums.get());
-    for (int64_t j = 0; j < count; ++j)
-      for (int64_t d = 0; d < dims; ++d) {
-        const int64_t at = (chunk * posteriors + first + j) * dims + d, from = j * lanes;
-        const double inverse = p.inverse_width[(first + j) * dims + d];
-        p.grad_mu[at] = static_cast<Real>(lane_sum(sums[d].pull + from) * inverse / (k_scale * k_scale));
-        p.grad_logvar[at] = static_cast<Real>(ln_2 * lane_sum(sums[d].stretch + from) - 0.5 * lane_sum(sums[d].mass + from));
+  const int64_t chunk_blocks = p.pairs.chunk_groups() * group, first_block = chunk * chunk_blocks;
+  const int64_t blocks = p.pairs.groups() * group;
+  const int64_t last_block = first_block + chunk_blocks < blocks ? first_block + chunk_blocks : blocks;
+  std::unique_ptr<Moments<Real>[]> sums(new Moments<Real>[static_cast<size_t>(dims * tile)]);
+  std::unique_ptr<double[]> grad_z(new double[static_cast<size_t>((last_block - first_block) * dims * lanes)]());
+  for (int64_t index = 0; index < p.pairs.tiles(); ++index) {
+    backward_tile(p, first_block, last_block, index, grad_z.get(), sums.get());
+    for (int64_t d = 0; d < dims; ++d)
+      for (int64_t j = 0; j < tile && index * tile + j < posteriors; ++j) {
+        const Moments<Real>& of = sums[d * tile + j];
+        const int64_t at = (chunk * posteriors + index * tile + j) * dims + d;
+        const Posteriors<Real>& posterior = p.tile(index, d);
+        const double exact = 1 + static_cast<double>(posterior.rounded_off[j]), inverse = posterior.inverse_width[j] * exact;
+        p.grad_mu[at] = static_cast<Real>(lane_sum(of.pull) * exact * inverse * inverse_k2);
+        p.grad_logvar[at] = static_cast<Real>(ln_2<double> * lane_sum(of.stretch) * exact * exact - 0.5 * lane_sum(of.mass));
       }
   }
-  const int64_t first_row = chunk * p.pairs.chunk_blocks() * lanes;
-  for (int64_t r = 0; r < p.pairs.chunk_blocks() * lanes && first_row + r < p.pairs.rows; ++r)
-    for (int64_t d = 0; d < dims; ++d)
-      p.grad_z[(first_row + r) * dims + d] =
-          static_cast<Real>(-grad_z[(r / lanes * dims + d) * lanes + r % lanes] / (k_scale * k_scale));
+  const int64_t first_row = first_block * lanes, rows = p.pairs.rows;
+  for (int64_t row = first_row; row < last_block * lanes && row < rows; ++row)
+    for (int64_t d = 0; d < dims; ++d) {
+      const int64_t block = row / lanes - first_block;
+      p.grad_z[row * dims + d] = static_cast<Real>(-grad_z[(block * dims + d) * lanes + row % lanes] * inverse_k2);
+    }
 }
 
 template <class Real>

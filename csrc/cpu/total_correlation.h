@@ -8,25 +8,39 @@
 namespace betavae_fast {
 
 // How the pairs (i, j) are cut, by shape alone. A block is as many rows i as a vector has lanes at most; a tile as many
-// posteriors j as stay in L1 with it. A chunk is the blocks whose contributions to the posteriors' gradients are kept
-// together: few, because each keeps a copy of them, but more than there are threads.
+// posteriors j as stay in L1 with it. Blocks are taken through the gradients in groups, and a chunk is the groups whose
+// contributions to the posteriors' gradients are kept together: few, because each keeps a copy of them, but more than there
+// are threads.
 struct Pairs {
-  static constexpr int64_t lanes = 16, tile = 32, max_chunks = 16;
+  static constexpr int64_t lanes = 16, tile = 32, group = 8, max_chunks = 16;
   int64_t rows, posteriors, dims;  // b, B, D
 
+  int64_t tiles() const { return (posteriors + tile - 1) / tile; }
   int64_t blocks() const { return (rows + lanes - 1) / lanes; }
-  int64_t chunk_blocks() const { return (blocks() + max_chunks - 1) / max_chunks; }
-  int64_t chunks() const { return (blocks() + chunk_blocks() - 1) / chunk_blocks(); }
+  int64_t groups() const { return (blocks() + group - 1) / group; }
+  int64_t chunk_groups() const { return (groups() + max_chunks - 1) / max_chunks; }
+  int64_t chunks() const { return (groups() + chunk_groups() - 1) / chunk_groups(); }
+  int64_t padded_rows() const { return groups() * group * lanes; }
 };
 
-// Real is float or double. Rows are stored by blocks, z[block][d][lane], zero where there is no row; posteriors as they
-// come, [j][d].
+// A tile's numbers of one dim. Those that only fill a tile have a density of 0 wherever z is, infinity included.
+template <class Real>
+struct Posteriors {
+  Real mu[Pairs::tile], inverse_width[Pairs::tile], peak[Pairs::tile];
+  Real rounded_off[Pairs::tile];  // exact inverse width / inverse_width - 1
+};
+
+// Real is float or double. Rows are stored by blocks, z[block][d][lane], posteriors by tiles, [tile][d]. Rows that only fill a
+// group have responsibilities of 0.
 template <class Real>
 struct Mixture {
   Pairs pairs;
   MixtureWeights weights;
   int64_t first_row;
-  const Real *z, *mu, *inverse_width, *peak;
+  const Real* z;
+  const Posteriors<Real>* posteriors;
+
+  const Posteriors<Real>& tile(int64_t index, int64_t d) const { return posteriors[index * pairs.dims + d]; }
 };
 
 template <class Real>

@@ -179,7 +179,7 @@ __global__ void __launch_bounds__(mixture_threads) finish_rows(const __grid_cons
     of_joint = divided(number<double>(p.grad_joint_in, row, 0), total(p.joint_mass + row, p.of_rows.splits, p.row_stride));
     of_marginal = divided(number<double>(p.grad_marginals_in, row, d), sum(2));
     const double pull = of_joint * sum(0) + of_marginal * sum(1);
-    narrow(static_cast<float>(-pull / (k_scale * k_scale)), static_cast<T*>(p.grad_z)[row * p.dims + d]);
+    narrow(static_cast<float>(-pull / (k_scale<double> * k_scale<double>)), static_cast<T*>(p.grad_z)[row * p.dims + d]);
   }
   p.grad_marginals[at] = static_cast<float>(of_marginal);
   if (d == 0) p.grad_joint[row] = static_cast<float>(of_joint);
@@ -192,8 +192,8 @@ __global__ void __launch_bounds__(mixture_threads) finish_posteriors(const __gri
   const int64_t from = d * p.posterior_stride + posterior, to = posterior * p.dims + d, kind = p.dims * p.posterior_stride;
   const auto sum = [&](int s) { return total(p.posterior_sums + s * kind + from, p.of_posteriors.splits, kept_sums * kind); };
   const double inverse = p.inverse_width[from];
-  narrow(static_cast<float>(sum(1) * inverse / (k_scale * k_scale)), static_cast<T*>(p.grad_mu)[to]);
-  narrow(static_cast<float>(ln_2 * sum(2) - 0.5 * sum(0)), static_cast<T*>(p.grad_logvar)[to]);
+  narrow(static_cast<float>(sum(1) * inverse / (k_scale<double> * k_scale<double>)), static_cast<T*>(p.grad_mu)[to]);
+  narrow(static_cast<float>(ln_2<double> * sum(2) - 0.5 * sum(0)), static_cast<T*>(p.grad_logvar)[to]);
 }
 
 }  // namespace

@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(mixture_threads) marginals(const __grid_consta
 __device__ __forceinline__ double value(const LogSums& parts, int64_t at, int64_t stride, double weight) {
   LogSum total;
   for (int64_t split = 0; split < parts.cut.splits; ++split, at += stride) total.merge({parts.maximum[at], parts.sum[at]});
-  return ln_2 * (static_cast<double>(total.maximum) + std::log2(static_cast<double>(total.sum)) + weight);
+  return ln_2<double> * (static_cast<double>(total.maximum) + std::log2(static_cast<double>(total.sum)) + weight);
 }
 
 // A thread owns one row of one dim, or of the joint, which stands behind the dims.

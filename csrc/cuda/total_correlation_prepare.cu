@@ -25,9 +25,9 @@ __global__ void __launch_bounds__(mixture_threads) prepare_posteriors(const __gr
     const int64_t to = d * p.posterior_stride + posterior;
     float center = 0.0f, inverse = 1.0f, height = -INFINITY;
     if (posterior < p.posteriors) {
-      const double logvar = number<T>(p.logvar_in, posterior, d);
+      const float logvar = number<T>(p.logvar_in, posterior, d);
       center = number<T>(p.mu_in, posterior, d);
-      inverse = static_cast<float>(inverse_width(logvar, width_bound<float>));
+      inverse = static_cast<float>(inverse_width(logvar));
       height = static_cast<float>(peak(logvar));
     }
     p.mu[to] = center;
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(mixture_threads) prepare_posteriors(const __gr
 
 // What a term has subtracted. Of a row that lies infinitely far from every posterior, none has a responsibility.
 __device__ __forceinline__ float in_base_2(double value, double weight) {
-  return std::fabs(value) == INFINITY ? FLT_MAX : static_cast<float>(log2_e * value - weight);
+  return std::fabs(value) == INFINITY ? FLT_MAX : static_cast<float>(log2_e<double> * value - weight);
 }
 
 __global__ void __launch_bounds__(mixture_threads) prepare_subtrahends(const __grid_constant__ MixtureBackward p) {

@@ -10,9 +10,14 @@
 
 namespace betavae_fast {
 
-constexpr double ln_2 = 0.69314718055994530942, log2_e = 1.44269504088896340736;
-constexpr double half_log2_2pi = 1.32574806473615939902;
-constexpr double k_scale = 0.84932180028801904272;  // sqrt(log2(e) / 2)
+template <class T>
+constexpr T ln_2 = T(0.69314718055994530942L);
+template <class T>
+constexpr T log2_e = T(1.44269504088896340736L);
+template <class T>
+constexpr T half_log2_2pi = T(1.32574806473615939902L);
+template <class T>
+constexpr T k_scale = T(0.84932180028801904272L);  // sqrt(log2(e) / 2)
 
 // 2^x for x <= 0, within 2 ulp; 0 below -127.
 BVF_INLINE float exp2_(float x) {
@@ -29,16 +34,34 @@ BVF_INLINE float exp2_(float x) {
 BVF_INLINE double exp2_(double x) { return std::exp2(x); }
 #endif
 
+// What a posterior's numbers are computed in, to be rounded once; long double only on the CPU.
+template <class Real>
+struct WiderThan;
+template <>
+struct WiderThan<float> {
+  using type = double;
+};
+template <>
+struct WiderThan<double> {
+  using type = long double;
+};
+template <class Real>
+using Wider = typename WiderThan<Real>::type;
+
 // k / sigma; bounded, so that t is finite wherever z and mu are of a sane size, and zero where they are equal.
-BVF_INLINE double inverse_width(double logvar, double bound) {
-  const double inverse = k_scale * std::exp(-0.5 * logvar);
+template <class Real>
+BVF_INLINE Wider<Real> inverse_width(Real logvar) {
+  using T = Wider<Real>;
+  constexpr T bound = sizeof(Real) == sizeof(float) ? T(0x1p+110) : T(0x1p+1000);
+  const T inverse = k_scale<T> * std::exp(T(-0.5) * T(logvar));
   return inverse > bound ? bound : inverse;
 }
 
 template <class Real>
-constexpr double width_bound = sizeof(Real) == sizeof(float) ? 0x1p+110 : 0x1p+1000;
-
-BVF_INLINE double peak(double logvar) { return -0.5 * log2_e * logvar - half_log2_2pi; }
+BVF_INLINE Wider<Real> peak(Real logvar) {
+  using T = Wider<Real>;
+  return T(-0.5) * log2_e<T> * T(logvar) - half_log2_2pi<T>;
+}
 
 // log2 of the weights: one for all pairs, and what is added to it for a row's own posterior and for the one after.
 struct MixtureWeights {
