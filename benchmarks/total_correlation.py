@@ -1,35 +1,16 @@
-"""The decomposition of the KL by a batch: log q(z) and each log q(z_d), from all pairs of rows, and their gradients.
-
-``python -m benchmarks.total_correlation`` measures the memory that each contender needs, into
-benchmarks/results/total-correlation/memory.json; the times are ``python -m benchmarks total_correlation``'s.
-"""
+"""The decomposition of the KL by a batch: log q(z) and each log q(z_d), from all pairs of rows, and their gradients."""
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import json
-import resource
-import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 from math import log, pi
-from multiprocessing import get_context
-from pathlib import Path
 
 import torch
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks import machine
 from benchmarks.compiled import compiled, no_compiler
-from benchmarks.headline import size
 from benchmarks.registry import Contender, Cost, Op, Outputs, Problem, Shape
-from benchmarks.results import FOLDER
 from betavae_fast.functional import kl_decomposition
 from betavae_fast.ops.backends import missing
 
@@ -141,70 +122,3 @@ OP = Op(
     contenders=contenders,
     cost={"forward": _FORWARD, "backward": _BACKWARD},
 )
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What forward and backward take at their peak beside the inputs, as the system counts it; bytes."""
-
-    contender: str
-    shape: Shape
-    extra_bytes: int
-
-
-def extra_bytes(contender: str, shape: Shape) -> int:
-    """In a process of its own, whose peak nothing else has raised."""
-    with get_context("spawn").Pool(1) as pool:
-        return pool.apply(_extra_bytes, (contender, shape))
-
-
-def _extra_bytes(name: str, shape: Shape) -> int:
-    forward = next(c for c in contenders("cpu") if c.name == name).build()
-    unit = 1 if sys.platform == "darwin" else 1024
-
-    def step(problem: Problem) -> None:
-        outputs = forward(problem.inputs, None)
-        torch.autograd.grad(outputs, problem.leaves, problem.output_grads)
-
-    step(setup((8, *shape[1:]), torch.float32, torch.device("cpu"), 0))
-    problem = setup(shape, torch.float32, torch.device("cpu"), 0)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    step(problem)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.total_correlation", description=__doc__)
-    parser.add_argument("--out", type=Path, default=FOLDER / "total-correlation" / "memory.json")
-    args = parser.parse_args(arguments)
-    problems: tuple[tuple[str, Shape], ...] = (
-        ("eager", (256, 10)),
-        ("cpp", (256, 10)),
-        ("eager", (2048, 10)),
-        ("cpp", (2048, 10)),
-        ("cpp", (16384, 10)),
-    )
-    absent = {c.name for c in contenders("cpu") if c.missing}
-    measured = tuple(Memory(n, s, extra_bytes(n, s)) for n, s in problems if n not in absent)
-    table = Table("contender", "shape", "extra memory, forward + backward", box=SIMPLE)
-    for memory in measured:
-        table.add_row(memory.contender, str(memory.shape), size(memory.extra_bytes))
-    console = Console()
-    console.print(table)
-    document: dict[str, object] = {
-        "command": " ".join(("python -m benchmarks.total_correlation", *arguments)),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "commit": machine.commit(),
-        "machine": machine.describe(torch.device("cpu")),
-        "versions": machine.versions(),
-        "measurements": [asdict(memory) for memory in measured],
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    console.print(f"Written to {args.out}", highlight=False, soft_wrap=True)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,154 @@
+"""How the total correlation's time and memory grow with the batch: ``python -m benchmarks.scaling``.
+
+Forward and backward at 10 channels, each batch size of each contender in a process of its own, whose peak memory nothing
+else has raised. Writes scaling.json and scaling.png into benchmarks/results/total-correlation/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import machine
+from benchmarks.headline import size
+from benchmarks.registry import Problem
+from benchmarks.results import FOLDER
+from benchmarks.total_correlation import contenders, setup
+
+DIM = 10
+# Eager needs a gigabyte at 2,048, and 16 at 8,192.
+BATCHES = {
+    "eager": (256, 512, 1024, 2048),
+    "cpp": (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072),
+}
+_LABELS = {"eager": "eager PyTorch", "cpp": "betavae_fast, C++"}
+_COLOURS = {"eager": "#e07b00", "cpp": "#1f6fb4"}
+# Shorter ones are repeated, and the fastest counts: what disturbs a process only slows it.
+_SECONDS, _MOST_REPEATS = 2.0, 50
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Forward and backward; ``extra_bytes``: at their peak beside the inputs, as the system counts it."""
+
+    contender: str
+    batch_size: int
+    seconds: float
+    repeats: int
+    extra_bytes: int
+
+
+def measure(contender: str, batch_size: int, threads: int) -> Measurement:
+    with get_context("spawn").Pool(1) as pool:
+        return pool.apply(_measure, (contender, batch_size, threads))
+
+
+def _measure(name: str, batch_size: int, threads: int) -> Measurement:
+    torch.set_num_threads(threads)
+    forward = next(c for c in contenders("cpu") if c.name == name).build()
+    unit = 1 if sys.platform == "darwin" else 1024
+
+    def step(problem: Problem) -> float:
+        start = time.perf_counter()
+        outputs = forward(problem.inputs, None)
+        torch.autograd.grad(outputs, problem.leaves, problem.output_grads)
+        return time.perf_counter() - start
+
+    step(setup((64, DIM), torch.float32, torch.device("cpu"), 0))
+    problem = setup((batch_size, DIM), torch.float32, torch.device("cpu"), 0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    times = [step(problem)]
+    extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit
+    while sum(times) < _SECONDS and len(times) < _MOST_REPEATS:
+        times.append(step(problem))
+    return Measurement(name, batch_size, min(times), len(times), extra)
+
+
+def draw(measurements: Sequence[Measurement]) -> Figure:
+    """Time and memory by batch size, beside the slopes B² and B."""
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    figure.suptitle(f"Total correlation, forward and backward, {DIM} channels")
+    for axis, name, power, unit in zip(
+        figure.subplots(1, 2),
+        ("seconds", "extra_bytes"),
+        (2, 1),
+        ("seconds", "bytes beside the inputs"),
+        strict=True,
+    ):
+        for contender, label in _LABELS.items():
+            chosen = [m for m in measurements if m.contender == contender]
+            batches = [m.batch_size for m in chosen]
+            axis.plot(
+                batches, [getattr(m, name) for m in chosen], "o-", color=_COLOURS[contender], label=label
+            )
+        last = max((m for m in measurements if m.contender == "cpp"), key=lambda m: m.batch_size)
+        sizes = sorted({m.batch_size for m in measurements if m.contender == "cpp"})
+        slope = [getattr(last, name) * (batch / last.batch_size) ** power for batch in sizes]
+        axis.plot(sizes, slope, "--", color="#404040", linewidth=0.8, label="∝ B²" if power == 2 else "∝ B")
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        axis.set_xlabel("batch size B")
+        axis.set_ylabel(unit)
+        axis.grid(color="#e4e4e4", linewidth=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False)
+    return figure
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scaling", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--max-batch", type=int, default=max(BATCHES["cpp"]), help="leave out larger batches")
+    parser.add_argument("--out", type=Path, default=FOLDER / "total-correlation", help="a folder")
+    args = parser.parse_args(arguments)
+    absent = {c.name: c.missing for c in contenders("cpu") if c.missing}
+    if "cpp" in absent:
+        print(f"The C++ backend is missing: {absent['cpp']}")
+        return 1
+    torch.set_num_threads(args.threads)
+    table = Table("contender", "batch", "time", "extra memory", box=SIMPLE)
+    measurements: list[Measurement] = []
+    for contender, batches in BATCHES.items():
+        for batch in batches:
+            if batch <= args.max_batch:
+                m = measure(contender, batch, args.threads)
+                measurements.append(m)
+                table.add_row(contender, f"{batch:,}", f"{1e3 * m.seconds:,.2f} ms", size(m.extra_bytes))
+    console = Console()
+    console.print(table)
+    document: dict[str, object] = {
+        "command": " ".join(("python -m benchmarks.scaling", *arguments)),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "commit": machine.commit(),
+        "machine": machine.describe(torch.device("cpu")),
+        "versions": machine.versions(),
+        "channels": DIM,
+        "measurements": [asdict(m) for m in measurements],
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    (args.out / "scaling.json").write_text(text, encoding="utf-8")
+    draw(measurements).savefig(args.out / "scaling.png", dpi=110)
+    console.print(f"Written to {args.out}", highlight=False, soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
