@@ -12,13 +12,14 @@ from betavae_fast.functional import (
     reparameterize,
     reparameterize_kl,
 )
-from betavae_fast.nn import BetaVAE, BetaVAELoss, GaussianLatent
+from betavae_fast.nn import BetaVAE, BetaVAELoss, DiagonalGaussian, GaussianLatent
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BetaVAE",
     "BetaVAELoss",
+    "DiagonalGaussian",
     "GaussianLatent",
     "KLDecomposition",
     "LatentSample",

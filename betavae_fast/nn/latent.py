@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from betavae_fast.functional import Reduction, gaussian_kl, reparameterize_kl
+from betavae_fast.nn.packings import split_halves
 from betavae_fast.ops.backends import Backend
 
 
@@ -80,7 +81,7 @@ class GaussianLatent(nn.Module):
         Raises: ValueError if packed moments do not split in two halves, or as ``reparameterize_kl`` does.
         """
         if logvar is None:
-            mu, logvar = _split_moments(mu)
+            mu, logvar = split_halves(mu)
         if self.training:
             z, kl = reparameterize_kl(
                 mu,
@@ -123,14 +124,3 @@ def split_kl(mu: Tensor, logvar: Tensor) -> KLSplit:
     dtype = torch.promote_types(mu.dtype, torch.float32)
     mu, logvar = mu.to(dtype), logvar.to(dtype)
     return KLSplit(0.5 * mu.square().mean(0), 0.5 * (logvar.expm1() - logvar).mean(0))
-
-
-def _split_moments(moments: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, 2·D, ...) → two views (B, D, ...)."""
-    if moments.dim() < 2 or moments.shape[1] % 2:
-        raise ValueError(
-            f"moments must have shape (B, 2*D, ...), the mean in the first half of dimension 1 and the "
-            f"log-variance in the second; got {tuple(moments.shape)}"
-        )
-    mu, logvar = moments.chunk(2, dim=1)
-    return mu, logvar

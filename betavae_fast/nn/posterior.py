@@ -1,0 +1,93 @@
+"""The fused pass behind the classes that ask for the sample and for the KL one after the other."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from betavae_fast.functional import gaussian_kl, reparameterize_kl
+from betavae_fast.noise import make_rng
+
+Generators = Generator | Sequence[Generator] | None
+
+
+class Posterior:
+    """N(μ, σ²) of a batch, whose KL comes out of the pass that sampled it.
+
+    A sample keeps its KL, B numbers, for the next :meth:`kl`, which takes it away. It is not kept across a backward
+    pass, which frees its graph, and not used where it would be another than a new one: after μ or log σ² was written to,
+    or with gradients asked for now and not then; nor in inference mode or torch.compile, where that cannot be told.
+
+    Args:
+        mu, logvar, logvar_range: as :func:`betavae_fast.reparameterize_kl` takes them.
+    """
+
+    def __init__(self, mu: Tensor, logvar: Tensor, logvar_range: tuple[float, float] | None = None) -> None:
+        self.mu, self.logvar, self.logvar_range = mu, logvar, logvar_range
+        self._kept: tuple[Tensor, tuple[int, int]] | None = None
+
+    def sample(self, generator: Generators = None, noise: Tensor | None = None) -> Tensor:
+        """z like μ. A generator may be on another device: noise is the same on all. Of several, one a row, each draws
+        what it would for its row alone."""
+        if isinstance(generator, Sequence) and len(generator) == 1:
+            (generator,) = generator
+        if isinstance(generator, Sequence):
+            z, kl = self._sample_rows(generator, noise)
+        else:
+            z, kl = self._pass(self.mu, self.logvar, generator, noise)
+        self._keep(z, kl)
+        return z
+
+    def kl(self) -> Tensor:
+        """To N(0, I), nats, (B,)."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kl, versions = kept
+            graph = torch.is_grad_enabled() and (self.mu.requires_grad or self.logvar.requires_grad)
+            if kl.requires_grad == graph and versions == self._versions():
+                return kl
+        return gaussian_kl(self.mu, self.logvar, reduction="sample", logvar_range=self.logvar_range)
+
+    def _pass(
+        self, mu: Tensor, logvar: Tensor, generator: Generator | None, noise: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        seed = None
+        if generator is not None:
+            if not isinstance(generator, Generator):
+                raise TypeError(
+                    f"generator must be a torch.Generator or a list of them, got {generator!r:.60}"
+                )
+            seed = make_rng(generator.device, generator=generator).to(mu.device)
+        return reparameterize_kl(
+            mu, logvar, reduction="sample", seed=seed, noise=noise, logvar_range=self.logvar_range
+        )
+
+    def _sample_rows(self, generators: Sequence[Generator], noise: Tensor | None) -> tuple[Tensor, Tensor]:
+        rows = len(self.mu)
+        if len(generators) != rows:
+            raise ValueError(f"a list of generators must have one a sample, {rows}, got {len(generators)}")
+        if rows == 0:
+            return self._pass(self.mu, self.logvar, None, noise)
+        parts = zip(self.mu.split(1), self.logvar.split(1), generators, strict=True)
+        z, kl = zip(*(self._pass(mu, logvar, g, noise) for mu, logvar, g in parts), strict=True)
+        return torch.cat(z), torch.cat(kl)
+
+    def _keep(self, z: Tensor, kl: Tensor) -> None:
+        self._kept = None
+        if torch.compiler.is_compiling() or kl.is_inference():  # Nothing would tell that it is out of date.
+            return
+        self._kept = kl, self._versions()
+        if z.grad_fn is not None:
+            this = weakref.ref(self)  # The graph must not keep alive what keeps the graph alive.
+
+            def forget(_: object) -> None:
+                if (posterior := this()) is not None:
+                    posterior._kept = None
+
+            z.grad_fn.register_prehook(forget)
+
+    def _versions(self) -> tuple[int, int]:
+        return self.mu._version, self.logvar._version
