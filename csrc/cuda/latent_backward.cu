@@ -1,6 +1,7 @@
 #include "latent.h"
 
 #include "../include/latent.h"
+#include "launch.cuh"
 #include "noise.cuh"
 #include "operand.cuh"
 
@@ -112,26 +113,17 @@ const char* launch(const LatentBackward& p, cudaStream_t stream) {
                       : p.grad_z.data ? choose<T, vector, true>(p)
                                       : choose<T, vector, false>(p);
   kernel<<<static_cast<unsigned>(p.cut.ctas()), cta_threads, 0, stream>>>(p);
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
-}
-
-template <class T>
-const char* launch(const LatentBackward& p, void* stream) {
-  const auto cuda_stream = static_cast<cudaStream_t>(stream);
-  return p.vector ? launch<T, true>(p, cuda_stream) : launch<T, false>(p, cuda_stream);
+  return last_error();
 }
 
 }  // namespace
 
 const char* latent_backward(const LatentBackward& p, void* stream) {
-  switch (p.dtype) {
-    case DType::float16: return launch<Half>(p, stream);
-    case DType::bfloat16: return launch<BFloat16>(p, stream);
-    case DType::float32: return launch<float>(p, stream);
-    case DType::float64: break;
-  }
-  return "float64 is not compiled for CUDA";
+  return with_element(p.dtype, [&](auto element) {
+    using T = decltype(element);
+    const auto cuda_stream = static_cast<cudaStream_t>(stream);
+    return p.vector ? launch<T, true>(p, cuda_stream) : launch<T, false>(p, cuda_stream);
+  });
 }
 
 }  // namespace betavae_fast::cuda

@@ -1,6 +1,7 @@
 // What the likelihood's two kernels share: a group's formulas, and the variants they are compiled in.
 #pragma once
 
+#include "launch.cuh"
 #include "pixels.cuh"
 
 namespace betavae_fast::cuda {
@@ -72,13 +73,7 @@ const char* with_variant_of(const LikelihoodArguments& p, Visit visit) {
 
 template <class Visit>
 const char* with_variant(const LikelihoodArguments& p, Visit visit) {
-  switch (p.dtype) {
-    case DType::float16: return with_variant_of<Half>(p, visit);
-    case DType::bfloat16: return with_variant_of<BFloat16>(p, visit);
-    case DType::float32: return with_variant_of<float>(p, visit);
-    case DType::float64: break;
-  }
-  return "float64 is not compiled for CUDA";
+  return with_element(p.dtype, [&](auto element) { return with_variant_of<decltype(element)>(p, visit); });
 }
 
 }  // namespace betavae_fast::cuda

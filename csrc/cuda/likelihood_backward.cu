@@ -47,8 +47,7 @@ const char* likelihood_backward(const LikelihoodBackward& p, void* stream) {
   return with_variant(p, [&](auto variant) -> const char* {
     const auto kernel = backward<decltype(variant)>;
     kernel<<<static_cast<unsigned>(p.cut.ctas()), cta_threads, 0, static_cast<cudaStream_t>(stream)>>>(p);
-    const cudaError_t error = cudaGetLastError();
-    return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+    return last_error();
   });
 }
 

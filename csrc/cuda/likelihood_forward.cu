@@ -69,8 +69,7 @@ const char* likelihood_forward(const LikelihoodForward& p, void* stream) {
                         : p.reduction == KlReduction::sample ? forward<V, Sum::rows>
                                                              : forward<V, Sum::all>;
     kernel<<<static_cast<unsigned>(p.cut.ctas()), cta_threads, 0, static_cast<cudaStream_t>(stream)>>>(p);
-    const cudaError_t error = cudaGetLastError();
-    return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+    return last_error();
   });
 }
 

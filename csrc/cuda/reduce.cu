@@ -1,5 +1,7 @@
 #include "reduce.h"
 
+#include "launch.cuh"
+
 namespace betavae_fast::cuda {
 namespace {
 
@@ -36,8 +38,7 @@ const char* reduce_partials(const Partials& partials, double scale, float* out, 
   while (lanes > 1 && lanes / 2 >= partials.count) lanes /= 2;
   const int64_t outputs = reduce_threads / lanes, ctas = (partials.outputs + outputs - 1) / outputs;
   reduce<<<static_cast<unsigned>(ctas), reduce_threads, 0, static_cast<cudaStream_t>(stream)>>>(partials, lanes, scale, out);
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+  return last_error();
 }
 
 }  // namespace betavae_fast::cuda

@@ -1,6 +1,7 @@
 // What the kernels of the aggregated posterior share: where a thread stands, and the terms of its pairs.
 #pragma once
 
+#include "launch.cuh"
 #include "total_correlation.h"
 #include "vector.cuh"
 
@@ -83,22 +84,6 @@ __device__ __forceinline__ void add_own_weights(const Mixture& p, int64_t row, i
       if (posterior + k == next) terms[r][k] += static_cast<float>(p.weights.next);
     }
   }
-}
-
-template <class Visit>
-const char* with_element(DType dtype, Visit visit) {
-  switch (dtype) {
-    case DType::float16: return visit(Half{});
-    case DType::bfloat16: return visit(BFloat16{});
-    case DType::float32: return visit(float{});
-    case DType::float64: break;
-  }
-  return "float64 is not compiled for CUDA";
-}
-
-inline const char* last_error() {
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
 }  // namespace betavae_fast::cuda

@@ -1,0 +1,26 @@
+// What every launch needs on the host: the kernel of an element type, and what went wrong.
+#pragma once
+
+#include "../include/storage.h"
+#include "../problem.h"
+
+namespace betavae_fast::cuda {
+
+// Calls visit(an element of this type), which returns an error or null.
+template <class Visit>
+const char* with_element(DType dtype, Visit visit) {
+  switch (dtype) {
+    case DType::float16: return visit(Half{});
+    case DType::bfloat16: return visit(BFloat16{});
+    case DType::float32: return visit(float{});
+    case DType::float64: break;
+  }
+  return "float64 is not compiled for CUDA";
+}
+
+inline const char* last_error() {
+  const cudaError_t error = cudaGetLastError();
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+}  // namespace betavae_fast::cuda
