@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from betavae_fast.choices import (
-    OBJECTIVE_OPTIONS,
     Architecture,
     Estimator,
     Likelihood,
@@ -20,7 +19,7 @@ from betavae_fast.choices import (
     Precision,
 )
 from betavae_fast.cli.errors import INTERRUPTED, CommandError, usage_errors
-from betavae_fast.cli.output import print_summary, progress
+from betavae_fast.cli.output import describe_objective, print_summary, progress
 from betavae_fast.training.config import TrainConfig, check_objective_options
 
 if TYPE_CHECKING:
@@ -306,7 +305,7 @@ def _run(state: TrainState, folder: RunFolder | None) -> None:
     processes = f" in {world_size()} processes" if world_size() > 1 else ""
     console.print(
         f"Model: {config.architecture}, {config.latent_dim} channels, {config.likelihood}, "
-        f"{_objective(config)}; {config.steps} steps of {config.batch_size} images{processes} on {state.device} "
+        f"{describe_objective(config)}; {config.steps} steps of {config.batch_size} images{processes} on {state.device} "
         f"in {str(state.precision).removeprefix('torch.')}"
     )
     if folder is not None:
@@ -329,13 +328,6 @@ def _run(state: TrainState, folder: RunFolder | None) -> None:
         raise CommandError(
             f"interrupted after step {state.step} of {config.steps}{where}", exit_code=INTERRUPTED
         )
-
-
-def _objective(config: TrainConfig) -> str:
-    """The objective and its options that are not left to it."""
-    told = {name: getattr(config, name) for name in OBJECTIVE_OPTIONS[config.objective]}
-    options = (f"{name} {value}" for name, value in told.items() if value is not None)
-    return f"objective {config.objective} ({', '.join(options) or 'defaults'})"
 
 
 def _evaluate(model: BetaVAE, dataset: ImageDataset, folder: RunFolder, console: Console) -> None:

@@ -7,24 +7,40 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from betavae_fast.evaluation.encoding import Encoding
 from betavae_fast.nn import BetaVAE
 
 
 @torch.no_grad()
-def traverse(model: BetaVAE, image: Tensor, channels: Sequence[int], values: Sequence[float]) -> Tensor:
+def traverse(
+    model: BetaVAE, image: Tensor, channels: Sequence[int], values: Sequence[float] | Tensor
+) -> Tensor:
     """Expected images with one channel of z set to each value, the others left at the posterior mean of
     ``image``.
 
     Args:
         image: (C, H, W), as the model takes it.
         channels: which latent dims to move, one row each.
-        values: where to put them; the prior is N(0, 1), so −3 … 3 covers it.
-    Returns: (len(channels), len(values), C, H, W), pixels in [0, 1] for a Bernoulli likelihood.
+        values: where to put them, (V,) for all channels or (len(channels), V); the prior is N(0, 1), so −3 … 3
+            covers it.
+    Returns: (len(channels), V, C, H, W), pixels in [0, 1] for a Bernoulli likelihood.
     Raises: IndexError for a channel the model does not have.
     """
     mu, _ = model.encode(image.unsqueeze(0))
-    z = mu.expand(len(channels) * len(values), -1).clone().view(len(channels), len(values), model.latent_dim)
+    places = torch.as_tensor(values, dtype=mu.dtype, device=mu.device).expand(len(channels), -1)
+    z = mu.expand(places.numel(), -1).clone().view(*places.shape, model.latent_dim)
     for row, channel in enumerate(channels):
-        z[row, :, channel] = torch.tensor(values, dtype=z.dtype, device=z.device)
+        z[row, :, channel] = places[row]
     decoded = model.decode(z.flatten(0, 1))
-    return model.pixels(decoded).view(len(channels), len(values), *model.image_shape)
+    return model.pixels(decoded).view(*places.shape, *model.image_shape)
+
+
+def posterior_values(encoding: Encoding, channels: Sequence[int], deviations: Sequence[float]) -> Tensor:
+    """Where these deviations from the mean of a channel's aggregated posterior are: (len(channels), V).
+
+    The aggregated posterior is the mixture of the posteriors of all images; its variance is that of their means plus
+    the mean of theirs.
+    """
+    mu, logvar = encoding.mu[:, channels], encoding.logvar[:, channels]
+    spread = (mu.var(0, correction=0) + logvar.exp().mean(0)).sqrt()
+    return mu.mean(0).unsqueeze(1) + spread.unsqueeze(1) * torch.tensor(deviations)

@@ -25,7 +25,9 @@ class RunFolder:
     tensorboard/      the same, for TensorBoard
     checkpoint/       weights and optimizer state (see ``training.checkpoint``)
     summary.json      the final table
-    pictures/         reconstructions, latent traversal, capacity of each channel
+    evaluation.json   what was measured of the codes, once it has been
+    report.html       the same for a reader, with the pictures
+    pictures/         reconstructions, latent traversal, capacity of each channel; what an evaluation adds
     """
 
     path: Path
@@ -49,6 +51,14 @@ class RunFolder:
     @property
     def summary(self) -> Path:
         return self.path / "summary.json"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
 
     @property
     def pictures(self) -> Path:

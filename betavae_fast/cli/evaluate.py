@@ -1,0 +1,208 @@
+"""``betavae-fast evaluate``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, get_args
+
+import typer
+
+from betavae_fast.choices import MetricName
+from betavae_fast.cli.errors import CommandError, usage_errors
+from betavae_fast.cli.output import describe_objective
+from betavae_fast.cli.runs import TrainedRun, name_of, open_run
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from betavae_fast.data import ImageDataset
+    from betavae_fast.evaluation.evaluate import Evaluation
+    from betavae_fast.evaluation.html import EvaluatedRun
+    from betavae_fast.evaluation.scores import Scored
+
+ALL_METRICS: tuple[MetricName, ...] = get_args(MetricName)
+DEFAULT_METRICS = tuple(name for name in ALL_METRICS if name != "dci")
+
+
+def evaluate(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folders of runs.", metavar="RUN...", show_default=False)
+    ],
+    metrics: Annotated[
+        str,
+        typer.Option(
+            help=f"Some of {', '.join(ALL_METRICS)}, or all. dci fits 100 trees a class of each factor, which takes "
+            "minutes on dSprites.",
+            metavar="NAME,NAME,...|all",
+            show_default="all but dci",
+        ),
+    ] = ",".join(DEFAULT_METRICS),
+    seed: Annotated[int, typer.Option(help="Of the images the metrics draw and of the sampled codes.")] = 0,
+    jobs: Annotated[int, typer.Option(help="Processes for dci; -1: one a core.")] = -1,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="torch's choice")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    out: Annotated[
+        Path, typer.Option(help="Where the comparison of several runs goes.", show_default="comparison")
+    ] = Path("comparison"),
+) -> None:
+    """Measure how disentangled a run's codes are, and draw what they hold. Leaves evaluation.json, report.html and
+    pictures in the run's folder.
+
+    All images are encoded once; every metric draws from the table of codes. MIG and modularity are computed of sampled
+    codes, too, everything else of mean codes. Where the data's factors are not known, only the unsupervised scores and
+    the pictures remain. Several runs also get a page that compares them.
+    """
+    import torch
+    from rich.console import Console
+
+    from betavae_fast.evaluation.html import EvaluatedRun
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    data: dict[str, ImageDataset] = {}
+    done: list[EvaluatedRun] = []
+    with usage_errors():
+        chosen = _metrics(metrics)
+        if seed < 0:
+            raise ValueError(f"seed must be at least 0, got {seed}")
+        if jobs == 0:
+            raise ValueError("jobs must not be 0")
+        if threads is not None:
+            if threads < 1:
+                raise ValueError(f"threads must be at least 1, got {threads}")
+            torch.set_num_threads(threads)
+        opened = [open_run(path, device, data) for path in runs]
+    for path, run in zip(runs, opened, strict=True):
+        console.print(f"Run: {path}, after step {run.step}, {run.dataset!r}")
+        try:
+            evaluation = _measure(run, chosen, seed, jobs, console)
+            _write(path, run, evaluation, console)
+        except (ValueError, OSError) as error:
+            raise CommandError(f"{path}: {error}") from error
+        done.append(EvaluatedRun(name_of(path), describe_objective(run.config), evaluation))
+    if len(done) > 1:
+        with usage_errors():
+            _compare(out, done, seed, console)
+
+
+def _metrics(text: str) -> tuple[MetricName, ...]:
+    if text == "all":
+        return ALL_METRICS
+    told = text.split(",")
+    if unknown := [name for name in told if name not in ALL_METRICS]:
+        raise ValueError(f"unknown metric {unknown[0]!r}: give all, or some of {', '.join(ALL_METRICS)}")
+    return tuple(name for name in ALL_METRICS if name in told)
+
+
+def _measure(
+    run: TrainedRun, metrics: Sequence[MetricName], seed: int, jobs: int, console: Console
+) -> Evaluation:
+    from betavae_fast.evaluation.evaluate import evaluate as measure
+
+    with _progress(console, len(run.dataset)) as (on_images, on_score):
+        return measure(
+            run.model,
+            run.dataset,
+            metrics,
+            seed=seed,
+            jobs=jobs,
+            precision=run.precision,
+            on_images=on_images,
+            on_score=on_score,
+        )
+
+
+def _write(path: Path, run: TrainedRun, evaluation: Evaluation, console: Console) -> None:
+    """The run's evaluation.json, pictures and report.html; printed, what was found."""
+    from betavae_fast.data.cache import atomic_writer
+    from betavae_fast.evaluation.evaluate import write_evaluation
+    from betavae_fast.evaluation.evaluation_pictures import write_evaluation_pictures
+    from betavae_fast.evaluation.html import render_run
+    from betavae_fast.evaluation.report import write_pictures
+    from betavae_fast.training.metrics import read_metrics
+
+    folder = run.folder
+    write_evaluation(folder.evaluation, evaluation)
+    drawn = write_pictures(
+        folder.pictures, run.model, run.dataset, evaluation.summary, read_metrics(folder.metrics)
+    )
+    drawn += write_evaluation_pictures(folder.pictures, evaluation)
+    settings = {
+        "data": run.config.data,
+        "model": f"{run.config.architecture}, {run.config.latent_dim} channels, {run.config.likelihood}",
+        "objective": describe_objective(run.config),
+        "trained": f"{run.step:,} steps of {run.config.batch_size} images, seed {run.config.seed}",
+    }
+    with atomic_writer(folder.report) as file:
+        file.write(render_run(name_of(path), settings, evaluation, drawn).encode())
+    _print(console, evaluation)
+    console.print(f"Report: {folder.report}")
+
+
+def _compare(out: Path, runs: Sequence[EvaluatedRun], seed: int, console: Console) -> None:
+    """The comparison of several runs, in ``out``."""
+    import numpy as np
+
+    from betavae_fast.data.cache import atomic_writer
+    from betavae_fast.evaluation import pictures
+    from betavae_fast.evaluation.html import render_comparison
+    from betavae_fast.evaluation.json_values import write_json
+    from betavae_fast.evaluation.metrics import udr_scores
+
+    evaluations = [run.evaluation for run in runs]
+    udr = None
+    if len({(evaluation.data, len(evaluation.encoding.mu)) for evaluation in evaluations}) == 1:
+        codes = [evaluation.encoding.mean_codes for evaluation in evaluations]
+        udr = udr_scores(
+            codes, [evaluation.kl_per_dim for evaluation in evaluations], np.random.default_rng(seed)
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    picture = out / "rate-distortion.png"
+    summaries = [evaluation.summary for evaluation in evaluations]
+    pictures.rate_distortion(
+        [run.name for run in runs],
+        [summary.kl for summary in summaries],
+        [summary.reconstruction for summary in summaries],
+    ).savefig(picture, dpi=120)
+    with atomic_writer(out / "report.html") as file:
+        file.write(render_comparison(runs, udr, [picture]).encode())
+    compared = [
+        {
+            "run": run.name,
+            "objective": run.objective,
+            "summary": run.evaluation.summary,
+            "scores": run.evaluation.rows,
+        }
+        for run in runs
+    ]
+    write_json(out / "comparison.json", {"runs": compared, "udr": udr})
+    console.print(f"Comparison: {out / 'report.html'}")
+
+
+@contextmanager
+def _progress(
+    console: Console, images: int
+) -> Iterator[tuple[Callable[[int], object], Callable[[Scored], object]]]:
+    """A bar for the encoding, and a line for each score; yields what to call with images and with scores."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from betavae_fast.evaluation.scores import score_rows
+
+    columns = (TextColumn("Encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=images)
+
+        def on_score(scored: Scored) -> None:
+            values = "  ".join(f"{row.label} {row.value:.3f}" for row in score_rows([scored], 1))
+            console.print(f"{values}  ({scored.codes} codes, {scored.seconds:.1f} s)")
+
+        yield lambda count: bar.advance(task, count), on_score
+
+
+def _print(console: Console, evaluation: Evaluation) -> None:
+    for sentence in evaluation.findings:
+        console.print(f"- {sentence}")
+    scoring = sum(scored.seconds for scored in evaluation.scores)
+    parts = evaluation.seconds | {"metrics": scoring}
+    console.print("Took " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in parts.items()))

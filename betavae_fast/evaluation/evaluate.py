@@ -1,0 +1,110 @@
+"""A trained model and its data set in, everything that is measured of them out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from betavae_fast import __version__
+from betavae_fast.choices import MetricName
+from betavae_fast.data import KnownFactors
+from betavae_fast.data.images import ImageDataset
+from betavae_fast.evaluation.encoding import Encoding, encode
+from betavae_fast.evaluation.factor_table import FactorTable, factor_table
+from betavae_fast.evaluation.findings import findings
+from betavae_fast.evaluation.json_values import write_json
+from betavae_fast.evaluation.scores import Scored, ScoreRow, score, score_rows
+from betavae_fast.evaluation.summary import Summary, summarise
+from betavae_fast.nn import BetaVAE
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What was measured of one model."""
+
+    data: str
+    seed: int
+    summary: Summary
+    encoding: Encoding
+    table: FactorTable | None  # None where the data's factors are not known
+    scores: list[Scored]
+    seconds: dict[str, float]  # each part took; of the metrics see ``scores``
+
+    @property
+    def findings(self) -> list[str]:
+        return findings(self.summary, self.table)
+
+    @property
+    def kl_per_dim(self) -> NDArray[np.float64]:
+        """(D,), nats, means over the images of the summary."""
+        channels = sorted(self.summary.channels, key=lambda channel: channel.index)
+        return np.array([channel.kl for channel in channels])
+
+    @property
+    def rows(self) -> list[ScoreRow]:
+        return score_rows(self.scores, len(self.table.names) if self.table else 0)
+
+
+def evaluate(
+    model: BetaVAE,
+    dataset: ImageDataset,
+    metrics: Iterable[MetricName],
+    *,
+    seed: int = 0,
+    jobs: int = 1,
+    precision: torch.dtype = torch.float32,
+    on_images: Callable[[int], object] = lambda count: None,
+    on_score: Callable[[Scored], object] = lambda scored: None,
+) -> Evaluation:
+    """Encode all of ``dataset`` once and measure everything on the table of codes.
+
+    Args:
+        model: in evaluation mode.
+        metrics: which to compute; those that need factors are left out where they are not known.
+        seed: of the images that each metric draws and of the sampled codes.
+        jobs: processes for DCI's classifiers.
+        on_images, on_score: called as encoding and scoring go on.
+    Raises: ValueError for a metric that these data are too small for, or codes that are not finite.
+    """
+    seconds, start = {}, perf_counter()
+    summary = summarise(model, dataset)
+    seconds["summary"] = perf_counter() - start
+    start = perf_counter()
+    encoding = encode(model, dataset, precision=precision, on_images=on_images)
+    seconds["encode"] = perf_counter() - start
+    start = perf_counter()
+    table = None
+    if isinstance(dataset, KnownFactors):
+        table = factor_table(encoding.mean_codes, dataset, np.random.default_rng(seed))
+    seconds["factor table"] = perf_counter() - start
+    scores = []
+    for scored in score(encoding, table.classes if table else None, metrics, seed=seed, jobs=jobs):
+        scores.append(scored)
+        on_score(scored)
+    return Evaluation(dataset.name, seed, summary, encoding, table, scores, seconds)
+
+
+def write_evaluation(path: Path, evaluation: Evaluation) -> None:
+    """Write everything but the codes themselves as JSON; what is not finite is a string there."""
+    table = evaluation.table
+    content = {
+        "format": FORMAT,
+        "version": __version__,
+        "data": evaluation.data,
+        "images": len(evaluation.encoding.mu),
+        "seed": evaluation.seed,
+        "findings": evaluation.findings,
+        "summary": evaluation.summary,
+        "factors": table and {"names": table.names, "shares": table.shares},
+        "scores": evaluation.scores,
+        "seconds": evaluation.seconds,
+    }
+    write_json(path, content)

@@ -1,0 +1,56 @@
+"""The pictures that an evaluation adds to those of training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from betavae_fast.evaluation import pictures
+from betavae_fast.evaluation.evaluate import Evaluation
+from betavae_fast.evaluation.factor_table import mean_over_grid
+from betavae_fast.evaluation.report import MAX_TRAVERSED
+
+_FRAME_MS = 90
+_POSITIONS = ("posY", "posX")
+_SAMPLES = 100_000
+
+
+def write_evaluation_pictures(folder: Path, evaluation: Evaluation) -> list[Path]:
+    """Draw aggregated-posterior.png and, where factors are known, information.png, code-against-factor.png and (for data
+    with positions) position-maps.png into ``folder``, which is made if missing.
+
+    Returns: the paths of those drawn.
+    """
+    shown = evaluation.summary.channels[:MAX_TRAVERSED]
+    order = [channel.index for channel in shown]
+    samples = evaluation.encoding.sampled_codes(evaluation.seed)
+    rows = np.random.default_rng(evaluation.seed).permutation(len(samples))[:_SAMPLES]
+    figures = {"aggregated-posterior.png": pictures.aggregated_posterior(samples[rows], shown)}
+    if table := evaluation.table:
+        figures["information.png"] = pictures.information(table.shares[order], shown, table.names)
+        active = [channel for channel in shown if channel.active] or shown
+        used = [channel.index for channel in active]
+        figures["code-against-factor.png"] = pictures.code_against_factor(
+            [means[:, used] for means in table.means],
+            [deviations[:, used] for deviations in table.deviations],
+            active,
+            table.names,
+        )
+        if set(_POSITIONS) <= set(table.names):
+            maps = mean_over_grid(evaluation.encoding.mean_codes, table, *_POSITIONS)
+            figures["position-maps.png"] = pictures.position_maps(maps[used], active, _POSITIONS)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(folder / name, dpi=120)
+    return [folder / name for name in figures]
+
+
+def write_gif(path: Path, frames: Sequence[Image.Image]) -> None:
+    """Write ``frames``, of which there is at least one, as a GIF that goes forth and back for ever."""
+    there_and_back = [*frames, *frames[-2:0:-1]]
+    there_and_back[0].save(
+        path, save_all=True, append_images=there_and_back[1:], duration=_FRAME_MS, loop=0, optimize=True
+    )

@@ -1,0 +1,74 @@
+"""What the codes of a grid of factors say about each factor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from betavae_fast.data.factors import KnownFactors
+from betavae_fast.evaluation.metrics import discretise, entropies, mutual_information_matrix, varying
+from betavae_fast.evaluation.metrics.table import Codes, Factors
+
+_ROWS, _BINS = 100_000, 20
+
+
+@dataclass(frozen=True, eq=False)
+class FactorTable:
+    """The factors that vary, and how codes (N, D) depend on them."""
+
+    names: tuple[str, ...]
+    classes: Factors  # (N, K)
+    shares: NDArray[np.float64]  # (D, K): mutual information of code and factor over the factor's entropy
+    means: tuple[NDArray[np.float64], ...]  # of each factor (classes, D): mean code of each class
+    deviations: tuple[NDArray[np.float64], ...]  # and the standard deviation
+
+
+def factor_table(codes: Codes, dataset: KnownFactors, rng: np.random.Generator) -> FactorTable:
+    """Of mean codes of all images of ``dataset``, in its order.
+
+    The mutual information is that of codes in 20 equal-width bins over up to 100,000 images drawn without
+    replacement.
+
+    Raises: ValueError if no factor varies.
+    """
+    classes = dataset.factors(torch.arange(len(codes))).numpy()
+    columns = varying(classes)
+    if len(columns) == 0:
+        raise ValueError(f"{dataset.name}: no factor varies")
+    classes = np.ascontiguousarray(classes[:, columns])
+    rows = rng.permutation(len(codes))[:_ROWS]
+    shares = mutual_information_matrix(discretise(codes[rows], _BINS), classes[rows]) / entropies(
+        classes[rows]
+    )
+    statistics = [_of_classes(codes, column) for column in classes.T]
+    return FactorTable(
+        tuple(dataset.factor_names[column] for column in columns),
+        classes,
+        shares,
+        tuple(means for means, _ in statistics),
+        tuple(deviations for _, deviations in statistics),
+    )
+
+
+def mean_over_grid(codes: Codes, table: FactorTable, rows: str, columns: str) -> NDArray[np.float64]:
+    """Mean code (D, rows, columns) for each pair of classes of two factors, over all the others."""
+    first, second = (table.classes[:, table.names.index(name)] for name in (rows, columns))
+    height, width = int(first.max()) + 1, int(second.max()) + 1
+    sums = _sums(codes, first * width + second, height * width)
+    return (sums / (len(codes) / (height * width))).T.reshape(-1, height, width)
+
+
+def _of_classes(codes: Codes, classes: Factors) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    size = int(classes.max()) + 1
+    count = np.bincount(classes, minlength=size)[:, None]
+    means = _sums(codes, classes, size) / count
+    squares = _sums(np.square(codes, dtype=np.float64), classes, size) / count
+    return means, np.sqrt(np.maximum(squares - np.square(means), 0.0))
+
+
+def _sums(values: Codes, classes: Factors, size: int) -> NDArray[np.float64]:
+    """(size, D): the sum over the rows of each class."""
+    return np.stack([np.bincount(classes, weights=column, minlength=size) for column in values.T], axis=1)

@@ -1,0 +1,63 @@
+"""What was found, in sentences."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from betavae_fast.choices import ACTIVE_NATS
+from betavae_fast.evaluation.factor_table import FactorTable
+from betavae_fast.evaluation.summary import Channel, Summary
+
+_SHARE = 0.1  # of a factor's entropy: what a channel is said to encode
+_DIM = 0.05  # less than this no channel is said to hold
+
+
+def findings(summary: Summary, table: FactorTable | None) -> list[str]:
+    """How many channels are used, how well the model reconstructs, and, where factors are known, what each used
+    channel encodes and where each factor is found."""
+    sentences = [_channels(summary), _reconstruction(summary)]
+    if table is not None:
+        active = [channel for channel in summary.channels if channel.active]
+        sentences += [_encodes(channel, table) for channel in active]
+        sentences += _lost(table)
+    return sentences
+
+
+def _channels(summary: Summary) -> str:
+    total, active = len(summary.channels), summary.active_channels
+    if active == 0:
+        return f"None of {total} channels is used: every one carries less than {ACTIVE_NATS} nats."
+    verb = "is" if active == 1 else "are"
+    return f"{active} of {total} channels {verb} used; together they carry {summary.kl:.1f} nats an image."
+
+
+def _reconstruction(summary: Summary) -> str:
+    gained = 1 - summary.reconstruction / summary.mean_image_reconstruction
+    return (
+        f"The reconstruction loss is {summary.reconstruction:.1f} nats an image, {abs(gained):.0%} "
+        f"{'below' if gained >= 0 else 'above'} the {summary.mean_image_reconstruction:.1f} nats of always "
+        "answering with the mean image."
+    )
+
+
+def _encodes(channel: Channel, table: FactorTable) -> str:
+    shares = table.shares[channel.index]
+    best_first = np.argsort(-shares, kind="stable")
+    held = [factor for factor in best_first if shares[factor] >= _SHARE]
+    name = f"Channel {channel.index} ({channel.kl:.1f} nats)"
+    if not held:
+        most = best_first[0]
+        return (
+            f"{name} tells little about any single factor: at most {shares[most]:.2f} of the entropy of "
+            f"{table.names[most]}."
+        )
+    parts = [f"{table.names[factor]} ({shares[factor]:.2f} of its entropy)" for factor in held]
+    return f"{name} encodes {' and '.join(parts)}{', mixed' if len(parts) > 1 else ''}."
+
+
+def _lost(table: FactorTable) -> list[str]:
+    most = table.shares.max(axis=0)
+    lost = [name for name, share in zip(table.names, most, strict=True) if share < _DIM]
+    if not lost:
+        return []
+    return [f"No channel alone tells anything about {' or '.join(lost)} (below {_DIM} of the entropy)."]

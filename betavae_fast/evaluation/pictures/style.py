@@ -1,0 +1,24 @@
+"""What all pictures share."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+Images = NDArray[np.floating]  # (..., C, H, W) in [0, 1]
+
+DISPERSION_COLOUR, VARIANCE_COLOUR = "#1f6fb4", "#f2a241"
+FADED = "#8a8a8a"
+
+
+def show(axis: Axes, image: Images) -> None:
+    """One image (C, H, W), C = 1 or 3 (of other channel counts the first is shown), without ticks or frame."""
+    channels_last = np.moveaxis(np.clip(image, 0, 1), 0, -1)
+    if channels_last.shape[-1] == 3:
+        axis.imshow(channels_last)
+    else:
+        axis.imshow(channels_last[..., 0], cmap="gray", vmin=0, vmax=1)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.spines[:].set_visible(False)
