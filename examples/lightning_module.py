@@ -1,4 +1,4 @@
-"""The same in Lightning: the model and its loss in a LightningModule, everything else the Trainer's.
+"""The same in Lightning: the model and its loss are a LightningModule, everything else is the Trainer's.
 
 pip install lightning
 python examples/lightning_module.py --steps 200
@@ -8,32 +8,10 @@ import argparse
 
 import lightning
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from betavae_fast import BetaVAE, BetaVAELoss
 from betavae_fast.data import load_dataset
-
-
-class LitBetaVAE(lightning.LightningModule):
-    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int = 10, beta: float = 4.0) -> None:
-        super().__init__()
-        self.save_hyperparameters()
-        self.model = BetaVAE(image_shape, latent_dim)
-        self.criterion = BetaVAELoss(beta)
-
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        (x,) = batch
-        out = self.model(x)
-        loss = self.criterion(out.decoded, x, out.kl)
-        self.log_dict(
-            {"loss": loss.total, "reconstruction": loss.reconstruction, "kl": loss.kl}, prog_bar=True
-        )
-        self.log_dict({f"capacity/{d:02d}": kl for d, kl in enumerate(loss.kl_per_dim)})
-        return loss.total
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=1e-3)
+from betavae_fast.integrations.lightning import CapacityLogger, LitBetaVAE
 
 
 def main() -> None:
@@ -49,7 +27,11 @@ def main() -> None:
     images = data.gather(torch.arange(min(args.images, len(data))))  # bool or uint8: a quarter of the memory
     loader = DataLoader(TensorDataset(images), args.batch_size, shuffle=True, drop_last=True)
     trainer = lightning.Trainer(
-        max_steps=args.steps, logger=False, enable_checkpointing=False, enable_model_summary=False
+        max_steps=args.steps,
+        callbacks=CapacityLogger(),
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
     )
     trainer.fit(LitBetaVAE(data.image_shape), loader)
     print({name: round(float(value), 2) for name, value in trainer.callback_metrics.items()})

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from betavae_fast.functional import gaussian_kl
 from betavae_fast.nn.packings import split_halves
-from betavae_fast.nn.posterior import Generators, Posterior
+from betavae_fast.nn.posterior import Generators, Posterior, kl_between
 from betavae_fast.ops.schemas import kl_dtype
 
 LOGVAR_RANGE = (-30.0, 20.0)
@@ -44,6 +43,7 @@ class DiagonalGaussian:
 
     Nats per channel, means over the batch:
 
+    >>> from betavae_fast import gaussian_kl
     >>> gaussian_kl(posterior.mean + 1, posterior.logvar).flatten(1).sum(1)
     tensor([8., 8., 8., 8.])
     """
@@ -95,15 +95,12 @@ class DiagonalGaussian:
             return self.mean.new_zeros(len(self.mean), dtype=kl_dtype(self.mean.dtype))
         if other is None:
             return self._posterior.kl()
-        # Measured in other's σ, from other's mean, it is the KL to N(0, I).
-        mean, logvar = self._wide()
-        other_mean, other_logvar = other._wide()
-        normalised = (mean - other_mean) * (-0.5 * other_logvar).exp()
-        return gaussian_kl(normalised, logvar - other_logvar, reduction="sample")
+        return kl_between(self.mean, self.logvar, other.mean, other.logvar)
 
     def nll(self, sample: Tensor, dims: Sequence[int] | None = None) -> Tensor:
         """−log of the density at ``sample``, nats, summed over ``dims`` (all but the batch)."""
-        mean, logvar = self._wide()
+        dtype = kl_dtype(self.mean.dtype)
+        mean, logvar = self.mean.to(dtype), self.logvar.to(dtype)
         terms = math.log(2 * math.pi) + logvar + (sample - mean).square() * (-logvar).exp()
         if self.deterministic:
             terms = torch.zeros_like(terms)
@@ -118,8 +115,3 @@ class DiagonalGaussian:
             )
         if other.deterministic:
             raise ValueError("kl: other must not be deterministic, got other.deterministic=True")
-
-    def _wide(self) -> tuple[Tensor, Tensor]:
-        """Mean and clamped log σ² in the dtype of results."""
-        dtype = kl_dtype(self.mean.dtype)
-        return self.mean.to(dtype), self.logvar.to(dtype)

@@ -10,8 +10,18 @@ from torch import Generator, Tensor
 
 from betavae_fast.functional import gaussian_kl, reparameterize_kl
 from betavae_fast.noise import make_rng
+from betavae_fast.ops.schemas import kl_dtype
 
 Generators = Generator | Sequence[Generator] | None
+
+
+def kl_between(mu: Tensor, logvar: Tensor, other_mu: Tensor, other_logvar: Tensor) -> Tensor:
+    """KL(N(μ, σ²) ‖ N(μ', σ'²)), nats, (B,): measured in units of σ' from μ', it is the KL to N(0, I)."""
+    dtype = kl_dtype(mu.dtype)
+    mu, logvar, other_mu, other_logvar = (x.to(dtype) for x in (mu, logvar, other_mu, other_logvar))
+    return gaussian_kl(
+        (mu - other_mu) * (-0.5 * other_logvar).exp(), logvar - other_logvar, reduction="sample"
+    )
 
 
 class Posterior:

@@ -1,0 +1,138 @@
+"""A β-VAE for Lightning's Trainer, and callbacks that log what each channel carries and stands for.
+
+trainer = lightning.Trainer(callbacks=[CapacityLogger(), TraversalLogger(image)])
+trainer.fit(LitBetaVAE((1, 64, 64)), loader)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from betavae_fast.choices import ACTIVE_NATS, Architecture, Likelihood
+from betavae_fast.evaluation import pictures
+from betavae_fast.evaluation.summary import Channel
+from betavae_fast.evaluation.traversal import traverse
+from betavae_fast.nn import BetaVAE, BetaVAELoss, split_kl
+
+
+class LitBetaVAE(lightning.LightningModule):
+    """:class:`betavae_fast.BetaVAE` and :class:`betavae_fast.BetaVAELoss` as a LightningModule, with Adam.
+
+    Batches are images (B, C, H, W), alone or first in a list. Logs ``loss``, ``reconstruction`` and ``kl`` in nats per
+    image, with ``val_`` before them in validation, where z = μ.
+
+    Args:
+        image_shape, latent_dim, architecture, likelihood: as in :class:`betavae_fast.BetaVAE`.
+        beta: weight of the KL.
+        lr: Adam's step size.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        latent_dim: int = 10,
+        beta: float = 4.0,
+        *,
+        architecture: Architecture = "burgess",
+        likelihood: Likelihood = "bernoulli",
+        lr: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.model = BetaVAE(image_shape, latent_dim, architecture, likelihood=likelihood)
+        self.criterion = BetaVAELoss(beta, likelihood)
+        self.lr = lr
+
+    def training_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """``loss``, and ``kl_per_dim`` for :class:`CapacityLogger`."""
+        return self._step(batch, "")
+
+    def validation_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int) -> dict[str, Tensor]:
+        return self._step(batch, "val_")
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=self.lr)
+
+    def _step(self, batch: Tensor | Sequence[Tensor], prefix: str) -> dict[str, Tensor]:
+        x = batch if isinstance(batch, Tensor) else batch[0]
+        out = self.model(x)
+        loss = self.criterion(out.decoded, x, out.kl)
+        values = {"loss": loss.total, "reconstruction": loss.reconstruction, "kl": loss.kl}
+        named = {prefix + name: value for name, value in values.items()}
+        self.log_dict(named, prog_bar=True, batch_size=len(x))
+        return {"loss": loss.total, "kl_per_dim": loss.kl_per_dim.detach()}
+
+
+class CapacityLogger(lightning.Callback):
+    """Logs ``capacity/00``, ``capacity/01``, …: the KL of each channel, nats per image.
+
+    For any module whose ``training_step`` returns a dict with ``kl_per_dim``: (D,), or (C, H, W), which is summed over
+    space.
+    """
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not isinstance(outputs, Mapping) or "kl_per_dim" not in outputs:
+            raise ValueError(f"training_step must return a dict with 'kl_per_dim', got {outputs!r:.60}")
+        if trainer.global_step % trainer.log_every_n_steps == 0:
+            per_channel = outputs["kl_per_dim"].unsqueeze(-1).flatten(1).sum(1)
+            pl_module.log_dict({f"capacity/{d:02d}": kl for d, kl in enumerate(per_channel)})
+
+
+class TraversalLogger(lightning.Callback):
+    """Draws the latent traversal of one image after every ``every_n_epochs`` epochs of training.
+
+    Into loggers that take figures (TensorBoard), or, where there is none, as ``traversal-EPOCH.png`` into ``directory``.
+
+    Args:
+        image: (C, H, W), as the module's ``model``, a :class:`betavae_fast.BetaVAE`, takes it.
+        values: where each channel is put.
+        directory: the trainer's ``default_root_dir`` if None.
+    """
+
+    def __init__(
+        self,
+        image: Tensor,
+        *,
+        every_n_epochs: int = 1,
+        values: Sequence[float] = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0),
+        directory: str | Path | None = None,
+    ) -> None:
+        if every_n_epochs < 1:
+            raise ValueError(f"every_n_epochs must be at least 1, got {every_n_epochs}")
+        self.image, self.values = image, values
+        self.every_n_epochs = every_n_epochs
+        self.directory = directory
+
+    @torch.no_grad()
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        if (trainer.current_epoch + 1) % self.every_n_epochs or not trainer.is_global_zero:
+            return
+        model: BetaVAE = pl_module.model
+        image = self.image.to(pl_module.device)
+        channels = _by_kl(model, image)
+        images = traverse(model, image, [channel.index for channel in channels], self.values)
+        figure = pictures.traversal(images.float().cpu().numpy(), channels, self.values)
+        experiments = [logger.experiment for logger in trainer.loggers]
+        writers = [e for e in experiments if hasattr(e, "add_figure")]
+        for writer in writers:
+            writer.add_figure("traversal", figure, global_step=trainer.global_step)
+        if not writers:
+            folder = Path(trainer.default_root_dir if self.directory is None else self.directory)
+            folder.mkdir(parents=True, exist_ok=True)
+            figure.savefig(folder / f"traversal-{trainer.current_epoch:04d}.png")
+
+
+def _by_kl(model: BetaVAE, image: Tensor) -> list[Channel]:
+    """The channels by what this image's posterior spends on them, largest first."""
+    dispersion, variance = split_kl(*model.encode(image.unsqueeze(0)))
+    parts = zip(dispersion.tolist(), variance.tolist(), strict=True)
+    channels = [Channel(d, m + v, m, v, active=m + v > ACTIVE_NATS) for d, (m, v) in enumerate(parts)]
+    return sorted(channels, key=lambda channel: channel.kl, reverse=True)
