@@ -124,7 +124,8 @@ def gaussian_kl(
     Args:
         mu, logvar: posterior mean and log-variance, same shape (B, ...), dtype (float16, bfloat16, float32 or float64)
             and device; any strides.
-        reduction: "dim" (default) averages over the batch, shape ``mu.shape[1:]``: the capacity of each channel.
+        reduction: "dim" (default) averages over the batch, shape ``mu.shape[1:]``: the capacity of each channel (of a
+            spatial latent (B, C, H, W), ``.flatten(1).sum(1)`` of it).
             "sample": one sum per row, shape (B,). "batchmean": their sum over B, a scalar. "sum". "none".
         logvar_range: clamp log σ² to (lo, hi); no gradient flows to it where it was clamped.
         backend: as in :func:`reparameterize_kl`.
@@ -203,7 +204,9 @@ def _check_noise(
         return make_rng(mu.device)
     if not isinstance(first_row, int) or isinstance(first_row, bool):
         raise TypeError(f"{caller}: first_row must be an int, got {first_row!r}")
-    if first_row < 0 or (first_row + mu.shape[0]) * max(1, mu.shape[1:].numel()) >= 1 << 63:
+    # From row 0 any tensor fits: torch.export must not be told of a largest batch.
+    last = (first_row + mu.shape[0]) * max(1, mu.shape[1:].numel()) if first_row else 0
+    if first_row < 0 or last >= 1 << 63:
         raise ValueError(
             f"{caller}: first_row must be at least 0 and its elements below 2^63, got {first_row}"
         )
