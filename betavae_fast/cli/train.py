@@ -160,7 +160,7 @@ def train(
     ] = None,
     tc_estimator: Annotated[
         Estimator | None,
-        _objective_option("Minibatch stratified or weighted sampling.", "mss", "btcvae"),
+        _objective_option("Minibatch weighted (mws) or stratified sampling.", "mws", "btcvae"),
     ] = None,
     discriminator_lr: Annotated[
         float | None, _objective_option("Learning rate of the discriminator.", "1e-4", "factorvae")
