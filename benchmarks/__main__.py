@@ -16,7 +16,7 @@ from rich.console import Console
 
 from benchmarks import machine
 from benchmarks.parity import ParityError
-from benchmarks.registry import DTYPES, Op, Shape, get, op_names
+from benchmarks.registry import DTYPES, Op, Shape, entry_names, get
 from benchmarks.results import FOLDER, Results, load
 from benchmarks.runner import ProblemResult, measure, too_large
 from benchmarks.table import show
@@ -123,7 +123,7 @@ def _positive(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, allow_abbrev=False)
     actions = parser.add_subparsers(dest="action", required=True)
-    for name in op_names():
+    for name in entry_names():
         op = actions.add_parser(name, help=f"measure the {name} op", allow_abbrev=False)
         op.add_argument("--shapes", type=_shape, nargs="+", metavar="BxD", help="instead of the registry's")
         op.add_argument("--dtypes", choices=DTYPES, nargs="+", help="instead of the registry's")

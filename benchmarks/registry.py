@@ -27,6 +27,11 @@ _ENTRIES = {
     "laplace_nll": ("benchmarks.likelihood", "LAPLACE"),
     "total_correlation": ("benchmarks.total_correlation", "OP"),
 }
+# An op as a layer uses it: not part of `make gpu`, whose time is for the kernels.
+_USES = {
+    "spatial": ("benchmarks.spatial", "CONTIGUOUS"),
+    "spatial_channels_last": ("benchmarks.spatial", "CHANNELS_LAST"),
+}
 
 
 @dataclass(frozen=True)
@@ -144,11 +149,17 @@ class Op:
 
 
 def op_names() -> tuple[str, ...]:
+    """The ops that have kernels of their own."""
     return tuple(_ENTRIES)
+
+
+def entry_names() -> tuple[str, ...]:
+    """All that can be measured."""
+    return (*_ENTRIES, *_USES)
 
 
 def get(name: str) -> Op:
     """The entry of an op."""
-    module, entry = _ENTRIES[name]
+    module, entry = (_ENTRIES | _USES)[name]
     op: Op = getattr(importlib.import_module(module), entry)
     return op
