@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -77,3 +78,26 @@ def lay_out(layout: str, *tensors: Tensor) -> tuple[Tensor, ...]:
         names = (first, "contiguous", "row_strided")
         return tuple(_ONE_BY_ONE[names[i % 3]](x) for i, x in enumerate(tensors))
     return tuple(_ONE_BY_ONE[layout](x) for x in tensors)
+
+
+# Gradients as autograd hands them to a backward.
+GRADIENT_LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "expanded_scalar": lambda x: x.flatten()[0].expand_as(x),
+    "expanded_rows": lambda x: x[:1].expand_as(x),
+    "expanded_columns": lambda x: x[:, :1].expand_as(x),
+    "slice_of_a_cat": lambda x: torch.cat((x * math.nan, x, x * math.nan), 1)[:, x.shape[1] : 2 * x.shape[1]],
+    "transposed": lambda x: x.transpose(0, -1).contiguous().transpose(0, -1),
+    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "unaligned": lambda x: torch.cat((x.flatten()[:1], x.flatten()))[1:].view(x.shape),
+}
+
+
+def far_apart(folder: Path, rows: int, columns: int) -> Tensor:
+    """bfloat16 zeros, (rows, columns), rows 2^31 + 1 elements apart in a sparse file that takes no memory.
+
+    Raises: RuntimeError where there is no such file.
+    """
+    stride = (1 << 31) + 1
+    elements = (rows - 1) * stride + columns
+    storage = torch.from_file(str(folder / "sparse"), True, elements, dtype=torch.bfloat16)
+    return storage.as_strided((rows, columns), (stride, 1))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from betavae_fast.ops.schemas import LIKELIHOODS, OPS
 from betavae_fast.ops.schemas import REDUCTIONS as MODES
 from tests.backends import CPU_CAPABILITIES, available_backends, fresh_process, require_cpu_capability
 from tests.budget import LOGIT_BUCKETS, Budget, Nll, exact_nll, plain_nll
-from tests.layouts import LAYOUTS, dense, fits, lay_out
+from tests.layouts import GRADIENT_LAYOUTS, LAYOUTS, dense, far_apart, fits, lay_out
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
@@ -343,15 +344,13 @@ def test_many_dimensions_and_lazily_negated_views_are_read_right(backend: str) -
 
 
 @pytest.mark.parametrize("backend", available_backends("cpp"))
-def test_strides_past_32_bits_are_followed(backend: str, tmp_path: Any) -> None:
-    """Rows 2^31 + 1 elements apart, in a sparse file that takes no memory."""
-    stride = (1 << 31) + 1
+def test_strides_past_32_bits_are_followed(backend: str, tmp_path: Path) -> None:
     try:
-        storage = torch.from_file(str(tmp_path / "sparse"), True, 2 * stride + 8, dtype=torch.bfloat16)
+        far = far_apart(tmp_path, 3, 5)
     except RuntimeError as error:
         pytest.skip(f"no sparse file of 8 GB here: {error}")
     values, pixels = draw((3, 5), torch.bfloat16, "own")
-    far = storage.as_strided((3, 5), (stride, 1)).copy_(values)
+    far.copy_(values)
     found = bernoulli_nll(far, pixels, reduction="none", backend=backend)
     assert torch.equal(found, bernoulli_nll(values, pixels, reduction="none", backend=backend))
     far.copy_(pixels)
@@ -412,16 +411,6 @@ def test_the_value_is_the_same_with_and_without_a_gradient(
 
 
 # Gradients.
-
-GRADIENT_LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "expanded_scalar": lambda x: x.flatten()[0].expand_as(x),
-    "expanded_rows": lambda x: x[:1].expand_as(x),
-    "expanded_columns": lambda x: x[:, :1].expand_as(x),
-    "slice_of_a_cat": lambda x: torch.cat((x * math.nan, x, x * math.nan), 1)[:, x.shape[1] : 2 * x.shape[1]],
-    "transposed": lambda x: x.transpose(0, -1).contiguous().transpose(0, -1),
-    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
-    "unaligned": lambda x: torch.cat((x.flatten()[:1], x.flatten()))[1:].view(x.shape),
-}
 
 
 @EVERY_BACKEND

@@ -418,7 +418,7 @@ def test_threads_and_runs_change_no_bit(
 @EVERY_DTYPE
 @EVERY_ESTIMATOR
 def test_shards_are_rows_of_the_whole(backend: str, dtype: torch.dtype, estimator: str) -> None:
-    """Some rows of z against all posteriors: the same but for the last bits, and gradients of the posteriors that add up."""
+    """Some rows of z against all posteriors: the same but for last bits, and gradients of the posteriors that add up."""
     inputs = z, mu, logvar = draw(75, 6, dtype)
     grads = upstream(z)
     whole = fused(backend, *inputs, 5_000, estimator, *grads)
