@@ -8,6 +8,7 @@ Likelihood = Literal["bernoulli", "gaussian", "laplace"]
 LrSchedule = Literal["constant", "cosine"]
 Precision = Literal["auto", "fp32", "bf16"]
 Estimator = Literal["mss", "mws"]
+TraversalRange = Literal["prior", "posterior"]
 MetricName = Literal[
     "beta-vae", "factor-vae", "mig", "dci", "sap", "modularity", "explicitness", "irs", "unsupervised"
 ]

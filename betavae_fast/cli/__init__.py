@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import typer
 
-from betavae_fast.cli import evaluate, info, train
+from betavae_fast.cli import evaluate, info, train, traverse
 from betavae_fast.cli.errors import INTERRUPTED, CommandError
 
 app = typer.Typer(
@@ -19,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train.train, evaluate.evaluate, info.info):
+for command in (train.train, evaluate.evaluate, traverse.traverse, info.info):
     app.command()(command)
 
 

@@ -119,13 +119,18 @@ def _write(path: Path, run: TrainedRun, evaluation: Evaluation, console: Console
     from betavae_fast.evaluation.evaluate import write_evaluation
     from betavae_fast.evaluation.evaluation_pictures import write_evaluation_pictures
     from betavae_fast.evaluation.html import render_run
-    from betavae_fast.evaluation.report import write_pictures
+    from betavae_fast.evaluation.report import MAX_TRAVERSED, write_pictures
+    from betavae_fast.evaluation.summary import choose_images
+    from betavae_fast.evaluation.traversal_files import write_traversal
     from betavae_fast.training.metrics import read_metrics
 
     folder = run.folder
     write_evaluation(folder.evaluation, evaluation)
-    drawn = write_pictures(
-        folder.pictures, run.model, run.dataset, evaluation.summary, read_metrics(folder.metrics)
+    summary, dataset = evaluation.summary, run.dataset
+    drawn = write_pictures(folder.pictures, run.model, dataset, summary, read_metrics(folder.metrics))
+    start = dataset.gather(choose_images(len(dataset), 1).to(dataset.device))[0]
+    drawn += write_traversal(
+        folder.pictures, run.model, start, summary.channels[:MAX_TRAVERSED], evaluation.encoding
     )
     drawn += write_evaluation_pictures(folder.pictures, evaluation)
     settings = {

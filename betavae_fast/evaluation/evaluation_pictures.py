@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from betavae_fast.evaluation import pictures
 from betavae_fast.evaluation.evaluate import Evaluation
 from betavae_fast.evaluation.factor_table import mean_over_grid
 from betavae_fast.evaluation.report import MAX_TRAVERSED
 
-_FRAME_MS = 90
 _POSITIONS = ("posY", "posX")
 _SAMPLES = 100_000
 
@@ -46,11 +43,3 @@ def write_evaluation_pictures(folder: Path, evaluation: Evaluation) -> list[Path
     for name, figure in figures.items():
         figure.savefig(folder / name, dpi=120)
     return [folder / name for name in figures]
-
-
-def write_gif(path: Path, frames: Sequence[Image.Image]) -> None:
-    """Write ``frames``, of which there is at least one, as a GIF that goes forth and back for ever."""
-    there_and_back = [*frames, *frames[-2:0:-1]]
-    there_and_back[0].save(
-        path, save_all=True, append_images=there_and_back[1:], duration=_FRAME_MS, loop=0, optimize=True
-    )
