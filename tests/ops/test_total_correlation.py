@@ -844,7 +844,7 @@ def test_two_processes_are_one_batch(backend: str, tmp_path: Path) -> None:
         for rank in range(2)
     ]
     try:
-        errors = [process.communicate(timeout=60)[1] for process in processes]
+        errors = [process.communicate(timeout=240)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
