@@ -1,0 +1,132 @@
+"""A data set through the encoder, as ``evaluate`` does it and as a loop of batches of 64 would.
+
+    python -m benchmarks.encode --threads 2
+
+The loop is the same network in plain torch: NCHW, gradients off, images as floats from the same storage. Both encode
+the same images in turn, and nothing is reported if their moments differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from benchmarks import machine
+from benchmarks.results import FOLDER
+from benchmarks.timing import CpuClock, CudaClock, Effort, Task, Timing, interleave
+from betavae_fast.data import load_dataset
+from betavae_fast.data.images import ImageDataset
+from betavae_fast.evaluation.encoding import encode
+from betavae_fast.nn import BetaVAE
+from betavae_fast.training.memory import keep_freed_memory
+
+EAGER_BATCH = 64
+TOLERANCE = 1e-4  # of the moments, absolute: they are of order 1
+EFFORT = Effort(sample_seconds=0.5, task_seconds=20.0, min_samples=5)
+
+
+@dataclass(frozen=True)
+class EncodeResults:
+    command: str
+    date: str
+    commit: dict[str, object]
+    machine: dict[str, object]
+    versions: dict[str, str | None]
+    images: int
+    largest_difference: float  # between the moments of the two
+    seconds: dict[str, Timing]
+    images_per_second: dict[str, float]
+    speedup: float  # of the medians
+
+
+def contenders(dataset: ImageDataset, indices: Tensor, architecture: str) -> dict[str, Callable[[], Tensor]]:
+    """Who encodes the images at ``indices`` of ``dataset``: each returns the moments (N, 2·D)."""
+    torch.manual_seed(0)
+    model = BetaVAE(dataset.image_shape, architecture=architecture).eval()  # type: ignore[arg-type]
+    plain = nn.Sequential(
+        *(nn.ReLU() if isinstance(layer, nn.ReLU) else layer for layer in model.encoder)
+    ).to(dataset.device)
+    ours = BetaVAE(dataset.image_shape, architecture=architecture).eval()  # type: ignore[arg-type]
+    ours.load_state_dict(model.state_dict())
+    ours = ours.to(dataset.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @torch.no_grad()
+    def loop() -> Tensor:
+        return torch.cat([plain(dataset.gather(batch).float()) for batch in indices.split(EAGER_BATCH)])
+
+    def table() -> Tensor:
+        encoding = encode(ours, dataset, indices)
+        return torch.cat([encoding.mu, encoding.logvar], dim=1)
+
+    return {"eager": loop, "ours": table}
+
+
+def _task(encoded: Callable[[], Tensor]) -> Callable[[object], Tensor]:
+    return lambda _: encoded()
+
+
+def measure(dataset: ImageDataset, indices: Tensor, architecture: str) -> tuple[float, dict[str, Timing]]:
+    """(how far the moments are apart, seconds of each contender). ValueError if they are not the same."""
+    both = contenders(dataset, indices, architecture)
+    eager, ours = (encoded().cpu() for encoded in both.values())
+    difference = float((eager - ours).abs().max())
+    if not difference <= TOLERANCE:
+        raise ValueError(f"the moments differ by {difference:.1e}, allowed are {TOLERANCE:.0e}")
+    tasks = [Task(name, _task(encoded)) for name, encoded in both.items()]
+    clock = CpuClock() if dataset.device.type == "cpu" else CudaClock(flush=False)
+    return difference, interleave(tasks, clock, EFFORT)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.encode", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--images", type=int, default=16384)
+    parser.add_argument("--architecture", default="burgess")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, help="a file [default: results/encode/KIND.json]")
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(args.threads)
+    keep_freed_memory()
+    device = torch.device(args.device)
+    dataset = load_dataset("dsprites").to(device)
+    generator = torch.Generator().manual_seed(0)
+    indices = torch.randperm(len(dataset), generator=generator)[: args.images].to(device)
+    difference, timings = measure(dataset, indices, args.architecture)
+    results = EncodeResults(
+        command=" ".join(("python -m benchmarks.encode", *arguments)),
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        commit=machine.commit(),
+        machine=machine.describe(device),
+        versions=machine.versions(),
+        images=len(indices),
+        largest_difference=difference,
+        seconds=timings,
+        images_per_second={name: len(indices) / timing.p50 for name, timing in timings.items()},
+        speedup=timings["eager"].p50 / timings["ours"].p50,
+    )
+    console = Console()
+    for name, rate in results.images_per_second.items():
+        console.print(f"{name}: {rate:,.0f} images/s", highlight=False)
+    console.print(f"{results.speedup:.2f}× eager", highlight=False)
+    out = args.out or FOLDER / "encode" / f"{machine.kind(device)}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(asdict(results), indent=1, ensure_ascii=False, allow_nan=False)
+    out.write_text(text + "\n", encoding="utf-8")
+    console.print(f"Written to {out}", highlight=False, soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
