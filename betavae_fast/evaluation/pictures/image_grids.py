@@ -102,5 +102,6 @@ def traversal_frames(
             axis.set_title(f"channel {channel.index}", fontsize=9, color=colour)
         figure.suptitle(f"{value:+.1f}", fontsize=10)
         canvas.draw()
+        figure.set_layout_engine("none")  # every frame as the first is laid out
         frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
     return frames

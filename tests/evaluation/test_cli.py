@@ -1,0 +1,176 @@
+"""``evaluate`` and ``traverse`` as a user meets them, on a data set of 128 images whose factors are known."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import betavae_fast.data
+from betavae_fast import cli
+from betavae_fast.data import ByteImages
+from tests.evaluation.grid import Squares
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PICTURES = {
+    "reconstructions.png", "traversal.png", "traversal.gif", "capacity.png", "information.png",
+    "code-against-factor.png", "position-maps.png", "aggregated-posterior.png",
+}  # fmt: skip
+
+
+class Unlabelled(ByteImages):
+    """The same images, of which nothing is known."""
+
+    def __init__(self) -> None:
+        squares = Squares()
+        super().__init__("unlabelled", squares.store, squares.image_shape)
+
+
+def load(name: str, **_: object) -> ByteImages:
+    return {"squares": Squares, "unlabelled": Unlabelled}[name]()
+
+
+def run(*arguments: str) -> int | str | None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(list(arguments))
+    return exit_.value.code
+
+
+def train(folder: Path, *options: str) -> None:
+    told = ["--steps=6", "--batch-size=32", "--latent-dim=3", "--log-every=3", f"--out={folder}", *options]
+    assert run("train", *told) == 0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_data():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(betavae_fast.data, "load_dataset", load)
+        patch.setattr(cli.train, "_evaluate", lambda *_: None)  # evaluate draws the same pictures again
+        yield
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """Two trained runs, <one> & two, evaluated together, and a third on data without factors."""
+    folder = tmp_path_factory.mktemp("runs")
+    train(folder / "<one> & only", "--data=squares")
+    train(folder / "two", "--data=squares", "--beta=1", "--seed=1")
+    train(folder / "unlabelled", "--data=unlabelled")
+    before = digests(folder / "two" / "checkpoint")
+    evaluated = [str(folder / "<one> & only"), str(folder / "two")]
+    assert run("evaluate", *evaluated, "--seed=3", f"--out={folder / 'comparison'}") == 0
+    assert digests(folder / "two" / "checkpoint") == before
+    return folder
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def test_evaluate_leaves_numbers_pictures_and_a_report(runs):
+    folder = runs / "two"
+    written = json.loads((folder / "evaluation.json").read_text())
+    assert (written["images"], written["seed"]) == (128, 3)
+    assert written["factors"]["names"] == ["size", "posX", "posY"]
+    kinds = [(scored["metric"], scored["codes"]) for scored in written["scores"]]
+    assert kinds == [
+        ("beta-vae", "mean"), ("factor-vae", "mean"), ("mig", "mean"), ("mig", "sampled"), ("sap", "mean"),
+        ("modularity", "mean"), ("modularity", "sampled"), ("explicitness", "mean"), ("irs", "mean"),
+        ("unsupervised", "mean"),
+    ]  # fmt: skip
+    assert {path.name for path in (folder / "pictures").iterdir()} == PICTURES
+    report = (folder / "report.html").read_text()
+    for sentence in written["findings"]:
+        assert sentence in report
+    mig = next(scored["result"]["score"] for scored in written["scores"] if scored["metric"] == "mig")
+    assert f'<td>MIG</td><td class="number">{mig:.3f}</td>' in report
+
+
+def test_a_report_needs_nothing_but_itself_and_escapes_what_it_is_told(runs):
+    report = (runs / "<one> & only" / "report.html").read_text()
+    assert "&lt;one&gt; &amp; only" in report and "<one>" not in report
+    assert "<script" not in report
+    assert not re.search(r"""(src|href)=["'](?!data:)""", report)
+    assert len(re.findall(r'src="data:image/(png|gif);base64,', report)) == len(PICTURES)
+
+
+def test_the_comparison_has_a_column_for_each_run(runs):
+    report = (runs / "comparison" / "report.html").read_text()
+    compared = json.loads((runs / "comparison" / "comparison.json").read_text())
+    assert [entry["run"] for entry in compared["runs"]] == ["<one> & only", "two"]
+    assert len(compared["udr"]["scores"]) == 2
+    assert report.count("data:image/png;base64,") == 1  # rate and distortion
+    assert '<th class="number">two</th>' in report and "<td>UDR</td>" in report
+
+
+def test_data_without_factors_get_what_needs_none(runs):
+    folder = runs / "unlabelled"
+    assert run("evaluate", str(folder), "--metrics=all") == 0
+    written = json.loads((folder / "evaluation.json").read_text())
+    assert written["factors"] is None
+    assert [scored["metric"] for scored in written["scores"]] == ["unsupervised"]
+    drawn = {path.name for path in (folder / "pictures").iterdir()}
+    assert "aggregated-posterior.png" in drawn and "information.png" not in drawn
+
+
+@pytest.mark.parametrize("over", ["prior", "posterior"])
+def test_traverse_draws_a_still_and_a_moving_picture(runs, tmp_path, over):
+    options = ["--image=7", f"--over={over}", "--columns=5", "--channels=2", f"--out={tmp_path}"]
+    assert run("traverse", str(runs / "two"), *options) == 0
+    with Image.open(tmp_path / "traversal.gif") as moving, Image.open(tmp_path / "traversal.png") as still:
+        assert moving.n_frames == 40
+        assert min(still.size) > 200
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["evaluate", "nowhere"], "nowhere/checkpoint/latest.json: no such file"),
+        (["evaluate"], "Missing argument"),
+        (["evaluate", "RUN", "--metrics=mig,magic"], "unknown metric 'magic': give all, or some of beta-vae"),
+        (["evaluate", "RUN", "--seed=-1"], "seed must be at least 0, got -1"),
+        (["evaluate", "RUN", "--jobs=0"], "jobs must not be 0"),
+        (["evaluate", "RUN", "--threads=0"], "threads must be at least 1, got 0"),
+        (["evaluate", "RUN", "--device=abacus"], "'abacus'"),
+        (["traverse", "nowhere"], "nowhere/checkpoint/latest.json: no such file"),
+        (["traverse", "RUN", "--image=128"], "image must be in [0, 128), got 128"),
+        (["traverse", "RUN", "--extent=0"], "extent must be a finite positive number, got 0.0"),
+        (["traverse", "RUN", "--columns=1"], "columns must be at least 2, got 1"),
+        (["traverse", "RUN", "--over=moon"], "moon"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(runs, capfd, arguments, message):
+    told = [str(runs / "two") if argument == "RUN" else argument for argument in arguments]
+    assert run(*told) == 2
+    captured = capfd.readouterr()
+    assert captured.err.startswith("betavae-fast: ") and captured.err.count("\n") == 1
+    assert message in captured.err and captured.out == ""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.parametrize(
+    "report, width", [("two/report.html", 1280), ("two/report.html", 390), ("comparison/report.html", 390)]
+)
+def test_a_browser_shows_the_report_without_a_complaint(runs, tmp_path, report, width):
+    picture = tmp_path / "shot.png"
+    done = subprocess.run(
+        [
+            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+            "--disable-background-networking", "--disable-component-update", "--disable-sync",
+            f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--hide-scrollbars",
+            f"--window-size={width},1200", f"--screenshot={picture}", (runs / report).as_uri(),
+        ],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "CONSOLE" not in done.stderr
+    with Image.open(picture) as shot:
+        assert shot.width == width
+        colours = shot.convert("RGB").getcolors(1 << 24)
+    assert len(colours) > 50  # text and pictures, not an empty page
