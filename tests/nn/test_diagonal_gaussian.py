@@ -234,6 +234,12 @@ def test_generators() -> None:
     assert DiagonalGaussian(x[:0]).sample([]).shape == (0, 4, 5, 4)
 
 
+def test_a_generator_may_be_on_another_device() -> None:
+    """As pipelines do it: a CPU generator, so that a seed means the same everywhere. Meta stands for any device."""
+    z = DiagonalGaussian(torch.empty(2, 8, 3, 3, device="meta")).sample(torch.Generator())
+    assert z.device.type == "meta" and z.shape == (2, 4, 3, 3)
+
+
 @EVERY_DTYPE
 def test_deterministic(dtype: torch.dtype) -> None:
     x = parameters(dtype=dtype)
