@@ -7,7 +7,6 @@ writes benchmarks/budgets/cuda_*.json anew. Do so after a change that is worth i
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
@@ -15,8 +14,11 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from benchmarks.roofline import sass
 
 ROOT = Path(__file__).resolve().parents[3]
 SOURCES = {
@@ -35,20 +37,18 @@ FLAGS = (
     "-Xptxas=-v",
 )
 
-Kernels = dict[str, dict[str, Any]]
+Figures = dict[str, dict[str, Any]]
+
+
+class Compiled(NamedTuple):
+    """A kernel: what it holds, and its instructions."""
+
+    resources: dict[str, int]  # registers, stack, spills; bytes of shared memory
+    code: sass.Code
 
 
 def budget_file(op: str) -> Path:
     return ROOT / "benchmarks" / "budgets" / f"cuda_{op}.json"
-
-
-def cuobjdump() -> str | None:
-    """The disassembler: nvcc's own, or the one in Triton's package."""
-    if found := shutil.which("cuobjdump"):
-        return found
-    spec = importlib.util.find_spec("triton")
-    bundled = Path(spec.origin).parent / "backends/nvidia/bin/cuobjdump" if spec and spec.origin else None
-    return str(bundled) if bundled and bundled.exists() else None
 
 
 def _name(mangled: str) -> str:
@@ -58,80 +58,26 @@ def _name(mangled: str) -> str:
     return short.rsplit("(", 1)[0]
 
 
-def _resources(report: str) -> Kernels:
-    kernels: Kernels = {}
+def _resources(report: str) -> dict[str, dict[str, int]]:
     pattern = (
         r"entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
-        r".*?Used (\d+) registers"
+        r".*?Used (\d+) registers(?:.*, (\d+) bytes smem)?"
     )
-    for mangled, stack, stores, loads, registers in re.findall(pattern, report, re.DOTALL):
-        kernels[mangled] = {
+    return {
+        mangled: {
             "registers": int(registers),
+            "shared_bytes": int(shared or 0),
             "stack": int(stack),
             "spills": int(stores) + int(loads),
         }
-    return kernels
-
-
-def _jumps(code: list[tuple[int, str]]) -> dict[int, tuple[int, bool]]:
-    """Where each jump leads, and whether it is conditional."""
-    at = {address: i for i, (address, _) in enumerate(code)}
-    return {
-        i: (at[int(m[1], 16)], text.startswith("@"))
-        for i, (_, text) in enumerate(code)
-        if (m := re.search(r"\bBRA\b.* 0x([0-9a-f]+)$", text)) and int(m[1], 16) in at
+        for mangled, stack, stores, loads, registers, shared in re.findall(
+            pattern.replace(".*?", r"[\s\S]*?"), report
+        )
     }
 
 
-def _inner_loops(code: list[tuple[int, str]]) -> list[dict[str, int | None]]:
-    """Those that hold no other: instructions once round, fused multiply-adds and special functions."""
-    loops = [(to, i) for i, (to, _) in _jumps(code).items() if to < i]
-    inner = [a for a in loops if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
-    bodies = [code[start : end + 1] for start, end in inner]
-    return [
-        {
-            "instructions": _once_round(body),
-            "ffma": sum("FFMA" in text for _, text in body),
-            "mufu": sum("MUFU" in text for _, text in body),
-        }
-        for body in bodies
-    ]
-
-
-def _once_round(code: list[tuple[int, str]]) -> int | None:
-    """Instructions once round the main loop, by the shortest way with the most arithmetic and 16-byte accesses."""
-    jumps = _jumps(code)
-    backward = [(i - to, to, i) for i, (to, _) in jumps.items() if to < i]
-    if not backward:
-        return None
-    _, start, end = max(backward)
-
-    def worth(text: str) -> int:
-        return 10 if re.search(r"(LDG|STG)\.E\.128", text) else "FFMA" in text
-
-    best: dict[int, tuple[int, int]] = {end: (0, -1)}  # what it passes, and minus the instructions
-    for i in range(end - 1, start - 1, -1):
-        to, conditional = jumps.get(i, (i + 1, False))
-        ways = [best[j] for j in {to, i + 1} if i < j <= end and j in best and (conditional or j == to)]
-        if ways and not re.match(r"EXIT|RET", code[i][1]):
-            passed, length = max(ways)
-            best[i] = (passed + worth(code[i][1]), length - 1)
-    return -best[start][1] if start in best else None
-
-
-def _code(cubin: Path) -> dict[str, list[tuple[int, str]]]:
-    listing = subprocess.run([cuobjdump(), "-sass", cubin], capture_output=True, text=True, check=True).stdout
-    kernels: dict[str, list[tuple[int, str]]] = {}
-    for line in listing.splitlines():
-        if function := re.search(r"Function : (\w+)", line):
-            kernels[function[1]] = code = []
-        elif (found := re.match(r"\s+/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;", line)) and found[2] != "NOP":
-            code.append((int(found[1], 16), found[2]))
-    return kernels
-
-
-def measure(source: str, arch: str) -> Kernels:
-    """Compiles one file and reads what came out; a warning is an error."""
+def compile_source(source: str, arch: str) -> dict[str, Compiled]:
+    """One file's kernels; a warning is an error."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / f"{source}.cubin"
         command = [
@@ -144,40 +90,53 @@ def measure(source: str, arch: str) -> Kernels:
         ]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr + done.stdout
-        kernels = _resources(done.stderr + done.stdout)
-        for mangled, code in _code(cubin).items():
-            text = "\n".join(instruction for _, instruction in code)
-            kernels[mangled] |= {
-                "ffma": len(re.findall(r"\bFFMA\b", text)),
-                "local_memory": len(re.findall(r"\b(LDL|STL)\b", text)),
-                "loads_16": len(re.findall(r"\bLDG\.E\.128", text)),
-                "loads_8": len(re.findall(r"\bLDG\.E\.64", text)),
-                "stores_16": len(re.findall(r"\bSTG\.E\.128", text)),
-                "instructions": len(code),
-                "loop": _once_round(code),
-                "inner_loops": _inner_loops(code),
-            }
-    return {_name(mangled): figures for mangled, figures in kernels.items()}
+        resources = _resources(done.stderr + done.stdout)
+        return {
+            _name(mangled): Compiled(resources[mangled], code)
+            for mangled, code in sass.kernels(cubin).items()
+        }
 
 
-def measure_all(op: str, archs: tuple[str, ...]) -> dict[str, Kernels]:
-    pairs = [(source, arch) for arch in archs for source in SOURCES[op]]
+@cache
+def compile_op(op: str, arch: str) -> dict[str, Compiled]:
     with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda pair: measure(*pair), pairs))
-    return {
-        a: {k: v for (_, b), r in zip(pairs, results, strict=True) if a == b for k, v in r.items()}
-        for a in archs
+        parts = pool.map(lambda source: compile_source(source, arch), SOURCES[op])
+    return {name: kernel for part in parts for name, kernel in part.items()}
+
+
+def _figures(kernel: Compiled) -> dict[str, Any]:
+    text = "\n".join(instruction for _, instruction in kernel.code)
+    return kernel.resources | {
+        "ffma": len(re.findall(r"\bFFMA\b", text)),
+        "local_memory": len(re.findall(r"\b(LDL|STL)\b", text)),
+        "loads_16": len(re.findall(r"\bLDG\.E\.128", text)),
+        "loads_8": len(re.findall(r"\bLDG\.E\.64", text)),
+        "stores_16": len(re.findall(r"\bSTG\.E\.128", text)),
+        "instructions": len(kernel.code),
+        "loop": len(sass.once_round(kernel.code)) or None,
+        "inner_loops": [
+            {
+                "instructions": len(sass.once_round(body)),
+                "ffma": sum("FFMA" in text for _, text in body),
+                "mufu": sum("MUFU" in text for _, text in body),
+            }
+            for body in sass.inner_loops(kernel.code)
+        ],
     }
 
 
+def measure(op: str, arch: str) -> Figures:
+    return {name: _figures(kernel) for name, kernel in compile_op(op, arch).items()}
+
+
 if __name__ == "__main__":
-    if shutil.which("nvcc") is None or cuobjdump() is None:
+    if shutil.which("nvcc") is None or sass.cuobjdump() is None:
         sys.exit("nvcc or cuobjdump was not found")
     for op in sys.argv[1:] or SOURCES:
         lines = [
             f"  {json.dumps(arch)}: {{\n"
             + ",\n".join(f"    {json.dumps(k)}: {json.dumps(v)}" for k, v in kernels.items())
             + "\n  }"
-            for arch, kernels in measure_all(op, ARCHS).items()
+            for arch, kernels in ((arch, measure(op, arch)) for arch in ARCHS)
         ]
         budget_file(op).write_text("{\n" + ",\n".join(lines) + "\n}\n")

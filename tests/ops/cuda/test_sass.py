@@ -6,27 +6,28 @@ import shutil
 
 import pytest
 
+from benchmarks.roofline.sass import cuobjdump
 from tests.ops.cuda import sass
 
 pytestmark = pytest.mark.skipif(
-    shutil.which("nvcc") is None or sass.cuobjdump() is None, reason="nvcc or cuobjdump was not found"
+    shutil.which("nvcc") is None or cuobjdump() is None, reason="nvcc or cuobjdump was not found"
 )
 ARCH = "sm_90"  # the others are compiled when the budget is written
 
 
 @pytest.fixture(scope="module")
 def latent():
-    return sass.measure_all("latent", (ARCH,))[ARCH]
+    return sass.measure("latent", ARCH)
 
 
 @pytest.fixture(scope="module")
 def likelihood():
-    return sass.measure_all("likelihood", (ARCH,))[ARCH]
+    return sass.measure("likelihood", ARCH)
 
 
 @pytest.fixture(scope="module")
 def total_correlation():
-    return sass.measure_all("total_correlation", (ARCH,))[ARCH]
+    return sass.measure("total_correlation", ARCH)
 
 
 @pytest.fixture(params=sass.SOURCES)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -24,6 +23,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from benchmarks.roofline import sass
 from betavae_fast.ops.triton import (
     latent_kernels,
     likelihood_kernels,
@@ -125,25 +125,23 @@ class Assembly(NamedTuple):
     """One kernel variant for one GPU."""
 
     ptx: str
-    instructions: list[tuple[int, str]]  # (address, text)
+    instructions: sass.Code
     registers: int
     stack: int
     shared: int
+    threads: int  # of a program
     fused: bool  # whether the compiler was free to fuse
     elements: int  # of a tile, per thread
     pairs: int  # likewise
 
     def opcodes(self, prefix: str) -> list[str]:
-        names = (
-            text.split()[1] if text.startswith("@") else text.split()[0] for _, text in self.instructions
-        )
-        return [name for name in names if name.startswith(prefix)]
+        return [name for name in sass.opcodes(self.instructions) if name.startswith(prefix)]
 
-    def loop(self) -> list[tuple[int, str]]:
+    def loop(self) -> sass.Code:
         """The instructions of the longest loop: the one over tiles."""
         return max(self._loops(), key=len, default=[])
 
-    def _loops(self) -> list[list[tuple[int, str]]]:
+    def _loops(self) -> list[sass.Code]:
         loops = []
         for end, text in self.instructions:
             if target := re.search(r"\bBRA(?:\.\w+)* .*?0x([0-9a-f]+)", text):
@@ -177,36 +175,25 @@ class Assembly(NamedTuple):
         }
 
 
-def _tool(name: str) -> str:
-    found = list(Path(triton.__file__).parent.glob(f"backends/nvidia/bin/{name}"))
-    return str(found[0]) if found else name
-
-
 def compile_for(launch: Launch, capability: int) -> Assembly:
     types, constants, attributes = _signature(launch)
     source = ASTSource(launch.kernel, types, constants, attributes)
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch.options)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-        cubin.write(compiled.asm["cubin"])
-        cubin.flush()
-        run = lambda flag: (
-            subprocess.run(
-                [_tool("cuobjdump"), flag, cubin.name], capture_output=True, text=True, check=True
-            ).stdout
-        )
-        sass, usage = run("-sass"), run("-res-usage")
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(compiled.asm["cubin"])
+        (code,) = sass.kernels(cubin).values()
+        usage = sass.dump(cubin, "-res-usage")
     resources = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     assert resources is not None, usage
     threads = 32 * launch.options["num_warps"]
     return Assembly(
         ptx=compiled.asm["ptx"],
-        instructions=[
-            (int(address, 16), text)
-            for address, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+([^;]+?)\s*;", sass)
-        ],
+        instructions=code,
         registers=int(resources[1]),
         stack=int(resources[2]),
         shared=compiled.metadata.shared,
+        threads=threads,
         fused=launch.options["enable_fp_fusion"],
         elements=launch.arguments.get("BLOCK", threads) // threads,
         pairs=launch.arguments.get("OWN", 0) * launch.arguments.get("TILE", 0) // threads,

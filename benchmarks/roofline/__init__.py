@@ -1,0 +1,1 @@
+"""The static roofline: what bounds each GPU kernel, from its machine code alone (docs/roofline.md)."""

@@ -1,0 +1,102 @@
+"""The static roofline: compiles the GPU kernels, needs no GPU, and writes benchmarks/results/roofline/roofline.json."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from typing import Any
+
+import triton
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.roofline.kernels import TRITON, Row, of_cuda, of_triton
+from benchmarks.roofline.machines import MACHINES
+from benchmarks.roofline.model import Kernel
+from benchmarks.roofline.table import FILE, entry
+from tests.ops.triton.assembly import DTYPES, assemble
+
+_CAPABILITIES = (80, 90)
+_OF_PAIRS = "total_correlation"
+
+
+def _kernels() -> Iterator[tuple[Row, Kernel]]:
+    archs = {f"sm_{capability}": capability for capability in _CAPABILITIES}
+    with ThreadPoolExecutor(1) as beside:  # nvcc works while Triton does
+        of_nvcc = {(op, arch): beside.submit(of_cuda, op, arch) for op in TRITON for arch in archs}
+        for (op, arch), future in of_nvcc.items():
+            of_op = [
+                of_triton(op, variant, dtype, archs[arch], assemble(op, variant, DTYPES[dtype], archs[arch]))
+                for variant in TRITON[op]
+                # The kernels of pairs read float32 tables, whatever the inputs are.
+                for dtype in (("float32",) if op == _OF_PAIRS else DTYPES)
+            ]
+            yield from (*future.result().items(), *of_op)
+
+
+def _versions() -> dict[str, str]:
+    nvcc = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout
+    release = re.search(r"\bV([\d.]+)", nvcc)
+    return {"nvcc": release[1] if release else nvcc, "triton": triton.__version__}
+
+
+def show(document: dict[str, Any], console: Console) -> None:
+    for (op, arch), entries in groupby(document["kernels"], key=lambda e: (e["op"], e["arch"])):
+        names = [machine.name for machine in MACHINES if machine.arch == arch]
+        counts = ("all", "fma", "integer_multiply", "alu", "xu", "lsu")
+        what = "pair and channel" if op == _OF_PAIRS else "element"
+        table = Table(
+            *("kernel", "dtype", "bytes", *counts, "registers", "occupancy"),
+            *(f"{name} {column}" for name in names for column in ("%", "limiter")),
+            title=f"{op}, {arch}: instructions per {what}",
+            title_justify="left",
+            box=SIMPLE,
+        )
+        for e in entries:
+            per_element = e["instructions_per_element"]
+            table.add_row(
+                f"{e['backend']} {e['kernel']}",
+                e["dtype"],
+                f"{e['bytes_per_element']:g}",
+                *(f"{per_element.get(name, 0):g}" for name in counts),
+                str(e["registers"]),
+                f"{e['predicted'][names[0]]['occupancy']:.0%}",
+                *(
+                    cell
+                    for name in names
+                    for cell in (
+                        f"{100 * e['predicted'][name]['fraction']:.0f}",
+                        e["predicted"][name]["limiter"],
+                    )
+                ),
+            )
+        console.print(table)
+
+
+def main() -> int:
+    argparse.ArgumentParser(prog="python -m benchmarks.roofline", description=__doc__).parse_args()
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    document = {
+        "command": "python -m benchmarks.roofline",
+        "versions": _versions(),
+        "machines": [
+            machine._asdict() | {"bytes_per_clock": round(machine.bytes_per_clock, 3)} for machine in MACHINES
+        ],
+        "kernels": [entry(row, kernel) for row, kernel in _kernels()],
+    }
+    show(document, console)
+    FILE.parent.mkdir(parents=True, exist_ok=True)
+    FILE.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    console.print(f"Written to {FILE}", highlight=False, soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""The kernels of the table, as the tests of their budgets compile them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from benchmarks.roofline import sass
+from benchmarks.roofline.model import Kernel
+from tests.ops.cuda.sass import compile_op
+
+if TYPE_CHECKING:
+    from tests.ops.triton.assembly import Assembly
+
+# Channels at which the total correlation's loops over channels and over pairs are weighed.
+CHANNELS = 10
+_SIZES = {"float32": 4, "bfloat16": 2}
+_CUDA_TYPES = {"float": "float32", "BFloat16": "bfloat16"}
+_CUDA_THREADS = {"latent": 256, "likelihood": 256, "total_correlation": 128}
+# Kernel -> (its name here, tensors of the input's dtype that it reads or writes, further bytes of an element). The
+# variants that read and write 16 bytes at a time.
+_CUDA = {
+    "latent": {
+        "forward<{}, true, true, (Kl)2>": ("forward dim", 3, 0),
+        "forward<{}, true, true, (Kl)3>": ("forward sample", 3, 0),
+        "forward<{}, true, true, (Kl)1>": ("forward none", 3, 4),
+        "forward<{}, true, true, (Kl)0>": ("sample", 3, 0),
+        "forward<{}, true, false, (Kl)2>": ("kl dim", 2, 0),
+        "backward<{}, true, true, (KlGrad)1>": ("backward dim", 5, 0),
+        "backward<{}, true, true, (KlGrad)2>": ("backward sample", 5, 0),
+        "backward<{}, true, true, (KlGrad)3>": ("backward none", 5, 4),
+    },
+    "likelihood": {
+        "forward<Variant<{0}, Operand<{0}, true>, true>, (Sum)2>": ("forward batchmean", 3, 0),
+        "forward<Variant<{0}, Operand<{0}, true>, true>, (Sum)1>": ("forward sample", 3, 0),
+        "forward<Variant<{0}, Operand<{0}, true>, true>, (Sum)0>": ("forward none", 3, 4),
+        "forward<Variant<{0}, Operand<Byte, true>, true>, (Sum)2>": ("forward batchmean, uint8", 2, 1),
+        "forward<Variant<{0}, Operand<Bit, true>, true>, (Sum)2>": ("forward batchmean, bits", 2, 1 / 8),
+        "backward<Variant<{0}, Operand<{0}, true>, true> >": ("backward none", 3, 4),
+    },
+}
+# Kernel -> posteriors times rows of a thread.
+_CUDA_PAIRS = {"joint": 32, "marginals": 32, "sweep<(Owner)0>": 16, "sweep<(Owner)1>": 16}
+# The launches of tests/ops/triton/*_variants.py that the table has.
+TRITON = {
+    "latent": (
+        *("forward dim (B, 128)", "forward sample (B, 128)", "forward none (B, 128)", "sample (B, 128)"),
+        *("kl dim (B, 128)", "backward dim (B, 128)", "backward sample (B, 128)", "backward none (B, 128)"),
+    ),
+    "likelihood": (
+        *("forward batchmean", "forward batchmean, uint8", "forward batchmean, bits", "backward sample"),
+        *("finish batchmean", "forward sample, no gradient"),
+    ),
+    "total_correlation": ("sum_densities mss", "row_gradients mss", "posterior_gradients mss"),
+}
+
+
+class Row(NamedTuple):
+    """Which kernel."""
+
+    op: str
+    backend: str
+    kernel: str
+    dtype: str
+    arch: str
+
+    def __str__(self) -> str:
+        return " ".join((self.backend, self.op, self.kernel, self.dtype, self.arch))
+
+
+def of_pairs(code: sass.Code, pairs: float, registers: int, shared_bytes: int, threads: int) -> Kernel:
+    """A round of a kernel of pairs, once for each channel where it has a loop over them.
+
+    An element is a pair and channel: one exponential.
+    """
+    of_channels = [body for body in sass.inner_loops(code) if any("FFMA" in text for _, text in body)]
+    way = sass.once_round(code)
+    inner = [instruction for body in of_channels for instruction in sass.once_round(body)]
+    channels = CHANNELS if len(inner) < len(way) else 1
+    return Kernel(
+        way + inner * (channels - 1),
+        registers,
+        shared_bytes,
+        threads,
+        pairs * channels,
+        bytes=0,
+        exponentials=1,
+    )
+
+
+def of_cuda(op: str, arch: str) -> dict[Row, Kernel]:
+    compiled = compile_op(op, arch)
+    found: dict[Row, Kernel] = {}
+    for name, pairs in _CUDA_PAIRS.items() if op == "total_correlation" else ():
+        code, resources = compiled[name].code, compiled[name].resources
+        sizes = (resources["registers"], resources["shared_bytes"], _CUDA_THREADS[op])
+        found[Row(op, "cuda", name, "float32", arch)] = of_pairs(code, pairs, *sizes)
+    for pattern, (name, tensors, further) in _CUDA.get(op, {}).items():
+        for spelled, dtype in _CUDA_TYPES.items():
+            kernel = compiled[pattern.format(spelled)]
+            size = _SIZES[dtype]
+            found[Row(op, "cuda", name, dtype, arch)] = Kernel(
+                sass.once_round(kernel.code),
+                kernel.resources["registers"],
+                kernel.resources["shared_bytes"],
+                _CUDA_THREADS[op],
+                elements=16 // size,
+                bytes=tensors * size + further,
+            )
+    return found
+
+
+def _triton_bytes(op: str, variant: str, size: int) -> float:
+    """Of an element, from and to memory."""
+    if op == "likelihood":
+        target = 1 if "uint8" in variant else 1 / 8 if "bits" in variant else size
+        return target + size * (1 if "no gradient" in variant else 2)
+    tensors = {"forward": 3, "sample": 3, "kl": 2, "backward": 5}[variant.split()[0]]
+    return size * tensors + (4 if " none " in variant else 0)
+
+
+def of_triton(op: str, variant: str, dtype: str, capability: int, found: Assembly) -> tuple[Row, Kernel]:
+    row = Row(op, "triton", variant, dtype, f"sm_{capability}")
+    sizes = (found.registers, found.shared, found.threads)
+    if found.pairs:
+        return row, of_pairs(found.instructions, found.pairs, *sizes)
+    moved = _triton_bytes(op, variant, _SIZES[dtype])
+    return row, Kernel(sass.once_round(found.instructions), *sizes, found.elements, moved)
