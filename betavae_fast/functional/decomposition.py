@@ -81,11 +81,10 @@ def kl_decomposition(
         raise ValueError(
             f"{caller}: z, mu and logvar must be on one device, got {z.device}, {mu.device} and {logvar.device}"
         )
-    if not z.dtype == mu.dtype == logvar.dtype:
-        if not torch.is_autocast_enabled(z.device.type):
-            raise TypeError(
-                f"{caller}: z, mu and logvar must have one dtype, got {z.dtype}, {mu.dtype} and {logvar.dtype}"
-            )
+    if not z.dtype == mu.dtype == logvar.dtype and not torch.is_autocast_enabled(z.device.type):
+        raise TypeError(
+            f"{caller}: z, mu and logvar must have one dtype, got {z.dtype}, {mu.dtype} and {logvar.dtype}"
+        )
     if not isinstance(estimator, str) or estimator not in ESTIMATORS:
         names = ", ".join(map(repr, ESTIMATORS))
         raise ValueError(f"{caller}: estimator must be one of {names}, got {estimator!r}")
