@@ -23,12 +23,11 @@ from benchmarks.roofline.model import Kernel
 from benchmarks.roofline.table import FILE, entry
 from tests.ops.triton.assembly import DTYPES, assemble
 
-_CAPABILITIES = (80, 90)
+_ARCHS = {"sm_90": 90, "sm_80": 80}
 _OF_PAIRS = "total_correlation"
 
 
-def _kernels() -> Iterator[tuple[Row, Kernel]]:
-    archs = {f"sm_{capability}": capability for capability in _CAPABILITIES}
+def _kernels(archs: dict[str, int]) -> Iterator[tuple[Row, Kernel]]:
     with ThreadPoolExecutor(1) as beside:  # nvcc works while Triton does
         of_nvcc = {(op, arch): beside.submit(of_cuda, op, arch) for op in TRITON for arch in archs}
         for (op, arch), future in of_nvcc.items():
@@ -81,15 +80,17 @@ def show(document: dict[str, Any], console: Console) -> None:
 
 
 def main() -> int:
-    argparse.ArgumentParser(prog="python -m benchmarks.roofline", description=__doc__).parse_args()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.roofline", description=__doc__)
+    parser.add_argument("--archs", choices=_ARCHS, nargs="+", default=list(_ARCHS), help="default: all")
+    chosen = {arch: _ARCHS[arch] for arch in parser.parse_args().archs}
     console = Console(width=None if sys.stdout.isatty() else 180)
     document = {
-        "command": "python -m benchmarks.roofline",
+        "command": f"python -m benchmarks.roofline --archs {' '.join(chosen)}",
         "versions": _versions(),
         "machines": [
             machine._asdict() | {"bytes_per_clock": round(machine.bytes_per_clock, 3)} for machine in MACHINES
         ],
-        "kernels": [entry(row, kernel) for row, kernel in _kernels()],
+        "kernels": [entry(row, kernel) for row, kernel in _kernels(chosen)],
     }
     show(document, console)
     FILE.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,77 @@
+"""The roofline's reading of machine code and its model, on code and machines made up for it."""
+
+import pytest
+
+from benchmarks.roofline import pipes, sass
+from benchmarks.roofline.machines import A100, H100
+from benchmarks.roofline.model import Kernel, predict, resident_threads
+
+
+def listing(*texts):
+    return [(16 * i, text) for i, text in enumerate(texts)]
+
+
+LOOP = listing(
+    "MOV R0, R1",
+    "LDG.E.128 R4, [R2.64]",
+    "@P0 BRA 0x50",
+    "FADD R4, R4, 1",  # the longer way, and the one without a fused multiply-add
+    "BRA 0x60",
+    "FFMA R4, R4, R4, R4",
+    "STG.E R4, [R2.64]",
+    "@!P1 BRA 0x10",
+    "EXIT",
+)
+
+
+def test_a_round_takes_the_way_with_the_arithmetic():
+    assert sass.opcodes(sass.once_round(LOOP)) == ["LDG.E.128", "BRA", "FFMA", "STG.E", "BRA"]
+
+
+def test_a_uniform_branch_is_conditional():
+    code = [(address, text.replace("@P0 BRA", "BRA.U !UP0,")) for address, text in LOOP]
+    assert len(sass.once_round(code)) == 5
+
+
+@pytest.mark.parametrize(
+    ("opcode", "pipe", "places"),
+    [
+        ("FFMA", "fma", 1),
+        ("IMAD.WIDE.U32", "integer_multiply", 2),
+        ("IMAD.MOV.U32", "integer_multiply", 1),
+        ("LOP3.LUT", "alu", 1),
+        ("I2FP.F32.S32", "alu", 1),
+        ("I2F.S32", "xu", 1),
+        ("MUFU.RSQ", "xu", 1),
+        ("LDG.E.128", "lsu", 1),
+        ("UIADD3", "other", 1),
+    ],
+)
+def test_pipes(opcode, pipe, places):
+    assert (pipes.pipe(opcode), pipes.places(opcode)) == (pipe, places)
+
+
+def test_widths():
+    opcodes = ["LDG.E.128", "LDG.E.128.CONSTANT", "LDG.E.64", "LDG.E", "LDG.E.U8", "STG.E.U16", "LDS.128"]
+    assert pipes.accesses(opcodes) == {"LDG 1": 1, "LDG 16": 2, "LDG 4": 1, "LDG 8": 1, "STG 2": 1}
+
+
+def kernel(registers=32, shared=0, **counts):
+    code = listing(*(name for name, count in counts.items() for _ in range(count)))
+    return Kernel(code, registers, shared, threads=256, elements=4, bytes=12)
+
+
+def test_occupancy():
+    assert resident_threads(kernel(registers=32), H100) == 2048
+    assert resident_threads(kernel(registers=57), H100) == 1024  # 64 are taken
+    assert resident_threads(kernel(shared=99 << 10), H100) == 512  # 100 KB with the system's own
+
+
+def test_the_longest_of_memory_and_pipes_limits():
+    memory = 12 / (3.35e12 / (132 * 1.98e9))
+    assert predict(kernel(FFMA=40), H100)[1:] == ("memory", 1.0)
+    busy = predict(kernel(LOP3=400), H100)
+    assert busy.limiter == "alu" and busy.fraction == pytest.approx(memory / (400 / 64 / 4))
+    assert predict(kernel(FFMA=400), A100).limiter == "fma"
+    assert predict(kernel(FFMA=300, LOP3=250), H100).limiter == "issue"
+    assert predict(kernel(MUFU=200), H100).limiter == "xu"
