@@ -38,8 +38,15 @@ _CUDA = {
         "backward<Variant<{0}, Operand<{0}, true>, true> >": ("backward none", 3, 4),
     },
 }
-# Kernel -> posteriors times rows of a thread.
-_CUDA_PAIRS = {"joint": 32, "marginals": 32, "sweep<(Owner)0>": 16, "sweep<(Owner)1>": 16}
+# A pair has an exponential in each channel, and one of all of them.
+_EXPONENTIALS = 1 + 1 / CHANNELS
+# Kernel -> (posteriors times rows of a thread, exponentials of a pair and channel).
+_CUDA_PAIRS = {
+    "joint": (32, 1 / CHANNELS),
+    "marginals": (32, 1),
+    "sweep<(Owner)0>": (16, _EXPONENTIALS),
+    "sweep<(Owner)1>": (16, _EXPONENTIALS),
+}
 # The launches of tests/ops/triton/*_variants.py that the table has.
 TRITON = {
     "latent": (
@@ -67,33 +74,25 @@ class Row(NamedTuple):
         return " ".join((self.backend, self.op, self.kernel, self.dtype, self.arch))
 
 
-def of_pairs(code: sass.Code, pairs: float, registers: int, shared_bytes: int, threads: int) -> Kernel:
-    """A round of a kernel of pairs, once for each channel where it has a loop over them.
-
-    An element is a pair and channel: one exponential.
-    """
+def of_pairs(
+    code: sass.Code, registers: int, shared_bytes: int, threads: int, pairs: int, exponentials: float
+) -> Kernel:
+    """A round of a kernel of pairs, its loops over channels taken for each; an element is a pair and channel."""
     of_channels = [body for body in sass.inner_loops(code) if any("FFMA" in text for _, text in body)]
     way = sass.once_round(code)
     inner = [instruction for body in of_channels for instruction in sass.once_round(body)]
     channels = CHANNELS if len(inner) < len(way) else 1
-    return Kernel(
-        way + inner * (channels - 1),
-        registers,
-        shared_bytes,
-        threads,
-        pairs * channels,
-        bytes=0,
-        exponentials=1,
-    )
+    rounds = way + inner * (channels - 1)
+    return Kernel(rounds, registers, shared_bytes, threads, pairs * channels, 0, exponentials)
 
 
 def of_cuda(op: str, arch: str) -> dict[Row, Kernel]:
     compiled = compile_op(op, arch)
     found: dict[Row, Kernel] = {}
-    for name, pairs in _CUDA_PAIRS.items() if op == "total_correlation" else ():
+    for name, (pairs, exponentials) in _CUDA_PAIRS.items() if op == "total_correlation" else ():
         code, resources = compiled[name].code, compiled[name].resources
         sizes = (resources["registers"], resources["shared_bytes"], _CUDA_THREADS[op])
-        found[Row(op, "cuda", name, "float32", arch)] = of_pairs(code, pairs, *sizes)
+        found[Row(op, "cuda", name, "float32", arch)] = of_pairs(code, *sizes, pairs, exponentials)
     for pattern, (name, tensors, further) in _CUDA.get(op, {}).items():
         for spelled, dtype in _CUDA_TYPES.items():
             kernel = compiled[pattern.format(spelled)]
@@ -122,6 +121,6 @@ def of_triton(op: str, variant: str, dtype: str, capability: int, found: Assembl
     row = Row(op, "triton", variant, dtype, f"sm_{capability}")
     sizes = (found.registers, found.shared, found.threads)
     if found.pairs:
-        return row, of_pairs(found.instructions, found.pairs, *sizes)
+        return row, of_pairs(found.instructions, *sizes, found.pairs, _EXPONENTIALS)
     moved = _triton_bytes(op, variant, _SIZES[dtype])
     return row, Kernel(sass.once_round(found.instructions), *sizes, found.elements, moved)
