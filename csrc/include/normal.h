@@ -10,15 +10,16 @@ namespace betavae_fast {
 BVF_INLINE float normal_radius(uint32_t word) {
   // u * 2^24 = m * 2^e with m in [1/sqrt2, sqrt2); -2 ln u = (24 - e) 2 ln 2 - 2 ln(1 + f), f = m - 1.
   const int32_t bits = static_cast<int32_t>(bits_of(static_cast<float>(static_cast<int32_t>((word >> 8) + 1))));
-  const int32_t e = (bits - 0x3F3504F3) >> 23;
-  const float f = float_from_bits(static_cast<uint32_t>(bits - e * (1 << 23))) - 1.0f;
+  // e stays where it stands in the bits, and 24 - e is a float 2^23 times too large: no shift.
+  const int32_t e_bits = (bits - 0x3F3504F3) & ~0x7FFFFF;
+  const float f = float_from_bits(static_cast<uint32_t>(bits - e_bits)) - 1.0f;
   float p = 0x1.2b0e74p-2f;
   p = fma_(p, f, -0x1.cc3eaap-2f);
   p = fma_(p, f, 0x1.047a18p-1f);
   p = fma_(p, f, -0x1.5406cap-1f);
   p = fma_(p, f, 0x1.ffdba8p-1f);
   p = fma_(p, f, -0x1.000144p+1f);
-  return sqrt_(fma_(p, f, static_cast<float>(24 - e) * 0x1.62e43p+0f));
+  return sqrt_(fma_(p, f, static_cast<float>((24 << 23) - e_bits) * 0x1.62e43p-23f));
 }
 
 struct NormalPair {
@@ -38,11 +39,11 @@ BVF_INLINE NormalPair normal_pair(float radius, uint32_t angle_word) {
   c = fma_(c, t2, 0x1.03b162p-2f);
   c = fma_(c, t2, -0x1.3bd3a2p+0f);
   c = fma_(c, t2, 1.0f);
-  // Odd quadrants exchange sine and cosine; cosine is negative in quadrants 1 and 2, sine in 2 and 3.
-  const bool odd = (angle_word & 0x40000000u) != 0;
-  const uint32_t cosine_sign = (angle_word ^ (angle_word << 1)) & 0x80000000u, sine_sign = angle_word & 0x80000000u;
-  const float cosine = odd ? s : c, sine = odd ? c : s;
-  return {float_from_bits(bits_of(radius * cosine) ^ cosine_sign), float_from_bits(bits_of(radius * sine) ^ sine_sign)};
+  // Odd quadrants exchange sine and cosine. The sine's sign, negative in quadrants 2 and 3, goes to the radius; in odd
+  // quadrants the cosine has the other.
+  constexpr uint32_t odd = 0x40000000u;
+  const float signed_radius = float_from_bits(bits_of(radius) ^ (angle_word & 0x80000000u));
+  return {signed_radius * by_bit(angle_word, odd, -s, c), signed_radius * by_bit(angle_word, odd, c, s)};
 }
 
 struct Normals {
