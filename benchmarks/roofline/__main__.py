@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import Any
 
-import triton
+import triton  # type: ignore[import-untyped]
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table

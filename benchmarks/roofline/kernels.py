@@ -18,7 +18,7 @@ _CUDA_TYPES = {"float": "float32", "BFloat16": "bfloat16"}
 _CUDA_THREADS = {"latent": 256, "likelihood": 256, "total_correlation": 128}
 # Kernel -> (its name here, tensors of the input's dtype that it reads or writes, further bytes of an element). The
 # variants that read and write 16 bytes at a time.
-_CUDA = {
+_CUDA: dict[str, dict[str, tuple[str, int, float]]] = {
     "latent": {
         "forward<{}, true, true, (Kl)2>": ("forward dim", 3, 0),
         "forward<{}, true, true, (Kl)3>": ("forward sample", 3, 0),
