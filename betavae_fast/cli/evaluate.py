@@ -121,7 +121,7 @@ def _write(path: Path, run: TrainedRun, evaluation: Evaluation, console: Console
     from betavae_fast.evaluation.html import render_run
     from betavae_fast.evaluation.report import MAX_TRAVERSED, write_pictures
     from betavae_fast.evaluation.summary import choose_images
-    from betavae_fast.evaluation.traversal_files import write_traversal
+    from betavae_fast.evaluation.traversal_files import write_moving_traversal
     from betavae_fast.training.metrics import read_metrics
 
     folder = run.folder
@@ -129,10 +129,9 @@ def _write(path: Path, run: TrainedRun, evaluation: Evaluation, console: Console
     summary, dataset = evaluation.summary, run.dataset
     drawn = write_pictures(folder.pictures, run.model, dataset, summary, read_metrics(folder.metrics))
     start = dataset.gather(choose_images(len(dataset), 1).to(dataset.device))[0]
-    drawn += write_traversal(
-        folder.pictures, run.model, start, summary.channels[:MAX_TRAVERSED], evaluation.encoding
-    )
-    drawn += write_evaluation_pictures(folder.pictures, evaluation)
+    moving = folder.pictures / "traversal.gif"
+    write_moving_traversal(moving, run.model, start, summary.channels[:MAX_TRAVERSED])
+    drawn += [moving, *write_evaluation_pictures(folder.pictures, evaluation)]
     settings = {
         "data": run.config.data,
         "model": f"{run.config.architecture}, {run.config.latent_dim} channels, {run.config.likelihood}",

@@ -38,7 +38,7 @@ def traverse(
 
     from betavae_fast.evaluation.encoding import encode
     from betavae_fast.evaluation.summary import choose_images, summarise
-    from betavae_fast.evaluation.traversal_files import write_traversal
+    from betavae_fast.evaluation.traversal_files import write_moving_traversal, write_traversal
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     with usage_errors():
@@ -53,14 +53,15 @@ def traverse(
             raise ValueError(f"image must be in [0, {len(dataset)}), got {image}")
         sample = choose_images(len(dataset), _SAMPLE)
         start = int(sample[0]) if image is None else image
-        for path in write_traversal(
-            trained.folder.pictures if out is None else out,
-            model,
-            dataset.gather(torch.tensor([start], device=dataset.device))[0],
-            summarise(model, dataset).channels[:channels],
-            encode(model, dataset, sample, precision=trained.precision),
-            over=over,
-            extent=extent,
-            columns=columns,
-        ):
+        encoding = None
+        if over == "posterior":
+            encoding = encode(model, dataset, sample, precision=trained.precision)
+        start_image = dataset.gather(torch.tensor([start], device=dataset.device))[0]
+        moved = summarise(model, dataset).channels[:channels]
+        folder = trained.folder.pictures if out is None else out
+        folder.mkdir(parents=True, exist_ok=True)
+        still, moving = folder / "traversal.png", folder / "traversal.gif"
+        write_traversal(still, model, start_image, moved, encoding=encoding, extent=extent, columns=columns)
+        write_moving_traversal(moving, model, start_image, moved, encoding=encoding, extent=extent)
+        for path in (still, moving):
             console.print(f"Image {start}: {path}")

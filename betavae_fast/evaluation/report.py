@@ -12,12 +12,11 @@ from torch import Tensor
 from betavae_fast.data.images import ImageDataset
 from betavae_fast.evaluation import pictures
 from betavae_fast.evaluation.summary import Summary, choose_images
-from betavae_fast.evaluation.traversal import traverse
+from betavae_fast.evaluation.traversal_files import write_traversal
 from betavae_fast.nn import BetaVAE
 from betavae_fast.nn.pixels import to_float
 from betavae_fast.training.metrics import Metrics
 
-TRAVERSAL_VALUES = tuple(np.linspace(-3, 3, 11).round(1).tolist())
 MAX_TRAVERSED = 16  # channels: more rows than this nobody reads
 RECONSTRUCTED = 20
 
@@ -26,7 +25,7 @@ RECONSTRUCTED = 20
 def write_pictures(
     folder: Path, model: BetaVAE, dataset: ImageDataset, summary: Summary, history: list[Metrics]
 ) -> list[Path]:
-    """Draw reconstructions.png, traversal.png and capacity.png into ``folder`` (made if missing).
+    """Draw reconstructions.png, capacity.png and traversal.png into ``folder`` (made if missing).
 
     Args:
         model: in evaluation mode.
@@ -36,13 +35,10 @@ def write_pictures(
     device = next(model.parameters()).device
     dataset = dataset.to(device)
     originals = dataset.gather(choose_images(len(dataset), RECONSTRUCTED).to(device))
-    traversed = summary.channels[:MAX_TRAVERSED]
-    moved = traverse(model, originals[0], [channel.index for channel in traversed], TRAVERSAL_VALUES)
     figures = {
         "reconstructions.png": pictures.reconstructions(
             _array(to_float(originals)), _array(model.pixels(model(originals).decoded))
         ),
-        "traversal.png": pictures.traversal(_array(moved), traversed, TRAVERSAL_VALUES),
         "capacity.png": pictures.capacity(
             [entry.images for entry in history],
             np.array([entry.mean_dispersion for entry in history]),
@@ -52,7 +48,9 @@ def write_pictures(
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         figure.savefig(folder / name, dpi=120)
-    return [folder / name for name in figures]
+    traversal = folder / "traversal.png"
+    write_traversal(traversal, model, originals[0], summary.channels[:MAX_TRAVERSED])
+    return [*(folder / name for name in figures), traversal]
 
 
 def _array(images: Tensor) -> NDArray[np.floating]:

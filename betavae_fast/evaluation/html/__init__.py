@@ -62,15 +62,12 @@ def render_run(
         settings: what it was told, to be listed.
         drawn: the pictures' files; those with a caption in ``CAPTIONS`` are shown, in that order.
     """
-    return (
-        _environment()
-        .get_template("run.html.jinja")
-        .render(
-            title=f"Is it disentangled? {name}",
-            settings=settings,
-            evaluation=evaluation,
-            pictures=_pictures(drawn),
-        )
+    return _render(
+        "run.html.jinja",
+        title=f"Is it disentangled? {name}",
+        settings=settings,
+        evaluation=evaluation,
+        pictures=_pictures(drawn),
     )
 
 
@@ -82,17 +79,14 @@ def render_comparison(runs: Sequence[EvaluatedRun], udr: UDRScores | None, drawn
     """
     labels = list(dict.fromkeys((row.label, row.codes) for run in runs for row in run.evaluation.rows))
     values = [{(row.label, row.codes): row.value for row in run.evaluation.rows} for run in runs]
-    return (
-        _environment()
-        .get_template("comparison.html.jinja")
-        .render(
-            title=f"{len(runs)} runs compared",
-            runs=runs,
-            labels=labels,
-            values=values,
-            udr=udr,
-            pictures=_pictures(drawn),
-        )
+    return _render(
+        "comparison.html.jinja",
+        title=f"{len(runs)} runs compared",
+        runs=runs,
+        labels=labels,
+        values=values,
+        udr=udr,
+        pictures=_pictures(drawn),
     )
 
 
@@ -116,7 +110,7 @@ def _data_uri(path: Path) -> str:
     return f"data:{_MIME[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def _environment() -> Environment:
+def _render(template: str, **values: object) -> str:
     environment = Environment(
         loader=PackageLoader("betavae_fast.evaluation.html", "."),
         autoescape=True,
@@ -125,4 +119,4 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["number"] = number
-    return environment
+    return environment.get_template(template).render(**values)
