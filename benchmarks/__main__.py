@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import shlex
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from benchmarks import machine
-from benchmarks.parity import ParityError
-from benchmarks.registry import DTYPES, Op, Shape, entry_names, get
-from benchmarks.results import FOLDER, Results, load
-from benchmarks.runner import ProblemResult, measure, too_large
-from benchmarks.table import show
-from benchmarks.timing import QUICK, Effort
+from benchmarks import RESULTS
+from betavae_fast.bench import machine
+from betavae_fast.bench.parity import ParityError
+from betavae_fast.bench.registry import DTYPES, Shape, entry_names, get
+from betavae_fast.bench.results import Results, load
+from betavae_fast.bench.runner import run
+from betavae_fast.bench.table import headlines, show
+from betavae_fast.bench.timing import QUICK, Effort
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     console = Console()
     if args.action == "show":
-        show(load(args.file), console)
+        _show(load(args.file), console)
         return 0
     if args.device == "cuda" and not torch.cuda.is_available():
         console.print("--device cuda: torch sees no CUDA device.")
@@ -37,12 +35,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     if machine.busy():
         console.print("[yellow]Other programs keep this machine busy: expect wrong figures.[/]")
+    op = get(args.action)
     try:
-        results = run(get(args.action), args, _command(arguments), console)
+        results = run(
+            op,
+            args.shapes or op.shapes[args.device],
+            args.dtypes or op.dtypes,
+            torch.device(args.device),
+            command=_command(arguments),
+            effort=QUICK if args.quick else Effort(),
+            seed=args.seed,
+            time_limit=args.time_limit,
+            watch=console.status,
+        )
     except ParityError as error:
         console.print(f"[bold red]Parity failed, so no time is reported:[/]\n{error}", highlight=False)
         return 1
-    show(results, console)
+    _show(results, console)
     if not results.measurements:
         console.print("Nothing was measured, nothing is written.")
         return 1
@@ -50,38 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(op: Op, args: argparse.Namespace, command: str, console: Console) -> Results:
-    """All problems in turn, until the time is up; ParityError if contenders disagree."""
-    device = torch.device(args.device)
-    effort = QUICK if args.quick else Effort()
-    shapes = args.shapes or op.shapes[device.type]
-    dtypes = args.dtypes or op.dtypes
-    done: list[ProblemResult] = []
-    left_out: dict[str, str] = {}
-    start = time.monotonic()
-    for shape, dtype in ((s, d) for s in shapes for d in dtypes):
-        name = f"{op.name} {shape} {dtype}"
-        if args.time_limit is not None and time.monotonic() - start > args.time_limit:
-            left_out[name] = f"the time limit of {args.time_limit:g} s was reached"
-        elif why := too_large(shape, device):
-            left_out[name] = why
-        else:
-            with console.status(name):
-                done.append(measure(op, shape, dtype, device, effort, args.seed))
-            comparisons = len(done[-1].checked.errors)
-            console.print(f"{name}: {comparisons} comparisons within budget", highlight=False)
-    return Results(
-        op=op.name,
-        command=command,
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        commit=machine.commit(),
-        machine=machine.describe(device),
-        versions=machine.versions(),
-        configuration=asdict(effort) | {"shapes": list(shapes), "dtypes": list(dtypes), "seed": args.seed},
-        parity=tuple(r.checked for r in done),
-        measurements=tuple(m for r in done for m in r.measurements),
-        left_out=left_out,
-    )
+def _show(results: Results, console: Console) -> None:
+    show(results, console)
+    for line in headlines(results):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _write(results: Results, args: argparse.Namespace, console: Console) -> None:
@@ -91,7 +72,7 @@ def _write(results: Results, args: argparse.Namespace, console: Console) -> None
             "Not written: only part of the configuration was measured. --out PATH writes it anyway."
         )
         return
-    out = args.out or FOLDER / results.file_name
+    out = args.out or RESULTS / results.file_name
     results.save(out)
     console.print(f"Written to {out}", highlight=False, soft_wrap=True)
 

@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks import machine
-from benchmarks.results import FOLDER
+from benchmarks import RESULTS
+from betavae_fast.bench import machine
 from betavae_fast.functional import KLDecomposition, kl_decomposition
 
 DIM = 10
@@ -221,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--max-batch", type=int, default=max(BATCHES), help="leave out larger batches")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=FOLDER / "total-correlation", help="a folder")
+    parser.add_argument("--out", type=Path, default=RESULTS / "total-correlation", help="a folder")
     args = parser.parse_args(arguments)
     console = Console()
     with console.status("estimating"):

@@ -20,9 +20,9 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from benchmarks import machine
-from benchmarks.results import FOLDER
-from benchmarks.timing import CpuClock, CudaClock, Effort, Task, Timing, interleave
+from benchmarks import RESULTS
+from betavae_fast.bench import machine
+from betavae_fast.bench.timing import CpuClock, CudaClock, Effort, Task, Timing, interleave
 from betavae_fast.data import load_dataset
 from betavae_fast.data.images import ImageDataset
 from betavae_fast.evaluation.encoding import encode
@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, rate in results.images_per_second.items():
         console.print(f"{name}: {rate:,.0f} images/s", highlight=False)
     console.print(f"{results.speedup:.2f}× eager", highlight=False)
-    out = args.out or FOLDER / "encode" / f"{machine.kind(device)}.json"
+    out = args.out or RESULTS / "encode" / f"{machine.kind(device)}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(asdict(results), indent=1, ensure_ascii=False, allow_nan=False)
     out.write_text(text + "\n", encoding="utf-8")

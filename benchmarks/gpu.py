@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from benchmarks.machine import ROOT
-from benchmarks.registry import op_names
+from benchmarks import ROOT
+from betavae_fast.bench.registry import op_names
 
 BENCHMARK_SECONDS = 75  # of all ops together
 

@@ -23,11 +23,11 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import machine
-from benchmarks.headline import size
-from benchmarks.registry import Problem
-from benchmarks.results import FOLDER
-from benchmarks.total_correlation import contenders, setup
+from benchmarks import RESULTS
+from betavae_fast.bench import machine
+from betavae_fast.bench.headline import size
+from betavae_fast.bench.registry import Problem
+from betavae_fast.bench.total_correlation import contenders, setup
 
 DIM = 10
 # Eager needs a gigabyte at 2,048, and 16 at 8,192.
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--max-batch", type=int, default=max(BATCHES["cpp"]), help="leave out larger batches")
-    parser.add_argument("--out", type=Path, default=FOLDER / "total-correlation", help="a folder")
+    parser.add_argument("--out", type=Path, default=RESULTS / "total-correlation", help="a folder")
     args = parser.parse_args(arguments)
     absent = {c.name: c.missing for c in contenders("cpu") if c.missing}
     if "cpp" in absent:

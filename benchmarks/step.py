@@ -27,10 +27,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import machine
-from benchmarks.headline import seconds, times
-from benchmarks.results import FOLDER
+from benchmarks import RESULTS
 from benchmarks.trainers import IMAGES, TRAINERS, Trainer
+from betavae_fast.bench import machine
+from betavae_fast.bench.headline import seconds, times
 
 BATCH_SIZES = {"cpu": (64, 1024), "cuda": (64, 512, 4096, 16384)}
 # Later, rounding differences grow tenfold every few steps while the loss falls fast: 1e-3 by step 24 at batch 256.
@@ -288,7 +288,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         absent=absent,
     )
     show(results, console)
-    out = args.out or FOLDER / "step" / f"{machine.kind(device)}.json"
+    out = args.out or RESULTS / "step" / f"{machine.kind(device)}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(asdict(results), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     console.print(f"Written to {out}", highlight=False, soft_wrap=True)

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import parity
-from benchmarks.registry import DIRECTIONS, DTYPES, Direction, Forward, Problem, Shape, get, op_names
-from benchmarks.runner import line_up, task
+from betavae_fast.bench import parity
+from betavae_fast.bench.registry import DIRECTIONS, DTYPES, Direction, Forward, Problem, Shape, get, op_names
+from betavae_fast.bench.runner import line_up, task
 
 pytest.importorskip("pytest_benchmark")
 

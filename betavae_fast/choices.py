@@ -8,6 +8,8 @@ Likelihood = Literal["bernoulli", "gaussian", "laplace"]
 LrSchedule = Literal["constant", "cosine"]
 Precision = Literal["auto", "fp32", "bf16"]
 Estimator = Literal["mss", "mws"]
+BenchOp = Literal["latent", "bernoulli_nll", "gaussian_nll", "laplace_nll", "total_correlation"]
+BenchDtype = Literal["fp32", "bf16", "fp16", "fp64"]
 TraversalRange = Literal["prior", "posterior"]
 MetricName = Literal[
     "beta-vae", "factor-vae", "mig", "dci", "sap", "modularity", "explicitness", "irs", "unsupervised"

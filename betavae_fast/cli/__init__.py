@@ -10,16 +10,16 @@ from typing import NoReturn
 
 import typer
 
-from betavae_fast.cli import evaluate, info, train, traverse
+from betavae_fast.cli import bench, evaluate, info, train, traverse
 from betavae_fast.cli.errors import INTERRUPTED, CommandError
 
 app = typer.Typer(
     name="betavae-fast",
-    help="Train β-VAEs, measure what they learn, and look at it.",
+    help="Train β-VAEs, measure what they learn and how fast, and look at it.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train.train, evaluate.evaluate, traverse.traverse, info.info):
+for command in (train.train, evaluate.evaluate, traverse.traverse, bench.bench, info.info):
     app.command()(command)
 
 

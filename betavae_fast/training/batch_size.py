@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from betavae_fast.data.images import ImageDataset
 from betavae_fast.nn import BetaVAE, ReconstructionLoss
+from betavae_fast.system_memory import available_memory
 from betavae_fast.training.distributed import least_of_processes, local_world_size, world_size
 from betavae_fast.training.precision import autocast
 
@@ -18,7 +17,6 @@ CUDA_SHARE = 0.8
 """Of a GPU's free memory: the rest is for the optimizer and what fragments."""
 CPU_SHARE = 0.25
 """Of the machine's available memory: the CPU's allocations are estimated, and others work there too."""
-CGROUP = Path("/sys/fs/cgroup")
 _TRIAL_ROWS = 16
 
 
@@ -89,31 +87,6 @@ def largest_power_of_two(fits: Callable[[int], bool], most: int) -> int:
     while max(1, 2 * rows) <= most and fits(max(1, 2 * rows)):
         rows = max(1, 2 * rows)
     return rows
-
-
-def available_memory() -> int:
-    """Bytes of memory that this process can still have without swapping, its container's limit included.
-
-    Raises: ValueError where the system does not tell.
-    """
-    try:
-        meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        machine = int(meminfo["MemAvailable"].removesuffix("kB")) * 1024
-    except (OSError, KeyError):
-        try:  # not Linux: what there is altogether
-            machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (AttributeError, ValueError, OSError):
-            raise ValueError("batch_size auto: this system does not tell how much memory it has") from None
-    return min(machine, _container_memory(CGROUP) or machine)
-
-
-def _container_memory(cgroup: Path) -> int | None:
-    """Bytes that the control group (version 2) can still have; None where there is none or it has no limit."""
-    try:
-        limit, used = ((cgroup / name).read_text().strip() for name in ("memory.max", "memory.current"))
-    except OSError:
-        return None
-    return None if limit == "max" else max(1, int(limit) - int(used))
 
 
 def _fits_on_gpu(trial: Callable[[int], None], rows: int, device: torch.device) -> bool:

@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))
 @pytest.fixture(scope="module")
 def small_latent():
     """The latent op without torch.compile, tiny, in the registry's place; call it with contenders to add."""
-    from benchmarks import latent
+    from betavae_fast.bench import latent
 
     contenders = latent.OP.contenders
 

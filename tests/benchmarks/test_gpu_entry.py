@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import gpu
-from benchmarks.registry import op_names
+from betavae_fast.bench.registry import op_names
 
 ROOT = Path(__file__).resolve().parents[2]
 

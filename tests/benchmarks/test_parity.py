@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from benchmarks import parity
 from benchmarks.__main__ import main
-from benchmarks.latent import eager
-from benchmarks.registry import Contender
-from benchmarks.runner import line_up
+from betavae_fast.bench import parity
+from betavae_fast.bench.latent import eager
+from betavae_fast.bench.registry import Contender
+from betavae_fast.bench.runner import line_up
 
 
 def _std_is_variance(inputs, noise):

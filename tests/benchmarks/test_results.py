@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import RESULTS
 from benchmarks.__main__ import main
-from benchmarks.headline import headline, unsupported
-from benchmarks.registry import DIRECTIONS
-from benchmarks.results import FOLDER, Measurement, Results, load, load_all
+from betavae_fast.bench.headline import headline, unsupported
+from betavae_fast.bench.registry import DIRECTIONS
+from betavae_fast.bench.results import Measurement, Results, load, load_all
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -83,7 +84,7 @@ def test_a_file_with_a_field_too_few_or_too_many_is_refused(result, tmp_path):
 
 def test_part_of_the_configuration_does_not_overwrite_the_results(small_latent, monkeypatch, tmp_path):
     small_latent()
-    monkeypatch.setattr("benchmarks.__main__.FOLDER", tmp_path)
+    monkeypatch.setattr("benchmarks.__main__.RESULTS", tmp_path)
     assert main(["latent", "--quick"]) == 0
     assert not list(tmp_path.iterdir())
 
@@ -111,17 +112,17 @@ def test_pages_state_only_figures_of_result_files(page):
     path = ROOT / page
     if not path.exists():
         pytest.skip(f"there is no {page}")
-    assert unsupported(path.read_text(encoding="utf-8"), load_all().values()) == []
+    assert unsupported(path.read_text(encoding="utf-8"), load_all(RESULTS).values()) == []
 
 
 def test_the_results_page_names_every_file_and_its_command():
-    page = (FOLDER / "README.md").read_text(encoding="utf-8")
-    for name, results in load_all().items():
+    page = (RESULTS / "README.md").read_text(encoding="utf-8")
+    for name, results in load_all(RESULTS).items():
         assert f"| `{name}` | `{results.command}` |" in page
         assert name == results.file_name
 
 
 def test_what_no_gpu_has_measured_is_listed():
-    page = (FOLDER / "README.md").read_text(encoding="utf-8")
-    measured = any(results.machine["gpu"] for results in load_all().values())
+    page = (RESULTS / "README.md").read_text(encoding="utf-8")
+    measured = any(results.machine["gpu"] for results in load_all(RESULTS).values())
     assert measured or "Nothing has been run on a GPU" in page

@@ -66,20 +66,6 @@ def test_the_choice_leaves_no_trace(many):
         assert torch.equal(a, b) and a.grad is None
 
 
-def test_available_memory_is_plausible():
-    assert 2**26 < batch_size.available_memory() < 2**50
-
-
-@pytest.mark.parametrize("limit, room", [("max", None), ("5000", 3000), ("1000", 1)])
-def test_a_container_has_what_its_limit_leaves(tmp_path, monkeypatch, limit, room):
-    machine = batch_size.available_memory()
-    (tmp_path / "memory.max").write_text(f"{limit}\n")
-    (tmp_path / "memory.current").write_text("2000\n")
-    monkeypatch.setattr(batch_size, "CGROUP", tmp_path)
-    found = batch_size.available_memory()
-    assert found == room or (room is None and found > machine / 2)
-
-
 def test_a_batch_that_does_not_split_is_named(dataset):
     with pytest.raises(
         ValueError, match="batch_size 10 does not split into 1 processes × 4 accumulated parts"

@@ -11,10 +11,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from benchmarks.parity import Error
-from benchmarks.registry import Shape
-
-FOLDER = Path(__file__).resolve().parent / "results"
+from betavae_fast.bench.parity import Error
+from betavae_fast.bench.registry import Shape
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,8 @@ class Measurement:
             problem's tensors fit into the last-level cache; else None.
         speedup_over_eager, speedup_over_compile: their p50 (the fastest mode's of torch.compile) over this
             one; None where they did not run.
+        peak_bytes: allocated at one time beside the inputs, outputs included; None in files older than the field.
+        launches: kernels, copies and fills of one call on a GPU; None on a CPU.
     """
 
     op: str
@@ -53,6 +53,8 @@ class Measurement:
     cache_floor_ratio: float | None
     speedup_over_eager: float | None
     speedup_over_compile: float | None
+    peak_bytes: int | None = None
+    launches: int | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def load(path: Path) -> Results:
     return Results(parity=parity, measurements=measurements, **document)
 
 
-def load_all(folder: Path = FOLDER) -> dict[str, Results]:
+def load_all(folder: Path) -> dict[str, Results]:
     return {path.name: load(path) for path in sorted(folder.glob("*.json"))}
 
 

@@ -8,7 +8,7 @@ import shutil
 import torch
 from torch import Tensor
 
-from benchmarks.registry import Forward, Outputs
+from betavae_fast.bench.registry import Forward, Outputs
 
 
 def compiled(eager: Forward, mode: str | None) -> Forward:

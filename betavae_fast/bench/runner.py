@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from functools import partial
 from math import prod
 
 import torch
 from torch import Tensor
 
-from benchmarks import copying, parity
-from benchmarks.registry import DIRECTIONS, DTYPES, Contender, Direction, Forward, Op, Problem, Shape
-from benchmarks.results import CheckedProblem, Measurement
-from benchmarks.timing import CpuClock, CudaClock, Effort, Task, Timing, interleave
+from betavae_fast.bench import copying, machine, parity
+from betavae_fast.bench.footprint import Footprint, footprint
+from betavae_fast.bench.registry import DIRECTIONS, DTYPES, Contender, Direction, Forward, Op, Problem, Shape
+from betavae_fast.bench.results import CheckedProblem, Measurement, Results
+from betavae_fast.bench.timing import CpuClock, CudaClock, Effort, Task, Timing, interleave
+from betavae_fast.system_memory import available_memory
 
 # The preparations of a backward sample are forward passes that stay alive until it is over.
 _PREPARED_BYTES = 256 << 20
@@ -27,16 +32,71 @@ class ProblemResult:
     measurements: tuple[Measurement, ...]
 
 
+def run(
+    op: Op,
+    shapes: Sequence[Shape],
+    dtypes: Sequence[str],
+    device: torch.device,
+    *,
+    command: str,
+    effort: Effort | None = None,
+    directions: Sequence[Direction] = DIRECTIONS,
+    seed: int = 0,
+    time_limit: float | None = None,
+    watch: Callable[[str], AbstractContextManager[object]] = nullcontext,
+) -> Results:
+    """Measure every shape in every dtype, one after the other.
+
+    Args:
+        command: what measures the same again.
+        seed: of the problems' numbers.
+        time_limit: begin no problem after so many seconds.
+        watch: entered with a problem's name while it is measured.
+    Raises: ParityError if contenders disagree.
+    """
+    effort = effort or Effort()
+    done: list[ProblemResult] = []
+    left_out: dict[str, str] = {}
+    start = time.monotonic()
+    for shape, dtype in ((s, d) for s in shapes for d in dtypes):
+        name = f"{op.name} {shape} {dtype}"
+        if time_limit is not None and time.monotonic() - start > time_limit:
+            left_out[name] = f"the time limit of {time_limit:g} s was reached"
+        elif why := too_large(shape, device):
+            left_out[name] = why
+        else:
+            with watch(name):
+                done.append(measure(op, shape, dtype, device, effort, directions, seed))
+    return Results(
+        op=op.name,
+        command=command,
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        commit=machine.commit(),
+        machine=machine.describe(device),
+        versions=machine.versions(),
+        configuration=asdict(effort) | {"shapes": list(shapes), "dtypes": list(dtypes), "seed": seed},
+        parity=tuple(r.checked for r in done),
+        measurements=tuple(m for r in done for m in r.measurements),
+        left_out=left_out,
+    )
+
+
 def measure(
-    op: Op, shape: Shape, dtype: str, device: torch.device, effort: Effort, seed: int
+    op: Op,
+    shape: Shape,
+    dtype: str,
+    device: torch.device,
+    effort: Effort,
+    directions: Sequence[Direction],
+    seed: int,
 ) -> ProblemResult:
-    """Check all contenders on one problem, then time them in all directions; ParityError if they disagree."""
+    """Check all contenders on one problem, then time them; ParityError if they disagree."""
     problem = op.setup(shape, DTYPES[dtype], device, seed)
     absent, forwards = line_up(op, shape, device)
     errors = parity.check(op, problem, forwards)
     measurements = [
         m
-        for direction in DIRECTIONS
+        for direction in directions
         for m in _time(op, shape, dtype, direction, problem, {c.name: f for c, f in forwards.items()}, effort)
     ]
     return ProblemResult(CheckedProblem(op.name, shape, dtype, tuple(errors), absent), tuple(measurements))
@@ -58,12 +118,10 @@ def line_up(op: Op, shape: Shape, device: torch.device) -> tuple[dict[str, str],
 
 
 def too_large(shape: Shape, device: torch.device) -> str:
-    """Why the device's memory does not suffice to check this problem, or ""."""
-    if device.type == "cpu":
-        return ""
-    free, _ = torch.cuda.mem_get_info()
+    """Why the memory that is free does not suffice to check this problem, or ""."""
+    free = available_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
     needed = _PARITY_TENSORS * 8 * prod(shape)
-    return f"needs {needed >> 30} GiB of device memory, {free >> 30} GiB are free" if needed > free else ""
+    return f"needs {needed >> 30} GiB of memory, {free >> 30} GiB are free" if needed > free else ""
 
 
 def task(direction: Direction, name: str, problem: Problem, forward: Forward, max_calls: int) -> Task:
@@ -98,12 +156,13 @@ def _time(
     max_calls = 1 if device.type == "cuda" else max(1, min(1000, _PREPARED_BYTES // (2 * moved)))
     tasks = [task(direction, name, problem, forward, max_calls) for name, forward in forwards.items()]
     clock = CpuClock() if device.type == "cpu" else CudaClock(flush=not in_cache)
+    footprints = {task.name: footprint(task, device) for task in tasks}
     timings = interleave((*tasks, *copying.copy_tasks(moved, device)), clock, effort)
     copy = copying.gigabytes_per_second(copying.memory_copy_bytes(device), timings.pop(copying.MEMORY))
     same_size = timings.pop(copying.SAME_SIZE, None)
     cache_copy = None if same_size is None else copying.gigabytes_per_second(moved, same_size)
-    for name, timing in timings.items():
-        yield _measurement(op, shape, dtype, direction, name, timings, timing, copy, cache_copy)
+    for name in timings:
+        yield _measurement(op, shape, dtype, direction, name, timings, footprints[name], copy, cache_copy)
 
 
 def _measurement(
@@ -113,11 +172,11 @@ def _measurement(
     direction: Direction,
     name: str,
     timings: dict[str, Timing],
-    timing: Timing,
+    taken: Footprint,
     copy: float,
     cache_copy: float | None,
 ) -> Measurement:
-    cost = op.cost_of(direction)
+    timing, cost = timings[name], op.cost_of(direction)
     transcendentals, arithmetic, integer = cost.operations(shape)
     moved = cost.bytes(shape, DTYPES[dtype])
     achieved = copying.gigabytes_per_second(moved, timing)
@@ -143,6 +202,8 @@ def _measurement(
         cache_floor_ratio=None if cache_copy is None else cache_copy / achieved,
         speedup_over_eager=_speedup(timing, (t for n, t in timings.items() if n == "eager")),
         speedup_over_compile=_speedup(timing, (t for n, t in timings.items() if n.startswith("compile"))),
+        peak_bytes=taken.peak_bytes,
+        launches=taken.launches,
     )
 
 

@@ -8,13 +8,13 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.headline import headline, seconds, size, times
-from benchmarks.registry import get
-from benchmarks.results import Measurement, Results
+from betavae_fast.bench.headline import headline, seconds, size, times
+from betavae_fast.bench.registry import get
+from betavae_fast.bench.results import Measurement, Results
 
 
 def show(results: Results, console: Console) -> None:
-    """A table for each problem and direction, then the lines that a README may state."""
+    """A table for each problem and direction, and what did not take part."""
     machine = results.machine
     where = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} threads"
     console.print(f"[bold]{results.op}[/] on {where}, torch {results.versions['torch']}, {results.date}")
@@ -23,23 +23,54 @@ def show(results: Results, console: Console) -> None:
     ):
         console.print(_table(f"{shape} {dtype} {direction}", list(rows)))
     for problem in results.parity:
+        console.print(
+            f"[dim]{problem.shape} {problem.dtype}: {len(problem.errors)} comparisons with float64 within budget[/]",
+            highlight=False,
+        )
         for name, why in problem.absent.items():
             console.print(f"[dim]{problem.shape} {problem.dtype} without {name}: {why}[/]", highlight=False)
     for problem_name, why in results.left_out.items():
         console.print(f"[yellow]{problem_name} left out: {why}[/]", highlight=False)
-    for line in headlines(results):
-        console.print(line, highlight=False, soft_wrap=True)
 
 
 def headlines(results: Results) -> list[str]:
-    """Of our own backends, forward and backward together."""
+    """Of our own backends, forward and backward together: the lines that a README may state."""
+    return [headline(m) for m in _ours(results)]
+
+
+def gains(results: Results) -> list[str]:
+    """What our fastest backend saves in each problem, forward and backward together, as a sentence."""
+    return [
+        _gain(min(found, key=lambda m: m.p50), results)
+        for _, rows in groupby(_ours(results), lambda m: (m.shape, m.dtype))
+        if (found := list(rows))
+    ]
+
+
+def _ours(results: Results) -> list[Measurement]:
     device = "cuda" if results.machine["gpu"] else "cpu"
     ours = {c.name for c in get(results.op).contenders(device) if c.ours}
     return [
-        headline(m)
+        m
         for m in results.measurements
         if m.contender in ours and m.contender != "reference" and m.direction == "forward+backward"
     ]
+
+
+def _gain(best: Measurement, results: Results) -> str:
+    beside = {
+        m.contender: m
+        for m in results.measurements
+        if (m.shape, m.dtype, m.direction) == (best.shape, best.dtype, best.direction)
+    }
+    found = f"{best.op} {best.shape} {best.dtype}, forward and backward: {seconds(best.p50)} with {best.contender}"
+    if eager := beside.get("eager"):
+        found += f" instead of {seconds(eager.p50)} with eager PyTorch ({times(eager.p50 / best.p50)})"
+    if best.speedup_over_compile is not None:
+        found += f", {times(best.speedup_over_compile)} as fast as torch.compile"
+    if eager and best.peak_bytes is not None and eager.peak_bytes is not None:
+        found += f"; {size(best.peak_bytes)} of memory instead of {size(eager.peak_bytes)}"
+    return found + "."
 
 
 def _table(title: str, rows: list[Measurement]) -> Table:
@@ -53,16 +84,21 @@ def _table(title: str, rows: list[Measurement]) -> Table:
         title_justify="left",
         caption_justify="left",
         box=SIMPLE,
-        padding=(0, 1, 0, 0),
+        padding=0,
     )
     table.add_column("contender", no_wrap=True)
-    for column in ("p50", "p20", "p80", "eager", "compile", "floor", "cache floor"):
+    for column in ("p50", "p20", "p80", "eager", "compile", "floor", "cache", "memory"):
         table.add_column(column, justify="right", no_wrap=True)
+    on_gpu = first.launches is not None
+    if on_gpu:
+        table.add_column("launches", justify="right", no_wrap=True)
     for m in rows:
         ratios = (m.speedup_over_eager, m.speedup_over_compile, m.floor_ratio, m.cache_floor_ratio)
         table.add_row(
             m.contender,
             *map(seconds, (m.p50, m.p20, m.p80)),
             *("" if r is None else times(r) for r in ratios),
+            "" if m.peak_bytes is None else size(m.peak_bytes),
+            *([str(m.launches)] if on_gpu else []),
         )
     return table

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+_CHECKOUT = Path(__file__).resolve().parents[2]
 _UNKNOWN_CACHE = 32 << 20
 
 
@@ -49,7 +49,9 @@ def versions() -> dict[str, str | None]:
 
 
 def commit() -> dict[str, object]:
-    """The commit that ran, and whether anything but results differed from it; None outside a repository."""
+    """The commit that ran, and whether anything but results differed from it; None for an installed package."""
+    if not (_CHECKOUT / ".git").exists():
+        return {"revision": None, "dirty": None}
     changes = _output("git", "status", "--porcelain", "--", ".", ":!benchmarks/results")
     dirty = None if changes is None else bool(changes)
     return {"revision": _output("git", "rev-parse", "HEAD"), "dirty": dirty}
@@ -90,6 +92,8 @@ def _installed(package: str) -> str | None:
 
 def _output(*command: str) -> str | None:
     try:
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            command, cwd=_CHECKOUT, capture_output=True, text=True, check=True
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

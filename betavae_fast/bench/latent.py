@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from benchmarks.compiled import compiled, no_compiler
-from benchmarks.registry import Contender, Cost, Forward, Op, Outputs, Problem, Shape
+from betavae_fast.bench.compiled import compiled, no_compiler
+from betavae_fast.bench.registry import Contender, Cost, Forward, Op, Outputs, Problem, Shape
 from betavae_fast.functional import reparameterize_kl
 from betavae_fast.ops.backends import missing
 

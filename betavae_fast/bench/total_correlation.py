@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.compiled import compiled, no_compiler
-from benchmarks.registry import Contender, Cost, Op, Outputs, Problem, Shape
+from betavae_fast.bench.compiled import compiled, no_compiler
+from betavae_fast.bench.registry import Contender, Cost, Op, Outputs, Problem, Shape
 from betavae_fast.functional import kl_decomposition
 from betavae_fast.ops.backends import missing
 

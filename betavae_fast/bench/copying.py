@@ -6,8 +6,8 @@ from functools import cache
 
 import torch
 
-from benchmarks.machine import last_level_cache
-from benchmarks.timing import Task, Timing
+from betavae_fast.bench.machine import last_level_cache
+from betavae_fast.bench.timing import Task, Timing
 
 MEMORY, SAME_SIZE = "copy", "copy of the same size"
 _AT_LEAST = {"cpu": 256 << 20, "cuda": 1 << 30}

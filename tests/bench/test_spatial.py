@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks import parity
-from benchmarks.registry import get
-from benchmarks.runner import line_up
+from betavae_fast.bench import parity
+from betavae_fast.bench.registry import get
+from betavae_fast.bench.runner import line_up
 
 CPU = torch.device("cpu")
 

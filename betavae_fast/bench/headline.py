@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from benchmarks.results import Measurement, Results
+from betavae_fast.bench.results import Measurement, Results
 
 _SHORT = {"forward": "fwd", "backward": "bwd", "forward+backward": "fwd+bwd"}
 _CLAIM = r"\w+ (?:fwd\+bwd|fwd|bwd) \(\d[\d, ]*\) \w+, [\w-]+: .+? GB/s\)"

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from benchmarks.compiled import compiled, no_compiler
-from benchmarks.registry import Contender, Cost, Forward, Op, Outputs, Problem, Shape
+from betavae_fast.bench.compiled import compiled, no_compiler
+from betavae_fast.bench.registry import Contender, Cost, Forward, Op, Outputs, Problem, Shape
 from betavae_fast.functional import PackedBits, bernoulli_nll, gaussian_nll, laplace_nll
 from betavae_fast.ops.backends import missing
 

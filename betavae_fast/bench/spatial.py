@@ -1,11 +1,7 @@
-"""Spatial latents: sample and KL of an encoder's packed output, as latent diffusion asks for them, in both formats.
-
-``python -m benchmarks.spatial`` measures both; ``python -m benchmarks spatial`` and ``spatial_channels_last`` one.
-"""
+"""Spatial latents: sample and KL of an encoder's packed output, as latent diffusion asks for them, in both formats."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -13,10 +9,10 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from benchmarks import latent
-from benchmarks.compiled import compiled, no_compiler
-from benchmarks.registry import Contender, Forward, Op, Outputs, Problem, Shape
 from betavae_fast import DiagonalGaussian
+from betavae_fast.bench import latent
+from betavae_fast.bench.compiled import compiled, no_compiler
+from betavae_fast.bench.registry import Contender, Forward, Op, Outputs, Problem, Shape
 
 
 def setup(
@@ -94,8 +90,3 @@ CONTIGUOUS = Op(
     recover_noise=recover_noise,
 )
 CHANNELS_LAST = replace(CONTIGUOUS, name="spatial_channels_last", setup=partial(setup, channels_last=True))
-
-if __name__ == "__main__":
-    from benchmarks.__main__ import main
-
-    sys.exit(max([main([op.name, *sys.argv[1:]]) for op in (CONTIGUOUS, CHANNELS_LAST)]))

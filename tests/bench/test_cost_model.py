@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.registry import DIRECTIONS, get
+from betavae_fast.bench.registry import DIRECTIONS, get
 
 OP = get("latent")
 

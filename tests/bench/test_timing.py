@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from benchmarks.timing import Effort, Task, interleave
+from betavae_fast.bench.timing import Effort, Task, interleave
 
 
 class FakeClock:

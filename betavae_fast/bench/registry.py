@@ -21,16 +21,16 @@ Outputs = tuple[Tensor, ...]
 Forward = Callable[[tuple[Tensor, ...], Tensor | None], Outputs]
 
 _ENTRIES = {
-    "latent": ("benchmarks.latent", "OP"),
-    "bernoulli_nll": ("benchmarks.likelihood", "BERNOULLI"),
-    "gaussian_nll": ("benchmarks.likelihood", "GAUSSIAN"),
-    "laplace_nll": ("benchmarks.likelihood", "LAPLACE"),
-    "total_correlation": ("benchmarks.total_correlation", "OP"),
+    "latent": ("betavae_fast.bench.latent", "OP"),
+    "bernoulli_nll": ("betavae_fast.bench.likelihood", "BERNOULLI"),
+    "gaussian_nll": ("betavae_fast.bench.likelihood", "GAUSSIAN"),
+    "laplace_nll": ("betavae_fast.bench.likelihood", "LAPLACE"),
+    "total_correlation": ("betavae_fast.bench.total_correlation", "OP"),
 }
 # An op as a layer uses it: not part of `make gpu`, whose time is for the kernels.
 _USES = {
-    "spatial": ("benchmarks.spatial", "CONTIGUOUS"),
-    "spatial_channels_last": ("benchmarks.spatial", "CHANNELS_LAST"),
+    "spatial": ("betavae_fast.bench.spatial", "CONTIGUOUS"),
+    "spatial_channels_last": ("betavae_fast.bench.spatial", "CHANNELS_LAST"),
 }
 
 

@@ -46,6 +46,9 @@ class Effort:
     max_samples: int = 100
 
 
+# For an answer within a minute.
+BRIEF = Effort(sample_seconds=0.002, task_seconds=0.4, min_samples=5)
+# For a look, not for figures.
 QUICK = Effort(sample_seconds=0.0005, task_seconds=0.02, min_samples=3, max_samples=20)
 
 

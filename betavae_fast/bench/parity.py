@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from benchmarks.registry import Contender, Forward, Op, Problem
+from betavae_fast.bench.registry import Contender, Forward, Op, Problem
 
 # Ours: twice the plain float32 formula's error plus one rounding. The others get their own dtype's formula,
 # and more slack: it is asked whether they do the same work, not how well.

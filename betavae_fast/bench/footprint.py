@@ -1,0 +1,66 @@
+"""What a call takes beside its time: memory at its peak and, on a GPU, kernel launches; as torch's profiler sees them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch.autograd import DeviceType  # type: ignore[attr-defined]
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from betavae_fast.bench.timing import Task
+
+# The profiler's own messages would stand among the tables.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+_CALL = "the call"
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Of one call.
+
+    Args:
+        peak_bytes: allocated through torch at one time beside what existed before, outputs included.
+        launches: kernels, copies and fills on the device; None on a CPU and where the profiler cannot see them.
+    """
+
+    peak_bytes: int
+    launches: int | None
+
+
+def footprint(task: Task, device: torch.device) -> Footprint:
+    return _on_gpu(task) if device.type == "cuda" else _on_cpu(task)
+
+
+def _on_cpu(task: Task) -> Footprint:
+    # The preparation is recorded too: of memory that it allocated, the call's release would not be known.
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        prepared = task.prepare()
+        with record_function(_CALL):
+            outputs = task.call(prepared)
+    del outputs
+    events = sorted(profiler.profiler.kineto_results.events(), key=lambda e: e.start_ns())
+    start = next(e.start_ns() for e in events if e.name() == _CALL)
+    changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
+    before = sum(change for time, change in changes if time < start)
+    levels = accumulate((change for time, change in changes if time >= start), initial=before)
+    return Footprint(max(levels) - before, None)
+
+
+def _on_gpu(task: Task) -> Footprint:
+    prepared = task.prepare()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    outputs = task.call(prepared)
+    peak = torch.cuda.max_memory_allocated() - before
+    del outputs, prepared
+    prepared = task.prepare()
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        task.call(prepared)
+        torch.cuda.synchronize()
+    launches = sum(event.device_type == DeviceType.CUDA for event in profiler.events())
+    return Footprint(peak, launches or None)

@@ -1,0 +1,91 @@
+"""``betavae-fast bench``."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from betavae_fast.choices import BenchDtype, BenchOp
+from betavae_fast.cli.errors import CommandError, usage_errors
+
+if TYPE_CHECKING:
+    from betavae_fast.bench.registry import Shape
+
+
+def bench(
+    op: Annotated[
+        BenchOp,
+        typer.Option(help="latent (sample and KL), a likelihood of the pixels, or the parts of the KL."),
+    ] = "latent",
+    batch: Annotated[int, typer.Option(help="Batch size.")] = 1024,
+    latent_dim: Annotated[int, typer.Option(help="Latent channels.")] = 32,
+    image: Annotated[str, typer.Option(help="Of the likelihoods.", metavar="CxHxW")] = "1x64x64",
+    dtype: Annotated[BenchDtype, typer.Option(help="Of the op's inputs.")] = "fp32",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="torch's choice")] = None,
+    seed: Annotated[int, typer.Option(help="Of the numbers.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the figures there, as JSON.")] = None,
+) -> None:
+    """Measure what you would gain on this machine, for your batch, latent channels and dtype.
+
+    Every way to compute the op that runs here (eager PyTorch, torch.compile, our backends) is first compared with the
+    formula in float64; one that computes something else ends the command. Then they take turns, and medians are shown:
+    a call's time, how many times faster that is than eager and than torch.compile, how many times slower than copying the
+    bytes that have to be moved (in memory, and in the cache where they fit), and the memory allocated.
+    """
+    import torch
+    from rich.console import Console
+
+    from betavae_fast.bench import machine
+    from betavae_fast.bench.parity import ParityError
+    from betavae_fast.bench.registry import get
+    from betavae_fast.bench.runner import run, too_large
+    from betavae_fast.bench.table import gains, show
+    from betavae_fast.bench.timing import BRIEF
+    from betavae_fast.training.device import resolve_device
+
+    console = Console(highlight=False)
+    with usage_errors():
+        for name, value in (("batch", batch), ("latent-dim", latent_dim), ("threads", threads)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        chosen = resolve_device(device)
+        image_shape = _image_shape(image)
+        if threads is not None:
+            torch.set_num_threads(threads)
+    if machine.busy():
+        console.print("[yellow]Other programs keep this machine busy: expect wrong figures.[/]")
+    shape = (batch, *image_shape) if op.endswith("_nll") else (batch, latent_dim)
+    if why := too_large(shape, chosen):
+        raise CommandError(f"{op} {shape} {dtype} {why}")
+    try:
+        results = run(
+            get(op),
+            [shape],
+            [dtype],
+            chosen,
+            command=shlex.join(["betavae-fast", *sys.argv[1:]]),
+            effort=BRIEF,
+            seed=seed,
+            watch=console.status,
+        )
+    except ParityError as error:
+        raise CommandError(f"no time is reported, parity failed: {error}", exit_code=1) from error
+    show(results, console)
+    for sentence in gains(results):
+        console.print(sentence, soft_wrap=True)
+    if out is not None:
+        results.save(out)
+        console.print(f"Written to {out}", soft_wrap=True)
+
+
+def _image_shape(text: str) -> Shape:
+    """1x64x64 -> (1, 64, 64)"""
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){2}", text):
+        raise ValueError(f"image is written CxHxW, for example 1x64x64, got {text!r}")
+    return tuple(map(int, text.split("x")))

@@ -1,0 +1,74 @@
+"""``betavae-fast bench``: an answer for the shapes that were asked for, or one line that says why not."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from betavae_fast import cli
+from betavae_fast.bench.results import load
+from betavae_fast.bench.timing import QUICK
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch):
+    """Few samples, and no torch.compile, which takes longer than all the rest."""
+    monkeypatch.setattr("betavae_fast.bench.timing.BRIEF", QUICK)
+    for module in ("latent", "likelihood", "total_correlation"):
+        monkeypatch.setattr(
+            f"betavae_fast.bench.{module}.no_compiler", lambda device: "left out of this test"
+        )
+
+
+def _bench(*options: str) -> int | str | None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["bench", "--device", "cpu", *options])
+    return stop.value.code
+
+
+@pytest.mark.parametrize("op", ["latent", "bernoulli_nll", "laplace_nll", "total_correlation"])
+def test_it_says_what_is_gained(op, tmp_path, capsys):
+    out = tmp_path / "figures.json"
+    options = ("--op", op, "--batch", "24", "--latent-dim", "3", "--image", "1x4x5", "--out", str(out))
+    assert _bench(*options) == 0
+    printed = capsys.readouterr().out
+    results = load(out)
+    shape = (24, 1, 4, 5) if op.endswith("nll") else (24, 3)
+    assert {m.shape for m in results.measurements} == {shape}
+    assert all(m.peak_bytes is not None for m in results.measurements)
+    assert "eager" in printed and "forward+backward" in printed and "left out of this test" in printed
+    ours = {m.contender for m in results.measurements} - {"eager", "distributions", "reference"}
+    if ours:
+        assert "instead of" in printed and "with eager PyTorch" in printed
+
+
+def test_half_precision_is_measured_in_half_precision(tmp_path):
+    out = tmp_path / "figures.json"
+    assert _bench("--batch", "16", "--latent-dim", "4", "--dtype", "bf16", "--out", str(out)) == 0
+    assert {row["dtype"] for row in json.loads(out.read_text())["measurements"]} == {"bf16"}
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--batch", "0"), "batch must be at least 1, got 0"),
+        (("--latent-dim", "-3"), "latent-dim must be at least 1, got -3"),
+        (("--threads", "0"), "threads must be at least 1, got 0"),
+        (("--image", "64x64"), "CxHxW"),
+        (("--device", "tpu9"), "tpu9"),
+        (("--dtype", "int8"), "int8"),
+        (("--batch", str(10**12)), "GiB of memory"),
+    ],
+)
+def test_what_cannot_be_measured_is_named(options, named, capsys):
+    assert _bench(*options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("betavae-fast: ") and error.count("\n") == 1 and named in error
+
+
+def test_a_contender_that_computes_something_else_ends_it(monkeypatch, capsys):
+    monkeypatch.setattr("betavae_fast.bench.latent.eager", lambda inputs, noise: inputs)
+    assert _bench("--batch", "8") == 1
+    printed = capsys.readouterr()
+    assert "no time is reported" in printed.err and "instead of" not in printed.out
