@@ -3,16 +3,19 @@
 # make bench   the benchmarks of this machine's CPU, into benchmarks/results/
 # make gpu     on a machine with an NVIDIA GPU, with the torch and triton found there: build, gpu tests, benchmarks
 # make lint    formatting, lint, types
+# make wheel   dist/*.whl: one file for torch >= 2.11 and Python >= 3.10, with CUDA kernels if nvcc is found
+# make test-wheel   installs the wheel beside WHEEL_TORCH in an environment of its own, and runs the tests there
 #
 # Setting up means: a virtual environment in .venv, torch, this package with the libraries that can be built here.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+WHEEL_TORCH ?= torch==2.11.0
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: setup train test bench gpu lint clean
+.PHONY: setup train test bench gpu lint wheel test-wheel clean
 
 setup: $(VENV)/installed
 
@@ -45,5 +48,19 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+wheel: setup
+	rm -rf dist
+	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+
+# The checkout without the package: what is tested is what the wheel installed.
+test-wheel: wheel
+	rm -rf build/wheel && mkdir -p build/wheel/checkout
+	git archive HEAD | tar --extract --directory build/wheel/checkout
+	rm -r build/wheel/checkout/betavae_fast
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/python -m pip install --quiet $(WHEEL_TORCH) numpy
+	build/wheel/venv/bin/python -m pip install --quiet "$$(ls $(CURDIR)/dist/*.whl)[test]"
+	cd build/wheel/checkout && OMP_WAIT_POLICY=PASSIVE ../venv/bin/python -m pytest tests --numprocesses auto
+
 clean:
-	rm -rf $(VENV) build *.egg-info betavae_fast/*.so betavae_fast/_build.txt
+	rm -rf $(VENV) build dist *.egg-info betavae_fast/*.so betavae_fast/_build.txt

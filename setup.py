@@ -217,4 +217,9 @@ class BuildExtensions(build_ext):
             print(f"{ext.name} is left out: {why}")
 
 
-setup(ext_modules=[CPP, CUDA], cmdclass={"build_ext": BuildExtensions})
+# torch loads the libraries, which know nothing of Python: one wheel serves every version of both.
+setup(
+    ext_modules=[CPP, CUDA],
+    cmdclass={"build_ext": BuildExtensions},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+)
