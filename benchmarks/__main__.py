@@ -12,13 +12,15 @@ import torch
 from rich.console import Console
 
 from benchmarks import RESULTS
+from benchmarks.compare import BaseError, against
+from benchmarks.compare import show as show_changes
 from betavae_fast.bench import machine
 from betavae_fast.bench.parity import ParityError
 from betavae_fast.bench.registry import DTYPES, Shape, entry_names, get
 from betavae_fast.bench.results import Results, load
 from betavae_fast.bench.runner import run
 from betavae_fast.bench.table import headlines, show
-from betavae_fast.bench.timing import QUICK, Effort
+from betavae_fast.bench.timing import BRIEF, QUICK, Effort
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     if machine.busy():
         console.print("[yellow]Other programs keep this machine busy: expect wrong figures.[/]")
+    if args.base is not None:
+        return _compare(args, console)
     op = get(args.action)
     try:
         results = run(
@@ -43,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.dtypes or op.dtypes,
             torch.device(args.device),
             command=_command(arguments),
-            effort=QUICK if args.quick else Effort(),
+            effort=QUICK if args.quick else BRIEF if args.brief else Effort(),
+            contenders=args.contenders,
             seed=args.seed,
             time_limit=args.time_limit,
             watch=console.status,
@@ -59,6 +64,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _compare(args: argparse.Namespace, console: Console) -> int:
+    """Exit status: 1 if something became slower than it was at the commit ``--base``, or could not be measured."""
+    options = [args.action, "--device", args.device, "--threads", str(args.threads), "--seed", str(args.seed)]
+    options += ["--quick"] if args.quick else ["--brief"]
+    ours = [c.name for c in get(args.action).contenders(args.device) if c.ours and c.name != "reference"]
+    options += ["--contenders", *(args.contenders or ours)]
+    if args.shapes:
+        options += ["--shapes", *("x".join(map(str, shape)) for shape in args.shapes)]
+    if args.dtypes:
+        options += ["--dtypes", *args.dtypes]
+    try:
+        with console.status(f"{args.action} here and at {args.base}, in turn"):
+            changes = against(args.base, options)
+    except BaseError as error:
+        console.print(f"[bold red]Nothing is compared:[/] {error}", highlight=False)
+        return 1
+    show_changes(changes, args.base, console)
+    return int(any(change.regression for change in changes))
+
+
 def _show(results: Results, console: Console) -> None:
     show(results, console)
     for line in headlines(results):
@@ -66,7 +91,7 @@ def _show(results: Results, console: Console) -> None:
 
 
 def _write(results: Results, args: argparse.Namespace, console: Console) -> None:
-    partial = args.quick or args.shapes or args.dtypes
+    partial = args.quick or args.shapes or args.dtypes or args.contenders
     if partial and args.out is None:
         console.print(
             "Not written: only part of the configuration was measured. --out PATH writes it anyway."
@@ -111,7 +136,12 @@ def _parser() -> argparse.ArgumentParser:
         op.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
         op.add_argument("--threads", type=_positive, default=torch.get_num_threads(), help="CPU threads")
         op.add_argument("--seed", type=int, default=0, help="of the problems' numbers")
+        op.add_argument("--contenders", nargs="+", help="fewer of them")
+        op.add_argument("--brief", action="store_true", help="fewer samples")
         op.add_argument("--quick", action="store_true", help="few samples: for a look, not for figures")
+        op.add_argument(
+            "--base", metavar="REV", help="compare with this commit instead, briefly, and write nothing"
+        )
         op.add_argument("--time-limit", type=float, metavar="S", help="begin no problem after S seconds")
         op.add_argument("--out", type=Path, help="default: benchmarks/results/OP-MACHINE.json")
     actions.add_parser("show", help="print a result file").add_argument("file", type=Path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -123,3 +124,8 @@ OP = Op(
     cost={"forward": _FORWARD, "backward": _BACKWARD},
     recover_noise=recover_noise,
 )
+
+# How its time grows with the batch at 32 channels, and with the channels at 4096 rows.
+_ROWS, _CHANNELS = (64, 256, 1024, 16384, 65536), (2, 8, 32, 128, 512, 2048)
+_GRID = tuple((rows, 32) for rows in _ROWS) + tuple((4096, channels) for channels in _CHANNELS)
+SCALING = replace(OP, name="latent_scaling", shapes={"cpu": _GRID, "cuda": _GRID}, dtypes=("fp32",))

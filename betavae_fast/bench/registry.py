@@ -27,8 +27,9 @@ _ENTRIES = {
     "laplace_nll": ("betavae_fast.bench.likelihood", "LAPLACE"),
     "total_correlation": ("betavae_fast.bench.total_correlation", "OP"),
 }
-# An op as a layer uses it: not part of `make gpu`, whose time is for the kernels.
+# An op in more shapes, and as a layer uses it: not part of `make gpu`, whose time is for the kernels.
 _USES = {
+    "latent_scaling": ("betavae_fast.bench.latent", "SCALING"),
     "spatial": ("betavae_fast.bench.spatial", "CONTIGUOUS"),
     "spatial_channels_last": ("betavae_fast.bench.spatial", "CHANNELS_LAST"),
 }

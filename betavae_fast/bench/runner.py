@@ -40,7 +40,7 @@ def run(
     *,
     command: str,
     effort: Effort | None = None,
-    directions: Sequence[Direction] = DIRECTIONS,
+    contenders: Sequence[str] | None = None,
     seed: int = 0,
     time_limit: float | None = None,
     watch: Callable[[str], AbstractContextManager[object]] = nullcontext,
@@ -49,6 +49,7 @@ def run(
 
     Args:
         command: what measures the same again.
+        contenders: take only those of these names.
         seed: of the problems' numbers.
         time_limit: begin no problem after so many seconds.
         watch: entered with a problem's name while it is measured.
@@ -66,7 +67,7 @@ def run(
             left_out[name] = why
         else:
             with watch(name):
-                done.append(measure(op, shape, dtype, device, effort, directions, seed))
+                done.append(measure(op, shape, dtype, device, effort, contenders, seed))
     return Results(
         op=op.name,
         command=command,
@@ -87,28 +88,32 @@ def measure(
     dtype: str,
     device: torch.device,
     effort: Effort,
-    directions: Sequence[Direction],
+    contenders: Sequence[str] | None,
     seed: int,
 ) -> ProblemResult:
     """Check all contenders on one problem, then time them; ParityError if they disagree."""
     problem = op.setup(shape, DTYPES[dtype], device, seed)
-    absent, forwards = line_up(op, shape, device)
+    absent, forwards = line_up(op, shape, device, contenders)
     errors = parity.check(op, problem, forwards)
     measurements = [
         m
-        for direction in directions
+        for direction in DIRECTIONS
         for m in _time(op, shape, dtype, direction, problem, {c.name: f for c, f in forwards.items()}, effort)
     ]
     return ProblemResult(CheckedProblem(op.name, shape, dtype, tuple(errors), absent), tuple(measurements))
 
 
-def line_up(op: Op, shape: Shape, device: torch.device) -> tuple[dict[str, str], dict[Contender, Forward]]:
+def line_up(
+    op: Op, shape: Shape, device: torch.device, names: Sequence[str] | None = None
+) -> tuple[dict[str, str], dict[Contender, Forward]]:
     """(who does not take part, and why; who does), with nothing compiled for an earlier problem in reach."""
     torch.compiler.reset()
     absent: dict[str, str] = {}
     forwards: dict[Contender, Forward] = {}
     for contender in op.contenders(device.type):
-        if contender.missing:
+        if names is not None and contender.name not in names:
+            absent[contender.name] = "not asked for"
+        elif contender.missing:
             absent[contender.name] = contender.missing
         elif contender.max_elements is not None and prod(shape) > contender.max_elements:
             absent[contender.name] = f"measured up to {contender.max_elements} elements only"

@@ -1,0 +1,126 @@
+"""An op at this checkout beside the same op at an earlier commit: ``python -m benchmarks latent --base REV``.
+
+The commit is checked out and built in a folder of its own. Then both take turns, each run a process that checks parity
+first. What differs from run to run of the same code is the noise: a change counts where all runs of one lie beyond all
+runs of the other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import ROOT
+from betavae_fast.bench.headline import seconds, times
+
+RUNS = 5
+# Medians of separate processes differ by as much on a quiet machine, whatever their ranges say.
+_LEAST_CHANGE = 0.03
+# "(65536, 128) fp32 backward, cpp"
+Key = str
+Medians = Mapping[Key, float]
+
+
+class BaseError(Exception):
+    """The commit cannot be measured; the message says why."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A measurement in both, seconds: the medians of the runs' medians."""
+
+    key: Key
+    base: float
+    here: float
+    beyond_noise: bool
+
+    @property
+    def ratio(self) -> float:
+        return self.here / self.base
+
+    @property
+    def regression(self) -> bool:
+        return self.beyond_noise and self.ratio > 1
+
+
+def compare(base: Sequence[Medians], here: Sequence[Medians]) -> list[Change]:
+    """What both have measured, by the runs of each."""
+    common = [key for key in here[0] if key in base[0]]
+    return [_change(key, [run[key] for run in base], [run[key] for run in here]) for key in common]
+
+
+def _change(key: Key, base: list[float], here: list[float]) -> Change:
+    apart = min(here) > max(base) or max(here) < min(base)
+    medians = statistics.median(base), statistics.median(here)
+    large = abs(medians[1] / medians[0] - 1) > _LEAST_CHANGE
+    return Change(key, *medians, beyond_noise=apart and large)
+
+
+def against(revision: str, options: Sequence[str]) -> list[Change]:
+    """Measure ``python -m benchmarks OPTIONS`` here and at ``revision``, in turn; BaseError if that cannot be."""
+    with _checkout(revision) as folder:
+        taken: dict[Path, list[Medians]] = {folder: [], ROOT: []}
+        for _ in range(RUNS):
+            for tree, medians in taken.items():
+                medians.append(_measure(tree, options))
+    return compare(taken[folder], taken[ROOT])
+
+
+@contextmanager
+def _checkout(revision: str) -> Iterator[Path]:
+    """The commit in a folder of its own, built."""
+    folder = Path(tempfile.mkdtemp(prefix="betavae-fast-base-"))
+    try:
+        archive = subprocess.run(
+            ["git", "archive", "--format=tar", revision], cwd=ROOT, capture_output=True, check=False
+        )
+        if archive.returncode:
+            raise BaseError(archive.stderr.decode().strip())
+        subprocess.run(["tar", "--extract", "--directory", folder], input=archive.stdout, check=True)
+        _run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], folder)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _measure(tree: Path, options: Sequence[str]) -> Medians:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "results.json"
+        _run([sys.executable, "-m", "benchmarks", *options, "--out", str(out)], tree)
+        rows = json.loads(out.read_text(encoding="utf-8"))["measurements"]
+    return {
+        f"({', '.join(map(str, row['shape']))}) {row['dtype']} {row['direction']}, {row['contender']}": row[
+            "p50"
+        ]
+        for row in rows
+    }
+
+
+def _run(command: Sequence[str], tree: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(tree)}
+    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        said = (done.stdout + done.stderr).strip().splitlines()
+        raise BaseError(f"{' '.join(command[1:])} failed in {tree}: {said[-1] if said else done.returncode}")
+
+
+def show(changes: Sequence[Change], revision: str, console: Console) -> None:
+    table = Table("", revision, "here", "ratio", "")
+    for change in changes:
+        verdict = ""
+        if change.beyond_noise:
+            verdict = "[red]slower[/]" if change.regression else "[green]faster[/]"
+        table.add_row(change.key, seconds(change.base), seconds(change.here), times(change.ratio), verdict)
+    console.print(table)

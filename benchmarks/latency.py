@@ -1,0 +1,149 @@
+"""Where the time of a small batch goes: ``python -m benchmarks.latency --threads 2``.
+
+The same forward and backward of the latent op, called further and further inside: the public function, its
+autograd.Function, its two operators, and the operators on an empty batch, which leaves what torch takes to call them
+and to make their results. Differences of medians of one interleaved run are the parts. Writes latency/MACHINE.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import RESULTS
+from betavae_fast.bench import machine
+from betavae_fast.bench.headline import seconds
+from betavae_fast.bench.latent import setup
+from betavae_fast.bench.timing import CpuClock, CudaClock, Effort, Task, Timing, interleave
+from betavae_fast.functional import reparameterize_kl
+from betavae_fast.functional.checks import choose_backend
+from betavae_fast.noise import make_rng
+from betavae_fast.ops.handles import handles
+from betavae_fast.ops.latent import LatentForward
+from betavae_fast.ops.schemas import REDUCTIONS
+
+SHAPE = (64, 10)
+PUBLIC, FUNCTION, OPERATORS, EMPTY = "public function", "autograd.Function", "operators", "operators, no rows"
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds of a forward and a backward pass at (64, 10), float32, and what their differences are.
+
+    Args:
+        calls: by how far inside the call begins.
+        parts: seconds; they add up to the public function's median.
+    """
+
+    command: str
+    date: str
+    commit: dict[str, object]
+    machine: dict[str, object]
+    versions: dict[str, str | None]
+    backend: str
+    calls: dict[str, Timing]
+    parts: dict[str, float]
+
+
+def tasks(device: torch.device) -> tuple[str, tuple[Task, ...]]:
+    """(the backend, forward and backward from outside in)."""
+    problem = setup(SHAPE, torch.float32, device, 0)
+    mu, logvar = problem.leaves
+    grads = problem.output_grads
+    backend = choose_backend("latency", mu, "auto")
+    rng = make_rng(device, seed=0)
+    settings = (0, float("-inf"), float("inf"), REDUCTIONS["dim"])
+    forward, backward = handles("latent_forward")[backend], handles("latent_backward")[backend]
+
+    def public(_: object) -> object:
+        return torch.autograd.grad(tuple(reparameterize_kl(mu, logvar)), (mu, logvar), grads)
+
+    def function(_: object) -> object:
+        outputs = LatentForward.apply(mu, logvar, rng, None, settings, backend)
+        return torch.autograd.grad(outputs, (mu, logvar), grads)
+
+    plain, whole = (mu.detach(), logvar.detach()), tuple(g.detach() for g in grads)
+    no_rows = tuple(x[:0] for x in plain), (whole[0][:0], whole[1])
+
+    def operators(inputs: Sequence[torch.Tensor], upstream: Sequence[torch.Tensor]) -> object:
+        forward(*inputs, rng, None, *settings)
+        return backward(*upstream, *inputs, rng, None, *settings, True, True)
+
+    return backend, (
+        Task(PUBLIC, public),
+        Task(FUNCTION, function),
+        Task(OPERATORS, lambda _: operators(plain, whole)),
+        Task(EMPTY, lambda _: operators(*no_rows)),
+    )
+
+
+def parts(calls: dict[str, Timing]) -> dict[str, float]:
+    """What each layer adds to the one inside it."""
+    return {
+        "checks and the draw of a seed": calls[PUBLIC].p50 - calls[FUNCTION].p50,
+        "autograd's Function and engine": calls[FUNCTION].p50 - calls[OPERATORS].p50,
+        "kernels": calls[OPERATORS].p50 - calls[EMPTY].p50,
+        "dispatch and allocation": calls[EMPTY].p50,
+    }
+
+
+def show(results: Latency, console: Console) -> None:
+    table = Table("forward and backward", "p50", "p20", "p80")
+    for name, timing in results.calls.items():
+        table.add_row(name, *map(seconds, (timing.p50, timing.p20, timing.p80)))
+    console.print(table)
+    for part, time in results.parts.items():
+        console.print(f"{part}: {1e6 * time:.1f} µs", highlight=False)
+
+
+def load(path: Path) -> Latency:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    calls = {name: Timing(**entry) for name, entry in document.pop("calls").items()}
+    return Latency(calls=calls, **document)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.latency", description=__doc__)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/latency/MACHINE.json")
+    args = parser.parse_args(arguments)
+    console = Console()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        console.print("--device cuda: torch sees no CUDA device.")
+        return 1
+    torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
+    backend, chosen = tasks(device)
+    clock = CpuClock() if args.device == "cpu" else CudaClock(flush=False)
+    calls = interleave(chosen, clock, Effort())
+    results = Latency(
+        command=" ".join(("python -m benchmarks.latency", *arguments)),
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        commit=machine.commit(),
+        machine=machine.describe(device),
+        versions=machine.versions(),
+        backend=backend,
+        calls=calls,
+        parts=parts(calls),
+    )
+    show(results, console)
+    out = args.out or RESULTS / "latency" / f"{machine.kind(device)}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(asdict(results), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    console.print(f"Written to {out}", highlight=False, soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""A regression is what lies beyond the noise of repeated runs, and nothing else."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import pytest
+
+from benchmarks import ROOT, compare
+from benchmarks.__main__ import main
+from benchmarks.compare import BaseError, against
+
+KEY = "(64, 10) fp32 forward, cpp"
+
+
+def _runs(*times):
+    return [{KEY: time} for time in times]
+
+
+@pytest.mark.parametrize(
+    ("base", "here", "regression", "beyond_noise"),
+    [
+        ((1.0, 1.1, 1.2), (2.0, 2.1, 2.2), True, True),
+        ((2.0, 2.1, 2.2), (1.0, 1.1, 1.2), False, True),
+        ((1.0, 1.1, 2.1), (2.0, 2.1, 2.2), False, False),  # the ranges overlap
+        ((1.0, 1.0, 1.0), (1.01, 1.01, 1.01), False, False),  # apart, but by nothing
+    ],
+)
+def test_a_change_is_what_all_runs_agree_on(base, here, regression, beyond_noise):
+    [change] = compare.compare(_runs(*base), _runs(*here))
+    assert (change.regression, change.beyond_noise) == (regression, beyond_noise)
+    assert change.ratio == pytest.approx(sorted(here)[1] / sorted(base)[1])
+
+
+def test_only_what_both_have_is_compared():
+    assert compare.compare([{"old": 1.0}], [{"new": 1.0}]) == []
+
+
+def test_a_commit_that_is_not_there_is_named():
+    with pytest.raises(BaseError, match="no-such-commit"):
+        against("no-such-commit", ["latent"])
+
+
+def test_both_are_measured_in_turn(monkeypatch, capsys, tmp_path):
+    """Against itself, without building: the same command, and no file is written."""
+
+    @contextmanager
+    def itself(revision):
+        base = tmp_path / "base"
+        base.symlink_to(ROOT)
+        yield base
+
+    monkeypatch.setattr(compare, "_checkout", itself)
+    monkeypatch.setattr(compare, "RUNS", 1)
+    options = ["--shapes", "16x3", "--dtypes", "fp32", "--quick", "--contenders", "eager", "reference"]
+    assert main(["latent", "--base", "HEAD", *options]) in (0, 1)
+    printed = capsys.readouterr().out
+    assert "forward+backward" in printed and "Written" not in printed
