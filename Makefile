@@ -1,6 +1,7 @@
 # make train   sets up, then trains a β-VAE on the full dSprites-equivalent set and draws its pictures
 # make test    sets up, then runs the tests
 # make bench   the benchmarks of this machine's CPU, into benchmarks/results/
+# make report  all result files as tables and plots: docs/benchmarks.md
 # make gpu     on a machine with an NVIDIA GPU, with the torch and triton found there: build, gpu tests, benchmarks
 # make lint    formatting, lint, types
 # make wheel   dist/*.whl: one file for torch >= 2.11 and Python >= 3.10, with CUDA kernels if nvcc is found
@@ -15,7 +16,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: setup train test bench gpu lint wheel test-wheel clean
+.PHONY: setup train test bench report gpu lint wheel test-wheel clean
 
 setup: $(VENV)/installed
 
@@ -37,8 +38,11 @@ test: setup
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto
 
 bench: setup
-	for op in latent bernoulli_nll gaussian_nll laplace_nll total_correlation; do $(BIN)/python -m benchmarks $$op || exit 1; done
-	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.all
+	$(BIN)/python -m benchmarks.report
+
+report: setup
+	$(BIN)/python -m benchmarks.report
 
 gpu:
 	$(PYTHON) -m benchmarks.gpu

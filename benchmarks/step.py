@@ -32,6 +32,7 @@ from benchmarks.trainers import IMAGES, TRAINERS, Trainer
 from betavae_fast.bench import machine
 from betavae_fast.bench.headline import seconds, times
 
+NETWORK = f"burgess, 1×64×64, 10 channels, Bernoulli, β = 4, float32, {IMAGES:,} images in memory"
 BATCH_SIZES = {"cpu": (64, 1024), "cuda": (64, 512, 4096, 16384)}
 # Later, rounding differences grow tenfold every few steps while the loss falls fast: 1e-3 by step 24 at batch 256.
 PARITY_STEPS = 8
@@ -283,7 +284,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         commit=machine.commit(),
         machine=machine.describe(device),
         versions=machine.versions(),
-        network=f"burgess, 1×64×64, 10 channels, Bernoulli, β = 4, float32, {IMAGES:,} images in memory",
+        network=NETWORK,
         measurements=tuple(measurements),
         absent=absent,
     )

@@ -1,0 +1,39 @@
+"""Every benchmark of this machine's CPU, each writing its file: ``python -m benchmarks.all``, as `make bench` does.
+
+About twenty minutes on two cores. The first that fails ends it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from benchmarks import ROOT
+
+COMMANDS = (
+    "benchmarks latent",
+    "benchmarks latent_scaling --brief",
+    "benchmarks spatial --brief",
+    "benchmarks spatial_channels_last --brief",
+    "benchmarks bernoulli_nll --brief",
+    "benchmarks gaussian_nll --brief",
+    "benchmarks laplace_nll --brief",
+    "benchmarks total_correlation",
+    "benchmarks.latency",
+    "benchmarks.scaling --max-batch 32768",
+    "benchmarks.encode",
+    "benchmarks.step --samples 3 --contenders pythae ours",
+    "benchmarks.time_to_loss",
+)
+
+
+def main() -> int:
+    for command in COMMANDS:
+        print(f"\n== python -m {command}", flush=True)
+        if status := subprocess.run((sys.executable, "-m", *command.split()), cwd=ROOT).returncode:
+            return status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""How long training takes until the loss is that low: ``python -m benchmarks.time_to_loss --threads 2``.
+
+The contenders of the training step, from the same weights through the same batches and noise, one after the other, each
+in a process of its own. Writes time-to-loss/MACHINE.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.util
+import json
+import sys
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from rich.console import Console
+
+from benchmarks import RESULTS
+from benchmarks.step import NETWORK
+from benchmarks.trainers import TRAINERS
+from betavae_fast.bench import machine
+
+CONTENDERS = ("eager", "pythae", "ours")
+BATCH_SIZE, TARGET, WINDOW, MOST_STEPS = 64, 150.0, 50, 4000
+
+
+@dataclass(frozen=True)
+class Run:
+    """Wall time of the steps until the mean loss of the last ``WINDOW`` is at most the target, and that mean in nats."""
+
+    contender: str
+    steps: int
+    seconds: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class TimeToLoss:
+    command: str
+    date: str
+    commit: dict[str, object]
+    machine: dict[str, object]
+    versions: dict[str, str | None]
+    network: str
+    batch_size: int
+    target: float
+    runs: tuple[Run, ...]
+    absent: dict[str, str]
+
+
+def train(contender: str, device: str, threads: int, target: float) -> Run:
+    """RuntimeError if the loss is not reached in ``MOST_STEPS``."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    trainer = TRAINERS[device][contender](BATCH_SIZE, device)
+    losses: deque[float] = deque(maxlen=WINDOW)
+    start = perf_counter()
+    for step in range(MOST_STEPS):
+        losses.append(trainer.loss_of_step(step))
+        mean = sum(losses) / len(losses)
+        if len(losses) == WINDOW and mean <= target:
+            return Run(contender, step + 1, perf_counter() - start, mean)
+    raise RuntimeError(f"{contender}: a loss of {mean:.1f} nats after {MOST_STEPS} steps, not {target}")
+
+
+def load(path: Path) -> TimeToLoss:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    runs = tuple(Run(**entry) for entry in document.pop("runs"))
+    return TimeToLoss(runs=runs, **document)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.time_to_loss", description=__doc__)
+    parser.add_argument("--device", choices=TRAINERS, default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--target", type=float, default=TARGET, help="nats an image, β times the KL included")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/time-to-loss/MACHINE.json")
+    args = parser.parse_args(arguments)
+    console = Console(highlight=False, soft_wrap=True)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        console.print("--device cuda: torch sees no CUDA device.")
+        return 1
+    absent = {} if importlib.util.find_spec("pythae") else {"pythae": "it is not installed"}
+    runs = []
+    for contender in CONTENDERS:
+        if contender not in absent:
+            with get_context("spawn").Pool(1) as pool:
+                runs.append(pool.apply(train, (contender, args.device, args.threads, args.target)))
+            console.print(f"{contender}: {runs[-1].steps:,} steps, {runs[-1].seconds:.1f} s")
+    device = torch.device(args.device)
+    torch.set_num_threads(args.threads)
+    results = TimeToLoss(
+        command=" ".join(("python -m benchmarks.time_to_loss", *arguments)),
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        commit=machine.commit(),
+        machine=machine.describe(device),
+        versions=machine.versions(),
+        network=NETWORK,
+        batch_size=BATCH_SIZE,
+        target=args.target,
+        runs=tuple(runs),
+        absent=absent,
+    )
+    out = args.out or RESULTS / "time-to-loss" / f"{machine.kind(device)}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(asdict(results), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    console.print(f"Written to {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

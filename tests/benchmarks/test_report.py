@@ -1,0 +1,73 @@
+"""The page of figures says what the result files say, and `make bench` writes all of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import RESULTS, latency, time_to_loss
+from benchmarks.all import COMMANDS
+from benchmarks.report import PAGE, PICTURES, draw, page
+from betavae_fast.bench.results import load_all
+from betavae_fast.bench.timing import QUICK, Timing
+
+FILES = load_all(RESULTS)
+
+
+def test_the_page_is_what_the_files_give():
+    assert PAGE.read_text(encoding="utf-8") == page(FILES), "run `make report`"
+
+
+def test_every_picture_on_the_page_is_there():
+    text = PAGE.read_text(encoding="utf-8")
+    pictures = {path.name for path in PICTURES.glob("*.png")}
+    assert pictures == {name for name in pictures if f"(benchmarks/{name})" in text}
+    assert text.count("](benchmarks/") == len(pictures)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_picture_shows_each_contender(name):
+    figure = draw(FILES[name])
+    legends = [*figure.legends, *(axis.get_legend() for axis in figure.axes)]
+    labels = {text.get_text() for legend in legends if legend for text in legend.get_texts()}
+    assert {m.contender for m in FILES[name].measurements} - {"reference"} <= labels
+
+
+def test_all_benchmarks_write_what_is_committed():
+    commands = {f"python -m {command}" for command in COMMANDS}
+    assert {results.command for results in FILES.values() if results.machine["gpu"] is None} <= commands
+
+
+def test_parts_of_the_latency_add_up_to_the_whole():
+    names = (latency.PUBLIC, latency.FUNCTION, latency.OPERATORS, latency.EMPTY)
+    calls = {name: Timing(p50, p50, p50, 1, 1) for name, p50 in zip(names, (7.0, 4.0, 2.0, 1.0), strict=True)}
+    parts = latency.parts(calls)
+    assert sum(parts.values()) == 7.0 and parts["kernels"] == 1.0
+
+
+def test_latency_is_measured_from_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(latency, "Effort", lambda: QUICK)
+    out = tmp_path / "latency.json"
+    assert latency.main(["--out", str(out)]) == 0
+    found = latency.load(out)
+    assert sum(found.parts.values()) == pytest.approx(found.calls[latency.PUBLIC].p50)
+
+
+def test_a_loss_that_is_not_reached_is_an_error(monkeypatch):
+    class Stuck:
+        def loss_of_step(self, number):
+            return 500.0
+
+    monkeypatch.setitem(time_to_loss.TRAINERS["cpu"], "stuck", lambda batch_size, device: Stuck())
+    monkeypatch.setattr(time_to_loss, "MOST_STEPS", 60)
+    with pytest.raises(RuntimeError, match=r"stuck: a loss of 500.0 nats after 60 steps, not 150"):
+        time_to_loss.train("stuck", "cpu", 1, 150.0)
+
+
+def test_the_steps_to_a_loss_are_counted(monkeypatch):
+    class Falling:
+        def loss_of_step(self, number):
+            return 500.0 if number < 10 else 100.0
+
+    monkeypatch.setitem(time_to_loss.TRAINERS["cpu"], "falling", lambda batch_size, device: Falling())
+    run = time_to_loss.train("falling", "cpu", 1, 100.0)
+    assert (run.steps, run.loss) == (10 + time_to_loss.WINDOW, 100.0)
