@@ -104,7 +104,7 @@ def _doubling_by_parity(x: Tensor, weight: Tensor) -> Tensor:
     pixels = F.conv2d(x, kernels, padding=1).permute(0, 2, 3, 1).contiguous()
     # (row, column, row parity) → (row, row parity, column), the two columns of a pair moved as one number: twelve times
     # as fast as pixel_shuffle.
-    pairs = pixels.reshape(batch, height, width, 2, 2).view(torch.complex64).squeeze(-1)
+    pairs = torch.view_as_complex(pixels.reshape(batch, height, width, 2, 2))
     # A clone and not .contiguous(), which leaves a size of 1 the stride it has.
-    doubled = pairs.transpose(2, 3).clone(memory_format=torch.contiguous_format).view(torch.float32)
-    return doubled.view(batch, 1, 2 * height, 2 * width)
+    doubled = pairs.transpose(2, 3).clone(memory_format=torch.contiguous_format)
+    return torch.view_as_real(doubled).view(batch, 1, 2 * height, 2 * width)
