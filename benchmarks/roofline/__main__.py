@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import Any
@@ -17,27 +17,39 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine_code.cuda import SOURCES, compile_source
+from benchmarks.machine_code.triton import DTYPES, assemble
 from benchmarks.roofline.kernels import TRITON, Row, of_cuda, of_triton
 from benchmarks.roofline.machines import MACHINES
 from benchmarks.roofline.model import Kernel
 from benchmarks.roofline.table import FILE, entry
-from tests.ops.triton.assembly import DTYPES, assemble
 
 _ARCHS = {"sm_90": 90, "sm_80": 80}
 _OF_PAIRS = "total_correlation"
 
 
-def _kernels(archs: dict[str, int]) -> Iterator[tuple[Row, Kernel]]:
-    with ThreadPoolExecutor(1) as beside:  # nvcc works while Triton does
-        of_nvcc = {(op, arch): beside.submit(of_cuda, op, arch) for op in TRITON for arch in archs}
-        for (op, arch), future in of_nvcc.items():
-            of_op = [
-                of_triton(op, variant, dtype, archs[arch], assemble(op, variant, DTYPES[dtype], archs[arch]))
-                for variant in TRITON[op]
-                # The kernels of pairs read float32 tables, whatever the inputs are.
-                for dtype in (("float32",) if op == _OF_PAIRS else DTYPES)
-            ]
-            yield from (*future.result().items(), *of_op)
+def _of_triton(op: str, arch: str) -> list[tuple[Row, Kernel]]:
+    # The kernels of pairs read float32 tables, whatever the inputs are.
+    dtypes = ("float32",) if op == _OF_PAIRS else DTYPES
+    return [
+        of_triton(op, variant, dtype, _ARCHS[arch], assemble(op, variant, DTYPES[dtype], _ARCHS[arch]))
+        for variant in TRITON[op]
+        for dtype in dtypes
+    ]
+
+
+def _kernels(archs: Sequence[str]) -> Iterator[tuple[Row, Kernel]]:
+    """Two compilers at a time: Triton's beside nvcc, and two of nvcc when it is through."""
+    each = [(op, arch) for op in TRITON for arch in archs]
+    with ThreadPoolExecutor(2) as pool:
+        triton_rows = pool.submit(lambda: {(op, arch): _of_triton(op, arch) for op, arch in each})
+        for future in [
+            pool.submit(compile_source, source, arch) for op, arch in each for source in SOURCES[op]
+        ]:
+            future.result()
+        for op, arch in each:
+            yield from of_cuda(op, arch).items()
+            yield from triton_rows.result()[op, arch]
 
 
 def _versions() -> dict[str, str]:
@@ -82,7 +94,7 @@ def show(document: dict[str, Any], console: Console) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.roofline", description=__doc__)
     parser.add_argument("--archs", choices=_ARCHS, nargs="+", default=list(_ARCHS), help="default: all")
-    chosen = {arch: _ARCHS[arch] for arch in parser.parse_args().archs}
+    chosen = parser.parse_args().archs
     console = Console(width=None if sys.stdout.isatty() else 180)
     document = {
         "command": f"python -m benchmarks.roofline --archs {' '.join(chosen)}",

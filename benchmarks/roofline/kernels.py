@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmarks.roofline import sass
+from benchmarks.machine_code import sass
+from benchmarks.machine_code.cuda import compile_op
 from benchmarks.roofline.model import Kernel
-from tests.ops.cuda.sass import compile_op
 
 if TYPE_CHECKING:
-    from tests.ops.triton.assembly import Assembly
+    from benchmarks.machine_code.triton import Assembly
 
 # Channels at which the total correlation's loops over channels and over pairs are weighed.
 CHANNELS = 10
@@ -47,7 +47,7 @@ _CUDA_PAIRS = {
     "sweep<(Owner)0>": (16, _EXPONENTIALS),
     "sweep<(Owner)1>": (16, _EXPONENTIALS),
 }
-# The launches of tests/ops/triton/*_variants.py that the table has.
+# The launches of benchmarks/machine_code/launches/ that the table has.
 TRITON = {
     "latent": (
         *("forward dim (B, 128)", "forward sample (B, 128)", "forward none (B, 128)", "sample (B, 128)"),

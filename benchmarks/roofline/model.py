@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from benchmarks.roofline import pipes, sass
+from benchmarks.machine_code import sass
+from benchmarks.roofline import pipes
 from benchmarks.roofline.machines import Machine
 
 _WARP = 32

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.roofline import pipes, sass
+from benchmarks.machine_code import sass
+from benchmarks.roofline import pipes
 from benchmarks.roofline.kernels import Row
 from benchmarks.roofline.machines import MACHINES
 from benchmarks.roofline.model import Kernel, predict, resident_threads

@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.roofline import pipes, sass
+from benchmarks.machine_code import sass
+from benchmarks.roofline import pipes
 from benchmarks.roofline.machines import A100, H100
 from benchmarks.roofline.model import Kernel, predict, resident_threads
 

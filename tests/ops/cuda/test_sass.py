@@ -1,4 +1,4 @@
-"""Budgets of the compiled kernels. Regenerate with ``python -m tests.ops.cuda.sass``."""
+"""Budgets of the compiled kernels. Regenerate with ``python -m benchmarks.machine_code.cuda``."""
 
 import json
 import re
@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from benchmarks.roofline.sass import cuobjdump
-from tests.ops.cuda import sass
+from benchmarks.machine_code import cuda
+from benchmarks.machine_code.sass import cuobjdump
 
 pytestmark = pytest.mark.skipif(
     shutil.which("nvcc") is None or cuobjdump() is None, reason="nvcc or cuobjdump was not found"
@@ -17,29 +17,29 @@ ARCH = "sm_90"  # the others are compiled when the budget is written
 
 @pytest.fixture(scope="module")
 def latent():
-    return sass.measure("latent", ARCH)
+    return cuda.measure("latent", ARCH)
 
 
 @pytest.fixture(scope="module")
 def likelihood():
-    return sass.measure("likelihood", ARCH)
+    return cuda.measure("likelihood", ARCH)
 
 
 @pytest.fixture(scope="module")
 def total_correlation():
-    return sass.measure("total_correlation", ARCH)
+    return cuda.measure("total_correlation", ARCH)
 
 
-@pytest.fixture(params=sass.SOURCES)
+@pytest.fixture(params=cuda.SOURCES)
 def op(request):
     """(measured figures, budget of every arch)"""
-    budget = json.loads(sass.budget_file(request.param).read_text())
+    budget = json.loads(cuda.budget_file(request.param).read_text())
     return request.getfixturevalue(request.param), budget
 
 
 def _fmas(header: str, function: str) -> int:
     """How often ``function``'s source says fma_, its own and those of what it calls apart."""
-    source = (sass.ROOT / "csrc/include" / header).read_text()
+    source = (cuda.ROOT / "csrc/include" / header).read_text()
     body = re.search(
         rf"BVF_INLINE \S+ {function}\(.*?\n}}|BVF_INLINE \S+ {function}\([^\n]*}}\n", source, re.DOTALL
     )[0]
@@ -60,7 +60,7 @@ def test_no_kernel_exceeds_its_budget(op):
 
 def test_every_arch_in_the_budget_has_no_stack_and_no_spills(op):
     kernels, budget = op
-    assert tuple(budget) == sass.ARCHS
+    assert tuple(budget) == cuda.ARCHS
     for name, figures in [*kernels.items(), *(item for arch in budget.values() for item in arch.items())]:
         assert figures["stack"] == figures["spills"] == figures["local_memory"] == 0, name
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 triton = pytest.importorskip("triton")
-from tests.ops.triton.assembly import (  # noqa: E402
+from benchmarks.machine_code.triton import (  # noqa: E402
     CAPABILITIES,
     DTYPES,
     FULL_WIDTH,

@@ -1,10 +1,11 @@
 """Compiles the kernels for GPUs that are not there, as the host side would launch them; reads the assembly.
 
-    python -m tests.ops.triton.assembly [OP ...]
+    python -m benchmarks.machine_code.triton [OP ...]
 
 measures anew and raises the committed budgets to what it finds; ``--reset`` forgets them first.
 """
 
+# mypy: disable-error-code="import-untyped"
 from __future__ import annotations
 
 import json
@@ -23,7 +24,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from benchmarks.roofline import sass
+from benchmarks.machine_code import sass
+from benchmarks.machine_code.launches import latent, likelihood, total_correlation
 from betavae_fast.ops.triton import (
     latent_kernels,
     likelihood_kernels,
@@ -31,18 +33,17 @@ from betavae_fast.ops.triton import (
     total_correlation_kernels,
     total_correlation_tables,
 )
-from tests.ops.triton import latent_variants, likelihood_variants, total_correlation_variants
 
-_BUDGETS = Path(__file__).resolve().parents[3] / "benchmarks" / "budgets"
+_BUDGETS = Path(__file__).resolve().parents[2] / "benchmarks" / "budgets"
 # op -> name -> what is called with a dtype; what is measured is the launch of the kernel that the name begins with, or
 # the first.
 VARIANTS = {
-    "latent": latent_variants.VARIANTS,
-    "likelihood": likelihood_variants.VARIANTS,
-    "total_correlation": total_correlation_variants.VARIANTS,
+    "latent": latent.VARIANTS,
+    "likelihood": likelihood.VARIANTS,
+    "total_correlation": total_correlation.VARIANTS,
 }
 # Loads and stores of what lies contiguously and aligned are 16 bytes wide in these.
-FULL_WIDTH = (*latent_variants.FULL_WIDTH, *likelihood_variants.FULL_WIDTH)
+FULL_WIDTH = (*latent.FULL_WIDTH, *likelihood.FULL_WIDTH)
 CAPABILITIES = (80, 90, 100)
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _POINTERS = {
@@ -95,8 +96,8 @@ def launches_of(call: Callable[[], Any]) -> list[Launch]:
     found: list[Launch] = []
     with ExitStack() as stack:
         for module, names in _KERNELS.items():
-            recorders = {name: _Recorder(getattr(module, name), found) for name in names}
-            stack.enter_context(mock.patch.multiple(module, **recorders))
+            for name in names:
+                stack.enter_context(mock.patch.object(module, name, _Recorder(getattr(module, name), found)))
         call()
     return found
 

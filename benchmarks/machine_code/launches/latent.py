@@ -25,7 +25,12 @@ _ANY = (-float("inf"), float("inf"))
 
 
 def _forward(
-    layout: str, reduction: str, *, given: bool = False, first_row: int = 0, limits: Any = _ANY
+    layout: str,
+    reduction: str,
+    *,
+    given: bool = False,
+    first_row: int = 0,
+    limits: tuple[float, float] = _ANY,
 ) -> Any:
     def call(dtype: torch.dtype) -> None:
         mu, logvar = _posterior(dtype, layout)

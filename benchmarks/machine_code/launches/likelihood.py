@@ -32,8 +32,11 @@ def _forward(
     need_grad: bool = True,
 ) -> Callable[[torch.dtype], None]:
     def call(dtype: torch.dtype) -> None:
-        settings = (kind == "bits", LIKELIHOODS[name], 0.5, REDUCTIONS[reduction])
-        likelihood.likelihood_forward(*_pixels(dtype, kind, layout), *settings, need_grad)
+        decoded, target = _pixels(dtype, kind, layout)
+        bits = kind == "bits"
+        likelihood.likelihood_forward(
+            decoded, target, bits, LIKELIHOODS[name], 0.5, REDUCTIONS[reduction], need_grad
+        )
 
     return call
 

@@ -1,6 +1,6 @@
 """What nvcc made of the kernels: registers, stack, load widths and instructions, read from its own reports.
 
-    python -m tests.ops.cuda.sass [op ...]
+    python -m benchmarks.machine_code.cuda [op ...]
 
 writes benchmarks/budgets/cuda_*.json anew. Do so after a change that is worth its cost, and say why.
 """
@@ -13,14 +13,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.roofline import sass
+from benchmarks.machine_code import sass
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 SOURCES = {
     "latent": ("latent_forward", "latent_backward", "reduce"),
     "likelihood": ("likelihood_forward", "likelihood_backward"),
@@ -51,17 +52,23 @@ def budget_file(op: str) -> Path:
     return ROOT / "benchmarks" / "budgets" / f"cuda_{op}.json"
 
 
-def _name(mangled: str) -> str:
-    """``forward<float, true, true, (Kl)2>`` of the mangled name."""
-    full = subprocess.run(["c++filt", mangled], capture_output=True, text=True, check=True).stdout
-    short = re.sub(r"betavae_fast::|cuda::|\(anonymous namespace\)::|^void ", "", full.strip())
-    return short.rsplit("(", 1)[0]
+def _names(mangled: Iterable[str]) -> dict[str, str]:
+    """``forward<float, true, true, (Kl)2>`` by its mangled name."""
+    mangled = list(mangled)
+    full = subprocess.run(
+        ["c++filt", *mangled], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    short = (
+        re.sub(r"betavae_fast::|cuda::|\(anonymous namespace\)::|^void ", "", name).rsplit("(", 1)[0]
+        for name in full
+    )
+    return dict(zip(mangled, short, strict=True))
 
 
 def _resources(report: str) -> dict[str, dict[str, int]]:
     pattern = (
-        r"entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
-        r".*?Used (\d+) registers(?:.*, (\d+) bytes smem)?"
+        r"entry function '(\w+)'[\s\S]*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
+        r"[\s\S]*?Used (\d+) registers(?:.*, (\d+) bytes smem)?"
     )
     return {
         mangled: {
@@ -70,38 +77,31 @@ def _resources(report: str) -> dict[str, dict[str, int]]:
             "stack": int(stack),
             "spills": int(stores) + int(loads),
         }
-        for mangled, stack, stores, loads, registers, shared in re.findall(
-            pattern.replace(".*?", r"[\s\S]*?"), report
-        )
+        for mangled, stack, stores, loads, registers, shared in re.findall(pattern, report)
     }
 
 
+@cache
 def compile_source(source: str, arch: str) -> dict[str, Compiled]:
     """One file's kernels; a warning is an error."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / f"{source}.cubin"
-        command = [
-            "nvcc",
-            *FLAGS,
-            f"-arch={arch}",
-            str(ROOT / "csrc/cuda" / f"{source}.cu"),
-            "-o",
-            str(cubin),
-        ]
+        at = ROOT / "csrc" / "cuda" / f"{source}.cu"
+        command = ["nvcc", *FLAGS, f"-arch={arch}", str(at), "-o", str(cubin)]
         done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr + done.stdout
+        if done.returncode != 0:
+            raise RuntimeError(f"{source}.cu, {arch}: {done.stderr}{done.stdout}")
         resources = _resources(done.stderr + done.stdout)
-        return {
-            _name(mangled): Compiled(resources[mangled], code)
-            for mangled, code in sass.kernels(cubin).items()
-        }
+        codes = sass.kernels(cubin)
+    names = _names(codes)
+    return {names[mangled]: Compiled(resources[mangled], code) for mangled, code in codes.items()}
 
 
-@cache
 def compile_op(op: str, arch: str) -> dict[str, Compiled]:
+    """All of an op's kernels, two files at a time; compiled once a process."""
     with ThreadPoolExecutor(2) as pool:
-        parts = pool.map(lambda source: compile_source(source, arch), SOURCES[op])
-    return {name: kernel for part in parts for name, kernel in part.items()}
+        parts = pool.map(compile_source, SOURCES[op], [arch] * len(SOURCES[op]))
+        return {name: kernel for part in parts for name, kernel in part.items()}
 
 
 def _figures(kernel: Compiled) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""The Triton kernels' launches that are compiled: a file for each op."""
