@@ -1,4 +1,4 @@
-"""The static roofline: compiles the GPU kernels, needs no GPU, and writes benchmarks/results/roofline/roofline.json."""
+"""The static roofline: compiles the GPU kernels, needs no GPU; writes results/roofline/ and docs/roofline.md."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from benchmarks.machine_code.triton import DTYPES, assemble
 from benchmarks.roofline.kernels import TRITON, Row, of_cuda, of_triton
 from benchmarks.roofline.machines import MACHINES
 from benchmarks.roofline.model import Kernel
-from benchmarks.roofline.table import FILE, entry
+from benchmarks.roofline.table import FILE, PAGE, entry, slower, write_page
 
 _ARCHS = {"sm_90": 90, "sm_80": 80}
 _OF_PAIRS = "total_correlation"
@@ -93,21 +93,33 @@ def show(document: dict[str, Any], console: Console) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.roofline", description=__doc__)
-    parser.add_argument("--archs", choices=_ARCHS, nargs="+", default=list(_ARCHS), help="default: all")
-    chosen = parser.parse_args().archs
+    parser.add_argument("--archs", choices=_ARCHS, nargs="+", help="only these; writes nothing")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="fail if a kernel is predicted slower than in the committed table; writes nothing",
+    )
+    options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 180)
+    kernels = dict(_kernels(options.archs or list(_ARCHS)))
     document = {
-        "command": f"python -m benchmarks.roofline --archs {' '.join(chosen)}",
+        "command": "python -m benchmarks.roofline",
         "versions": _versions(),
         "machines": [
             machine._asdict() | {"bytes_per_clock": round(machine.bytes_per_clock, 3)} for machine in MACHINES
         ],
-        "kernels": [entry(row, kernel) for row, kernel in _kernels(chosen)],
+        "kernels": [entry(row, kernel) for row, kernel in kernels.items()],
     }
     show(document, console)
-    FILE.parent.mkdir(parents=True, exist_ok=True)
-    FILE.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    console.print(f"Written to {FILE}", highlight=False, soft_wrap=True)
+    if options.check:
+        lines = slower(kernels)
+        console.print(*lines, sep="\n", highlight=False, soft_wrap=True)
+        return 1 if lines else 0
+    if not options.archs:
+        FILE.parent.mkdir(parents=True, exist_ok=True)
+        FILE.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_page(document)
+        console.print(f"Written to {FILE} and {PAGE}", highlight=False, soft_wrap=True)
     return 0
 
 

@@ -1,9 +1,18 @@
 """What the GPUs can do at most, as their maker states it.
 
-Rates: threads' results a clock and SM, from the table "Throughput of Native Arithmetic Instructions" of the CUDA C++
-Programming Guide (columns 8.0 and 9.0). Which pipe runs an instruction: the table of pipelines in the Nsight Compute
-documentation. Sizes of an SM: the same guide's "Technical Specifications per Compute Capability". SMs, clocks and
-bandwidths: the data sheets of the A100 80 GB SXM, H100 SXM and H200 SXM.
+Compared with their sources in November 2026:
+
+- SMs, boost clocks and bandwidths: data sheets of the A100 80 GB SXM, H100 SXM and H200 SXM. They agree with the stated
+  float32 peaks, SMs x fma x 2 x clock: 19.5, 67 and 67 TFLOPS; and so do fp64's 9.7, 34 and 34.
+- fma, fp64, xu and alu of compute capability 8.0; sizes of an SM of both: the CUDA C++ Programming Guide's tables
+  "Throughput of Native Arithmetic Instructions" (from CUDA 13 on in the Best Practices Guide) and "Technical
+  Specifications per Compute Capability".
+- Which pipe runs floats and integer multiplications: NVIDIA's answer in its developer forum, "Separate CUDA Core pipeline
+  for FP16 and FP32" (302018): one fma pipe on 8.0; on 9.0 two halves, of which one knows integers.
+
+Not compared, from memory of the same tables: xu, alu and lsu of 9.0, lsu and integer_multiply of 8.0. Assumed: lsu_bytes,
+latency, and that the conversions which pipes.py gives to the alu run at its rate. At the xu's rate, with what is there
+already, they would be 2.5 an element at most: 0.16 clocks, where memory takes 0.2 or more.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ from benchmarks.roofline.machines import MACHINES
 from benchmarks.roofline.model import Kernel, predict, resident_threads
 
 FILE = Path(__file__).resolve().parents[1] / "results" / "roofline" / "roofline.json"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "roofline.md"
+MARK = "<!-- table -->"
 # A prediction may be this much lower than the committed one: another patch level of a compiler.
 TOLERANCE = 0.01
 
@@ -42,16 +44,47 @@ def entry(row: Row, kernel: Kernel) -> dict[str, Any]:
     }
 
 
-def check(found: Mapping[Row, Kernel]) -> None:
-    """AssertionError if a kernel is predicted to be slower than in the committed table."""
-    document = json.loads(FILE.read_text(encoding="utf-8"))
-    committed = {Row(*(e[field] for field in Row._fields)): e["predicted"] for e in document["kernels"]}
-    slower = [
-        f"{row} on {machine.name}: {fraction:.3f}, committed {known}"
-        for row, kernel in found.items()
-        for machine in MACHINES
-        if machine.arch == row.arch
-        and (fraction := predict(kernel, machine).fraction)
-        < (known := committed[row][machine.name]["fraction"]) - TOLERANCE
+def read() -> dict[str, Any]:
+    return json.loads(FILE.read_text(encoding="utf-8"))
+
+
+def slower(found: Mapping[Row, Kernel]) -> list[str]:
+    """The kernels that are predicted to be slower than in the committed table, or are not in it."""
+    committed = {Row(*(e[field] for field in Row._fields)): e["predicted"] for e in read()["kernels"]}
+    lines = [f"{row}: not in the table" for row in found if row not in committed]
+    for row, kernel in found.items():
+        for name, known in committed.get(row, {}).items():
+            fraction = predict(kernel, next(machine for machine in MACHINES if machine.name == name)).fraction
+            if fraction < known["fraction"] - TOLERANCE:
+                lines.append(f"{row} on {name}: {fraction:.3f}, committed {known['fraction']:.3f}")
+    return lines
+
+
+def markdown(document: dict[str, Any]) -> str:
+    """A line for each kernel: sm_90's instructions, and the fraction that each machine reaches."""
+    names = [machine["name"] for machine in document["machines"]]
+    lines = [
+        f"| op | kernel | dtype | instructions | {' | '.join(names)} |",
+        "|---" * (4 + len(names)) + "|",
     ]
-    assert not slower, "\n".join(slower)
+    of_kernel: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for e in document["kernels"]:
+        of_kernel.setdefault((e["op"], f"{e['backend']} {e['kernel']}", e["dtype"]), []).append(e)
+    for (op, kernel, dtype), entries in of_kernel.items():
+        predicted = {name: p for e in entries for name, p in e["predicted"].items()}
+        instructions = next(e for e in entries if e["arch"] == "sm_90")["instructions_per_element"]["all"]
+        cells = [op.replace("_", " "), kernel, dtype, f"{instructions:.1f}"]
+        for name in names:
+            limiter = predicted[name]["limiter"]
+            cells.append(
+                f"{predicted[name]['fraction']:.0%}" + ("" if limiter == "memory" else f" {limiter}")
+            )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def write_page(document: dict[str, Any]) -> None:
+    """Puts the table between the page's two marks."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARK)
+    _, _, after = rest.partition(MARK)
+    PAGE.write_text(f"{before}{MARK}\n{markdown(document)}\n{MARK}{after}", encoding="utf-8")

@@ -19,17 +19,15 @@ __global__ void __launch_bounds__(cta_threads) backward(const __grid_constant__ 
   constexpr int group = group_size<T>;
   constexpr bool has_grad_kl = kl_grad != KlGrad::absent;
   const Place place = p.cut.place(blockIdx.x, threadIdx.x);
-  NoiseKey key = {};
-  if (has_grad_z && p.rng) key = read_key(p.rng);
   const Column column(p.problem, place.col);
   Operand<T, vector> mu_in(p.problem, p.mu, place, column);
   Operand<T, vector> logvar_in(p.problem, p.logvar, place, column);
-  Operand<T, vector> noise_in(p.problem, p.noise, place, column);
+  Operand<T, vector> given_in(p.problem, p.noise, place, column);
   Operand<T, vector> grad_z_in(p.problem, p.grad_z, place, column);
   Operand<float, vector> grad_kl_in(p.problem, p.grad_kl, place, column);
   Operand<T, vector> grad_mu_out(p.problem, p.grad_mu, place, column);
   Operand<T, vector> grad_logvar_out(p.problem, p.grad_logvar, place, column);
-  uint64_t element = static_cast<uint64_t>(p.first_element + place.first);
+  Noise<vector> noise(has_grad_z ? p.rng : nullptr, p.first_element + place.first, p.cut.tile_stride);
   float grad_kl[group] = {};
   if constexpr (kl_grad == KlGrad::columns) {
     Index index(p.problem, place.col);
@@ -44,26 +42,28 @@ __global__ void __launch_bounds__(cta_threads) backward(const __grid_constant__ 
     const int count = place.count(tile);
     if (count > 0) {
       float mu[group] = {}, logvar[group] = {}, eps[group] = {}, grad_z[group] = {}, grad_mu[group], grad_logvar[group];
-      if constexpr (has_grad_z) grad_z_in.load(count, grad_z);
-      if constexpr (has_grad_kl) {
-        if (p.grad_mu.data) mu_in.load(count, mu);
+      const auto load = [&](int elements) {
+        if constexpr (has_grad_z) grad_z_in.load(elements, grad_z);
+        if (has_grad_kl && p.grad_mu.data) mu_in.load(elements, mu);
+        if constexpr (kl_grad == KlGrad::each) grad_kl_in.load(elements, grad_kl);
+        if (p.grad_logvar.data) logvar_in.load(elements, logvar);
+      };
+      // One branch for all, as in load_both().
+      if (vector && count == group) {
+        load(group);
+      } else {
+        load(count);
       }
-      if constexpr (kl_grad == KlGrad::each) grad_kl_in.load(count, grad_kl);
       if constexpr (kl_grad == KlGrad::rows && vector) {
         const float of_row = static_cast<const float*>(p.grad_kl.data)[(place.row + tile * p.cut.tile_rows) * p.grad_kl.row];
 #pragma unroll
         for (int j = 0; j < group; ++j) grad_kl[j] = of_row;
       }
-      if (p.grad_logvar.data) {
-        logvar_in.load(count, logvar);
-        if constexpr (has_grad_z) {
-          if (p.noise.data)
-            noise_in.load(count, eps);
-          else if constexpr (vector)
-            draw(key, element, eps);
-          else
-            draw_anywhere(key, element, eps);
-        }
+      if (has_grad_z && p.grad_logvar.data) {
+        if (p.noise.data)
+          given_in.load(count, eps);
+        else
+          noise.draw(eps);
       }
       float v[group];
 #pragma unroll
@@ -84,17 +84,24 @@ __global__ void __launch_bounds__(cta_threads) backward(const __grid_constant__ 
         for (int j = 0; j < group; ++j)
           if (logvar[j] < p.logvar_min || logvar[j] > p.logvar_max) grad_logvar[j] = 0.0f;
       }
-      if (p.grad_mu.data) grad_mu_out.store(count, grad_mu);
-      if (p.grad_logvar.data) grad_logvar_out.store(count, grad_logvar);
+      const auto store = [&](int elements) {
+        if (p.grad_mu.data) grad_mu_out.store(elements, grad_mu);
+        if (p.grad_logvar.data) grad_logvar_out.store(elements, grad_logvar);
+      };
+      if (vector && count == group) {
+        store(group);
+      } else {
+        store(count);
+      }
     }
     mu_in.next_tile(p.cut.tile_stride);
     logvar_in.next_tile(p.cut.tile_stride);
-    if (has_grad_z) noise_in.next_tile(p.cut.tile_stride);
+    if (has_grad_z) given_in.next_tile(p.cut.tile_stride);
     if (has_grad_z) grad_z_in.next_tile(p.cut.tile_stride);
     if (kl_grad == KlGrad::each) grad_kl_in.next_tile(p.cut.tile_stride);
     grad_mu_out.next_tile(p.cut.tile_stride);
     grad_logvar_out.next_tile(p.cut.tile_stride);
-    element += static_cast<uint64_t>(p.cut.tile_stride);
+    noise.next_tile();
   }
 }
 

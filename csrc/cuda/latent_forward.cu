@@ -20,35 +20,31 @@ __global__ void __launch_bounds__(cta_threads) forward(const __grid_constant__ L
   constexpr int group = group_size<T>;
   __shared__ __align__(16) float shared[want_kl == Kl::rows ? 2 * cta_threads * group : want_kl == Kl::columns ? cta_threads * group : 4];
   const Place place = p.cut.place(blockIdx.x, threadIdx.x);
-  NoiseKey key = {};
-  if (want_z && p.rng) key = read_key(p.rng);
   const Column column(p.problem, place.col);
   Operand<T, vector> mu_in(p.problem, p.mu, place, column);
   Operand<T, vector> logvar_in(p.problem, p.logvar, place, column);
-  Operand<T, vector> noise_in(p.problem, p.noise, place, column);
+  Operand<T, vector> given_in(p.problem, p.noise, place, column);
   Operand<T, vector> z_out(p.problem, p.z, place, column);
   Operand<float, vector> kl_out(p.problem, p.kl, place, column);
-  uint64_t element = static_cast<uint64_t>(p.first_element + place.first);
+  Noise<vector> noise(want_z ? p.rng : nullptr, p.first_element + place.first, p.cut.tile_stride);
   float sums[group] = {};
+  const RowSums<group> row_sums(p.cut);
 #pragma unroll 1
   for (int tile = 0; tile < place.tiles; ++tile) {
     const int count = place.count(tile);
     float element_kl[group] = {};
     if (count > 0) {
       float mu[group], logvar[group], eps[group], z[group];
-      mu_in.load(count, mu);
-      logvar_in.load(count, logvar);
+      load_both(mu_in, logvar_in, count, mu, logvar);
       if (p.clamps) {
 #pragma unroll
         for (int j = 0; j < group; ++j) logvar[j] = clamp_(logvar[j], p.logvar_min, p.logvar_max);
       }
       if constexpr (want_z) {
         if (p.noise.data)
-          noise_in.load(count, eps);
-        else if constexpr (vector)
-          draw(key, element, eps);
+          given_in.load(count, eps);
         else
-          draw_anywhere(key, element, eps);
+          noise.draw(eps);
       }
 #pragma unroll
       for (int j = 0; j < group; ++j) {
@@ -56,15 +52,17 @@ __global__ void __launch_bounds__(cta_threads) forward(const __grid_constant__ L
         if constexpr (want_z) z[j] = sample(mu[j], s, eps[j]);
         if constexpr (want_kl != Kl::absent) element_kl[j] = kl(mu[j], s);
       }
-      if constexpr (want_z) z_out.store(count, z);
-      if constexpr (want_kl == Kl::each) kl_out.store(count, element_kl);
-      if constexpr (want_kl == Kl::columns || want_kl == Kl::rows) {
-        if (count < group) {
+      if (vector && count == group) {
+        if constexpr (want_z) z_out.store(group, z);
+      } else {
+        if constexpr (want_z) z_out.store(count, z);
+        if constexpr (want_kl == Kl::columns || want_kl == Kl::rows) {
 #pragma unroll
           for (int j = 0; j < group; ++j)
             if (j >= count) element_kl[j] = 0.0f;
         }
       }
+      if constexpr (want_kl == Kl::each) kl_out.store(count, element_kl);
       if constexpr (want_kl == Kl::columns) {
 #pragma unroll
         for (int j = 0; j < group; ++j) sums[j] += element_kl[j];
@@ -72,13 +70,13 @@ __global__ void __launch_bounds__(cta_threads) forward(const __grid_constant__ L
     }
     mu_in.next_tile(p.cut.tile_stride);
     logvar_in.next_tile(p.cut.tile_stride);
-    if (want_z) noise_in.next_tile(p.cut.tile_stride);
+    if (want_z) given_in.next_tile(p.cut.tile_stride);
     if (want_z) z_out.next_tile(p.cut.tile_stride);
     if (want_kl == Kl::each) kl_out.next_tile(p.cut.tile_stride);
-    element += static_cast<uint64_t>(p.cut.tile_stride);
+    noise.next_tile();
     if constexpr (want_kl == Kl::rows) {
       const int64_t row = (place.item * p.cut.item_tiles + tile) * p.cut.tile_rows;
-      sum_rows(p.cut, element_kl, shared + tile % 2 * cta_threads * group, [&](int local, float sum) {
+      row_sums.of_tile(element_kl, shared + tile % 2 * cta_threads * group, [&](int local, float sum) {
         if (row + local < p.cut.rows) p.sums[(row + local) * p.cut.panels + place.panel] = sum;
       });
     }

@@ -6,21 +6,9 @@
 
 namespace betavae_fast::cuda {
 
-// One branch for both where the group is full: else the second load would wait for the first to come back.
-template <class DecodedOperand, class TargetOperand, int n>
-__device__ __forceinline__ void load_both(const DecodedOperand& decoded, const TargetOperand& target, int count,
-                                          float (&x)[n], float (&t)[n]) {
-  if (count == n) {
-    decoded.load(n, x);
-    target.load(n, t);
-  } else {
-    decoded.load(count, x);
-    target.load(count, t);
-  }
-}
-template <class DecodedOperand, class T, int n>
-__device__ __forceinline__ void load_both(const DecodedOperand& decoded, const AnyPixels<T>& target, int count,
-                                          float (&x)[n], float (&t)[n]) {
+template <class A, class T, int n>
+__device__ __forceinline__ void load_both(const A& decoded, const AnyPixels<T>& target, int count, float (&x)[n],
+                                          float (&t)[n]) {
   decoded.load(count, x);
   target.load(count, t);
 }

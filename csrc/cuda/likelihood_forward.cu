@@ -21,6 +21,7 @@ __global__ void __launch_bounds__(cta_threads) forward(const __grid_constant__ L
   Operand<typename V::Element, V::vector> grad_out(p.problem, p.grad, place, column);
   Operand<float, V::vector> nll_out(p.problem, p.nll, place, column);
   float total = 0.0f;
+  const RowSums<group> row_sums(p.cut);
 #pragma unroll 1
   for (int tile = 0; tile < place.tiles; ++tile) {
     const int count = place.count(tile);
@@ -49,7 +50,7 @@ __global__ void __launch_bounds__(cta_threads) forward(const __grid_constant__ L
     if constexpr (want == Sum::all) total += sum_group(nll);
     if constexpr (want == Sum::rows) {
       const int64_t row = (place.item * p.cut.item_tiles + tile) * p.cut.tile_rows;
-      sum_rows(p.cut, nll, shared + tile % 2 * cta_threads * group, [&](int local, float sum) {
+      row_sums.of_tile(nll, shared + tile % 2 * cta_threads * group, [&](int local, float sum) {
         if (row + local < p.cut.rows) p.sums[(row + local) * p.cut.panels + place.panel] = sum;
       });
     }

@@ -5,32 +5,55 @@
 
 namespace betavae_fast::cuda {
 
-// Read when the kernel runs, so that a CUDA graph's replay sees new values. The shuffle changes nothing: it tells the
-// compiler that the key is one for the whole warp, which then keeps it, and the key schedule, in uniform registers.
-__device__ __forceinline__ NoiseKey read_key(const int64_t* rng) {
-  const auto uniform = [rng](int i) { return static_cast<uint64_t>(__shfl_sync(0xFFFFFFFFu, rng[i], 0)); };
-  return {uniform(0), uniform(1)};
+// Read when the kernel runs, so that a CUDA graph's replay sees new values. The shuffles change nothing: they tell the
+// compiler that the keys are one for the whole warp, and keep it from adding them up anew in every block; they then stay in
+// uniform registers.
+__device__ __forceinline__ RoundKeys read_keys(const int64_t* rng) {
+  RoundKeys keys = round_keys({static_cast<uint64_t>(rng[0]), static_cast<uint64_t>(rng[1])});
+  const auto make_uniform = [](uint32_t& word) { word = __shfl_sync(0xFFFFFFFFu, word, 0); };
+#pragma unroll
+  for (int round = 0; round < philox_rounds; ++round) make_uniform(keys.k0[round]), make_uniform(keys.k1[round]);
+  make_uniform(keys.stream_product_low), make_uniform(keys.stream_product_high), make_uniform(keys.stream_high);
+  return keys;
 }
 
-// Elements `first` ... of the sequence; first is a multiple of 4.
-template <int n>
-__device__ __forceinline__ void draw(NoiseKey key, uint64_t first, float (&eps)[n]) {
-#pragma unroll
-  for (int j = 0; j < n; j += 4) {
-    const Normals block = normals(key, first / 4 + j / 4);
-    eps[j] = block.n0, eps[j + 1] = block.n1, eps[j + 2] = block.n2, eps[j + 3] = block.n3;
+// The noise of a thread's groups, from tile to tile. `blocks`: every group begins with a block of the sequence.
+template <bool blocks>
+class Noise {
+ public:
+  // Of the elements `first` ...; nothing is drawn without rng.
+  __device__ __forceinline__ Noise(const int64_t* rng, int64_t first, int64_t tile_stride)
+      : at_(static_cast<uint64_t>(first) / unit), step_(static_cast<uint64_t>(tile_stride) / unit) {
+    if (rng) keys_ = read_keys(rng);
   }
-}
 
-// The same from any element on. Blocks are shared by consecutive elements where the sequence happens to be aligned.
-template <int n>
-__device__ __forceinline__ void draw_anywhere(NoiseKey key, uint64_t first, float (&eps)[n]) {
-  const int skip = static_cast<int>(first % 4);
-  if (skip == 0) return draw(key, first, eps);
-  float run[n + 4];
-  draw(key, first - skip, run);
+  template <int n>
+  __device__ __forceinline__ void draw(float (&eps)[n]) const {
+    if constexpr (blocks) return draw_blocks(at_, eps);
+    // Blocks are shared by consecutive elements where the sequence happens to be aligned.
+    const int skip = static_cast<int>(at_ % 4);
+    if (skip == 0) return draw_blocks(at_ / 4, eps);
+    float run[n + 4];
+    draw_blocks(at_ / 4, run);
 #pragma unroll
-  for (int j = 0; j < n; ++j) eps[j] = skip == 1 ? run[j + 1] : skip == 2 ? run[j + 2] : run[j + 3];
-}
+    for (int j = 0; j < n; ++j) eps[j] = skip == 1 ? run[j + 1] : skip == 2 ? run[j + 2] : run[j + 3];
+  }
+  __device__ __forceinline__ void next_tile() { at_ += step_; }
+
+ private:
+  static constexpr uint64_t unit = blocks ? 4 : 1;
+
+  template <int n>
+  __device__ __forceinline__ void draw_blocks(uint64_t first, float (&eps)[n]) const {
+#pragma unroll
+    for (int j = 0; j < n; j += 4) {
+      const Normals block = normals(keys_, first + j / 4);
+      eps[j] = block.n0, eps[j + 1] = block.n1, eps[j + 2] = block.n2, eps[j + 3] = block.n3;
+    }
+  }
+
+  RoundKeys keys_ = {};
+  uint64_t at_, step_;
+};
 
 }  // namespace betavae_fast::cuda

@@ -71,4 +71,21 @@ class Operand<T, false> {
   int64_t element_;
 };
 
+// A group of each. One branch for both where it is full: else the second load would wait for the first to come back.
+template <class A, class B, int n>
+__device__ __forceinline__ void load_both(const A& a, const B& b, int count, float (&x)[n], float (&y)[n]) {
+  if (count == n) {
+    a.load(n, x);
+    b.load(n, y);
+  } else {
+    a.load(count, x);
+    b.load(count, y);
+  }
+}
+template <class A, class T, int n>
+__device__ __forceinline__ void load_both(const A& a, const Operand<T, false>& b, int count, float (&x)[n], float (&y)[n]) {
+  a.load(count, x);
+  b.load(count, y);
+}
+
 }  // namespace betavae_fast::cuda

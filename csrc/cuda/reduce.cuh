@@ -57,32 +57,46 @@ __device__ __forceinline__ void sum_columns(const Partition& cut, const float (&
   for (int i = threadIdx.x; i < cut.tile_cols; i += cta_threads) visit(i, shared[i]);
 }
 
-// The sums of a tile's rows. `shared` holds a tile, and is one that the previous call did not use; visit(row in the tile,
-// sum). Where no group reaches into the next row, each thread adds its own group first.
-template <int n, class Visit>
-__device__ __forceinline__ void sum_rows(const Partition& cut, const float (&x)[n], float* shared, Visit visit) {
-  int width = cut.tile_cols;
-  if (cut.groups_in_rows()) {
-    width = cut.tile_cols / n;
-    shared[threadIdx.x] = sum_group(x);
-  } else {
+// The sums of a tile's rows, each by as many threads of a warp as there are for it, a power of two.
+template <int n>
+class RowSums {
+ public:
+  __device__ __forceinline__ explicit RowSums(const Partition& cut)
+      : tile_rows_(cut.tile_rows), grouped_(cut.groups_in_rows()), width_(grouped_ ? cut.tile_cols / n : cut.tile_cols) {
+    int shift = 5;
+    while (shift > 0 && (tile_rows_ << shift) > cta_threads) --shift;
+    lanes_ = 1 << shift;
+    lane_ = static_cast<int>(threadIdx.x) & (lanes_ - 1);
+    first_row_ = static_cast<int>(threadIdx.x) >> shift;
+    rows_at_once_ = cta_threads >> shift;
+  }
+
+  // `shared` holds a tile, and is one that the previous call did not use; visit(row in the tile, sum). Where no group reaches
+  // into the next row, each thread adds its own group first.
+  template <class Visit>
+  __device__ __forceinline__ void of_tile(const float (&x)[n], float* shared, Visit visit) const {
+    if (grouped_) {
+      shared[threadIdx.x] = sum_group(x);
+    } else {
 #pragma unroll
-    for (int j = 0; j < n; ++j) shared[threadIdx.x * n + j] = x[j];
-  }
-  __syncthreads();
-  int lanes = 32;
-  while (lanes > 1 && lanes * cut.tile_rows > cta_threads) lanes /= 2;
-  const int lane = static_cast<int>(threadIdx.x) % lanes;
+      for (int j = 0; j < n; ++j) shared[threadIdx.x * n + j] = x[j];
+    }
+    __syncthreads();
 #pragma unroll 1
-  for (int first = 0; first < cut.tile_rows; first += cta_threads / lanes) {
-    const int row = first + static_cast<int>(threadIdx.x) / lanes;
-    float sum = 0.0f;
-    if (row < cut.tile_rows)
+    for (int row = first_row_; row - first_row_ < tile_rows_; row += rows_at_once_) {
+      float sum = 0.0f;
+      if (row < tile_rows_)
 #pragma unroll 1
-      for (int i = lane; i < width; i += lanes) sum += shared[row * width + i];
-    sum = sum_lanes(sum, lanes);
-    if (row < cut.tile_rows && lane == 0) visit(row, sum);
+        for (int i = lane_; i < width_; i += lanes_) sum += shared[row * width_ + i];
+      sum = sum_lanes(sum, lanes_);
+      if (row < tile_rows_ && lane_ == 0) visit(row, sum);
+    }
   }
-}
+
+ private:
+  int tile_rows_;
+  bool grouped_;
+  int width_, lanes_, lane_, first_row_, rows_at_once_;
+};
 
 }  // namespace betavae_fast::cuda

@@ -10,7 +10,8 @@ namespace betavae_fast {
 BVF_INLINE float normal_radius(uint32_t word) {
   // u * 2^24 = m * 2^e with m in [1/sqrt2, sqrt2); -2 ln u = (24 - e) 2 ln 2 - 2 ln(1 + f), f = m - 1.
   const int32_t bits = static_cast<int32_t>(bits_of(static_cast<float>(static_cast<int32_t>((word >> 8) + 1))));
-  // e stays where it stands in the bits, and 24 - e is a float 2^23 times too large: no shift.
+  // e stays where it stands in the bits, a float 2^23 times too large: no shift. The constant for 2 ln 2 has so few digits
+  // that 24 times it is exact: (24 - e) 2 ln 2 is rounded once, as a product would be.
   const int32_t e_bits = (bits - 0x3F3504F3) & ~0x7FFFFF;
   const float f = float_from_bits(static_cast<uint32_t>(bits - e_bits)) - 1.0f;
   float p = 0x1.2b0e74p-2f;
@@ -19,7 +20,7 @@ BVF_INLINE float normal_radius(uint32_t word) {
   p = fma_(p, f, -0x1.5406cap-1f);
   p = fma_(p, f, 0x1.ffdba8p-1f);
   p = fma_(p, f, -0x1.000144p+1f);
-  return sqrt_(fma_(p, f, static_cast<float>((24 << 23) - e_bits) * 0x1.62e43p-23f));
+  return sqrt_(fma_(p, f, fma_(static_cast<float>(e_bits), -0x1.62e43p-23f, 0x1.0a2b24p+5f)));
 }
 
 struct NormalPair {
@@ -51,8 +52,8 @@ struct Normals {
 };
 
 // Elements 4 * block ... 4 * block + 3 of the sequence.
-BVF_INLINE Normals normals(NoiseKey key, uint64_t block) {
-  const Words w = philox(key, block);
+BVF_INLINE Normals normals(const RoundKeys& keys, uint64_t block) {
+  const Words w = philox(keys, block);
   const NormalPair a = normal_pair(normal_radius(w.w0), w.w1), b = normal_pair(normal_radius(w.w2), w.w3);
   return {a.first, a.second, b.first, b.second};
 }

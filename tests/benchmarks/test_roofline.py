@@ -3,8 +3,10 @@
 import pytest
 
 from benchmarks.machine_code import sass
-from benchmarks.roofline import pipes
-from benchmarks.roofline.machines import A100, H100
+from benchmarks.results import FOLDER
+from benchmarks.roofline import pipes, table
+from benchmarks.roofline.kernels import Row
+from benchmarks.roofline.machines import A100, H100, MACHINES
 from benchmarks.roofline.model import Kernel, predict, resident_threads
 
 
@@ -76,3 +78,50 @@ def test_the_longest_of_memory_and_pipes_limits():
     assert predict(kernel(FFMA=400), A100).limiter == "fma"
     assert predict(kernel(FFMA=300, LOP3=250), H100).limiter == "issue"
     assert predict(kernel(MUFU=200), H100).limiter == "xu"
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return table.read()
+
+
+def test_the_committed_table_is_of_these_machines(committed):
+    for stated, machine in zip(committed["machines"], MACHINES, strict=True):
+        assert stated == {
+            **machine._asdict(),
+            "bytes_per_clock": pytest.approx(machine.bytes_per_clock, abs=1e-3),
+        }
+
+
+def test_float32_is_bound_by_memory_on_sm_90(committed):
+    """Latent and likelihood reach 85% of the bandwidth."""
+    bound = [
+        e
+        for e in committed["kernels"]
+        if e["op"] != "total_correlation" and e["dtype"] == "float32" and e["arch"] == "sm_90"
+    ]
+    assert len(bound) == 28
+    slow = [
+        (e["backend"], e["kernel"], name)
+        for e in bound
+        for name, predicted in e["predicted"].items()
+        if predicted["fraction"] < 0.85
+    ]
+    assert not slow
+
+
+def test_a_slower_kernel_is_found():
+    """Compilations are compared by the tests of the budgets, which have them."""
+    row = Row("latent", "cuda", "forward dim", "float32", "sm_90")
+    assert table.slower({row: kernel(FFMA=100)}) == []
+    (line,) = table.slower({row: kernel(FFMA=400)})
+    assert line.startswith("cuda latent forward dim float32 sm_90 on H200: 0.836")
+    (line,) = table.slower({row._replace(kernel="backward"): kernel(FFMA=1)})
+    assert line.endswith("not in the table")
+
+
+def test_the_page_and_the_results_list_the_table(committed):
+    _, shown, _ = table.PAGE.read_text(encoding="utf-8").split(table.MARK)
+    assert shown.strip() == table.markdown(committed)
+    listed = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert f"| `roofline/roofline.json` | `{committed['command']}` |" in listed

@@ -145,6 +145,7 @@ def _forward(
             divisor,
             KL=mode,
             FINAL=parts == 1,
+            GAPLESS=cut.width == cut.block and not phased,
             ROWS=triton.next_power_of_2(cut.tile_rows),
             COLS=triton.next_power_of_2(min(cut.cols, cut.block)),
             **_options(cut, place, count, low, high, phased),

@@ -59,7 +59,8 @@ def latent_forward(
     logvar_min, logvar_max, divisor,
     KL: tl.constexpr, FINAL: tl.constexpr, CLAMP: tl.constexpr, MASKED: tl.constexpr, PHASED: tl.constexpr,
     PACKED: tl.constexpr, FLAT: tl.constexpr, SPLIT: tl.constexpr, WIDE: tl.constexpr,
-    UNIT: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    UNIT: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
+    GAPLESS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     """z and the KL: its elements, its rows' sums, or this program's share of the columns' or the whole sum.
 
@@ -104,7 +105,7 @@ def latent_forward(
                     total += kl
                 elif PACKED:
                     i = tl.arange(0, ROWS)
-                    sums = tl.sum(rows_and_cols(kl, phase, tile_rows, cols, ROWS, COLS), 1)
+                    sums = tl.sum(rows_and_cols(kl, phase, tile_rows, cols, GAPLESS, ROWS, COLS), 1)
                     tl.store(kl_ptr + row + i, sums, mask=(i < tile_rows) & (row + i < rows))
                 else:
                     tl.store(kl_ptr + row * panels + panel, tl.sum(kl, 0))
@@ -112,7 +113,7 @@ def latent_forward(
         if PACKED:
             col = tl.arange(0, COLS)
             exists = col < cols
-            share = tl.sum(rows_and_cols(total, phase, tile_rows, cols, ROWS, COLS), 0)
+            share = tl.sum(rows_and_cols(total, phase, tile_rows, cols, GAPLESS, ROWS, COLS), 0)
         else:
             col = panel.to(tl.int64) * width + slot
             exists = (slot >= 0) & (slot < width) & (col < cols)

@@ -115,6 +115,7 @@ def likelihood_forward(
             BITS=packed,
             NLL=mode,
             FINAL=parts == 1,
+            GAPLESS=cut.width == cut.block,
             ROWS=triton.next_power_of_2(cut.tile_rows),
             COLS=triton.next_power_of_2(min(cut.cols, cut.block)),
             **place.options(cut, count),

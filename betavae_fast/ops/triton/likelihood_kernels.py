@@ -68,7 +68,7 @@ def likelihood_forward(
     inverse_width, constant, grad_scale, divisor,
     LIKELIHOOD: tl.constexpr, BITS: tl.constexpr, NLL: tl.constexpr, FINAL: tl.constexpr,
     MASKED: tl.constexpr, PACKED: tl.constexpr, FLAT: tl.constexpr, SPLIT: tl.constexpr, WIDE: tl.constexpr,
-    UNIT: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+    UNIT: tl.constexpr, BLOCK: tl.constexpr, GAPLESS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
     """The NLL, its elements, its rows' sums or this program's share of the whole sum, and grad_scale times its gradient.
 
@@ -106,7 +106,7 @@ def likelihood_forward(
                 total += nll
             elif PACKED:
                 i = tl.arange(0, ROWS)
-                sums = tl.sum(rows_and_cols(nll, 0, tile_rows, cols, ROWS, COLS), 1)
+                sums = tl.sum(rows_and_cols(nll, 0, tile_rows, cols, GAPLESS, ROWS, COLS), 1)
                 tl.store(nll_ptr + row + i, sums, mask=(i < tile_rows) & (row + i < rows))
             else:
                 tl.store(nll_ptr + row * panels + panel, tl.sum(nll, 0))

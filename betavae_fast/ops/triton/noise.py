@@ -14,7 +14,8 @@ _WEYL0 = tl.constexpr(0x9E3779B9)
 _WEYL1 = tl.constexpr(0xBB67AE85)
 
 _SQRT_HALF_BITS = tl.constexpr(0x3F3504F3)
-_TWO_LN2 = tl.constexpr(float.fromhex("0x1.62e43p+0"))
+_TWO_LN2 = tl.constexpr(float.fromhex("0x1.62e43p-23"))  # less its factor 2²³
+_24_TWO_LN2 = tl.constexpr(float.fromhex("0x1.0a2b24p+5"))
 _FRACTION = tl.constexpr(2.0**-24)
 
 # Minimax coefficients, highest power first.
@@ -60,7 +61,7 @@ def _sqrt(x):
     if INTERPRETED:
         return tl.sqrt_rn(x)
     else:
-        y = tl.rsqrt(tl.where(x > 1e-30, x, 1e-30))
+        y = tl.rsqrt(tl.maximum(x, 1e-30))
         s = x * y
         return fma(fma(-s, s, x), 0.5 * y, s)
 
@@ -69,14 +70,16 @@ def _sqrt(x):
 def _radius(word):
     """sqrt(−2 ln u), u = ((word >> 8) + 1)·2⁻²⁴ in (0, 1]."""
     bits = ((word >> 8) + 1).to(tl.int32).to(tl.float32).to(tl.int32, bitcast=True)
-    e = (bits - _SQRT_HALF_BITS) >> 23
-    f = (bits - (e << 23)).to(tl.float32, bitcast=True) - 1.0
+    # e stays where it stands in the bits, a float 2²³ times too large: no shift. The constant for 2 ln 2 has so few
+    # digits that 24 times it is exact: (24 − e) 2 ln 2 is rounded once, as a product would be.
+    e_bits = (bits - _SQRT_HALF_BITS) & -0x800000
+    f = (bits - e_bits).to(tl.float32, bitcast=True) - 1.0
     p = fma(_LOG5, f, _LOG4)
     p = fma(p, f, _LOG3)
     p = fma(p, f, _LOG2)
     p = fma(p, f, _LOG1)
     p = fma(p, f, _LOG0)
-    return _sqrt(fma(p, f, (24 - e).to(tl.float32) * _TWO_LN2))
+    return _sqrt(fma(p, f, fma(e_bits.to(tl.float32), -_TWO_LN2, _24_TWO_LN2)))
 
 
 @triton.jit
@@ -91,13 +94,12 @@ def _normal_pair(radius_word, angle_word):
     c = fma(_COS3, t2, _COS2)
     c = fma(c, t2, _COS1)
     c = fma(c, t2, 1.0)
-    # Odd quadrants exchange sine and cosine; cosine is negative in quadrants 1 and 2, sine in 2 and 3.
+    # Odd quadrants exchange sine and cosine. The sine's sign, negative in quadrants 2 and 3, goes to the radius; in odd
+    # quadrants the cosine has the other.
+    signed_radius = radius.to(tl.uint32, bitcast=True) ^ (angle_word & 0x80000000)
+    signed_radius = signed_radius.to(tl.float32, bitcast=True)
     odd = (angle_word & 0x40000000) != 0
-    first = (radius * tl.where(odd, s, c)).to(tl.uint32, bitcast=True)
-    second = (radius * tl.where(odd, c, s)).to(tl.uint32, bitcast=True)
-    first ^= (angle_word ^ (angle_word << 1)) & 0x80000000
-    second ^= angle_word & 0x80000000
-    return first.to(tl.float32, bitcast=True), second.to(tl.float32, bitcast=True)
+    return signed_radius * tl.where(odd, -s, c), signed_radius * tl.where(odd, c, s)
 
 
 @triton.jit

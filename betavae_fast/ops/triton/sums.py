@@ -17,8 +17,13 @@ _SUM_TILE = 4096
 
 
 @triton.jit
-def rows_and_cols(x, phase, tile_rows, cols, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """The elements of a tile of whole rows as a (ROWS, COLS) matrix, zero where it has none."""
+def rows_and_cols(x, phase, tile_rows, cols, GAPLESS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """The elements of a tile of whole rows as a (ROWS, COLS) matrix, zero where it has none.
+
+    GAPLESS: the tile is that matrix. A thread then keeps its elements, and sums its own before any are exchanged.
+    """
+    if GAPLESS:
+        return x.reshape(ROWS, COLS)
     i = tl.arange(0, ROWS * COLS)
     row, col = i // COLS, i % COLS
     exists = (row < tile_rows) & (col < cols)

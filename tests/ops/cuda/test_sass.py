@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks.machine_code import cuda
 from benchmarks.machine_code.sass import cuobjdump
+from benchmarks.roofline import kernels as roofline
+from benchmarks.roofline import table
 
 pytestmark = pytest.mark.skipif(
     shutil.which("nvcc") is None or cuobjdump() is None, reason="nvcc or cuobjdump was not found"
@@ -56,6 +58,12 @@ def test_no_kernel_exceeds_its_budget(op):
         if (limits[what] or 0) < (kernels[name][what] or 0)
     ]
     assert not grown, "\n".join(grown)
+
+
+@pytest.mark.parametrize("of", cuda.SOURCES)
+def test_no_kernel_is_predicted_slower(of):
+    """Than in the committed table of the roofline."""
+    assert not table.slower(roofline.of_cuda(of, ARCH))
 
 
 def test_every_arch_in_the_budget_has_no_stack_and_no_spills(op):
