@@ -121,6 +121,8 @@ def of_triton(op: str, variant: str, dtype: str, capability: int, found: Assembl
     row = Row(op, "triton", variant, dtype, f"sm_{capability}")
     sizes = (found.registers, found.shared, found.threads)
     if found.pairs:
-        return row, of_pairs(found.instructions, *sizes, found.pairs, _EXPONENTIALS)
+        # Of the densities' programs, those of the joint are counted: they loop over channels.
+        exponentials = 1 / CHANNELS if variant.startswith("sum_densities") else _EXPONENTIALS
+        return row, of_pairs(found.instructions, *sizes, found.pairs, exponentials)
     moved = _triton_bytes(op, variant, _SIZES[dtype])
     return row, Kernel(sass.once_round(found.instructions), *sizes, found.elements, moved)
