@@ -1,0 +1,200 @@
+"""What each objective does to the KL and to its own weight, in short runs on sprites: ``python -m benchmarks.objectives``.
+
+Writes objectives.json into benchmarks/results/objectives/, and a picture of each objective beside the others' guide, in
+docs/guides/objectives/. ``--draw`` only draws again, from that file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from benchmarks import machine
+from benchmarks.results import FOLDER
+from betavae_fast.choices import ACTIVE_NATS
+from betavae_fast.data import ImageDataset, load_dataset
+from betavae_fast.training.config import TrainConfig
+from betavae_fast.training.loop import train
+from betavae_fast.training.metrics import Metrics
+from betavae_fast.training.state import prepare
+
+STEPS, LOG_EVERY = 1500, 10
+PICTURES = machine.ROOT / "docs" / "guides" / "objectives"
+OPTIONS: dict[str, dict[str, Any]] = {
+    "beta": {"objective": "beta", "beta": 4.0},
+    "warm-up": {"objective": "beta", "beta": 4.0, "beta_warmup": 1000},
+    "capacity": {
+        "objective": "capacity",
+        "capacity": 12.0,
+        "capacity_steps": 1000,
+        "capacity_weight": 100.0,
+    },
+    "free-bits": {"objective": "free-bits", "free_bits": 0.5},
+    "lagrangian": {"objective": "lagrangian", "kl_limit": 8.0},
+    "geco": {"objective": "geco", "reconstruction_limit": 130.0},
+}
+REFERENCE = "beta"  # drawn into every picture
+# Which of an objective's metrics is its weight, and of which panel a number is the limit.
+_WEIGHTS = {
+    "warm-up": "beta",
+    "capacity": "capacity",
+    "free-bits": None,
+    "lagrangian": "multiplier",
+    "geco": "multiplier",
+}
+_LIMITS = {
+    "capacity": ("kl", 12.0),
+    "lagrangian": ("kl", 8.0),
+    "geco": ("reconstruction", 130.0),
+}
+_LABELS = {
+    "beta": "β",
+    "capacity": "C, nats",
+    "multiplier": "multiplier",
+    None: f"channels above {ACTIVE_NATS} nats",
+}
+_COLOUR, _FADED, _LIMIT = "#1f6fb4", "#b0b0b0", "#e07b00"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One objective's run; each list has a value for every ``LOG_EVERY`` steps, a mean over them."""
+
+    name: str
+    options: dict[str, Any]
+    step: list[int]
+    reconstruction: list[float]  # nats an image
+    kl: list[float]  # nats an image
+    active_channels: list[int]
+    logged: dict[str, list[float]]  # what the objective logs
+
+
+@dataclass(frozen=True)
+class ObjectiveResults:
+    command: str
+    date: str
+    commit: dict[str, object]
+    machine: dict[str, object]
+    versions: dict[str, str | None]
+    configuration: dict[str, object]
+    runs: tuple[Run, ...]
+
+
+def measure(name: str, dataset: ImageDataset, steps: int) -> Run:
+    config = TrainConfig(steps=steps, log_every=LOG_EVERY, **OPTIONS[name])
+    entries: list[Metrics] = []
+    train(prepare(config, dataset), None, on_metrics=entries.append)
+    return Run(
+        name,
+        OPTIONS[name],
+        [e.step for e in entries],
+        [round(e.reconstruction, 3) for e in entries],
+        [round(e.kl, 4) for e in entries],
+        [e.active_channels for e in entries],
+        {key: [round(e.objective[key], 5) for e in entries] for key in entries[0].objective},
+    )
+
+
+def draw(run: Run, reference: Run) -> Figure:
+    """Reconstruction, KL and the weight over the steps, in colour; the reference run in grey, limits dashed."""
+    figure = Figure(figsize=(10.5, 3.0), layout="constrained")
+    weight = _WEIGHTS[run.name]
+    panels = {
+        "reconstruction": "reconstruction loss, nats",
+        "kl": "KL, nats",
+        "weight": _LABELS[weight],
+    }
+    for axis, (panel, label) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+        for one, colour in ((reference, _FADED), (run, _COLOUR)):
+            if panel != "weight":
+                values = getattr(one, panel)
+            elif weight is None:
+                values = one.active_channels
+            else:
+                values = one.logged[weight] if one is run else one.logged["beta"]
+                if weight == "capacity" and one is reference:
+                    continue
+            axis.plot(one.step, values, color=colour, linewidth=1.3, label=one.name)
+        kind, limit = _LIMITS.get(run.name, (None, 0.0))
+        if kind == panel:
+            axis.axhline(limit, color=_LIMIT, linestyle="--", linewidth=1)
+        if panel == "reconstruction":
+            axis.set_ylim(80, 260)  # the first steps, up to 2,800 nats, are alike
+        axis.set_title(label, fontsize=10)
+        axis.set_xlabel("step", fontsize=9)
+        axis.grid(color="#e4e4e4", linewidth=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+    handles, _ = figure.axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        [f"{reference.name} (β = 4)", run.name],
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+    )
+    return figure
+
+
+def load(path: Path) -> ObjectiveResults:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    return ObjectiveResults(runs=tuple(Run(**run) for run in document.pop("runs")), **document)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.objectives", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--data", default="dsprites")
+    parser.add_argument("--draw", action="store_true", help="only draw, from the file that there is")
+    parser.add_argument("--out", type=Path, default=FOLDER / "objectives", help="a folder")
+    parser.add_argument("--pictures", type=Path, default=PICTURES, help="a folder")
+    args = parser.parse_args(arguments)
+    console, path = Console(highlight=False, soft_wrap=True), args.out / "objectives.json"
+    if args.draw:
+        results = load(path)
+    else:
+        dataset = load_dataset(args.data)
+        runs = []
+        for name in OPTIONS:
+            with console.status(name):
+                runs.append(measure(name, dataset, args.steps))
+            last = runs[-1]
+            console.print(
+                f"{name}: {last.reconstruction[-1]:.1f} + {last.kl[-1]:.2f} nats, "
+                f"{last.active_channels[-1]} channels"
+            )
+        results = ObjectiveResults(
+            command=" ".join(("python -m benchmarks.objectives", *arguments)),
+            date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            commit=machine.commit(),
+            machine=machine.describe(torch.device("cpu")),
+            versions=machine.versions(),
+            configuration={"steps": args.steps, "data": args.data, "log_every": LOG_EVERY},
+            runs=tuple(runs),
+        )
+        args.out.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(asdict(results), ensure_ascii=False, allow_nan=False)
+        path.write_text(text.replace('{"name"', '\n{"name"') + "\n", encoding="utf-8")
+    args.pictures.mkdir(parents=True, exist_ok=True)
+    reference = next(run for run in results.runs if run.name == REFERENCE)
+    for run in results.runs:
+        if run is not reference:
+            draw(run, reference).savefig(args.pictures / f"{run.name}.png", dpi=100)
+    console.print(f"Written to {args.out} and {args.pictures}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
