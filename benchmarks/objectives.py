@@ -1,4 +1,4 @@
-"""What each objective does to the KL and to its own weight, in short runs on sprites: ``python -m benchmarks.objectives``.
+"""What each objective does to the KL and to its own weight in short runs on sprites: ``python -m benchmarks.objectives``.
 
 Writes objectives.json into benchmarks/results/objectives/, and a picture of each objective beside the others' guide, in
 docs/guides/objectives/. ``--draw`` only draws again, from that file.

@@ -1,0 +1,35 @@
+"""MkDocs hook: pages link to files outside docs/ as they lie in the repository; the site gets a copy of each.
+
+So a link works where the repository is read and in the site. A link to a folder leads to its README.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File
+
+_LINK = re.compile(r"(?<=\]\()((?:\.\./)+[^)#\s]+)")
+_TEXT = {".md", ".py", ".cpp", ".cu", ".h", ".toml"}  # what a browser is to show, not to download
+
+
+def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
+    root = Path(config.docs_dir).parent
+    folder = posixpath.join("docs", posixpath.dirname(page.file.src_uri))
+
+    def inside(link: re.Match[str]) -> str:
+        target = root / posixpath.normpath(posixpath.join(folder, link[1]))
+        if target.is_dir():
+            target /= "README.md"
+        uri = target.relative_to(root).as_posix()
+        if uri.startswith("docs/") or not target.is_file():
+            return link[1]  # MkDocs judges it
+        uri += ".txt" if target.suffix in _TEXT else ""
+        if files.get_file_from_path(uri) is None:
+            files.append(File.generated(config, uri, content=target.read_bytes()))
+        return posixpath.relpath(uri, posixpath.dirname(page.file.src_uri) or ".")
+
+    return _LINK.sub(inside, markdown)
