@@ -1,4 +1,4 @@
-"""Every page's ``python`` and ``console`` blocks, run from top to bottom as a reader would; asserts on a page are its tests."""
+"""Every page's ``python`` and ``console`` blocks, run from top to bottom as a reader would; its asserts are the tests."""
 
 from __future__ import annotations
 
