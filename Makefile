@@ -4,6 +4,7 @@
 # make report  all result files as tables and plots: docs/benchmarks.md
 # make gpu     on a machine with an NVIDIA GPU, with the torch and triton found there: build, gpu tests, benchmarks
 # make lint    formatting, lint, types
+# make docs    sets up, then builds the documentation into site/
 # make wheel   dist/*.whl: one file for torch >= 2.11 and Python >= 3.10, with CUDA kernels if nvcc is found
 # make test-wheel   installs the wheel beside WHEEL_TORCH in an environment of its own, and runs the tests there
 #
@@ -16,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: setup train test bench report gpu lint wheel test-wheel clean
+.PHONY: setup train test bench report gpu lint docs wheel test-wheel clean
 
 setup: $(VENV)/installed
 
@@ -27,7 +28,7 @@ $(VENV)/torch:
 	touch $@
 
 $(VENV)/installed: $(VENV)/torch $(SOURCES)
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[test,lint]'
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[test,lint,docs]'
 	touch $@
 
 train: setup
@@ -66,5 +67,9 @@ test-wheel: wheel
 	build/wheel/venv/bin/python -m pip install --quiet "$$(ls $(CURDIR)/dist/*.whl)[test]"
 	cd build/wheel/checkout && OMP_WAIT_POLICY=PASSIVE ../venv/bin/python -m pytest tests --numprocesses auto
 
+# The variable silences a notice about mkdocs' future.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info betavae_fast/*.so betavae_fast/_build.txt
+	rm -rf $(VENV) build dist site *.egg-info betavae_fast/*.so betavae_fast/_build.txt

@@ -45,7 +45,11 @@ def to_markdown(text: str) -> str:
             lines += ["", "```pycon", line]
             in_doctest, in_section = True, False
         elif section := _SECTION.fullmatch(line):
-            lines += ["", f"**{section[1]}**{section[2] or ''}{section[3] or ''}{':' * bool(section[4])}{section[4]}", ""]
+            lines += [
+                "",
+                f"**{section[1]}**{section[2] or ''}{section[3] or ''}{':' * bool(section[4])}{section[4]}",
+                "",
+            ]
             in_section = not section[4]
         elif in_section and indent == _INDENT:
             lines.append("- " + _NAME.sub(_as_code, line.strip(), count=1))

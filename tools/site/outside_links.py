@@ -1,6 +1,6 @@
 """MkDocs hook: pages link to files outside docs/ as they lie in the repository; the site gets a copy of each.
 
-So a link works where the repository is read and in the site. A link to a folder leads to its README.
+So a link works where the repository is read and in the site. A link to a folder leads to its README, or the one above.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> st
 
     def inside(link: re.Match[str]) -> str:
         target = root / posixpath.normpath(posixpath.join(folder, link[1]))
-        if target.is_dir():
-            target /= "README.md"
+        while target.is_dir():
+            target = target / "README.md" if (target / "README.md").is_file() else target.parent
         uri = target.relative_to(root).as_posix()
         if uri.startswith("docs/") or not target.is_file():
             return link[1]  # MkDocs judges it

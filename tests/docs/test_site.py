@@ -1,0 +1,55 @@
+"""The site: built strictly, from pages that say what the code says, with nothing loaded from the network."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.backends import ROOT
+from tools.site import cli
+
+MISSING = [
+    name for name in ("mkdocs", "material", "mkdocstrings", "mkdocstrings_handlers") if not find_spec(name)
+]
+_LOADED = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href)=[\"']?(?:https?:)?//[^>]*>")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if MISSING:
+        pytest.skip(f"not installed: {', '.join(MISSING)}; `make docs` installs them")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_every_page_is_built(site: Path) -> None:
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert (site / page.relative_to(ROOT / "docs")).with_suffix(".html").is_file()
+
+
+def test_nothing_is_loaded_from_the_network(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        assert _LOADED.findall(page.read_text(encoding="utf-8")) == [], page
+    for style in site.rglob("*.css"):
+        assert not re.search(r"url\([\"']?(https?:)?//|@import", style.read_text(encoding="utf-8")), style
+
+
+def test_docstrings_are_rendered(site: Path) -> None:
+    """No Sphinx role, no section and no doctest is left as plain text."""
+    for page in (site / "api").glob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r":(func|class|meth|mod):|<p>(Args|Returns|Raises|Logs)\b|<blockquote>", text), (
+            page
+        )
+
+
+def test_the_page_of_the_command_line_is_what_it_writes() -> None:
+    assert cli.PAGE.read_text(encoding="utf-8") == cli.page(), "python -m tools.site.cli writes it anew"

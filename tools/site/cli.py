@@ -1,0 +1,69 @@
+"""Writes docs/api/cli.md from the commands' signatures: ``python -m tools.site.cli``."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from typer.models import ArgumentInfo, OptionInfo
+
+from betavae_fast.cli import app
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "api" / "cli.md"
+
+
+def page() -> str:
+    lines = [
+        "# Command line",
+        "",
+        "`betavae-fast COMMAND`, or `python -m betavae_fast COMMAND`. Wrong arguments end with exit code 2 and one line, "
+        "Ctrl-C with 130. This page is written by `python -m tools.site.cli`.",
+    ]
+    for command in app.registered_commands:
+        assert command.callback is not None
+        name = command.name or command.callback.__name__
+        lines += ["", f"## {name}", "", " ".join((command.callback.__doc__ or "").split())]
+        panels = defaultdict(list)
+        for panel, row in rows(command.callback):
+            panels[panel].append(row)
+        for panel, found in panels.items():
+            lines += ["", f"### {name}: {panel}"] if panel else []
+            lines += ["", "| | | default |", "|---|---|---|", *found]
+    return "\n".join(lines) + "\n"
+
+
+def rows(command: Callable[..., Any]) -> Iterator[tuple[str | None, str]]:
+    """Each parameter's panel, and its line."""
+    hints = get_type_hints(command, include_extras=True)
+    for parameter in inspect.signature(command).parameters.values():
+        if get_origin(hints[parameter.name]) is not Annotated:
+            continue  # the context
+        kind, info, *_ = get_args(hints[parameter.name])
+        assert isinstance(info, (OptionInfo, ArgumentInfo))
+        option = "--" + parameter.name.replace("_", "-")
+        name = (info.param_decls or (option,))[0] if isinstance(info, OptionInfo) else parameter.name.upper()
+        words = " ".join((info.help or "").split()).replace("|", "\\|")
+        if choices := ", ".join(literals(kind)):
+            words += f" One of {choices}."
+        if isinstance(info.show_default, str):
+            default = info.show_default
+        else:
+            default = "" if parameter.default in (inspect.Parameter.empty, None) else str(parameter.default)
+        yield info.rich_help_panel, f"| `{name}` | {words} | {default} |"
+
+
+def literals(kind: Any) -> tuple[str, ...]:
+    """The words that an annotation allows, as in Literal["a", "b"] | None."""
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    if get_origin(kind) in (Union, types.UnionType, list):
+        return tuple(word for part in get_args(kind) for word in literals(part))
+    return ()
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
