@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 import subprocess
 import sys
@@ -53,3 +54,11 @@ def test_docstrings_are_rendered(site: Path) -> None:
 
 def test_the_page_of_the_command_line_is_what_it_writes() -> None:
     assert cli.PAGE.read_text(encoding="utf-8") == cli.page(), "python -m tools.site.cli writes it anew"
+
+
+def test_a_docstring_becomes_markdown() -> None:
+    pytest.importorskip("griffe", reason="griffe is not installed; `make docs` installs it")
+    from tools.site import docstrings
+
+    failures, tried = doctest.testmod(docstrings)
+    assert tried and not failures

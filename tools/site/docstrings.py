@@ -1,6 +1,7 @@
 """griffe extension: this project's docstrings as Markdown.
 
-Sections (Args, Returns, Raises, Logs, Attributes) become lists, doctests code blocks, Sphinx' roles code.
+Sections (Args, Returns, Raises, Logs, Attributes) become lists, doctests code blocks, Sphinx' roles code. The comment
+behind a field of a class is its docstring.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import griffe
 _ROLE = re.compile(r":[a-z]+:`~?([^`]+)`")
 _SECTION = re.compile(r"(Args|Returns|Raises|Logs|Attributes|Called with)(, raises)?( \([^)]*\))?:(.*)")
 _NAME = re.compile(r"([\w*][\w*, ]*):(?= |$)")
+_DIRECTIVE = re.compile(r" +# doctest: .*")
+_COMMENT = re.compile(r"  # (.+)")
 _INDENT = 4
 
 
@@ -33,7 +36,7 @@ def to_markdown(text: str) -> str:
     """
     lines: list[str] = []
     in_section = in_doctest = False
-    for line in [*_ROLE.sub(r"`\1`", text).splitlines(), ""]:
+    for line in [*_DIRECTIVE.sub("", _ROLE.sub(r"`\1`", text)).splitlines(), ""]:
         indent = len(line) - len(line.lstrip())
         if in_doctest:
             if line.strip():
@@ -69,3 +72,8 @@ class MarkdownDocstrings(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring:
             obj.docstring.value = to_markdown(obj.docstring.value)
+
+    def on_attribute(self, *, attr: griffe.Attribute, **kwargs: Any) -> None:
+        is_field = attr.parent is not None and attr.parent.is_class and attr.annotation is not None
+        if is_field and not attr.docstring and attr.lineno and (comment := _COMMENT.search(attr.source)):
+            attr.docstring = griffe.Docstring(comment[1], parent=attr)
