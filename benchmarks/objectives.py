@@ -129,14 +129,22 @@ def draw(run: Run, reference: Run) -> Figure:
                 values = one.active_channels
             else:
                 values = one.logged[weight] if one is run else one.logged["beta"]
-                if weight == "capacity" and one is reference:
-                    continue
+                if objective in ("capacity", "geco") and one is reference:
+                    continue  # β is neither C nor the reconstruction's multiplier
             axis.plot(one.step, values, color=colour, linewidth=1.3, label=one.name)
         limited, option = _LIMITS.get(objective, ("", ""))
         if limited == panel:
             axis.axhline(run.options[option], color=_LIMIT, linestyle="--", linewidth=1)
         if panel == "reconstruction":
             axis.set_ylim(80, 620)  # the mean image is at 565; the first steps are above 1,000
+        if panel == "kl":
+            later = [
+                kl
+                for one in (reference, run)
+                for step, kl in zip(one.step, one.kl, strict=True)
+                if step > 100
+            ]
+            axis.set_ylim(-0.5, 1.1 * max(later, default=1.0))  # the first steps overshoot
         axis.set_title(label, fontsize=10)
         axis.set_xlabel("step", fontsize=9)
         axis.grid(color="#e4e4e4", linewidth=0.6)
@@ -150,6 +158,22 @@ def draw(run: Run, reference: Run) -> Figure:
         frameon=False,
     )
     return figure
+
+
+def table(results: ObjectiveResults) -> str:
+    """The means over the last ``LOG_EVERY`` steps of each run, as Markdown."""
+    lines = ["| run | options | reconstruction, nats | KL, nats | channels in use |", "|---|---|---|---|---|"]
+    for run in results.runs:
+        options = " ".join(
+            f"--{name.replace('_', '-')} {value:g}"
+            for name, value in run.options.items()
+            if name != "objective"
+        )
+        lines.append(
+            f"| {run.name} | `--objective {run.options['objective']} {options}` | {run.reconstruction[-1]:.1f} "
+            f"| {run.kl[-1]:.2f} | {run.active_channels[-1]} |"
+        )
+    return "\n".join(lines)
 
 
 def load(path: Path) -> ObjectiveResults:
@@ -177,11 +201,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in OPTIONS:
             with console.status(name):
                 runs.append(measure(name, dataset, args.steps))
-            last = runs[-1]
-            console.print(
-                f"{name}: {last.reconstruction[-1]:.1f} + {last.kl[-1]:.2f} nats, "
-                f"{last.active_channels[-1]} channels"
-            )
         results = ObjectiveResults(
             command=" ".join(("python -m benchmarks.objectives", *arguments)),
             date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -192,6 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.out.mkdir(parents=True, exist_ok=True)
         text = json.dumps(asdict(results), ensure_ascii=False, allow_nan=False)
         path.write_text(text.replace('{"name"', '\n{"name"') + "\n", encoding="utf-8")
+    print(table(results))
     args.pictures.mkdir(parents=True, exist_ok=True)
     reference = next(run for run in results.runs if run.name == REFERENCE)
     for run in results.runs:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -410,6 +409,18 @@ def test_pytorch_vae_tc_reconstruction_has_no_half() -> None:
     torch.testing.assert_close(2 * (gaussian_nll(decoded, x) - PIXELS * 0.5 * math.log(2 * math.pi)), theirs)
 
 
+def test_pytorch_vae_tc_warms_up_the_dimension_wise_kl() -> None:
+    """betatc_vae.py: γ times min(num_iter / anneal_steps, 1) in training, else 1; configured: 10,000."""
+    given = inputs()
+    theirs = [7.0 * min(num_iter / 10_000, 1) for num_iter in (1, 5000, 20_000)]
+    assert theirs == pytest.approx([0.0007, 3.5, 7])
+    parts = kl_decomposition(given.z, given.mu, given.logvar, dataset_size=1000, estimator="mws")
+    for step in (0, 4999, 19_999):
+        now = given._replace(step=torch.tensor(step))
+        ours = BetaTC(1000, alpha=0, beta=0, gamma=7.0)(now).total
+        torch.testing.assert_close(ours, 7 * parts.dimension_wise_kl)
+
+
 def test_pytorch_vae_dip_centres_each_image() -> None:
     """dip_vae.py: μ less its mean over *dims*, no 1/B, exp(2 log σ²), whose diagonal's mean is added everywhere."""
     given = inputs()
@@ -441,7 +452,7 @@ def test_pytorch_vae_factor_vae_permutes_within_an_image() -> None:
 
 
 def test_pytorch_vae_logs_minus_the_kl() -> None:
-    """vanilla_vae.py, mssim_vae.py, dip_vae.py, fvae.py return 'KLD': −KL (beta_vae.py and betatc_vae.py: KL)."""
+    """vanilla_vae.py, mssim_vae.py, dip_vae.py, fvae.py and others return 'KLD': −KL; beta_vae.py, betatc_vae.py: KL."""
     _, mu, logvar = posterior()
     logged = -plain_kl(mu, logvar).mean()
     ours = BetaVAELoss()(*images(), inputs().kl_per_dim).kl
@@ -584,14 +595,11 @@ def test_hand_written_noise_has_other_bits_and_the_same_seed() -> None:
 # The page itself
 
 
-def rows() -> list[SimpleNamespace]:
-    """The lines of the page's tables, and the tests they name."""
-    found = []
-    for line in PAGE.read_text(encoding="utf-8").splitlines():
-        if line.startswith("| ") and not line.startswith("| what |"):
-            tests = re.findall(r"`((?:[\w/]+\.py::)?test_\w+)`", line.split("|")[-2])
-            found.append(SimpleNamespace(line=line, tests=tests))
-    return found
+def lines_and_tests() -> dict[str, list[str]]:
+    """The lines of the page's tables, and the tests that each names."""
+    text = PAGE.read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| what |")]
+    return {line: re.findall(r"`((?:[\w/]+\.py::)?test_\w+)`", line.split("|")[-2]) for line in lines}
 
 
 def defined(test: str) -> bool:
@@ -601,14 +609,14 @@ def defined(test: str) -> bool:
 
 
 def test_every_line_of_the_page_names_tests_that_exist() -> None:
-    lines = rows()
-    assert lines
-    for row in lines:
-        assert row.tests and all(defined(test) for test in row.tests), row.line
+    named = lines_and_tests()
+    assert named
+    for line, tests in named.items():
+        assert tests and all(map(defined, tests)), line
 
 
 def test_every_difference_that_is_tested_here_is_on_the_page() -> None:
-    named = {test for row in rows() for test in row.tests}
+    named = {test for tests in lines_and_tests().values() for test in tests}
     page_s_own = {
         "test_every_line_of_the_page_names_tests_that_exist",
         "test_every_difference_that_is_tested_here_is_on_the_page",
