@@ -107,7 +107,9 @@ def test_a_figure_that_no_file_gives_is_found(result):
     assert unsupported(f"{text}\n{made_up}", [results]) == [made_up]
 
 
-@pytest.mark.parametrize("page", ["README.md", "benchmarks/results/README.md", "CHANGELOG.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "benchmarks/results/README.md", "CHANGELOG.md", "docs/guides/kernels.md"]
+)
 def test_pages_state_only_figures_of_result_files(page):
     path = ROOT / page
     if not path.exists():

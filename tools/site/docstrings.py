@@ -1,65 +1,54 @@
 """griffe extension: this project's docstrings as Markdown.
 
-Sections (Args, Returns, Raises, Logs, Attributes) become lists, doctests code blocks, Sphinx' roles code. The comment
-behind a field of a class is its docstring.
+Sections (Args, Returns, Raises, Logs, Attributes) become lists, doctests code blocks, Sphinx' roles code. The fields of
+tuples and dataclasses become a list as well, each with the comment behind it.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import griffe
 
 _ROLE = re.compile(r":[a-z]+:`~?([^`]+)`")
+_DIRECTIVE = re.compile(r" +# doctest: .*")
+_LITERAL = re.compile(r"::$", re.MULTILINE)
 _SECTION = re.compile(r"(Args|Returns|Raises|Logs|Attributes|Called with)(, raises)?( \([^)]*\))?:(.*)")
 _NAME = re.compile(r"([\w*][\w*, ]*):(?= |$)")
-_DIRECTIVE = re.compile(r" +# doctest: .*")
 _COMMENT = re.compile(r"  # (.+)")
 _INDENT = 4
 
 
 def to_markdown(text: str) -> str:
-    """
-    >>> print(to_markdown("Doubles.\\n\\nArgs:\\n    x: a number,\\n        any.\\n>>> double(2)\\n4"))
-    Doubles.
-    <BLANKLINE>
-    **Args**
-    <BLANKLINE>
-    - `x`: a number,
-      any.
-    <BLANKLINE>
-    ```pycon
-    >>> double(2)
-    4
-    ```
-    """
+    for pattern, replacement in ((_ROLE, r"`\1`"), (_DIRECTIVE, ""), (_LITERAL, ":")):
+        text = pattern.sub(replacement, text)
     lines: list[str] = []
-    in_section = in_doctest = False
-    for line in [*_DIRECTIVE.sub("", _ROLE.sub(r"`\1`", text)).splitlines(), ""]:
+    where = "text"  # or "section", "sentence" (a section of one), "doctest"
+    for line in [*text.splitlines(), ""]:
         indent = len(line) - len(line.lstrip())
-        if in_doctest:
-            if line.strip():
-                lines.append(line)
-                continue
+        if where == "doctest" and line.strip():
+            lines.append(line)
+            continue
+        if where == "doctest":
             lines.append("```")
-            in_doctest = False
+            where = "text"
         if line.startswith(">>> "):
             lines += ["", "```pycon", line]
-            in_doctest, in_section = True, False
+            where = "doctest"
         elif section := _SECTION.fullmatch(line):
-            lines += [
-                "",
-                f"**{section[1]}**{section[2] or ''}{section[3] or ''}{':' * bool(section[4])}{section[4]}",
-                "",
-            ]
-            in_section = not section[4]
-        elif in_section and indent == _INDENT:
+            name, more, note, sentence = (part or "" for part in section.groups())
+            lines += ["", f"**{name}**{more}{note}" + (f":{sentence}" if sentence else "\n")]
+            where = "sentence" if sentence else "section"
+        elif where == "section" and indent == _INDENT:
             lines.append("- " + _NAME.sub(_as_code, line.strip(), count=1))
-        elif in_section and indent > _INDENT:
+        elif where == "section" and indent > _INDENT:
             lines.append("  " + line.strip())
+        elif where == "sentence" and indent:
+            lines.append(line.strip())
         else:
-            in_section = in_section and not line
+            where = "text" if line else where
             lines.append(line)
     return "\n".join(lines).strip()
 
@@ -68,12 +57,16 @@ def _as_code(names: re.Match[str]) -> str:
     return ", ".join(f"`{name}`" for name in names[1].split(", ")) + ":"
 
 
+def _fields(kind: griffe.Class) -> Iterator[str]:
+    for name, member in kind.members.items():
+        if member.is_attribute and member.annotation and not member.docstring and not name.startswith("_"):
+            comment = _COMMENT.search(member.source)
+            yield f"- `{name}`: `{member.annotation}`" + (f", {comment[1]}" if comment else "")
+
+
 class MarkdownDocstrings(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring:
             obj.docstring.value = to_markdown(obj.docstring.value)
-
-    def on_attribute(self, *, attr: griffe.Attribute, **kwargs: Any) -> None:
-        is_field = attr.parent is not None and attr.parent.is_class and attr.annotation is not None
-        if is_field and not attr.docstring and attr.lineno and (comment := _COMMENT.search(attr.source)):
-            attr.docstring = griffe.Docstring(comment[1], parent=attr)
+        if isinstance(obj, griffe.Class) and obj.docstring and (fields := list(_fields(obj))):
+            obj.docstring.value += "\n\n**Fields**\n\n" + "\n".join(fields)
