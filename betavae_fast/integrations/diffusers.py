@@ -1,8 +1,10 @@
 """diffusers' AutoencoderKL with a fused posterior.
 
-vae = patch(AutoencoderKL.from_pretrained(...))
-posterior = vae.encode(images).latent_dist  # a betavae_fast.DiagonalGaussian
-z, kl = posterior.sample(), posterior.kl()
+All there is to do:
+
+    vae = patch(AutoencoderKL.from_pretrained(...))
+    posterior = vae.encode(images).latent_dist  # a betavae_fast.DiagonalGaussian
+    z, kl = posterior.sample(), posterior.kl()
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """A β-VAE for Lightning's Trainer, and callbacks that log what each channel carries and stands for.
 
-trainer = lightning.Trainer(callbacks=[CapacityLogger(), TraversalLogger(image)])
-trainer.fit(LitBetaVAE((1, 64, 64)), loader)
+All there is to do:
+
+    trainer = lightning.Trainer(callbacks=[CapacityLogger(), TraversalLogger(image)])
+    trainer.fit(LitBetaVAE((1, 64, 64)), loader)
 """
 
 from __future__ import annotations

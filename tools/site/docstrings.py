@@ -59,7 +59,8 @@ def _as_code(names: re.Match[str]) -> str:
 
 def _fields(kind: griffe.Class) -> Iterator[str]:
     for name, member in kind.members.items():
-        if member.is_attribute and member.annotation and not member.docstring and not name.startswith("_"):
+        is_field = member.is_attribute and member.annotation and "property" not in member.labels
+        if is_field and not member.docstring and not name.startswith("_"):
             comment = _COMMENT.search(member.source)
             yield f"- `{name}`: `{member.annotation}`" + (f", {comment[1]}" if comment else "")
 
@@ -68,5 +69,6 @@ class MarkdownDocstrings(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring:
             obj.docstring.value = to_markdown(obj.docstring.value)
-        if isinstance(obj, griffe.Class) and obj.docstring and (fields := list(_fields(obj))):
+        told = obj.docstring and "**Attributes**" in obj.docstring.value
+        if isinstance(obj, griffe.Class) and obj.docstring and not told and (fields := list(_fields(obj))):
             obj.docstring.value += "\n\n**Fields**\n\n" + "\n".join(fields)
