@@ -205,7 +205,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             command=" ".join(("python -m benchmarks.objectives", *arguments)),
             date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             versions={"python": platform.python_version(), "torch": torch.__version__},
-            configuration={"steps": args.steps, "data": args.data, "log_every": LOG_EVERY},
+            configuration={
+                "steps": args.steps,
+                "data": args.data,
+                "log_every": LOG_EVERY,
+                "threads": torch.get_num_threads(),
+            },
             runs=tuple(runs),
         )
         args.out.mkdir(parents=True, exist_ok=True)

@@ -374,6 +374,16 @@ def test_pytorch_vae_validates_with_another_weight() -> None:
     )
 
 
+def test_pytorch_vae_decoders_end_in_a_tanh() -> None:
+    """beta_vae.py, final_layer; images are in [0, 1]: white is out of reach, black in the middle."""
+    out = torch.linspace(-8, 8, 101, dtype=torch.float64).requires_grad_()
+    assert -1 < out.tanh().min() < -0.99 and 0.99 < out.tanh().max() < 1
+    white = torch.ones_like(out)
+    theirs = torch.autograd.grad((out.tanh() - white).square().sum(), out)[0]
+    ours = torch.autograd.grad(gaussian_nll(out, white, reduction="sum"), out)[0]
+    assert theirs[0].abs() < 1e-5 < 8 < ours[0].abs()  # a black pixel that should be white
+
+
 def test_pytorch_vae_capacity_counts_one_ahead_and_validation_too() -> None:
     """beta_vae.py, loss type B: C = C_max / steps · num_iter, and each call adds 1 to num_iter first."""
     calls = ["train", "train", "validate", "train"]
