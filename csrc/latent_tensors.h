@@ -45,6 +45,17 @@ inline Tensor empty_kl(const Tensor& mu, KlReduction reduction) {
   STD_TORCH_CHECK(false, "unknown reduction ", static_cast<int64_t>(reduction));
 }
 
+struct Halves {
+  Tensor mu, logvar;
+};
+
+// Views: mu is the first half of dimension 1, logvar the second.
+inline Halves halves(Tensor packed) {
+  STD_TORCH_CHECK(packed.dim() > 1 && packed.size(1) % 2 == 0, "packed must hold mu and logvar along dimension 1");
+  const int64_t half = packed.size(1) / 2;
+  return {torch::stable::narrow(packed, 1, 0, half), torch::stable::narrow(packed, 1, half, half)};
+}
+
 // What the operators take as numbers, refused where it is none of them.
 inline KlReduction nll_reduction(int64_t number) {
   STD_TORCH_CHECK(number >= 0 && number <= 4 && number != 1, "reduction must be 0, 2, 3 or 4, got ", number);

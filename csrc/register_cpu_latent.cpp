@@ -171,37 +171,59 @@ void backward(LatentBackward& p, const std::optional<Tensor>& grad_z, const std:
   if (!fit(mu.sizes(), operands, count, p)) {
     const Tensor flat = torch::stable::contiguous(mu);
     Tensor flat_grad_mu = torch::stable::empty_like(flat), flat_grad_logvar = torch::stable::empty_like(flat);
-    backward(p, contiguous(grad_z), contiguous(grad_kl), flat, torch::stable::contiguous(logvar), contiguous(noise), reduction,
-             grad_mu ? &flat_grad_mu : nullptr, grad_logvar ? &flat_grad_logvar : nullptr);
+    backward(p, contiguous(grad_z), contiguous(grad_kl), flat, torch::stable::contiguous(logvar), contiguous(noise),
+             reduction, grad_mu ? &flat_grad_mu : nullptr, grad_logvar ? &flat_grad_logvar : nullptr);
     if (grad_mu) torch::stable::copy_(*grad_mu, flat_grad_mu);
     if (grad_logvar) torch::stable::copy_(*grad_logvar, flat_grad_logvar);
     return;
   }
-  if (reduction == KlReduction::dim || reduction == KlReduction::batchmean) p.kl_scale = 1.0 / static_cast<double>(p.rows);
+  const bool mean = reduction == KlReduction::dim || reduction == KlReduction::batchmean;
+  if (mean) p.kl_scale = 1.0 / static_cast<double>(p.rows);
   run(p, latent_kernels().backward);
+}
+
+// Writes the gradients that are not null.
+void gradients(const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl, const Tensor& mu,
+               const Tensor& logvar, const std::optional<Tensor>& rng, const std::optional<Tensor>& noise,
+               int64_t first_row, double logvar_min, double logvar_max, int64_t reduction, Tensor* grad_mu,
+               Tensor* grad_logvar) {
+  check_inputs(mu, logvar, rng, noise);
+  if (grad_z) check_like(mu, *grad_z, "grad_z");
+  if (grad_kl)
+    STD_TORCH_CHECK(grad_kl->is_cpu() && grad_kl->scalar_type() == kl_dtype(mu),
+                    "grad_kl must be a CPU tensor of the KL's dtype");
+  STD_TORCH_CHECK(grad_z || grad_kl, "at least one of grad_z and grad_kl must be given");
+  LatentBackward p;
+  describe(p, mu, logvar_min, logvar_max);
+  if (grad_z) draw_from(p, rng, noise, first_row);
+  if (mu.numel() > 0 && (grad_mu || grad_logvar))
+    backward(p, grad_z, grad_kl, mu, logvar, grad_z ? noise : std::nullopt, static_cast<KlReduction>(reduction), grad_mu,
+             grad_logvar);
 }
 
 std::tuple<Tensor, Tensor> latent_backward(std::optional<Tensor> grad_z, std::optional<Tensor> grad_kl, const Tensor& mu,
                                            const Tensor& logvar, std::optional<Tensor> rng, std::optional<Tensor> noise,
                                            int64_t first_row, double logvar_min, double logvar_max, int64_t reduction,
                                            bool need_mu, bool need_logvar) {
-  check_inputs(mu, logvar, rng, noise);
-  if (grad_z) check_like(mu, *grad_z, "grad_z");
-  if (grad_kl)
-    STD_TORCH_CHECK(grad_kl->is_cpu() && grad_kl->scalar_type() == kl_dtype(mu), "grad_kl must be a CPU tensor of the KL's dtype");
-  STD_TORCH_CHECK(grad_z || grad_kl, "at least one of grad_z and grad_kl must be given");
-  LatentBackward p;
-  describe(p, mu, logvar_min, logvar_max);
-  if (grad_z) draw_from(p, rng, noise, first_row);
   const int64_t none = 0;
   const auto gradient = [&none](const Tensor& x, bool needed) {
     return needed ? with_huge_pages(torch::stable::empty_like(x)) : torch::stable::new_empty(x, Sizes(&none, 1));
   };
   Tensor grad_mu = gradient(mu, need_mu), grad_logvar = gradient(logvar, need_logvar);
-  if (mu.numel() > 0 && (need_mu || need_logvar))
-    backward(p, grad_z, grad_kl, mu, logvar, grad_z ? noise : std::nullopt, static_cast<KlReduction>(reduction),
-             need_mu ? &grad_mu : nullptr, need_logvar ? &grad_logvar : nullptr);
+  gradients(grad_z, grad_kl, mu, logvar, rng, noise, first_row, logvar_min, logvar_max, reduction,
+            need_mu ? &grad_mu : nullptr, need_logvar ? &grad_logvar : nullptr);
   return {grad_mu, grad_logvar};
+}
+
+Tensor latent_backward_packed(std::optional<Tensor> grad_z, std::optional<Tensor> grad_kl, const Tensor& packed,
+                              std::optional<Tensor> rng, std::optional<Tensor> noise, int64_t first_row,
+                              double logvar_min, double logvar_max, int64_t reduction) {
+  const Tensor grad = with_huge_pages(torch::stable::empty_like(packed));
+  const auto [mu, logvar] = halves(packed);
+  auto [grad_mu, grad_logvar] = halves(grad);
+  gradients(grad_z, grad_kl, mu, logvar, rng, noise, first_row, logvar_min, logvar_max, reduction, &grad_mu,
+            &grad_logvar);
+  return grad;
 }
 
 }  // namespace
@@ -212,4 +234,5 @@ STABLE_TORCH_LIBRARY_IMPL(betavae_fast, CPU, m) {
   m.impl("latent_sample_cpp", TORCH_BOX(&betavae_fast::latent_sample));
   m.impl("latent_kl_cpp", TORCH_BOX(&betavae_fast::latent_kl));
   m.impl("latent_backward_cpp", TORCH_BOX(&betavae_fast::latent_backward));
+  m.impl("latent_backward_packed_cpp", TORCH_BOX(&betavae_fast::latent_backward_packed));
 }

@@ -191,10 +191,11 @@ void backward(LatentBackward p, const std::optional<Tensor>& grad_z, const std::
   check(cuda::latent_backward(p, queue.stream()), "latent_backward");
 }
 
-std::tuple<Tensor, Tensor> latent_backward(std::optional<Tensor> grad_z, std::optional<Tensor> grad_kl, const Tensor& mu,
-                                           const Tensor& logvar, std::optional<Tensor> rng, std::optional<Tensor> noise,
-                                           int64_t first_row, double logvar_min, double logvar_max, int64_t reduction,
-                                           bool need_mu, bool need_logvar) {
+// Writes the gradients that are not null.
+void gradients(const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl, const Tensor& mu,
+               const Tensor& logvar, const std::optional<Tensor>& rng, const std::optional<Tensor>& noise,
+               int64_t first_row, double logvar_min, double logvar_max, int64_t reduction, Tensor* grad_mu,
+               Tensor* grad_logvar) {
   check_inputs(mu, logvar, noise);
   if (grad_z) check_like(mu, *grad_z, "grad_z");
   if (grad_kl)
@@ -204,17 +205,36 @@ std::tuple<Tensor, Tensor> latent_backward(std::optional<Tensor> grad_z, std::op
   STD_TORCH_CHECK(grad_z || grad_kl, "at least one of grad_z and grad_kl must be given");
   LatentBackward p;
   describe(p, mu, logvar_min, logvar_max);
-  const int64_t none = 0;
-  Tensor grad_mu = need_mu ? torch::stable::empty_like(mu) : torch::stable::new_empty(mu, Sizes(&none, 1));
-  Tensor grad_logvar = need_logvar ? torch::stable::empty_like(logvar) : torch::stable::new_empty(logvar, Sizes(&none, 1));
-  if (mu.numel() == 0 || !(need_mu || need_logvar)) return {grad_mu, grad_logvar};
+  if (mu.numel() == 0 || !(grad_mu || grad_logvar)) return;
   // Only the gradient of log sigma^2 that comes through z meets the noise.
-  const bool noisy = grad_z && need_logvar;
+  const bool noisy = grad_z && grad_logvar;
   std::optional<Rng> pair;
   if (noisy) pair.emplace(mu, rng, noise);
   backward(p, grad_z, grad_kl, mu, logvar, pair ? &*pair : nullptr, noisy ? noise : std::nullopt, first_row,
-           static_cast<KlReduction>(reduction), need_mu ? &grad_mu : nullptr, need_logvar ? &grad_logvar : nullptr);
+           static_cast<KlReduction>(reduction), grad_mu, grad_logvar);
+}
+
+std::tuple<Tensor, Tensor> latent_backward(std::optional<Tensor> grad_z, std::optional<Tensor> grad_kl, const Tensor& mu,
+                                           const Tensor& logvar, std::optional<Tensor> rng, std::optional<Tensor> noise,
+                                           int64_t first_row, double logvar_min, double logvar_max, int64_t reduction,
+                                           bool need_mu, bool need_logvar) {
+  const int64_t none = 0;
+  Tensor grad_mu = need_mu ? torch::stable::empty_like(mu) : torch::stable::new_empty(mu, Sizes(&none, 1));
+  Tensor grad_logvar = need_logvar ? torch::stable::empty_like(logvar) : torch::stable::new_empty(logvar, Sizes(&none, 1));
+  gradients(grad_z, grad_kl, mu, logvar, rng, noise, first_row, logvar_min, logvar_max, reduction,
+            need_mu ? &grad_mu : nullptr, need_logvar ? &grad_logvar : nullptr);
   return {grad_mu, grad_logvar};
+}
+
+Tensor latent_backward_packed(std::optional<Tensor> grad_z, std::optional<Tensor> grad_kl, const Tensor& packed,
+                              std::optional<Tensor> rng, std::optional<Tensor> noise, int64_t first_row,
+                              double logvar_min, double logvar_max, int64_t reduction) {
+  const Tensor grad = torch::stable::empty_like(packed);
+  const auto [mu, logvar] = halves(packed);
+  auto [grad_mu, grad_logvar] = halves(grad);
+  gradients(grad_z, grad_kl, mu, logvar, rng, noise, first_row, logvar_min, logvar_max, reduction, &grad_mu,
+            &grad_logvar);
+  return grad;
 }
 
 }  // namespace
@@ -225,4 +245,5 @@ STABLE_TORCH_LIBRARY_IMPL(betavae_fast, CUDA, m) {
   m.impl("latent_sample_cuda", TORCH_BOX(&betavae_fast::latent_sample));
   m.impl("latent_kl_cuda", TORCH_BOX(&betavae_fast::latent_kl));
   m.impl("latent_backward_cuda", TORCH_BOX(&betavae_fast::latent_backward));
+  m.impl("latent_backward_packed_cuda", TORCH_BOX(&betavae_fast::latent_backward_packed));
 }

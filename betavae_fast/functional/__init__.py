@@ -3,7 +3,13 @@
 from betavae_fast.choices import Estimator
 from betavae_fast.functional.checks import Reduction
 from betavae_fast.functional.decomposition import KLDecomposition, kl_decomposition
-from betavae_fast.functional.latent import LatentSample, gaussian_kl, reparameterize, reparameterize_kl
+from betavae_fast.functional.latent import (
+    LatentSample,
+    gaussian_kl,
+    reparameterize,
+    reparameterize_kl,
+    reparameterize_kl_packed,
+)
 from betavae_fast.functional.likelihood import (
     NllReduction,
     PackedBits,
@@ -26,4 +32,5 @@ __all__ = [
     "laplace_nll",
     "reparameterize",
     "reparameterize_kl",
+    "reparameterize_kl_packed",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 from betavae_fast.functional.checks import FLOATING, Reduction, check_reduction, check_tensor, choose_backend
 from betavae_fast.noise import make_rng
 from betavae_fast.ops.backends import Backend
-from betavae_fast.ops.latent import LatentForward, LatentKl
+from betavae_fast.ops.latent import LatentForward, LatentForwardPacked, LatentKl
 from betavae_fast.ops.latent import LatentSample as LatentSampleFunction
 from betavae_fast.ops.schemas import REDUCTIONS
 
@@ -77,6 +77,35 @@ def reparameterize_kl(
     rng = _check_noise("reparameterize_kl", mu, seed, generator, noise, first_row)
     settings = (first_row, low, high, mode)
     return LatentSample(*LatentForward.apply(mu, logvar, rng, noise, settings, chosen))
+
+
+def reparameterize_kl_packed(
+    packed: Tensor,
+    *,
+    reduction: Reduction = "dim",
+    seed: int | Tensor | None = None,
+    noise: Tensor | None = None,
+    logvar_range: tuple[float, float] | None = None,
+    backend: Backend = "auto",
+) -> LatentSample:
+    """``reparameterize_kl(*packed.chunk(2, 1), ...)``, its gradient written as one tensor: autograd of the halves would
+    join two.
+
+    Args:
+        packed: (B, 2·C, ...), μ, then log σ².
+        others: :func:`reparameterize_kl`'s.
+
+    >>> packed = torch.zeros(2, 6, requires_grad=True)
+    >>> reparameterize_kl_packed(packed, noise=torch.ones(2, 3), reduction="sum").z.sum().backward()
+    >>> packed.grad[0]
+    tensor([1.0000, 1.0000, 1.0000, 0.5000, 0.5000, 0.5000])
+    """
+    mu, _ = _check_posterior("reparameterize_kl", *packed.chunk(2, 1))
+    mode = check_reduction("reparameterize_kl", reduction, REDUCTIONS)
+    low, high = _check_range("reparameterize_kl", logvar_range)
+    chosen = choose_backend("reparameterize_kl", mu, backend)
+    rng = _check_noise("reparameterize_kl", mu, seed, None, noise, 0)
+    return LatentSample(*LatentForwardPacked.apply(packed, rng, noise, (0, low, high, mode), chosen))
 
 
 def reparameterize(

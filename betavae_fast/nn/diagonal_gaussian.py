@@ -53,7 +53,7 @@ class DiagonalGaussian:
         self.parameters = parameters
         self.mean = mean
         self.deterministic = deterministic
-        self._posterior = Posterior(mean, logvar, LOGVAR_RANGE)
+        self._posterior = Posterior(mean, logvar, LOGVAR_RANGE, parameters)
 
     @property
     def logvar(self) -> Tensor:

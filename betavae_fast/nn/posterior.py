@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Generator, Tensor
 
-from betavae_fast.functional import gaussian_kl, reparameterize_kl
+from betavae_fast.functional import LatentSample, gaussian_kl, reparameterize_kl, reparameterize_kl_packed
 from betavae_fast.noise import make_rng
 from betavae_fast.ops.schemas import kl_dtype
 
@@ -33,10 +33,18 @@ class Posterior:
 
     Args:
         mu, logvar, logvar_range: as :func:`betavae_fast.reparameterize_kl` takes them.
+        packed: what mu and logvar are the halves of along dimension 1, if it is to have a sample's gradient at once.
     """
 
-    def __init__(self, mu: Tensor, logvar: Tensor, logvar_range: tuple[float, float] | None = None) -> None:
+    def __init__(
+        self,
+        mu: Tensor,
+        logvar: Tensor,
+        logvar_range: tuple[float, float] | None = None,
+        packed: Tensor | None = None,
+    ) -> None:
         self.mu, self.logvar, self.logvar_range = mu, logvar, logvar_range
+        self._inputs = (mu, logvar) if packed is None else (packed,)
         self._kept: tuple[Tensor, tuple[int, int]] | None = None
 
     def sample(self, generator: Generators = None, noise: Tensor | None = None) -> Tensor:
@@ -47,7 +55,7 @@ class Posterior:
         if isinstance(generator, Sequence):
             z, kl = self._sample_rows(generator, noise)
         else:
-            z, kl = self._pass(self.mu, self.logvar, generator, noise)
+            z, kl = self._pass(self._inputs, generator, noise)
         self._keep(z, kl)
         return z
 
@@ -62,7 +70,7 @@ class Posterior:
         return gaussian_kl(self.mu, self.logvar, reduction="sample", logvar_range=self.logvar_range)
 
     def _pass(
-        self, mu: Tensor, logvar: Tensor, generator: Generator | None, noise: Tensor | None
+        self, inputs: tuple[Tensor, ...], generator: Generator | None, noise: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         seed = None
         if generator is not None:
@@ -70,19 +78,21 @@ class Posterior:
                 raise TypeError(
                     f"generator must be a torch.Generator or a list of them, got {generator!r:.60}"
                 )
-            seed = make_rng(generator.device, generator=generator).to(mu.device)
-        return reparameterize_kl(
-            mu, logvar, reduction="sample", seed=seed, noise=noise, logvar_range=self.logvar_range
+            seed = make_rng(generator.device, generator=generator).to(self.mu.device)
+        fused: Callable[..., LatentSample] = (
+            reparameterize_kl_packed if len(inputs) == 1 else reparameterize_kl
         )
+        return fused(*inputs, reduction="sample", seed=seed, noise=noise, logvar_range=self.logvar_range)
 
     def _sample_rows(self, generators: Sequence[Generator], noise: Tensor | None) -> tuple[Tensor, Tensor]:
         rows = len(self.mu)
         if len(generators) != rows:
             raise ValueError(f"a list of generators must have one a sample, {rows}, got {len(generators)}")
         if rows == 0:
-            return self._pass(self.mu, self.logvar, None, noise)
-        parts = zip(self.mu.split(1), self.logvar.split(1), generators, strict=True)
-        z, kl = zip(*(self._pass(mu, logvar, g, noise) for mu, logvar, g in parts), strict=True)
+            return self._pass(self._inputs, None, noise)
+        parts = zip(*(x.split(1) for x in self._inputs), strict=True)
+        passes = (self._pass(row, g, noise) for row, g in zip(parts, generators, strict=True))
+        z, kl = zip(*passes, strict=True)
         return torch.cat(z), torch.cat(kl)
 
     def _keep(self, z: Tensor, kl: Tensor) -> None:

@@ -112,7 +112,7 @@ def _choose(backend: str, device: str, dtype: torch.dtype) -> str:
 
 def backend_table() -> list[BackendStatus]:
     """The state of every (op, backend) pair on this machine."""
-    ops = dict.fromkeys(name.rpartition("_")[0] for name in OPS)
+    ops = [name.removesuffix("_forward") for name in OPS if name.endswith("_forward")]
     return [BackendStatus(op, b, not missing(b), missing(b)) for op in ops for b in BACKENDS]
 
 

@@ -13,19 +13,22 @@ from torch import Tensor
 from betavae_fast.ops.handles import handles
 from betavae_fast.ops.reference import latent as reference
 
-_FORWARD, _SAMPLE, _KL, _BACKWARD = map(
-    handles, ("latent_forward", "latent_sample", "latent_kl", "latent_backward")
+_FORWARD, _SAMPLE, _KL, _BACKWARD, _BACKWARD_PACKED = map(
+    handles, ("latent_forward", "latent_sample", "latent_kl", "latent_backward", "latent_backward_packed")
 )
+
+
+def _twice() -> bool:
+    """With create_graph=True the gradients are to be differentiated again: the reference, called as plain torch code, is
+    differentiable to any order."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def _backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad_z is None and grad_kl is None:
         return None, None, None, None, None, None
     need_mu, need_logvar, *_ = ctx.needs_input_grad
-    # With create_graph=True the gradients are to be differentiated again: the reference, called as plain torch code, is
-    # differentiable to any order.
-    twice = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    backward: Any = reference.latent_backward if twice else _BACKWARD[ctx.backend]
+    backward: Any = reference.latent_backward if _twice() else _BACKWARD[ctx.backend]
     grad_mu, grad_logvar = backward(grad_z, grad_kl, *ctx.saved_tensors, *ctx.settings, need_mu, need_logvar)
     return grad_mu if need_mu else None, grad_logvar if need_logvar else None, None, None, None, None
 
@@ -43,6 +46,25 @@ class LatentForward(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_z, grad_kl):  # type: ignore[no-untyped-def]
         return _backward(ctx, grad_z, grad_kl)
+
+
+class LatentForwardPacked(torch.autograd.Function):
+    """(packed, rng, noise, settings, backend) -> (z, kl): LatentForward of the halves of dimension 1, with one gradient,
+    where autograd would join two."""
+
+    @staticmethod
+    def forward(ctx, packed, rng, noise, settings, backend):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(packed, rng, noise)
+        ctx.settings, ctx.backend = settings, backend
+        ctx.set_materialize_grads(False)
+        return _FORWARD[backend](*packed.chunk(2, 1), rng, noise, *settings)
+
+    @staticmethod
+    def backward(ctx, grad_z, grad_kl):  # type: ignore[no-untyped-def]
+        if grad_z is None and grad_kl is None:
+            return None, None, None, None, None
+        backward: Any = reference.latent_backward_packed if _twice() else _BACKWARD_PACKED[ctx.backend]
+        return backward(grad_z, grad_kl, *ctx.saved_tensors, *ctx.settings), None, None, None, None
 
 
 class LatentSample(torch.autograd.Function):

@@ -101,6 +101,21 @@ def _latent_backward(
     )
 
 
+def _latent_backward_packed(
+    grad_z: Tensor | None,
+    grad_kl: Tensor | None,
+    packed: Tensor,
+    rng: Tensor | None,
+    noise: Tensor | None,
+    first_row: int,
+    logvar_min: float,
+    logvar_max: float,
+    reduction: int,
+) -> Tensor:
+    _check_devices(packed, grad_z, grad_kl, rng, noise)
+    return torch.empty_like(packed)
+
+
 def empty_nll(decoded: Tensor, reduction: int) -> Tensor:
     """An uninitialised NLL of ``decoded``'s shape reduced; unreduced, it lies in memory as ``decoded`` does."""
     return empty_kl(decoded, reduction)
@@ -184,6 +199,11 @@ OPS: dict[str, tuple[str, Callable[..., Any]]] = {
         f"(Tensor? grad_z, Tensor? grad_kl, Tensor mu, Tensor logvar, {_NOISE}, {_RANGE}, int reduction,"
         " bool need_mu, bool need_logvar) -> (Tensor grad_mu, Tensor grad_logvar)",
         _latent_backward,
+    ),
+    # packed (B, 2 C, ...): mu, then logvar, along dimension 1; so is the gradient.
+    "latent_backward_packed": (
+        f"(Tensor? grad_z, Tensor? grad_kl, Tensor packed, {_NOISE}, {_RANGE}, int reduction) -> Tensor",
+        _latent_backward_packed,
     ),
     # grad: decoded's gradient if the NLL's own is 1 (for "batchmean" and "sum").
     "likelihood_forward": (f"({_PIXELS}, bool need_grad) -> (Tensor nll, Tensor grad)", _likelihood_forward),

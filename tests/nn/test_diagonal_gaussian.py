@@ -14,10 +14,11 @@ from torch import Tensor
 
 from betavae_fast import DiagonalGaussian, gaussian_kl, reparameterize_kl
 from betavae_fast.nn import posterior as passes
+from betavae_fast.noise import make_rng
 from tests.budget import Budget, exact_latent, plain_latent
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-SHAPES = ((96, 10), (32, 8, 5, 4), (24, 4, 3, 5, 4))
+SHAPES = ((96, 10), (32, 8, 5, 4), (24, 4, 3, 5, 4), (3, 10, 16, 32), (24, 4, 2, 16, 16))
 EVERY_DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
 EVERY_SHAPE = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
@@ -101,6 +102,27 @@ def test_gradients_of_everything() -> None:
         return z, q.kl(), q.kl(DiagonalGaussian(y)), q.nll(z), q.std, q.var, q.logvar, q.mode()
 
     assert torch.autograd.gradcheck(everything, (x, y))
+
+    def fused(x: Tensor) -> tuple[Tensor, Tensor]:
+        q = DiagonalGaussian(x)
+        return q.sample(noise=noise), q.kl()
+
+    assert torch.autograd.gradgradcheck(fused, (x,))
+
+
+def test_the_gradient_is_written_as_one_tensor() -> None:
+    """As if mean and log-variance had been split off, but nothing is joined on the way."""
+    x = parameters()
+    q = DiagonalGaussian(x)
+    z = q.sample(torch.Generator().manual_seed(1))
+    assert z.grad_fn.next_functions[0][0].name() == "torch::autograd::AccumulateGrad"
+    mu, logvar = x.chunk(2, 1)
+    rng = make_rng("cpu", generator=torch.Generator().manual_seed(1))
+    apart = reparameterize_kl(mu, logvar, reduction="sample", seed=rng, logvar_range=(-30, 20))
+    (a,), (b,) = (
+        torch.autograd.grad((0.7 * z).sum() + (1.3 * kl).sum(), x) for z, kl in ((z, q.kl()), apart)
+    )
+    assert torch.equal(a, b)
 
 
 @EVERY_DTYPE

@@ -55,7 +55,7 @@ def report_under(capability: str) -> dict[str, dict[str, str]]:
 @cache
 def reference_noise() -> Tensor:
     """The beginning of the sequence, a little more than 2^20 elements, as the reference draws it."""
-    rows = len(FEATURES) * (1 << 16) + (1 << 13)
+    rows = len(FEATURES) * (1 << 16) + (1 << 15)
     zero = torch.zeros(rows, 1)
     return reparameterize(zero, zero, seed=SEED, backend="reference").flatten()
 
@@ -655,6 +655,11 @@ def samples(op: str, dtype: torch.dtype) -> list[tuple[Any, ...]]:
                 if mode == MODES["dim"]:
                     needs = (given, not given)
                 found.append((*grads, mu, logvar, *source, *clamp, mode, *needs))
+            elif op == "latent_backward_packed" and len(shape) > 1:
+                kl_shape = {"none": shape, "dim": shape[1:], "sample": shape[:1]}.get(reduction, ())
+                grads = (grad_z, None if mode == MODES["dim"] else torch.randn(kl_shape, dtype=kl_dtype))
+                packed = lay_out(layout, torch.cat((mu, logvar), 1))[0]
+                found.append((*grads, packed, *source, *clamp, mode))
     return found
 
 

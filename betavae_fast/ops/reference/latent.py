@@ -122,5 +122,22 @@ def latent_backward(
     )
 
 
-for _implementation in (latent_forward, latent_sample, latent_kl, latent_backward):
+def latent_backward_packed(
+    grad_z: Tensor | None,
+    grad_kl: Tensor | None,
+    packed: Tensor,
+    rng: Tensor | None,
+    noise: Tensor | None,
+    first_row: int,
+    logvar_min: float,
+    logvar_max: float,
+    reduction: int,
+) -> Tensor:
+    mu, logvar = packed.chunk(2, 1)
+    settings = (first_row, logvar_min, logvar_max, reduction)
+    grads = latent_backward(grad_z, grad_kl, mu, logvar, rng, noise, *settings, True, True)
+    return torch.empty_like(packed).copy_(torch.cat(grads, 1))
+
+
+for _implementation in (latent_forward, latent_sample, latent_kl, latent_backward, latent_backward_packed):
     library.impl(f"{_implementation.__name__}_reference", _implementation, "CompositeExplicitAutograd")

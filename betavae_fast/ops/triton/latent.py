@@ -202,7 +202,7 @@ def _shared_grad(grad_kl: Tensor, mu: Tensor, mode: int) -> Tensor:
     return grad_kl.expand(mu.shape)
 
 
-def latent_backward(
+def _backward(
     grad_z: Tensor | None,
     grad_kl: Tensor | None,
     mu: Tensor,
@@ -210,33 +210,34 @@ def latent_backward(
     rng: Tensor | None,
     noise: Tensor | None,
     first_row: int,
-    logvar_min: float,
-    logvar_max: float,
+    low: float,
+    high: float,
     reduction: int,
-    need_mu: bool,
-    need_logvar: bool,
-) -> tuple[Tensor, Tensor]:
-    _check_dtype("latent_backward", mu)
-    grad_mu = torch.empty_like(mu) if need_mu else mu.new_empty(0)
-    grad_logvar = torch.empty_like(logvar) if need_logvar else logvar.new_empty(0)
+    to_mu: Tensor | None,
+    to_logvar: Tensor | None,
+) -> None:
+    """Writes the gradients that are wanted."""
+    outputs = [t for t in (to_mu, to_logvar) if t is not None]
     count, rows = mu.numel(), mu.shape[0]
-    if count == 0 or not (need_mu or need_logvar):
-        return grad_mu, grad_logvar
+    if count == 0 or not outputs:
+        return
     if grad_z is None and grad_kl is None:
-        return grad_mu.zero_(), grad_logvar.zero_()
+        for output in outputs:
+            output.zero_()
+        return
     mode = _NO_KL if grad_kl is None else _MODES[reduction]
     by_element = grad_kl if mode == _BY_ELEMENT else None
     shared = _shared_grad(grad_kl, mu, mode) if grad_kl is not None and mode in (_BY_COL, _BY_ROW) else None
-    drawn = grad_z is not None and need_logvar and noise is None
-    if grad_z is None or not need_logvar:
+    drawn = grad_z is not None and to_logvar is not None and noise is None
+    if grad_z is None or to_logvar is None:
         noise = None
-    to_mu, to_logvar = grad_mu if need_mu else None, grad_logvar if need_logvar else None
     operands = (mu, logvar, noise, grad_z, by_element, to_mu, to_logvar)
     tensors = [t for t in operands if t is not None]
     first_element = first_row * (count // rows)
     cut, place, phased = _plan(mu, tensors, shared, shared is None, first_element, drawn)
     if place is None:
-        packed = latent_backward(
+        flat = [None if t is None else t.new_empty(t.shape) for t in (to_mu, to_logvar)]
+        _backward(
             None if grad_z is None else grad_z.contiguous(),
             None if grad_kl is None else grad_kl.contiguous(),
             mu.contiguous(),
@@ -244,13 +245,15 @@ def latent_backward(
             rng,
             None if noise is None else noise.contiguous(),
             first_row,
-            logvar_min,
-            logvar_max,
+            low,
+            high,
             reduction,
-            need_mu,
-            need_logvar,
+            *flat,
         )
-        return grad_mu.copy_(packed[0]), grad_logvar.copy_(packed[1])
+        for to, x in zip((to_mu, to_logvar), flat, strict=True):
+            if to is not None and x is not None:
+                to.copy_(x)
+        return
     strides = iter(place.strides)
     of_operand = [_NOWHERE if t is None else next(strides) for t in operands]
     if shared is not None:
@@ -269,15 +272,56 @@ def latent_backward(
             first_element,
             *place.arguments(cut, count),
             *(n for strides in of_operand for n in strides),
-            logvar_min,
-            logvar_max,
+            low,
+            high,
             1.0 / rows if reduction in _MEANS else 1.0,
             KL=mode,
-            **_options(cut, place, count, logvar_min, logvar_max, phased),
+            **_options(cut, place, count, low, high, phased),
         )
+
+
+def latent_backward(
+    grad_z: Tensor | None,
+    grad_kl: Tensor | None,
+    mu: Tensor,
+    logvar: Tensor,
+    rng: Tensor | None,
+    noise: Tensor | None,
+    first_row: int,
+    logvar_min: float,
+    logvar_max: float,
+    reduction: int,
+    need_mu: bool,
+    need_logvar: bool,
+) -> tuple[Tensor, Tensor]:
+    _check_dtype("latent_backward", mu)
+    grad_mu = torch.empty_like(mu) if need_mu else mu.new_empty(0)
+    grad_logvar = torch.empty_like(logvar) if need_logvar else logvar.new_empty(0)
+    settings = (first_row, logvar_min, logvar_max, reduction)
+    wanted = (grad_mu if need_mu else None, grad_logvar if need_logvar else None)
+    _backward(grad_z, grad_kl, mu, logvar, rng, noise, *settings, *wanted)
     return grad_mu, grad_logvar
 
 
-for _implementation in (latent_forward, latent_sample, latent_kl, latent_backward):
+def latent_backward_packed(
+    grad_z: Tensor | None,
+    grad_kl: Tensor | None,
+    packed: Tensor,
+    rng: Tensor | None,
+    noise: Tensor | None,
+    first_row: int,
+    logvar_min: float,
+    logvar_max: float,
+    reduction: int,
+) -> Tensor:
+    _check_dtype("latent_backward_packed", packed)
+    grad = torch.empty_like(packed)
+    mu, logvar = packed.chunk(2, 1)
+    settings = (first_row, logvar_min, logvar_max, reduction)
+    _backward(grad_z, grad_kl, mu, logvar, rng, noise, *settings, *grad.chunk(2, 1))
+    return grad
+
+
+for _implementation in (latent_forward, latent_sample, latent_kl, latent_backward, latent_backward_packed):
     for _key in ("CUDA", "CPU") if INTERPRETED.value else ("CUDA",):
         library.impl(f"{_implementation.__name__}_triton", _implementation, _key)
