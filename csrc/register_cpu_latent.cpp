@@ -49,11 +49,13 @@ void draw_from(LatentProblem& p, const std::optional<Tensor>& rng, const std::op
   p.first_row = first_row;
 }
 
-// Work items are a few thousand elements each: one alone is not worth a second thread.
+// Units are a few thousand elements each: one alone is not worth a second thread.
 template <class Latent, class Kernel>
-void run(const Latent& p, Kernel kernel) {
+void run(const Latent& p, bool sums_rows, Kernel kernel) {
   const LatentPartition cut(p.rows, p.cols());
-  torch::stable::parallel_for(0, cut.items(), 2, [&](int64_t first, int64_t last) { kernel(p, first, last); });
+  const LatentWork work(p, cut, sums_rows);
+  torch::stable::parallel_for(0, work.units(), 2,
+                              [&](int64_t first, int64_t last) { kernel(p, cut, work, first, last); });
 }
 
 template <class Real>
@@ -110,7 +112,7 @@ void forward(LatentForward& p, const Tensor& mu, const Tensor& logvar, const std
     partial.reset(new double[static_cast<size_t>(partials)]);
     p.partial = partial.get();
   }
-  run(p, latent_kernels().forward);
+  run(p, p.partial && p.reduction != KlReduction::sample, latent_kernels().forward);
   if (!p.partial) return;
   if (kl->scalar_type() == ScalarType::Double)
     sum_partials(p, static_cast<double*>(kl->data_ptr()));
@@ -179,7 +181,7 @@ void backward(LatentBackward& p, const std::optional<Tensor>& grad_z, const std:
   }
   const bool mean = reduction == KlReduction::dim || reduction == KlReduction::batchmean;
   if (mean) p.kl_scale = 1.0 / static_cast<double>(p.rows);
-  run(p, latent_kernels().backward);
+  run(p, false, latent_kernels().backward);
 }
 
 // Writes the gradients that are not null.

@@ -2,6 +2,8 @@
 
 #include "latent.h"
 
+#include <algorithm>
+
 #include "../include/latent.h"
 #include "normals.h"
 #include "sums.h"
@@ -12,28 +14,49 @@ namespace {
 
 constexpr int64_t tile_elements = LatentPartition::tile_elements;
 
-Tile tile_at(const LatentProblem& p, const LatentPartition& cut, int64_t row, int64_t last_row, int64_t panel) {
-  const int64_t col = panel * cut.tile_cols, cols = p.cols();
-  const int64_t rows_left = last_row - row, cols_left = cols - col;
+// A strip is what the loops below take at once; a block, what of a tile is brought into L1: a tile of one channel, or
+// strips of several.
+constexpr int64_t strip_elements = 128;
+constexpr int64_t block_elements = LatentWork::most_channels * strip_elements;
+static_assert(tile_elements <= block_elements && block_elements <= most_narrow);
+static_assert(tile_elements % strip_elements == 0);
+
+Tile tile_at(const LatentProblem& p, const LatentPartition& cut, const LatentWork::Unit& unit, int64_t row) {
+  const int64_t col = unit.panel * cut.tile_cols, cols = p.cols();
+  const int64_t rows_left = unit.last_row - row, cols_left = cols - col;
   return {row, rows_left < cut.tile_rows ? rows_left : cut.tile_rows, col,
-          cols_left < cut.tile_cols ? cols_left : cut.tile_cols};
+          cols_left < cut.tile_cols ? cols_left : cut.tile_cols, unit.channels};
 }
 
-// The tile's noise, given or drawn.
+// The columns of a tile's block.
+int64_t block_cols(const Tile& tile) { return tile.channels == 1 ? tile.cols : strip_elements; }
+
+Tile block_at(const Tile& tile, int64_t at) {
+  return {tile.row, tile.rows, tile.col + at, block_cols(tile), tile.channels};
+}
+
+// The noise of a block, given or drawn.
 template <class T>
 class Noise {
  public:
   explicit Noise(const LatentProblem& p) : p_(p), key_(p.key) {}
 
-  const Compute<T>* tile(const Tile& tile) {
-    if (p_.noise.data) return load<T>(p_, p_.noise, tile, buffer_);
-    const uint64_t first = static_cast<uint64_t>(p_.first_row + tile.row) * static_cast<uint64_t>(p_.cols()) +
-                           static_cast<uint64_t>(tile.col);
-    const float* normals = normals_.fill(key_, first, tile.size());
+  void start(const Tile& block) {
+    block_ = block;
+    if (p_.noise.data) given_ = load<T>(p_, p_.noise, block, buffer_);
+  }
+
+  // Until the next is asked for.
+  const Compute<T>* channel(int64_t channel) {
+    const int64_t count = block_.rows * block_.cols;
+    if (given_) return given_ + channel * count;
+    const uint64_t first = static_cast<uint64_t>(p_.first_row + block_.row) * static_cast<uint64_t>(p_.cols()) +
+                           static_cast<uint64_t>(block_.col + channel * p_.inner);
+    const float* normals = normals_.fill(key_, first, count);
     if constexpr (sizeof(Compute<T>) == sizeof(float)) {
       return normals;
     } else {
-      for (int64_t i = 0; i < tile.size(); ++i) buffer_[i] = normals[i];
+      for (int64_t i = 0; i < count; ++i) buffer_[i] = normals[i];
       return buffer_;
     }
   }
@@ -41,13 +64,13 @@ class Noise {
  private:
   const LatentProblem& p_;
   KeySchedule key_;
+  Tile block_{};
+  const Compute<T>* given_ = nullptr;
   NormalBuffer<tile_elements> normals_;
-  Compute<T> buffer_[tile_elements];
+  Compute<T> buffer_[block_elements];
 };
 
 // The log-variances of a strip, clamped and reduced. A strip at a time, so that the reduced values stay near.
-constexpr int64_t strip_elements = 128;
-
 template <class Real>
 struct Strip {
   Real half[strip_elements], r[strip_elements], scale[strip_elements];
@@ -74,7 +97,7 @@ void forward_strip(int64_t n, const Real* __restrict mu, const Strip<Real>& stri
 }
 
 template <class Real, bool want_z, bool want_kl>
-void forward_tile(int64_t n, const Real* mu, const Real* logvar, const Real* eps, Real lo, Real hi, Real* z,
+void forward_run(int64_t n, const Real* mu, const Real* logvar, const Real* eps, Real lo, Real hi, Real* z,
                   Real* element_kl) {
   Strip<Real> strip;
   for (int64_t at = 0; at < n; at += strip_elements) {
@@ -85,48 +108,64 @@ void forward_tile(int64_t n, const Real* mu, const Real* logvar, const Real* eps
 }
 
 template <class T, bool want_z, bool want_kl>
-void forward_item(const LatentForward& p, const LatentPartition& cut, int64_t item) {
+void forward_unit(const LatentForward& p, const LatentPartition& cut, const LatentWork& work, int64_t index) {
   using Real = Compute<T>;
-  const int64_t panel = item % cut.panels, first_row = item / cut.panels * cut.item_rows, cols = p.cols();
-  const int64_t last_row = first_row + cut.item_rows < p.rows ? first_row + cut.item_rows : p.rows;
+  const LatentWork::Unit unit = work[index];
   const Real lo = static_cast<Real>(p.logvar_min), hi = static_cast<Real>(p.logvar_max);
-  Real mu_buffer[tile_elements], logvar_buffer[tile_elements], z_buffer[tile_elements], kl_buffer[tile_elements];
-  Real sums[tile_elements] = {};
+  Real mu_buffer[block_elements], logvar_buffer[block_elements], z_buffer[block_elements];
+  // A tile's elements for each channel.
+  constexpr int64_t most_elements = LatentWork::most_channels * tile_elements;
+  Real kl[most_elements], sums[most_elements];
+  std::fill_n(sums, unit.channels * tile_elements, Real(0));
   Noise<T> noise(p);
-  for (int64_t row = first_row; row < last_row; row += cut.tile_rows) {
-    const Tile tile = tile_at(p, cut, row, last_row, panel);
-    if (row + cut.tile_rows < last_row) {
-      const Tile next = tile_at(p, cut, row + cut.tile_rows, last_row, panel);
+  for (int64_t row = unit.first_row; row < unit.last_row; row += cut.tile_rows) {
+    const Tile tile = tile_at(p, cut, unit, row);
+    if (row + cut.tile_rows < unit.last_row) {
+      const Tile next = tile_at(p, cut, unit, row + cut.tile_rows);
       prefetch<T>(p, p.mu, next);
       prefetch<T>(p, p.logvar, next);
     }
-    const Real* mu = load<T>(p, p.mu, tile, mu_buffer);
-    const Real* logvar = load<T>(p, p.logvar, tile, logvar_buffer);
-    const Real* eps = want_z ? noise.tile(tile) : nullptr;
-    Real* z = want_z ? destination<T>(p, p.z, tile, z_buffer) : nullptr;
-    forward_tile<Real, want_z, want_kl>(tile.size(), mu, logvar, eps, lo, hi, z, kl_buffer);
-    if constexpr (want_z) store<T>(p, p.z, tile, z, z_buffer);
+    for (int64_t at = 0; at < tile.cols; at += block_cols(tile)) {
+      const Tile block = block_at(tile, at);
+      const int64_t count = block.rows * block.cols;
+      const Real* mu = load<T>(p, p.mu, block, mu_buffer);
+      const Real* logvar = load<T>(p, p.logvar, block, logvar_buffer);
+      Real* z = want_z ? destination<T>(p, p.z, block, z_buffer) : nullptr;
+      if constexpr (want_z) noise.start(block);
+      for (int64_t c = 0; c < unit.channels; ++c) {
+        const Real* eps = want_z ? noise.channel(c) : nullptr;
+        forward_run<Real, want_z, want_kl>(count, mu + c * count, logvar + c * count, eps, lo, hi, z + c * count,
+                                           kl + c * tile_elements + at);
+      }
+      if constexpr (want_z) store<T>(p, p.z, block, z, z_buffer);
+    }
     if constexpr (want_kl) {
       switch (p.reduction) {
-        case KlReduction::none: store<Real>(p, p.kl, tile, kl_buffer, kl_buffer); break;
+        case KlReduction::none: store<Real>(p, p.kl, tile, kl, kl); break;
         case KlReduction::sample:
           for (int64_t r = 0; r < tile.rows; ++r)
-            p.partial[(tile.row + r) * cut.panels + panel] = row_sum(kl_buffer + r * tile.cols, tile.cols);
+            for (int64_t c = 0; c < unit.channels; ++c)
+              p.partial[(tile.row + r) * cut.panels + unit.panel + c * work.apart] =
+                  row_sum(kl + (r + c) * tile.cols, tile.cols);
           break;
         default:
-          for (int64_t i = 0; i < tile.size(); ++i) sums[i] += kl_buffer[i];
+          for (int64_t i = 0; i < tile.size(); ++i) sums[i] += kl[i];
       }
     }
   }
   if constexpr (want_kl) {
-    if (p.reduction == KlReduction::dim) {
-      const Tile tile = tile_at(p, cut, first_row, last_row, panel);
-      double* out = p.partial + item / cut.panels * cols + tile.col;
-      for (int64_t c = 0; c < tile.cols; ++c) out[c] = sums[c];
-      for (int64_t r = 1; r < tile.rows; ++r)
-        for (int64_t c = 0; c < tile.cols; ++c) out[c] += sums[r * tile.cols + c];
-    } else if (p.reduction == KlReduction::batchmean || p.reduction == KlReduction::sum) {
-      p.partial[item] = row_sum(sums, tile_elements);
+    const int64_t item_row = unit.first_row / cut.item_rows;
+    const Tile tile = tile_at(p, cut, unit, unit.first_row);
+    for (int64_t c = 0; c < unit.channels; ++c) {
+      const Real* of_channel = sums + c * tile_elements;
+      if (p.reduction == KlReduction::dim) {
+        double* out = p.partial + item_row * p.cols() + tile.col + c * p.inner;
+        for (int64_t i = 0; i < tile.cols; ++i) out[i] = of_channel[i];
+        for (int64_t r = 1; r < tile.rows; ++r)
+          for (int64_t i = 0; i < tile.cols; ++i) out[i] += of_channel[r * tile.cols + i];
+      } else if (p.reduction == KlReduction::batchmean || p.reduction == KlReduction::sum) {
+        p.partial[item_row * cut.panels + unit.panel + c * work.apart] = row_sum(of_channel, tile_elements);
+      }
     }
   }
 }
@@ -145,7 +184,7 @@ void backward_strip(int64_t n, const Real* __restrict mu, const Real* __restrict
 }
 
 template <class Real, bool has_grad_z, bool has_grad_kl>
-void backward_tile(int64_t n, const Real* mu, const Real* logvar, const Real* eps, const Real* grad_z, const Real* grad_kl,
+void backward_run(int64_t n, const Real* mu, const Real* logvar, const Real* eps, const Real* grad_z, const Real* grad_kl,
                    Real lo, Real hi, Real* grad_mu, Real* grad_logvar) {
   Strip<Real> strip;
   for (int64_t at = 0; at < n; at += strip_elements) {
@@ -157,81 +196,85 @@ void backward_tile(int64_t n, const Real* mu, const Real* logvar, const Real* ep
 }
 
 template <class T, bool has_grad_z, bool has_grad_kl>
-void backward_item(const LatentBackward& p, const LatentPartition& cut, int64_t item) {
+void backward_unit(const LatentBackward& p, const LatentPartition& cut, const LatentWork& work, int64_t index) {
   using Real = Compute<T>;
-  const int64_t panel = item % cut.panels, first_row = item / cut.panels * cut.item_rows;
-  const int64_t last_row = first_row + cut.item_rows < p.rows ? first_row + cut.item_rows : p.rows;
+  const LatentWork::Unit unit = work[index];
   const Real lo = static_cast<Real>(p.logvar_min), hi = static_cast<Real>(p.logvar_max);
   const Real kl_scale = static_cast<Real>(p.kl_scale);
-  Real mu_buffer[tile_elements], logvar_buffer[tile_elements], grad_z_buffer[tile_elements];
-  Real kl_raw[tile_elements], grad_kl[tile_elements];
-  Real grad_mu_buffer[tile_elements], grad_logvar_buffer[tile_elements];
+  Real mu_buffer[block_elements], logvar_buffer[block_elements], grad_z_buffer[block_elements];
+  Real kl_raw[block_elements], grad_kl[block_elements];
+  Real grad_mu_buffer[block_elements], grad_logvar_buffer[block_elements];
   Noise<T> noise(p);
-  for (int64_t row = first_row; row < last_row; row += cut.tile_rows) {
-    const Tile tile = tile_at(p, cut, row, last_row, panel);
-    if (row + cut.tile_rows < last_row) {
-      const Tile next = tile_at(p, cut, row + cut.tile_rows, last_row, panel);
+  for (int64_t row = unit.first_row; row < unit.last_row; row += cut.tile_rows) {
+    const Tile tile = tile_at(p, cut, unit, row);
+    if (row + cut.tile_rows < unit.last_row) {
+      const Tile next = tile_at(p, cut, unit, row + cut.tile_rows);
       prefetch<T>(p, p.mu, next);
       prefetch<T>(p, p.logvar, next);
       prefetch<T>(p, p.grad_z, next);
     }
-    const Real* mu = load<T>(p, p.mu, tile, mu_buffer);
-    const Real* logvar = load<T>(p, p.logvar, tile, logvar_buffer);
-    const Real* eps = nullptr;
-    const Real* grad_z = nullptr;
-    if constexpr (has_grad_z) {
-      grad_z = load<T>(p, p.grad_z, tile, grad_z_buffer);
+    for (int64_t at = 0; at < tile.cols; at += block_cols(tile)) {
+      const Tile block = block_at(tile, at);
+      const int64_t count = block.rows * block.cols;
+      const Real* mu = load<T>(p, p.mu, block, mu_buffer);
+      const Real* logvar = load<T>(p, p.logvar, block, logvar_buffer);
+      const Real* grad_z = has_grad_z ? load<T>(p, p.grad_z, block, grad_z_buffer) : nullptr;
       // Only the gradient of log sigma^2 meets the noise: where it is not wanted, any numbers serve.
-      eps = p.grad_logvar.data ? noise.tile(tile) : grad_z;
-    }
-    if constexpr (has_grad_kl) {
-      // A gradient per dim, or one for all, is the same in every tile of the item.
-      if (p.grad_kl.row != 0 || row == first_row) {
-        const Real* raw = load<Real>(p, p.grad_kl, tile, kl_raw);
-        for (int64_t i = 0; i < tile.size(); ++i) grad_kl[i] = kl_scale * raw[i];
+      const bool noisy = has_grad_z && p.grad_logvar.data != nullptr;
+      if (noisy) noise.start(block);
+      // A gradient per dim, or one for all, is the same in every block of the same columns.
+      if (has_grad_kl && (p.grad_kl.row != 0 || row == unit.first_row || block.cols < tile.cols)) {
+        const Real* raw = load<Real>(p, p.grad_kl, block, kl_raw);
+        for (int64_t i = 0; i < block.size(); ++i) grad_kl[i] = kl_scale * raw[i];
       }
+      Real* grad_mu = destination<T>(p, p.grad_mu, block, grad_mu_buffer);
+      Real* grad_logvar = destination<T>(p, p.grad_logvar, block, grad_logvar_buffer);
+      for (int64_t c = 0; c < unit.channels; ++c) {
+        const int64_t from = c * count;
+        const Real* eps = noisy ? noise.channel(c) : grad_z + from;
+        backward_run<Real, has_grad_z, has_grad_kl>(count, mu + from, logvar + from, eps, grad_z + from,
+                                                    grad_kl + from, lo, hi, grad_mu + from, grad_logvar + from);
+      }
+      store<T>(p, p.grad_mu, block, grad_mu, grad_mu_buffer);
+      store<T>(p, p.grad_logvar, block, grad_logvar, grad_logvar_buffer);
     }
-    Real* grad_mu = destination<T>(p, p.grad_mu, tile, grad_mu_buffer);
-    Real* grad_logvar = destination<T>(p, p.grad_logvar, tile, grad_logvar_buffer);
-    backward_tile<Real, has_grad_z, has_grad_kl>(tile.size(), mu, logvar, eps, grad_z, grad_kl, lo, hi, grad_mu,
-                                                 grad_logvar);
-    store<T>(p, p.grad_mu, tile, grad_mu, grad_mu_buffer);
-    store<T>(p, p.grad_logvar, tile, grad_logvar, grad_logvar_buffer);
   }
 }
 
 template <class T>
-void forward_items(const LatentForward& p, int64_t first_item, int64_t last_item) {
-  const LatentPartition cut(p.rows, p.cols());
+void forward_units(const LatentForward& p, const LatentPartition& cut, const LatentWork& work, int64_t first,
+                   int64_t last) {
   const bool want_kl = p.partial != nullptr || p.kl.data != nullptr;
-  const auto run = !p.z.data ? forward_item<T, false, true> : want_kl ? forward_item<T, true, true> : forward_item<T, true, false>;
-  for (int64_t item = first_item; item < last_item; ++item) run(p, cut, item);
+  const auto run = !p.z.data ? forward_unit<T, false, true>
+                   : want_kl ? forward_unit<T, true, true>
+                             : forward_unit<T, true, false>;
+  for (int64_t unit = first; unit < last; ++unit) run(p, cut, work, unit);
 }
 
 template <class T>
-void backward_items(const LatentBackward& p, int64_t first_item, int64_t last_item) {
-  const LatentPartition cut(p.rows, p.cols());
-  const auto run = !p.grad_z.data    ? backward_item<T, false, true>
-                   : p.grad_kl.data ? backward_item<T, true, true>
-                                    : backward_item<T, true, false>;
-  for (int64_t item = first_item; item < last_item; ++item) run(p, cut, item);
+void backward_units(const LatentBackward& p, const LatentPartition& cut, const LatentWork& work, int64_t first,
+                    int64_t last) {
+  const auto run = !p.grad_z.data   ? backward_unit<T, false, true>
+                   : p.grad_kl.data ? backward_unit<T, true, true>
+                                    : backward_unit<T, true, false>;
+  for (int64_t unit = first; unit < last; ++unit) run(p, cut, work, unit);
 }
 
-void forward(const LatentForward& p, int64_t first_item, int64_t last_item) {
+void forward(const LatentForward& p, const LatentPartition& cut, const LatentWork& work, int64_t first, int64_t last) {
   switch (p.dtype) {
-    case DType::float16: return forward_items<Half>(p, first_item, last_item);
-    case DType::bfloat16: return forward_items<BFloat16>(p, first_item, last_item);
-    case DType::float32: return forward_items<float>(p, first_item, last_item);
-    case DType::float64: return forward_items<double>(p, first_item, last_item);
+    case DType::float16: return forward_units<Half>(p, cut, work, first, last);
+    case DType::bfloat16: return forward_units<BFloat16>(p, cut, work, first, last);
+    case DType::float32: return forward_units<float>(p, cut, work, first, last);
+    case DType::float64: return forward_units<double>(p, cut, work, first, last);
   }
 }
 
-void backward(const LatentBackward& p, int64_t first_item, int64_t last_item) {
+void backward(const LatentBackward& p, const LatentPartition& cut, const LatentWork& work, int64_t first, int64_t last) {
   switch (p.dtype) {
-    case DType::float16: return backward_items<Half>(p, first_item, last_item);
-    case DType::bfloat16: return backward_items<BFloat16>(p, first_item, last_item);
-    case DType::float32: return backward_items<float>(p, first_item, last_item);
-    case DType::float64: return backward_items<double>(p, first_item, last_item);
+    case DType::float16: return backward_units<Half>(p, cut, work, first, last);
+    case DType::bfloat16: return backward_units<BFloat16>(p, cut, work, first, last);
+    case DType::float32: return backward_units<float>(p, cut, work, first, last);
+    case DType::float64: return backward_units<double>(p, cut, work, first, last);
   }
 }
 

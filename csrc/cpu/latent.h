@@ -53,9 +53,38 @@ struct LatentPartition {
   }
 };
 
+// What a thread does at a time: a work item; or, where the channels of a pixel lie side by side in memory, the items of the
+// same pixels in several channels, which share their cache lines. The order of no sum depends on it.
+struct LatentWork {
+  static constexpr int64_t most_channels = 16;
+  struct Unit {
+    int64_t first_row, last_row, panel, channels;
+  };
+
+  // apart: panels from one channel to the next.
+  int64_t rows, unit_rows, panels, apart, channels = 1;
+
+  LatentWork(const LatentProblem& p, const LatentPartition& cut, bool sums_rows)
+      : rows(p.rows), unit_rows(cut.item_rows), panels(cut.panels), apart(cut.panels) {
+    if (p.outer == 1 || p.mu.outer != 1 || p.mu.inner == 1 || p.inner % cut.tile_cols != 0) return;
+    apart = p.inner / cut.tile_cols;
+    channels = p.outer;
+    if (!sums_rows) unit_rows = cut.tile_rows;
+  }
+  int64_t groups() const { return (channels + most_channels - 1) / most_channels; }
+  int64_t units() const { return (rows + unit_rows - 1) / unit_rows * apart * groups(); }
+  Unit operator[](int64_t unit) const {
+    const int64_t group = unit % groups(), panel = unit / groups() % apart;
+    const int64_t first_row = unit / groups() / apart * unit_rows, rows_left = rows - first_row;
+    const int64_t last_row = first_row + (rows_left < unit_rows ? rows_left : unit_rows);
+    const int64_t first = group * most_channels, left = channels - first;
+    return {first_row, last_row, first * apart + panel, left < most_channels ? left : most_channels};
+  }
+};
+
 struct LatentKernels {
-  void (*forward)(const LatentForward&, int64_t first_item, int64_t last_item);
-  void (*backward)(const LatentBackward&, int64_t first_item, int64_t last_item);
+  void (*forward)(const LatentForward&, const LatentPartition&, const LatentWork&, int64_t first, int64_t last);
+  void (*backward)(const LatentBackward&, const LatentPartition&, const LatentWork&, int64_t first, int64_t last);
 };
 
 namespace baseline {

@@ -1,15 +1,20 @@
 // Moving a tile between a strided tensor of any dtype and consecutive numbers of the compute type in L1.
 #pragma once
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 #include "../include/storage.h"
 #include "../problem.h"
 
 namespace betavae_fast::BVF_ISA {
 
-// Rows [row, row + rows) x columns [col, col + cols).
+// Rows [row, row + rows) x columns [col, col + cols); or, of one row, as many columns of each of several channels, which
+// begin p.inner columns apart.
 struct Tile {
-  int64_t row, rows, col, cols;
-  int64_t size() const { return rows * cols; }
+  int64_t row, rows, col, cols, channels = 1;
+  int64_t size() const { return channels * rows * cols; }
 };
 
 // The tile as it lies in memory, if its elements are consecutive there; else null.
@@ -17,7 +22,8 @@ template <class T>
 inline T* consecutive(const Problem& p, const View& view, const Tile& tile) {
   const int64_t outer = tile.col / p.inner, inner = tile.col - outer * p.inner;
   const bool one_row = tile.rows == 1 || (view.row == p.cols() && tile.cols == p.cols());
-  if (view.data == nullptr || view.inner != 1 || inner + tile.cols > p.inner || !one_row) return nullptr;
+  const bool one_run = tile.channels == 1 && inner + tile.cols <= p.inner && one_row;
+  if (view.data == nullptr || view.inner != 1 || !one_run) return nullptr;
   return static_cast<T*>(view.data) + tile.row * view.row + outer * view.outer + inner;
 }
 
@@ -27,13 +33,65 @@ inline void for_each_run(const Problem& p, const View& view, const Tile& tile, V
   if (T* whole = consecutive<T>(p, view, tile)) return visit(whole, 1, 0, tile.size());
   for (int64_t r = 0; r < tile.rows; ++r) {
     T* row = static_cast<T*>(view.data) + (tile.row + r) * view.row;
-    for (int64_t done = 0; done < tile.cols;) {
-      const int64_t col = tile.col + done, outer = col / p.inner, inner = col - outer * p.inner;
-      const int64_t length = p.inner - inner < tile.cols - done ? p.inner - inner : tile.cols - done;
-      visit(row + outer * view.outer + inner * view.inner, view.inner, r * tile.cols + done, length);
-      done += length;
+    for (int64_t channel = 0; channel < tile.channels; ++channel) {
+      for (int64_t done = 0; done < tile.cols;) {
+        const int64_t col = tile.col + channel * p.inner + done, outer = col / p.inner, inner = col - outer * p.inner;
+        const int64_t length = p.inner - inner < tile.cols - done ? p.inner - inner : tile.cols - done;
+        visit(row + outer * view.outer + inner * view.inner, view.inner, (r + channel) * tile.cols + done, length);
+        done += length;
+      }
     }
   }
+}
+
+// The largest tile of several channels in a 16-bit type.
+constexpr int64_t most_narrow = 2048;
+
+// The tile's first element, if its channels lie side by side in memory; else null.
+template <class T>
+inline T* side_by_side(const Problem& p, const View& view, const Tile& tile) {
+  if (tile.channels == 1 || view.outer != 1) return nullptr;
+  const int64_t outer = tile.col / p.inner, inner = tile.col - outer * p.inner;
+  return static_cast<T*>(view.data) + tile.row * view.row + outer + inner * view.inner;
+}
+
+template <class T>
+inline void transpose_four(const T* from, int64_t from_stride, T* to, int64_t to_stride) {
+#if defined(__SSE2__)
+  if constexpr (sizeof(T) == 4) {
+    __m128 a = _mm_loadu_ps(from), b = _mm_loadu_ps(from + from_stride);
+    __m128 c = _mm_loadu_ps(from + 2 * from_stride), d = _mm_loadu_ps(from + 3 * from_stride);
+    _MM_TRANSPOSE4_PS(a, b, c, d);
+    _mm_storeu_ps(to, a), _mm_storeu_ps(to + to_stride, b);
+    _mm_storeu_ps(to + 2 * to_stride, c), _mm_storeu_ps(to + 3 * to_stride, d);
+    return;
+  }
+  if constexpr (sizeof(T) == 2) {
+    const auto row = [=](int64_t i) { return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + i * from_stride)); };
+    const __m128i ab = _mm_unpacklo_epi16(row(0), row(1)), cd = _mm_unpacklo_epi16(row(2), row(3));
+    const __m128i first = _mm_unpacklo_epi32(ab, cd), second = _mm_unpackhi_epi32(ab, cd);
+    const auto put = [=](int64_t i, __m128i x) { _mm_storel_epi64(reinterpret_cast<__m128i*>(to + i * to_stride), x); };
+    put(0, first), put(1, _mm_srli_si128(first, 8)), put(2, second), put(3, _mm_srli_si128(second, 8));
+    return;
+  }
+#endif
+  for (int64_t r = 0; r < 4; ++r)
+    for (int64_t c = 0; c < 4; ++c) to[c * to_stride + r] = from[r * from_stride + c];
+}
+
+// to[c][r] = from[r][c]. The inner loop goes along the longer side.
+template <class T>
+inline void transpose(int64_t rows, int64_t cols, const T* from, int64_t from_stride, T* to, int64_t to_stride) {
+  const int64_t whole_rows = rows / 4 * 4, whole_cols = cols / 4 * 4;
+  const bool tall = rows > cols;
+  const int64_t outer = tall ? whole_cols : whole_rows, inner = tall ? whole_rows : whole_cols;
+  const int64_t from_outer = tall ? 1 : from_stride, from_inner = tall ? from_stride : 1;
+  const int64_t to_outer = tall ? to_stride : 1, to_inner = tall ? 1 : to_stride;
+  for (int64_t o = 0; o < outer; o += 4)
+    for (int64_t i = 0; i < inner; i += 4)
+      transpose_four(from + o * from_outer + i * from_inner, from_stride, to + o * to_outer + i * to_inner, to_stride);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t c = r < whole_rows ? whole_cols : 0; c < cols; ++c) to[c * to_stride + r] = from[r * from_stride + c];
 }
 
 // Asks for the tile's cache lines while something else is computed.
@@ -49,6 +107,16 @@ template <class T>
 inline const Compute<T>* load(const Problem& p, const View& view, const Tile& tile, Compute<T>* buffer) {
   if constexpr (sizeof(T) == sizeof(Compute<T>)) {
     if (const T* here = consecutive<const T>(p, view, tile)) return here;
+  }
+  if (const T* from = side_by_side<const T>(p, view, tile)) {
+    if constexpr (sizeof(T) == sizeof(Compute<T>)) {
+      transpose(tile.cols, tile.channels, from, view.inner, buffer, tile.cols);
+    } else {
+      T narrow_buffer[most_narrow];
+      transpose(tile.cols, tile.channels, from, view.inner, narrow_buffer, tile.cols);
+      for (int64_t k = 0; k < tile.size(); ++k) buffer[k] = widen(narrow_buffer[k]);
+    }
+    return buffer;
   }
   for_each_run<const T>(p, view, tile, [buffer](const T* from, int64_t stride, int64_t at, int64_t length) {
     Compute<T>* to = buffer + at;
@@ -73,6 +141,16 @@ template <class T>
 inline void store(const Problem& p, const View& view, const Tile& tile, const Compute<T>* computed,
                   const Compute<T>* buffer) {
   if (view.data == nullptr || computed != buffer) return;
+  if (T* to = side_by_side<T>(p, view, tile)) {
+    if constexpr (sizeof(T) == sizeof(Compute<T>)) {
+      transpose(tile.channels, tile.cols, buffer, tile.cols, to, view.inner);
+    } else {
+      T narrow_buffer[most_narrow];
+      for (int64_t k = 0; k < tile.size(); ++k) narrow(buffer[k], narrow_buffer[k]);
+      transpose(tile.channels, tile.cols, narrow_buffer, tile.cols, to, view.inner);
+    }
+    return;
+  }
   for_each_run<T>(p, view, tile, [buffer](T* to, int64_t stride, int64_t at, int64_t length) {
     const Compute<T>* from = buffer + at;
     if (stride == 1)

@@ -28,6 +28,8 @@ FEATURES: tuple[tuple[int, ...], ...] = (
     (3, 5, 7),
     (1, 16, 16),
     (5, 3),
+    (5, 16, 32),  # Channels of whole tiles of pixels.
+    (17, 16, 32),
 )
 REDUCTIONS = ("dim", "sample", "batchmean", "sum", "none")
 SEED = 20261122
