@@ -58,7 +58,9 @@ template <class Real>
 Buffer<Real> widened(const Tensor& x) {
   const Tensor dense = torch::stable::contiguous(x);
   Buffer<Real> result = buffer<Real>(x.numel());
-  typed(dense, [&](const auto* from) { for_each(x.numel(), [&](int64_t i) { result[i] = static_cast<Real>(widen(from[i])); }); });
+  typed(dense, [&](const auto* from) {
+    for_each(x.numel(), [&](int64_t i) { result[i] = static_cast<Real>(widen(from[i])); });
+  });
   return result;
 }
 
@@ -183,7 +185,8 @@ void backward(const Tensor& grad_joint, const Tensor& grad_marginals, const Tens
   const Inputs<Real> inputs(z, mu, logvar, first_row, dataset_size, estimator, p);
   const Saved<Real> joints(joint, grad_joint, p.pairs, p.weights.all), each(marginals, grad_marginals, p.pairs, p.weights.all);
   const int64_t copies = p.pairs.chunks(), size = mu.numel();
-  const Buffer<Real> z_sums = buffer<Real>(z.numel()), mu_sums = buffer<Real>(copies * size), v_sums = buffer<Real>(copies * size);
+  const Buffer<Real> z_sums = buffer<Real>(z.numel());
+  const Buffer<Real> mu_sums = buffer<Real>(copies * size), v_sums = buffer<Real>(copies * size);
   p.grad_joint = joints.grad.get();
   p.grad_marginals = each.grad.get();
   p.joint = joints.log.get();

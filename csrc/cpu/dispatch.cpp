@@ -20,7 +20,8 @@ const Capability& chosen() {
     const Capability all[] = {
       {"baseline", true, &baseline::latent_kernels, &baseline::likelihood_kernels, &baseline::total_correlation_kernels},
 #if defined(__x86_64__)
-      {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), &avx2::latent_kernels, &avx2::likelihood_kernels, &avx2::total_correlation_kernels},
+      {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), &avx2::latent_kernels,
+       &avx2::likelihood_kernels, &avx2::total_correlation_kernels},
       {"avx512",
        __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"),

@@ -139,7 +139,8 @@ struct LogSum {
 
   double value(int64_t k, double weight) const {
     using T = Wider<Real>;
-    return static_cast<double>(ln_2<T> * (static_cast<T>(maximum[k]) + std::log2(static_cast<T>(sum[k])) + static_cast<T>(weight)));
+    const T logarithm = static_cast<T>(maximum[k]) + std::log2(static_cast<T>(sum[k])) + static_cast<T>(weight);
+    return static_cast<double>(ln_2<T> * logarithm);
   }
 };
 
@@ -154,7 +155,8 @@ Real highest(const Real* x) {
 
 // One dim of a block and a tile: its terms, added to the joint's and to the marginal's sum.
 template <class Real>
-void add_dim(const Real* z, const Posteriors<Real>& posteriors, const OwnWeights<Real>& weights, Real* joint, LogSum<Real>& marginal) {
+void add_dim(const Real* z, const Posteriors<Real>& posteriors, const OwnWeights<Real>& weights, Real* joint,
+             LogSum<Real>& marginal) {
   using V = Vector<Real>;
   if (!weights.any && marginal.may_lag(highest(posteriors.peak))) {
     V part[vectors<Real>] = {};
@@ -229,7 +231,8 @@ void joint_gradients(const MixtureBackward<Real>& p, int64_t block, int64_t inde
     for (int64_t v = 0; v < vectors<Real>; ++v) {
       const int64_t from = block * lanes + v * width<Real>;
       const V term = load(terms.of + j * lanes + v * width<Real>);
-      store(result + (j * group) * lanes + v * width<Real>, load(p.grad_joint + from) * exp2_(term - load(p.joint + from)));
+      const V grad = load(p.grad_joint + from) * exp2_(term - load(p.joint + from));
+      store(result + j * group * lanes + v * width<Real>, grad);
     }
 }
 
