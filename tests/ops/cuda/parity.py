@@ -111,6 +111,18 @@ def check_only_needed_gradients(device: str) -> None:
                 assert torch.equal(one, full) if wanted else one.numel() == 0
 
 
+def check_packed_gradient(device: str) -> None:
+    """The same bits as the two gradients apart, in the memory format of the parameters."""
+    grad_kl = torch.linspace(-1, 1, 6, device=device)
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        mu, logvar, grad_z = inputs((6, 4, 5, 8), torch.float32, device)
+        packed = torch.cat((mu, logvar), 1).contiguous(memory_format=memory_format)
+        rest = (make_rng(device, seed=1), None, FIRST_ROW, *ANY, REDUCTIONS["sample"])
+        grad = ops().latent_backward_packed_cuda(grad_z, grad_kl, packed, *rest)
+        apart = ops().latent_backward_cuda(grad_z, grad_kl, *packed.chunk(2, 1), *rest, True, True)
+        assert torch.equal(grad, torch.cat(apart, 1)) and grad.stride() == packed.stride()
+
+
 def check_empty(device: str) -> None:
     for shape in ((0, 10), (4, 0), (0, 0)):
         x, rng = torch.empty(shape, device=device), make_rng(device, seed=1)

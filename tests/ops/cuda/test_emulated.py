@@ -71,6 +71,10 @@ def test_only_needed_gradients_are_computed():
     parity.check_only_needed_gradients("cpu")
 
 
+def test_the_packed_gradient_has_the_bits_of_the_two():
+    parity.check_packed_gradient("cpu")
+
+
 def test_empty_batches():
     parity.check_empty("cpu")
 

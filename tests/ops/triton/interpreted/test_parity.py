@@ -40,6 +40,10 @@ def check_all(
     grad_kl = torch.randn(kl.shape, generator=torch.Generator().manual_seed(1))
     (grad_z,) = lay_out(layout, grad_z) if not layout.startswith(("packed", "mixed")) else (grad_z,)
     check("latent_backward", grad_z, grad_kl, mu, logvar, *drawn, mode, True, True, extent=torch.tensor(30.0))
+    if len(shape) > 1 and shape[1] % 2 == 0:
+        halves = [None if x is None else x[:, : shape[1] // 2] for x in (grad_z, noise)]
+        arguments = (halves[0], None, mu, rng, halves[1], first_row, *ANY, mode)
+        check("latent_backward_packed", *arguments, extent=torch.tensor(30.0))
 
 
 CASES = [
