@@ -5,6 +5,8 @@
 #include <immintrin.h>
 #endif
 
+#include <algorithm>
+
 #include "../include/storage.h"
 #include "../problem.h"
 
@@ -79,7 +81,7 @@ inline void transpose_four(const T* from, int64_t from_stride, T* to, int64_t to
     for (int64_t c = 0; c < 4; ++c) to[c * to_stride + r] = from[r * from_stride + c];
 }
 
-// to[c][r] = from[r][c]. The inner loop goes along the longer side.
+// to[c][r] = from[r][c]. The inner loop goes along the longer side: a few turns of it would be mostly overhead.
 template <class T>
 inline void transpose(int64_t rows, int64_t cols, const T* from, int64_t from_stride, T* to, int64_t to_stride) {
   const int64_t whole_rows = rows / 4 * 4, whole_cols = cols / 4 * 4;
@@ -90,8 +92,10 @@ inline void transpose(int64_t rows, int64_t cols, const T* from, int64_t from_st
   for (int64_t o = 0; o < outer; o += 4)
     for (int64_t i = 0; i < inner; i += 4)
       transpose_four(from + o * from_outer + i * from_inner, from_stride, to + o * to_outer + i * to_inner, to_stride);
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t c = r < whole_rows ? whole_cols : 0; c < cols; ++c) to[c * to_stride + r] = from[r * from_stride + c];
+  for (int64_t c = whole_cols; c < cols; ++c)
+    for (int64_t r = 0; r < rows; ++r) to[c * to_stride + r] = from[r * from_stride + c];
+  for (int64_t r = whole_rows; r < rows; ++r)
+    for (int64_t c = 0; c < whole_cols; ++c) to[c * to_stride + r] = from[r * from_stride + c];
 }
 
 // Asks for the tile's cache lines while something else is computed.
@@ -122,6 +126,8 @@ inline const Compute<T>* load(const Problem& p, const View& view, const Tile& ti
     Compute<T>* to = buffer + at;
     if (stride == 1)
       for (int64_t k = 0; k < length; ++k) to[k] = widen(from[k]);
+    else if (stride == 0)
+      std::fill_n(to, length, widen(*from));
     else
       for (int64_t k = 0; k < length; ++k) to[k] = widen(from[k * stride]);
   });
