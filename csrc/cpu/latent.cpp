@@ -17,9 +17,14 @@ constexpr int64_t tile_elements = LatentPartition::tile_elements;
 // A strip is what the loops below take at once; a block, what of a tile is brought into L1: a tile of one channel, or
 // strips of several.
 constexpr int64_t strip_elements = 128;
-constexpr int64_t block_elements = LatentWork::most_channels * strip_elements;
-static_assert(tile_elements <= block_elements && block_elements <= most_narrow);
-static_assert(tile_elements % strip_elements == 0);
+constexpr int64_t most_channels = LatentWork::most_channels;
+static_assert(tile_elements % strip_elements == 0 && most_channels * strip_elements <= most_narrow);
+
+// Of a kernel that takes so many channels at a time, or one: its buffers are then small, and stay in L1 (5% in bfloat16).
+template <bool several>
+constexpr int64_t block_elements = several ? most_channels * strip_elements : tile_elements;
+template <bool several>
+constexpr int64_t all_tiles = (several ? most_channels : 1) * tile_elements;
 
 Tile tile_at(const LatentProblem& p, const LatentPartition& cut, const LatentWork::Unit& unit, int64_t row) {
   const int64_t col = unit.panel * cut.tile_cols, cols = p.cols();
@@ -29,14 +34,18 @@ Tile tile_at(const LatentProblem& p, const LatentPartition& cut, const LatentWor
 }
 
 // The columns of a tile's block.
-int64_t block_cols(const Tile& tile) { return tile.channels == 1 ? tile.cols : strip_elements; }
+template <bool several>
+int64_t block_cols(const Tile& tile) {
+  return several ? strip_elements : tile.cols;
+}
 
+template <bool several>
 Tile block_at(const Tile& tile, int64_t at) {
-  return {tile.row, tile.rows, tile.col + at, block_cols(tile), tile.channels};
+  return {tile.row, tile.rows, tile.col + at, block_cols<several>(tile), tile.channels};
 }
 
 // The noise of a block, given or drawn.
-template <class T>
+template <class T, bool several>
 class Noise {
  public:
   explicit Noise(const LatentProblem& p) : p_(p), key_(p.key) {}
@@ -67,7 +76,7 @@ class Noise {
   Tile block_{};
   const Compute<T>* given_ = nullptr;
   NormalBuffer<tile_elements> normals_;
-  Compute<T> buffer_[block_elements];
+  Compute<T> buffer_[block_elements<several>];
 };
 
 // The log-variances of a strip, clamped and reduced. A strip at a time, so that the reduced values stay near.
@@ -107,17 +116,16 @@ void forward_run(int64_t n, const Real* mu, const Real* logvar, const Real* eps,
   }
 }
 
-template <class T, bool want_z, bool want_kl>
+template <class T, bool several, bool want_z, bool want_kl>
 void forward_unit(const LatentForward& p, const LatentPartition& cut, const LatentWork& work, int64_t index) {
   using Real = Compute<T>;
   const LatentWork::Unit unit = work[index];
   const Real lo = static_cast<Real>(p.logvar_min), hi = static_cast<Real>(p.logvar_max);
-  Real mu_buffer[block_elements], logvar_buffer[block_elements], z_buffer[block_elements];
-  // A tile's elements for each channel.
-  constexpr int64_t most_elements = LatentWork::most_channels * tile_elements;
-  Real kl[most_elements], sums[most_elements];
-  std::fill_n(sums, unit.channels * tile_elements, Real(0));
-  Noise<T> noise(p);
+  Real mu_buffer[block_elements<several>], logvar_buffer[block_elements<several>], z_buffer[block_elements<several>];
+  Real kl[all_tiles<several>], sums[all_tiles<several>];
+  const int64_t channels = several ? unit.channels : 1;
+  std::fill_n(sums, channels * tile_elements, Real(0));
+  Noise<T, several> noise(p);
   for (int64_t row = unit.first_row; row < unit.last_row; row += cut.tile_rows) {
     const Tile tile = tile_at(p, cut, unit, row);
     if (row + cut.tile_rows < unit.last_row) {
@@ -125,14 +133,14 @@ void forward_unit(const LatentForward& p, const LatentPartition& cut, const Late
       prefetch<T>(p, p.mu, next);
       prefetch<T>(p, p.logvar, next);
     }
-    for (int64_t at = 0; at < tile.cols; at += block_cols(tile)) {
-      const Tile block = block_at(tile, at);
+    for (int64_t at = 0; at < tile.cols; at += block_cols<several>(tile)) {
+      const Tile block = block_at<several>(tile, at);
       const int64_t count = block.rows * block.cols;
       const Real* mu = load<T>(p, p.mu, block, mu_buffer);
       const Real* logvar = load<T>(p, p.logvar, block, logvar_buffer);
       Real* z = want_z ? destination<T>(p, p.z, block, z_buffer) : nullptr;
       if constexpr (want_z) noise.start(block);
-      for (int64_t c = 0; c < unit.channels; ++c) {
+      for (int64_t c = 0; c < channels; ++c) {
         const Real* eps = want_z ? noise.channel(c) : nullptr;
         forward_run<Real, want_z, want_kl>(count, mu + c * count, logvar + c * count, eps, lo, hi, z + c * count,
                                            kl + c * tile_elements + at);
@@ -144,7 +152,7 @@ void forward_unit(const LatentForward& p, const LatentPartition& cut, const Late
         case KlReduction::none: store<Real>(p, p.kl, tile, kl, kl); break;
         case KlReduction::sample:
           for (int64_t r = 0; r < tile.rows; ++r)
-            for (int64_t c = 0; c < unit.channels; ++c)
+            for (int64_t c = 0; c < channels; ++c)
               p.partial[(tile.row + r) * cut.panels + unit.panel + c * work.apart] =
                   row_sum(kl + (r + c) * tile.cols, tile.cols);
           break;
@@ -156,7 +164,7 @@ void forward_unit(const LatentForward& p, const LatentPartition& cut, const Late
   if constexpr (want_kl) {
     const int64_t item_row = unit.first_row / cut.item_rows;
     const Tile tile = tile_at(p, cut, unit, unit.first_row);
-    for (int64_t c = 0; c < unit.channels; ++c) {
+    for (int64_t c = 0; c < channels; ++c) {
       const Real* of_channel = sums + c * tile_elements;
       if (p.reduction == KlReduction::dim) {
         double* out = p.partial + item_row * p.cols() + tile.col + c * p.inner;
@@ -195,16 +203,17 @@ void backward_run(int64_t n, const Real* mu, const Real* logvar, const Real* eps
   }
 }
 
-template <class T, bool has_grad_z, bool has_grad_kl>
+template <class T, bool several, bool has_grad_z, bool has_grad_kl>
 void backward_unit(const LatentBackward& p, const LatentPartition& cut, const LatentWork& work, int64_t index) {
   using Real = Compute<T>;
   const LatentWork::Unit unit = work[index];
   const Real lo = static_cast<Real>(p.logvar_min), hi = static_cast<Real>(p.logvar_max);
   const Real kl_scale = static_cast<Real>(p.kl_scale);
-  Real mu_buffer[block_elements], logvar_buffer[block_elements], grad_z_buffer[block_elements];
-  Real kl_raw[block_elements], grad_kl[block_elements];
-  Real grad_mu_buffer[block_elements], grad_logvar_buffer[block_elements];
-  Noise<T> noise(p);
+  Real mu_buffer[block_elements<several>], logvar_buffer[block_elements<several>], grad_z_buffer[block_elements<several>];
+  Real kl_raw[block_elements<several>], grad_kl[block_elements<several>];
+  Real grad_mu_buffer[block_elements<several>], grad_logvar_buffer[block_elements<several>];
+  const int64_t channels = several ? unit.channels : 1;
+  Noise<T, several> noise(p);
   for (int64_t row = unit.first_row; row < unit.last_row; row += cut.tile_rows) {
     const Tile tile = tile_at(p, cut, unit, row);
     if (row + cut.tile_rows < unit.last_row) {
@@ -213,8 +222,8 @@ void backward_unit(const LatentBackward& p, const LatentPartition& cut, const La
       prefetch<T>(p, p.logvar, next);
       prefetch<T>(p, p.grad_z, next);
     }
-    for (int64_t at = 0; at < tile.cols; at += block_cols(tile)) {
-      const Tile block = block_at(tile, at);
+    for (int64_t at = 0; at < tile.cols; at += block_cols<several>(tile)) {
+      const Tile block = block_at<several>(tile, at);
       const int64_t count = block.rows * block.cols;
       const Real* mu = load<T>(p, p.mu, block, mu_buffer);
       const Real* logvar = load<T>(p, p.logvar, block, logvar_buffer);
@@ -229,7 +238,7 @@ void backward_unit(const LatentBackward& p, const LatentPartition& cut, const La
       }
       Real* grad_mu = destination<T>(p, p.grad_mu, block, grad_mu_buffer);
       Real* grad_logvar = destination<T>(p, p.grad_logvar, block, grad_logvar_buffer);
-      for (int64_t c = 0; c < unit.channels; ++c) {
+      for (int64_t c = 0; c < channels; ++c) {
         const int64_t from = c * count;
         const Real* eps = noisy ? noise.channel(c) : grad_z + from;
         backward_run<Real, has_grad_z, has_grad_kl>(count, mu + from, logvar + from, eps, grad_z + from,
@@ -241,40 +250,52 @@ void backward_unit(const LatentBackward& p, const LatentPartition& cut, const La
   }
 }
 
-template <class T>
+template <class T, bool several>
 void forward_units(const LatentForward& p, const LatentPartition& cut, const LatentWork& work, int64_t first,
                    int64_t last) {
   const bool want_kl = p.partial != nullptr || p.kl.data != nullptr;
-  const auto run = !p.z.data ? forward_unit<T, false, true>
-                   : want_kl ? forward_unit<T, true, true>
-                             : forward_unit<T, true, false>;
+  const auto run = !p.z.data ? forward_unit<T, several, false, true>
+                   : want_kl ? forward_unit<T, several, true, true>
+                             : forward_unit<T, several, true, false>;
+  for (int64_t unit = first; unit < last; ++unit) run(p, cut, work, unit);
+}
+
+template <class T, bool several>
+void backward_units(const LatentBackward& p, const LatentPartition& cut, const LatentWork& work, int64_t first,
+                    int64_t last) {
+  const auto run = !p.grad_z.data   ? backward_unit<T, several, false, true>
+                   : p.grad_kl.data ? backward_unit<T, several, true, true>
+                                    : backward_unit<T, several, true, false>;
   for (int64_t unit = first; unit < last; ++unit) run(p, cut, work, unit);
 }
 
 template <class T>
-void backward_units(const LatentBackward& p, const LatentPartition& cut, const LatentWork& work, int64_t first,
-                    int64_t last) {
-  const auto run = !p.grad_z.data   ? backward_unit<T, false, true>
-                   : p.grad_kl.data ? backward_unit<T, true, true>
-                                    : backward_unit<T, true, false>;
-  for (int64_t unit = first; unit < last; ++unit) run(p, cut, work, unit);
+void forward_of(const LatentForward& p, const LatentPartition& cut, const LatentWork& work, int64_t first, int64_t last) {
+  const auto run = work.channels == 1 ? forward_units<T, false> : forward_units<T, true>;
+  run(p, cut, work, first, last);
 }
 
 void forward(const LatentForward& p, const LatentPartition& cut, const LatentWork& work, int64_t first, int64_t last) {
   switch (p.dtype) {
-    case DType::float16: return forward_units<Half>(p, cut, work, first, last);
-    case DType::bfloat16: return forward_units<BFloat16>(p, cut, work, first, last);
-    case DType::float32: return forward_units<float>(p, cut, work, first, last);
-    case DType::float64: return forward_units<double>(p, cut, work, first, last);
+    case DType::float16: return forward_of<Half>(p, cut, work, first, last);
+    case DType::bfloat16: return forward_of<BFloat16>(p, cut, work, first, last);
+    case DType::float32: return forward_of<float>(p, cut, work, first, last);
+    case DType::float64: return forward_of<double>(p, cut, work, first, last);
   }
+}
+
+template <class T>
+void backward_of(const LatentBackward& p, const LatentPartition& cut, const LatentWork& work, int64_t first, int64_t last) {
+  const auto run = work.channels == 1 ? backward_units<T, false> : backward_units<T, true>;
+  run(p, cut, work, first, last);
 }
 
 void backward(const LatentBackward& p, const LatentPartition& cut, const LatentWork& work, int64_t first, int64_t last) {
   switch (p.dtype) {
-    case DType::float16: return backward_units<Half>(p, cut, work, first, last);
-    case DType::bfloat16: return backward_units<BFloat16>(p, cut, work, first, last);
-    case DType::float32: return backward_units<float>(p, cut, work, first, last);
-    case DType::float64: return backward_units<double>(p, cut, work, first, last);
+    case DType::float16: return backward_of<Half>(p, cut, work, first, last);
+    case DType::bfloat16: return backward_of<BFloat16>(p, cut, work, first, last);
+    case DType::float32: return backward_of<float>(p, cut, work, first, last);
+    case DType::float64: return backward_of<double>(p, cut, work, first, last);
   }
 }
 
