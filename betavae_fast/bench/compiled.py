@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ def compiled(eager: Forward, mode: str | None) -> Forward:
 
 def no_compiler(device: str) -> str:
     """Why torch.compile cannot run on ``device`` here, or ""."""
-    if device == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl"))):
-        return "torch.compile needs a C++ compiler, and none was found"
+    default = "clang++" if sys.platform == "darwin" else "g++"
+    if device == "cpu" and not shutil.which(cxx := os.environ.get("CXX", default)):  # as torch looks for it
+        return f"torch.compile needs a C++ compiler, and {cxx} was not found"
     return ""

@@ -109,7 +109,7 @@ class Contender:
         build: makes the callable; called once for each problem.
         ours: held to the package's error budget: float32 arithmetic whatever the input's dtype.
         missing: why it cannot run here, or "".
-        max_elements: problems larger than this are not worth its time.
+        max_elements: problems larger than this, by the op's ``size``, are not worth its time or memory.
     """
 
     name: str
@@ -131,6 +131,8 @@ class Op:
         cost: of "forward" and "backward".
         recover_noise: (inputs, outputs), both float64 -> the standard normal noise that a contender drew
             itself; None for an op without noise.
+        size: of a shape's problem: its elements, unless contenders keep more than those.
+        unfit: why a shape is not one of this op's, or "".
     """
 
     name: str
@@ -142,6 +144,8 @@ class Op:
     contenders: Callable[[str], tuple[Contender, ...]]
     cost: Mapping[str, Cost]
     recover_noise: Callable[[tuple[Tensor, ...], Outputs], Tensor] | None = None
+    size: Callable[[Shape], int] = prod
+    unfit: Callable[[Shape], str] = lambda shape: ""
 
     def cost_of(self, direction: Direction) -> Cost:
         if direction == "forward+backward":

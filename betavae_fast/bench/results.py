@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from betavae_fast.bench.parity import Error
@@ -97,6 +98,15 @@ class Results:
         unfinished = path.with_name(path.name + ".part")
         unfinished.write_text(text + "\n", encoding="utf-8")
         unfinished.replace(path)
+
+
+def check_writable(path: Path) -> None:
+    """OSError if no file can be written there, to be known before anything is measured; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder")
+    with TemporaryFile(dir=path.parent):
+        pass
 
 
 def load(path: Path) -> Results:

@@ -12,6 +12,7 @@ from math import prod
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 
 from betavae_fast.bench import copying, machine, parity
 from betavae_fast.bench.footprint import Footprint, footprint
@@ -63,7 +64,7 @@ def run(
         name = f"{op.name} {shape} {dtype}"
         if time_limit is not None and time.monotonic() - start > time_limit:
             left_out[name] = f"the time limit of {time_limit:g} s was reached"
-        elif why := too_large(shape, device):
+        elif why := op.unfit(shape) or too_large(shape, device):
             left_out[name] = why
         else:
             with watch(name):
@@ -94,6 +95,7 @@ def measure(
     """Check all contenders on one problem, then time them; ParityError if they disagree."""
     problem = op.setup(shape, DTYPES[dtype], device, seed)
     absent, forwards = line_up(op, shape, device, contenders)
+    absent |= leave_out_uncompilable(problem, forwards)
     errors = parity.check(op, problem, forwards)
     measurements = [
         m
@@ -115,11 +117,23 @@ def line_up(
             absent[contender.name] = "not asked for"
         elif contender.missing:
             absent[contender.name] = contender.missing
-        elif contender.max_elements is not None and prod(shape) > contender.max_elements:
+        elif contender.max_elements is not None and op.size(shape) > contender.max_elements:
             absent[contender.name] = f"measured up to {contender.max_elements} elements only"
         else:
             forwards[contender] = contender.build()
     return absent, forwards
+
+
+def leave_out_uncompilable(problem: Problem, forwards: dict[Contender, Forward]) -> dict[str, str]:
+    """Removes what torch.compile cannot compile here, for want of headers for example; the reasons by name."""
+    absent: dict[str, str] = {}
+    for contender in [c for c in forwards if c.name.startswith("compile")]:
+        try:
+            forwards[contender](problem.inputs, None)
+        except TorchDynamoException as error:
+            absent[contender.name] = f"torch.compile failed: {str(error).strip().splitlines()[0]}"
+            del forwards[contender]
+    return absent
 
 
 def too_large(shape: Shape, device: torch.device) -> str:

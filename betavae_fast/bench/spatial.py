@@ -89,4 +89,15 @@ CONTIGUOUS = Op(
     cost=latent.OP.cost,
     recover_noise=recover_noise,
 )
-CHANNELS_LAST = replace(CONTIGUOUS, name="spatial_channels_last", setup=partial(setup, channels_last=True))
+
+
+def _unfit_channels_last(shape: Shape) -> str:
+    return "" if len(shape) in (4, 5) else "has no channels-last format: 4 or 5 dimensions have one"
+
+
+CHANNELS_LAST = replace(
+    CONTIGUOUS,
+    name="spatial_channels_last",
+    setup=partial(setup, channels_last=True),
+    unfit=_unfit_channels_last,
+)

@@ -16,7 +16,9 @@ from betavae_fast.ops.backends import missing
 
 DATASET_SIZE = 737_280
 # Eager keeps several tensors of B × B × D: at (2048, 10) 168 MB each.
-_EAGER_MAX_ELEMENTS = 2048 * 10
+_EAGER_MAX_ELEMENTS = 2048 * 2048 * 10
+# The parity check computes all pairs by the formula, in float64 too: two minutes at 8192 rows on two cores.
+_MOST_ROWS = 32768
 _FORMULA_TERMS = 1 << 24
 
 
@@ -111,9 +113,20 @@ _BACKWARD = Cost(
     reads=3, writes=3, transcendentals=0, arithmetic=0, integer=0, pair_exponentials=1, pair_arithmetic=10
 )
 
+
+def _size(shape: Shape) -> int:
+    batch, latent_dim = shape
+    return batch * batch * latent_dim
+
+
+def _unfit(shape: Shape) -> str:
+    if len(shape) == 2 and 2 <= shape[0] <= _MOST_ROWS:
+        return ""
+    return f"is compared by all pairs of rows: a batch of 2 to {_MOST_ROWS}, by channels"
+
+
 OP = Op(
     name="total_correlation",
-    # The parity check computes all pairs by the formula, in float64 too: two minutes at 8192 rows on two cores.
     shapes={"cpu": ((2048, 10), (256, 10)), "cuda": ((2048, 10), (256, 10), (16384, 10))},
     dtypes=("fp32",),
     outputs=("parts",),
@@ -121,4 +134,6 @@ OP = Op(
     formula=formula,
     contenders=contenders,
     cost={"forward": _FORWARD, "backward": _BACKWARD},
+    size=_size,
+    unfit=_unfit,
 )

@@ -44,6 +44,7 @@ def bench(
     from betavae_fast.bench import machine
     from betavae_fast.bench.parity import ParityError
     from betavae_fast.bench.registry import get
+    from betavae_fast.bench.results import check_writable
     from betavae_fast.bench.runner import run, too_large
     from betavae_fast.bench.table import gains, show
     from betavae_fast.bench.timing import BRIEF
@@ -56,16 +57,19 @@ def bench(
                 raise ValueError(f"{name} must be at least 1, got {value}")
         chosen = resolve_device(device)
         image_shape = _image_shape(image)
+        if out is not None:
+            check_writable(out)
         if threads is not None:
             torch.set_num_threads(threads)
     if machine.busy():
         console.print("[yellow]Other programs keep this machine busy: expect wrong figures.[/]")
     shape = (batch, *image_shape) if op.endswith("_nll") else (batch, latent_dim)
-    if why := too_large(shape, chosen):
+    entry = get(op)
+    if why := entry.unfit(shape) or too_large(shape, chosen):
         raise CommandError(f"{op} {shape} {dtype} {why}")
     try:
         results = run(
-            get(op),
+            entry,
             [shape],
             [dtype],
             chosen,

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
+from torch._dynamo.exc import TorchDynamoException
 
 from betavae_fast import cli
+from betavae_fast.bench.registry import get
 from betavae_fast.bench.results import load
+from betavae_fast.bench.runner import line_up
 from betavae_fast.bench.timing import QUICK
 
 
@@ -59,6 +63,10 @@ def test_half_precision_is_measured_in_half_precision(tmp_path):
         (("--device", "tpu9"), "tpu9"),
         (("--dtype", "int8"), "int8"),
         (("--batch", str(10**12)), "GiB of memory"),
+        (("--op", "total_correlation", "--batch", "1"), "a batch of 2"),
+        (("--op", "total_correlation", "--batch", str(10**6)), "a batch of 2 to 32768"),
+        (("--out", "/dev/null/figures.json"), "/dev/null"),
+        (("--out", "."), "is a folder"),
     ],
 )
 def test_what_cannot_be_measured_is_named(options, named, capsys):
@@ -72,3 +80,27 @@ def test_a_contender_that_computes_something_else_ends_it(monkeypatch, capsys):
     assert _bench("--batch", "8") == 1
     printed = capsys.readouterr()
     assert "no time is reported" in printed.err and "instead of" not in printed.out
+
+
+def test_what_torch_cannot_compile_is_left_out_with_the_reason(monkeypatch, capsys):
+    monkeypatch.setattr("betavae_fast.bench.latent.no_compiler", lambda device: "")
+    monkeypatch.setattr("betavae_fast.bench.latent.compiled", lambda eager, mode: _uncompilable)
+    assert _bench("--batch", "8", "--latent-dim", "2") == 0
+    assert "without compile: torch.compile failed: no Python.h" in " ".join(capsys.readouterr().out.split())
+
+
+def _uncompilable(inputs, noise):
+    raise TorchDynamoException("no Python.h\n\nSet TORCH_LOGS")
+
+
+def test_a_half_precision_sum_over_many_pixels_is_finite(capsys):
+    """The eager sum of float16 losses would be beyond 65504."""
+    assert _bench("--op", "bernoulli_nll", "--dtype", "fp16", "--batch", "32", "--image", "1x64x64") == 0
+    assert "inf" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("shape", "runs"), [((1024, 32), True), ((8192, 1), False)])
+def test_eager_pairs_are_measured_where_they_fit_into_memory(shape, runs):
+    """Eager keeps B × B × D: at (8192, 1) more than at (1024, 32)."""
+    absent, _ = line_up(get("total_correlation"), shape, torch.device("cpu"))
+    assert ("eager" not in absent) == runs
