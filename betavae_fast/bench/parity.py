@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import inf
 
 import torch
 from torch import Tensor
@@ -41,7 +42,8 @@ class Error:
 
     @property
     def within_budget(self) -> bool:
-        return self.error <= self.budget  # False for NaN
+        # False for NaN. A budget is infinite where the plain formula overflows, which then measures nothing.
+        return self.error <= self.budget < inf
 
 
 def check(op: Op, problem: Problem, forwards: dict[Contender, Forward]) -> list[Error]:

@@ -1,5 +1,7 @@
 """A contender that computes something else must never get as far as a speed-up."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -90,6 +92,16 @@ def test_the_contenders_agree(small_latent, dtype):
     errors = _check(small_latent(), dtype)
     assert {e.contender for e in errors} == {"eager", "distributions", "reference"}
     assert {e.quantity for e in errors} >= {"z", "kl", "gradient 0", "gradient 1", "noise variance"}
+
+
+def _overflows(inputs, noise):
+    return tuple(x * 1e30 * 1e30 for x in eager(inputs, noise))
+
+
+def test_an_infinite_error_has_no_budget_even_where_the_formula_overflows(small_latent):
+    op = replace(small_latent(Contender("wrong", lambda: _overflows)), formula=_overflows)
+    with pytest.raises(parity.ParityError, match="wrong"):
+        _check(op, torch.float32)
 
 
 def test_ours_are_held_to_float32_arithmetic_in_bfloat16(small_latent):
