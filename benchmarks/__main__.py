@@ -17,20 +17,60 @@ from benchmarks.compare import show as show_changes
 from betavae_fast.bench import machine
 from betavae_fast.bench.parity import ParityError
 from betavae_fast.bench.registry import DTYPES, Shape, entry_names, get
-from betavae_fast.bench.results import Results, load
+from betavae_fast.bench.results import Results, check_writable, load
 from betavae_fast.bench.runner import run
 from betavae_fast.bench.table import headlines, show
 from betavae_fast.bench.timing import BRIEF, QUICK, Effort
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0; 1 if the contenders disagree or nothing was measured, and then no file is written."""
+    """Exit status: 0; 1 if the contenders disagree or nothing was measured, and then no file is written; 2 for wrong
+    arguments; 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    args = _parser().parse_args(arguments)
+    parser = _parser()
+    args = parser.parse_args(arguments)
     console = Console()
-    if args.action == "show":
-        _show(load(args.file), console)
-        return 0
+    try:
+        if args.action == "show":
+            return _show_file(args.file, console)
+        if wrong := _wrong_combination(args):
+            parser.error(wrong)
+        return _measure(args, arguments, console)
+    except KeyboardInterrupt:
+        console.print("interrupted, nothing is written")
+        return 130
+
+
+def _show_file(path: Path, console: Console) -> int:
+    try:
+        results = load(path)
+    except OSError as error:
+        console.print(f"{path}: {error.strerror}", highlight=False, soft_wrap=True)
+        return 1
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        why = f"no {error}" if isinstance(error, KeyError) else error
+        console.print(f"{path} is not a result file of an op: {why}", highlight=False, soft_wrap=True)
+        return 1
+    _show(results, console)
+    return 0
+
+
+def _wrong_combination(args: argparse.Namespace) -> str:
+    """What is wrong with arguments that are right by themselves, or "": known before anything is measured."""
+    names = [c.name for c in get(args.action).contenders(args.device)]
+    if unknown := set(args.contenders or ()) - set(names):
+        return f"--contenders: no {', '.join(sorted(unknown))} on {args.device}; there are {', '.join(names)}"
+    if args.base is not None and (args.out is not None or args.time_limit is not None):
+        return "--base goes with neither --out nor --time-limit: it writes nothing and measures all"
+    if args.out is not None:
+        try:
+            check_writable(args.out)
+        except OSError as error:
+            return f"--out: {error}"
+    return ""
+
+
+def _measure(args: argparse.Namespace, arguments: list[str], console: Console) -> int:
     if args.device == "cuda" and not torch.cuda.is_available():
         console.print("--device cuda: torch sees no CUDA device.")
         return 1

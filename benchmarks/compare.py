@@ -75,17 +75,21 @@ def against(revision: str, options: Sequence[str]) -> list[Change]:
         for _ in range(RUNS):
             for tree, medians in taken.items():
                 medians.append(_measure(tree, options))
-    return compare(taken[folder], taken[ROOT])
+    changes = compare(taken[folder], taken[ROOT])
+    if not changes:
+        raise BaseError(f"nothing was measured both here and at {revision}")
+    return changes
 
 
 @contextmanager
 def _checkout(revision: str) -> Iterator[Path]:
     """The commit in a folder of its own, built."""
+    commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    if commit.returncode:
+        raise BaseError(f"{revision} is no commit of this checkout")
     folder = Path(tempfile.mkdtemp(prefix="betavae-fast-base-"))
     try:
-        archive = subprocess.run(
-            ["git", "archive", "--format=tar", revision], cwd=ROOT, capture_output=True, check=False
-        )
+        archive = _git("archive", "--format=tar", commit.stdout.decode().strip())
         if archive.returncode:
             raise BaseError(archive.stderr.decode().strip())
         subprocess.run(["tar", "--extract", "--directory", folder], input=archive.stdout, check=True)
@@ -93,6 +97,10 @@ def _checkout(revision: str) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True)
 
 
 def _measure(tree: Path, options: Sequence[str]) -> Medians:

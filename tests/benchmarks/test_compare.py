@@ -36,9 +36,21 @@ def test_only_what_both_have_is_compared():
     assert compare.compare([{"old": 1.0}], [{"new": 1.0}]) == []
 
 
-def test_a_commit_that_is_not_there_is_named():
-    with pytest.raises(BaseError, match="no-such-commit"):
-        against("no-such-commit", ["latent"])
+@pytest.mark.parametrize("revision", ["no-such-commit", "--output=x", "HEAD:README.md"])
+def test_what_is_no_commit_is_named(revision):
+    with pytest.raises(BaseError, match=f"{revision} is no commit"):
+        against(revision, ["latent"])
+
+
+def test_nothing_in_common_is_an_error_and_no_pass(monkeypatch):
+    @contextmanager
+    def elsewhere(revision):
+        yield ROOT / "base"
+
+    monkeypatch.setattr(compare, "_checkout", elsewhere)
+    monkeypatch.setattr(compare, "_measure", lambda tree, options: {str(tree): 1.0})
+    with pytest.raises(BaseError, match="nothing was measured both here and at v0"):
+        against("v0", ["latent"])
 
 
 def test_both_are_measured_in_turn(monkeypatch, capsys, tmp_path):

@@ -128,3 +128,36 @@ def test_what_no_gpu_has_measured_is_listed():
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
     measured = any(results.machine["gpu"] for results in load_all(RESULTS).values())
     assert measured or "Nothing has been run on a GPU" in page
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--contenders", "eager", "nonsense"), "no nonsense on cpu; there are eager"),
+        (("--out", "/dev/null/results.json"), "--out: "),
+        (("--base", "HEAD", "--time-limit", "3"), "--base goes with neither"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_measuring(options, named, monkeypatch, capsys):
+    monkeypatch.setattr("benchmarks.__main__.run", None)
+    with pytest.raises(SystemExit) as stop:
+        main(["latent", *options])
+    assert stop.value.code == 2 and named in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[]", "{}", '{"parity": [], "measurements": []}'])
+def test_what_is_no_result_file_is_not_shown(text, tmp_path, capsys):
+    path = tmp_path / "other.json"
+    path.write_text(text, encoding="utf-8")
+    assert main(["show", str(path)]) == 1 and main(["show", str(tmp_path / "absent")]) == 1
+    printed = capsys.readouterr().out
+    assert "is not a result file of an op" in printed and "absent: No such file" in printed
+
+
+def test_an_interrupted_run_ends_in_one_line(monkeypatch, capsys):
+    def interrupted(*args, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("benchmarks.__main__.run", interrupted)
+    assert main(["latent", "--quick"]) == 130
+    assert "interrupted, nothing is written" in capsys.readouterr().out
