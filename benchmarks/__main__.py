@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +11,13 @@ import torch
 from rich.console import Console
 
 from benchmarks import RESULTS
+from benchmarks.arguments import command, positive, writable
 from benchmarks.compare import BaseError, against
 from benchmarks.compare import show as show_changes
 from betavae_fast.bench import machine
 from betavae_fast.bench.parity import ParityError
 from betavae_fast.bench.registry import DTYPES, Shape, entry_names, get
-from betavae_fast.bench.results import Results, check_writable, load
+from betavae_fast.bench.results import Results, load
 from betavae_fast.bench.runner import run
 from betavae_fast.bench.table import headlines, show
 from betavae_fast.bench.timing import BRIEF, QUICK, Effort
@@ -62,11 +62,6 @@ def _wrong_combination(args: argparse.Namespace) -> str:
         return f"--contenders: no {', '.join(sorted(unknown))} on {args.device}; there are {', '.join(names)}"
     if args.base is not None and (args.out is not None or args.time_limit is not None):
         return "--base goes with neither --out nor --time-limit: it writes nothing and measures all"
-    if args.out is not None:
-        try:
-            check_writable(args.out)
-        except OSError as error:
-            return f"--out: {error}"
     return ""
 
 
@@ -86,7 +81,7 @@ def _measure(args: argparse.Namespace, arguments: list[str], console: Console) -
             args.shapes or op.shapes[args.device],
             args.dtypes or op.dtypes,
             torch.device(args.device),
-            command=_command(arguments),
+            command=command("benchmarks", arguments),
             effort=QUICK if args.quick else BRIEF if args.brief else Effort(),
             contenders=args.contenders,
             seed=args.seed,
@@ -142,13 +137,6 @@ def _write(results: Results, args: argparse.Namespace, console: Console) -> None
     console.print(f"Written to {out}", highlight=False, soft_wrap=True)
 
 
-def _command(arguments: list[str]) -> str:
-    """What measures the same again; where it wrote to is left out."""
-    pairs = zip(["", *arguments], arguments, strict=False)
-    kept = (a for before, a in pairs if before != "--out" and not a.startswith("--out"))
-    return shlex.join(["python", "-m", "benchmarks", *kept])
-
-
 def _shape(text: str) -> Shape:
     """65536x128 -> (65536, 128)"""
     try:
@@ -160,12 +148,6 @@ def _shape(text: str) -> Shape:
     return shape
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, allow_abbrev=False)
     actions = parser.add_subparsers(dest="action", required=True)
@@ -174,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
         op.add_argument("--shapes", type=_shape, nargs="+", metavar="BxD", help="instead of the registry's")
         op.add_argument("--dtypes", choices=DTYPES, nargs="+", help="instead of the registry's")
         op.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-        op.add_argument("--threads", type=_positive, default=torch.get_num_threads(), help="CPU threads")
+        op.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="CPU threads")
         op.add_argument("--seed", type=int, default=0, help="of the problems' numbers")
         op.add_argument("--contenders", nargs="+", help="fewer of them")
         op.add_argument("--brief", action="store_true", help="fewer samples")
@@ -183,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
             "--base", metavar="REV", help="compare with this commit instead, briefly, and write nothing"
         )
         op.add_argument("--time-limit", type=float, metavar="S", help="begin no problem after S seconds")
-        op.add_argument("--out", type=Path, help="default: benchmarks/results/OP-MACHINE.json")
+        op.add_argument("--out", type=writable, help="default: benchmarks/results/OP-MACHINE.json")
     actions.add_parser("show", help="print a result file").add_argument("file", type=Path)
     return parser
 

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import RESULTS
+from benchmarks.arguments import command, positive, writable
 from betavae_fast.bench import machine
 from betavae_fast.bench.headline import seconds
 from betavae_fast.bench.latent import setup
@@ -115,8 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.latency", description=__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, help="default: benchmarks/results/latency/MACHINE.json")
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
+    parser.add_argument("--out", type=writable, help="default: benchmarks/results/latency/MACHINE.json")
     args = parser.parse_args(arguments)
     console = Console()
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -128,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     clock = CpuClock() if args.device == "cpu" else CudaClock(flush=False)
     calls = interleave(chosen, clock, Effort())
     results = Latency(
-        command=" ".join(("python -m benchmarks.latency", *arguments)),
+        command=command("benchmarks.latency", arguments),
         date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         commit=machine.commit(),
         machine=machine.describe(device),

@@ -22,6 +22,7 @@ import torch
 from rich.console import Console
 
 from benchmarks import RESULTS
+from benchmarks.arguments import command, positive, writable
 from benchmarks.step import NETWORK
 from benchmarks.trainers import TRAINERS
 from betavae_fast.bench import machine
@@ -79,9 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.time_to_loss", description=__doc__)
     parser.add_argument("--device", choices=TRAINERS, default="cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
     parser.add_argument("--target", type=float, default=TARGET, help="nats an image, β times the KL included")
-    parser.add_argument("--out", type=Path, help="default: benchmarks/results/time-to-loss/MACHINE.json")
+    parser.add_argument("--out", type=writable, help="default: benchmarks/results/time-to-loss/MACHINE.json")
     args = parser.parse_args(arguments)
     console = Console(highlight=False, soft_wrap=True)
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -92,12 +93,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     for contender in CONTENDERS:
         if contender not in absent:
             with get_context("spawn").Pool(1) as pool:
-                runs.append(pool.apply(train, (contender, args.device, args.threads, args.target)))
+                try:
+                    runs.append(pool.apply(train, (contender, args.device, args.threads, args.target)))
+                except RuntimeError as error:
+                    console.print(f"Nothing is written: {error}")
+                    return 1
             console.print(f"{contender}: {runs[-1].steps:,} steps, {runs[-1].seconds:.1f} s")
     device = torch.device(args.device)
     torch.set_num_threads(args.threads)
     results = TimeToLoss(
-        command=" ".join(("python -m benchmarks.time_to_loss", *arguments)),
+        command=command("benchmarks.time_to_loss", arguments),
         date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         commit=machine.commit(),
         machine=machine.describe(device),

@@ -134,7 +134,7 @@ def test_what_no_gpu_has_measured_is_listed():
     ("options", "named"),
     [
         (("--contenders", "eager", "nonsense"), "no nonsense on cpu; there are eager"),
-        (("--out", "/dev/null/results.json"), "--out: "),
+        (("--out", "/dev/null/results.json"), "argument --out: "),
         (("--base", "HEAD", "--time-limit", "3"), "--base goes with neither"),
     ],
 )
