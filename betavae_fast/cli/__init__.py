@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0, 2 with one line on stderr for wrong arguments, 130 after Ctrl-C, 1
     otherwise."""
     try:
-        sys.exit(app(arguments or sys.argv[1:] or ["--help"], standalone_mode=False) or 0)
+        status = app(arguments or sys.argv[1:] or ["--help"], standalone_mode=False) or 0
     except CommandError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -38,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if not hasattr(error, "format_message"):
             raise
         _fail(error.format_message(), 2)
+    if status == INTERRUPTED:  # newer typer makes a status of the exception
+        _fail("interrupted", INTERRUPTED)
+    sys.exit(status)
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:

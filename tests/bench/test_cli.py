@@ -106,3 +106,12 @@ def test_eager_pairs_are_measured_where_they_fit_into_memory(shape, runs):
     """Eager keeps B × B × D: at (8192, 1) more than at (1024, 32)."""
     absent, _ = line_up(get("total_correlation"), shape, torch.device("cpu"))
     assert ("eager" not in absent) == runs
+
+
+def test_an_interrupted_command_says_so(monkeypatch, capsys):
+    def interrupted(*args, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("betavae_fast.bench.runner.run", interrupted)
+    assert _bench() == 130
+    assert capsys.readouterr().err == "betavae-fast: interrupted\n"
