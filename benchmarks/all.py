@@ -20,7 +20,7 @@ COMMANDS = (
     "benchmarks laplace_nll --brief",
     "benchmarks total_correlation",
     "benchmarks.latency",
-    "benchmarks.scaling --max-batch 32768",
+    "benchmarks.scaling",
     "benchmarks.encode",
     "benchmarks.step --samples 3 --contenders pythae ours",
     "benchmarks.time_to_loss",
