@@ -97,7 +97,9 @@ def _time_to_loss_section() -> Iterator[str]:
         yield f"## Time to a loss, {_machine(results.machine)}\n"
         yield (
             f"{results.network}; until the mean loss of {time_to_loss.WINDOW} steps is {results.target:g} nats. "
-            f"`{results.command}` → `benchmarks/results/time-to-loss/{path.name}`, {results.date[:10]}.\n"
+            f"`{results.command}` → `benchmarks/results/time-to-loss/{path.name}`, {results.date[:10]}. The "
+            "weights, batches and noise are the same, but rounding differences grow: how many steps it takes is chance, "
+            "images/s is not.\n"
         )
         yield _row(("contender", "steps", "time", "images/s", "eager"))
         yield _row(("---", "---:", "---:", "---:", "---:"))
@@ -115,7 +117,7 @@ def _latency_section() -> Iterator[str]:
         yield f"## A small batch, {_machine(results.machine)}\n"
         yield (
             f"Forward and backward of the latent op at {latency.SHAPE} fp32, {results.backend}: {seconds(whole)}. "
-            f"`{results.command}` → `benchmarks/results/latency/{path.name}` {results.date[:10]}:\n"
+            f"`{results.command}` → `benchmarks/results/latency/{path.name}`, {results.date[:10]}:\n"
         )
         yield _row(("part", "time", "share"))
         yield _row(("---", "---:", "---:"))

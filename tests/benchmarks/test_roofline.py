@@ -2,8 +2,8 @@
 
 import pytest
 
+from benchmarks import RESULTS
 from benchmarks.machine_code import sass
-from benchmarks.results import FOLDER
 from benchmarks.roofline import pipes, table
 from benchmarks.roofline.kernels import Row
 from benchmarks.roofline.machines import A100, H100, MACHINES
@@ -123,5 +123,5 @@ def test_a_slower_kernel_is_found():
 def test_the_page_and_the_results_list_the_table(committed):
     _, shown, _ = table.PAGE.read_text(encoding="utf-8").split(table.MARK)
     assert shown.strip() == table.markdown(committed)
-    listed = (FOLDER / "README.md").read_text(encoding="utf-8")
+    listed = (RESULTS / "README.md").read_text(encoding="utf-8")
     assert f"| `roofline/roofline.json` | `{committed['command']}` |" in listed
