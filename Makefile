@@ -57,13 +57,14 @@ wheel: setup
 	rm -rf dist
 	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 
-# The checkout without the package: what is tested is what the wheel installed.
+# The checkout without the package: what is tested is what the wheel installed. Triton 3.6, which torch 2.11 brings, interprets
+# kernels in a way that NumPy 2.4 refuses.
 test-wheel: wheel
 	rm -rf build/wheel && mkdir -p build/wheel/checkout
 	git archive HEAD | tar --extract --directory build/wheel/checkout
 	rm -r build/wheel/checkout/betavae_fast
 	$(PYTHON) -m venv build/wheel/venv
-	build/wheel/venv/bin/python -m pip install --quiet $(WHEEL_TORCH) numpy
+	build/wheel/venv/bin/python -m pip install --quiet $(WHEEL_TORCH) 'numpy<2.4'
 	build/wheel/venv/bin/python -m pip install --quiet "$$(ls $(CURDIR)/dist/*.whl)[test]"
 	cd build/wheel/checkout && OMP_WAIT_POLICY=PASSIVE ../venv/bin/python -m pytest tests --numprocesses auto
 
