@@ -539,7 +539,8 @@ def test_distributions_take_sigma_and_ours_log_sigma_squared() -> None:
     mu, logvar = torch.zeros(1, 1), torch.full((1, 1), -300.0)
     assert (0.5 * logvar).exp() == 0
     with pytest.raises(ValueError, match="scale"):
-        Normal(mu, (0.5 * logvar).exp(), validate_args=True)  # the default; torch.compile turns it off for good
+        # the default, which torch.compile turns off for the whole process
+        Normal(mu, (0.5 * logvar).exp(), validate_args=True)
     assert gaussian_kl(mu, logvar) == 149.5
 
 
