@@ -11,7 +11,7 @@ from typing import NoReturn
 import typer
 
 from betavae_fast.cli import bench, evaluate, info, train, traverse
-from betavae_fast.cli.errors import INTERRUPTED, CommandError
+from betavae_fast.cli.errors import INTERRUPTED, CommandError, PeerLostError
 
 app = typer.Typer(
     name="betavae-fast",
@@ -28,6 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     otherwise."""
     try:
         status = app(arguments or sys.argv[1:] or ["--help"], standalone_mode=False) or 0
+    except PeerLostError as error:
+        _say(str(error))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(error.exit_code)
     except CommandError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -44,7 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
+    _say(message)
+    sys.exit(exit_code)
+
+
+def _say(message: str) -> None:
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1  # of torchrun's processes
     rank = f"process {os.environ['RANK']}: " if several else ""
     print(f"betavae-fast: {rank}{' '.join(message.split())}", file=sys.stderr)
-    sys.exit(exit_code)

@@ -111,9 +111,9 @@ def test_a_process_that_dies_ends_the_run(environment, free_port):
     with endless_pair(environment, free_port) as (survivor, other):
         other.kill()
         _, error = survivor.communicate(timeout=30)
-    assert survivor.returncode == 1
     assert error.startswith("betavae-fast: process 0: another process of this run has ended")
     assert error.count("\n") == 1
+    assert survivor.returncode == 1
 
 
 def test_a_request_to_stop_one_process_stops_all_at_the_same_step(environment, free_port):
