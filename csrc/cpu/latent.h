@@ -53,8 +53,9 @@ struct LatentPartition {
   }
 };
 
-// What a thread does at a time: a work item; or, where the channels of a pixel lie side by side in memory, the items of the
-// same pixels in several channels, which share their cache lines. The order of no sum depends on it.
+// What a thread does at a time: a work item; a tile of it, where no sum goes over its rows, because the tiles of a row follow
+// each other in memory; or, where the channels of a pixel lie side by side, the same of several channels, which share their
+// cache lines. The order of no sum depends on it.
 struct LatentWork {
   static constexpr int64_t most_channels = 16;
   struct Unit {
@@ -66,10 +67,10 @@ struct LatentWork {
 
   LatentWork(const LatentProblem& p, const LatentPartition& cut, bool sums_rows)
       : rows(p.rows), unit_rows(cut.item_rows), panels(cut.panels), apart(cut.panels) {
+    if (!sums_rows && cut.panels > 1) unit_rows = cut.tile_rows;
     if (p.outer == 1 || p.mu.outer != 1 || p.mu.inner == 1 || p.inner % cut.tile_cols != 0) return;
     apart = p.inner / cut.tile_cols;
     channels = p.outer;
-    if (!sums_rows) unit_rows = cut.tile_rows;
   }
   int64_t groups() const { return (channels + most_channels - 1) / most_channels; }
   int64_t units() const { return (rows + unit_rows - 1) / unit_rows * apart * groups(); }
