@@ -1,15 +1,14 @@
 """An op at this checkout beside the same op at an earlier commit: ``python -m benchmarks latent --base REV``.
 
-The commit is checked out and built in a folder of its own. Then both take turns, each run a process that checks parity
-first. What differs from run to run of the same code is the noise: a change counts where all runs of one lie beyond all
-runs of the other.
+The commit is checked out in a folder of its own, and both are built. Then they take turns, each run a process that checks
+parity first. What differs from run to run of the same code is the noise: a change counts where all runs of one lie beyond
+all runs of the other.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import ROOT
+from benchmarks.processes import started
 from betavae_fast.bench.headline import seconds, times
 
 RUNS = 5
@@ -70,7 +70,7 @@ def _change(key: Key, base: list[float], here: list[float]) -> Change:
 
 def against(revision: str, options: Sequence[str]) -> list[Change]:
     """Measure ``python -m benchmarks OPTIONS`` here and at ``revision``, in turn; BaseError if that cannot be."""
-    with _checkout(revision) as folder:
+    with _ended_by_sigterm(), _checkout(revision) as folder:
         taken: dict[Path, list[Medians]] = {folder: [], ROOT: []}
         for _ in range(RUNS):
             for tree, medians in taken.items():
@@ -82,21 +82,30 @@ def against(revision: str, options: Sequence[str]) -> list[Change]:
 
 
 @contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM leaves the block as Ctrl-C does, by an exception: what it made is removed."""
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
 def _checkout(revision: str) -> Iterator[Path]:
-    """The commit in a folder of its own, built."""
+    """The commit in a folder of its own; it and this checkout are built."""
     commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if commit.returncode:
         raise BaseError(f"{revision} is no commit of this checkout")
-    folder = Path(tempfile.mkdtemp(prefix="betavae-fast-base-"))
-    try:
+    with tempfile.TemporaryDirectory(prefix="betavae-fast-base-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
         archive = _git("archive", "--format=tar", commit.stdout.decode().strip())
         if archive.returncode:
             raise BaseError(archive.stderr.decode().strip())
         subprocess.run(["tar", "--extract", "--directory", folder], input=archive.stdout, check=True)
-        _run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], folder)
+        for tree in (folder, ROOT):
+            _run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], tree)
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _git(*arguments: str) -> subprocess.CompletedProcess[bytes]:
@@ -117,11 +126,13 @@ def _measure(tree: Path, options: Sequence[str]) -> Medians:
 
 
 def _run(command: Sequence[str], tree: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(tree)}
-    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        said = (done.stdout + done.stderr).strip().splitlines()
-        raise BaseError(f"{' '.join(command[1:])} failed in {tree}: {said[-1] if said else done.returncode}")
+    with started(command, tree, {"PYTHONPATH": str(tree)}, subprocess.PIPE) as process:
+        output, _ = process.communicate()
+    if process.returncode:
+        said = output.strip().splitlines()
+        raise BaseError(
+            f"{' '.join(command[1:])} failed in {tree}: {said[-1] if said else process.returncode}"
+        )
 
 
 def show(changes: Sequence[Change], revision: str, console: Console) -> None:

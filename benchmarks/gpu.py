@@ -8,9 +8,7 @@ is downloaded.
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -20,6 +18,7 @@ from dataclasses import dataclass, field
 import torch
 
 from benchmarks import ROOT
+from benchmarks.processes import started
 from betavae_fast.bench.registry import op_names
 
 BENCHMARK_SECONDS = 75  # of all ops together
@@ -68,15 +67,12 @@ def run(step: Step) -> Outcome:
         return Outcome(step.name, f"left out: {step.tool} is not on PATH", failed=False)
     print(f"\n== {step.name} (at most {step.limit} s)", flush=True)
     start = time.monotonic()
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"} | dict(step.environment)
-    process = subprocess.Popen(step.command, cwd=ROOT, env=environment, start_new_session=True)
-    try:
-        status = process.wait(step.limit)
-        verdict = "passed" if status == 0 else f"failed with exit status {status}"
-    except subprocess.TimeoutExpired:
-        status, verdict = 1, f"stopped after its {step.limit} s"
-    finally:
-        _end(process)
+    with started(step.command, ROOT, {"PYTHONUNBUFFERED": "1", **step.environment}) as process:
+        try:
+            status = process.wait(step.limit)
+            verdict = "passed" if status == 0 else f"failed with exit status {status}"
+        except subprocess.TimeoutExpired:
+            status, verdict = 1, f"stopped after its {step.limit} s"
     return Outcome(step.name, verdict, failed=status != 0, seconds=time.monotonic() - start)
 
 
@@ -111,18 +107,6 @@ def _sanitizer(python: str, tool: str) -> Step:
 def _benchmark(python: str, op: str, seconds: int) -> Step:
     command = (python, "-m", "benchmarks", op, "--device", "cuda", "--time-limit", str(seconds))
     return Step(f"{op} benchmark", command, seconds + 10)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """The step's whole session: a compiler's workers outlive a killed parent."""
-    if hasattr(os, "killpg"):
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
-    else:
-        process.kill()
-    process.wait()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -68,3 +71,22 @@ def test_both_are_measured_in_turn(monkeypatch, capsys, tmp_path):
     assert main(["latent", "--base", "HEAD", *options]) in (0, 1)
     printed = capsys.readouterr().out
     assert "forward+backward" in printed and "Written" not in printed
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no git checkout")
+def test_both_are_built_and_sigterm_leaves_nothing_behind(monkeypatch):
+    built = []
+
+    def build(command, tree):
+        assert "build_ext" in command and (tree / "setup.py").is_file()
+        built.append(tree)
+        if tree == ROOT:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+
+    monkeypatch.setattr(compare, "_run", build)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        against("HEAD", ["latent"])
+    assert stop.value.code == 143 and signal.getsignal(signal.SIGTERM) == before
+    assert len(built) == 2 and not built[0].exists()
