@@ -11,12 +11,12 @@ import torch
 from rich.console import Console
 
 from benchmarks import RESULTS
-from benchmarks.arguments import command, positive, writable
+from benchmarks.arguments import available, command, positive, writable
 from benchmarks.compare import BaseError, against
 from benchmarks.compare import show as show_changes
 from betavae_fast.bench import machine
 from betavae_fast.bench.parity import ParityError
-from betavae_fast.bench.registry import DTYPES, Shape, entry_names, get
+from betavae_fast.bench.registry import DTYPES, Shape, entry_names, get, parse_shape
 from betavae_fast.bench.results import Results, load
 from betavae_fast.bench.runner import run
 from betavae_fast.bench.table import headlines, show
@@ -66,9 +66,6 @@ def _wrong_combination(args: argparse.Namespace) -> str:
 
 
 def _measure(args: argparse.Namespace, arguments: list[str], console: Console) -> int:
-    if args.device == "cuda" and not torch.cuda.is_available():
-        console.print("--device cuda: torch sees no CUDA device.")
-        return 1
     torch.set_num_threads(args.threads)
     if machine.busy():
         console.print("[yellow]Other programs keep this machine busy: expect wrong figures.[/]")
@@ -138,14 +135,9 @@ def _write(results: Results, args: argparse.Namespace, console: Console) -> None
 
 
 def _shape(text: str) -> Shape:
-    """65536x128 -> (65536, 128)"""
-    try:
-        shape = tuple(map(int, text.split("x")))
-    except ValueError:
-        shape = ()
-    if len(shape) < 2 or min(shape) < 1:
-        raise argparse.ArgumentTypeError(f"a shape is written BATCHxDIM, for example 65536x128, got {text!r}")
-    return shape
+    if shape := parse_shape(text):
+        return shape
+    raise argparse.ArgumentTypeError(f"a shape is written BATCHxDIM, for example 65536x128, got {text!r}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -155,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         op = actions.add_parser(name, help=f"measure the {name} op", allow_abbrev=False)
         op.add_argument("--shapes", type=_shape, nargs="+", metavar="BxD", help="instead of the registry's")
         op.add_argument("--dtypes", choices=DTYPES, nargs="+", help="instead of the registry's")
-        op.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+        op.add_argument("--device", type=available, choices=("cpu", "cuda"), default="cpu")
         op.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="CPU threads")
         op.add_argument("--seed", type=int, default=0, help="of the problems' numbers")
         op.add_argument("--contenders", nargs="+", help="fewer of them")

@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
+
 from betavae_fast.bench.results import check_writable
+
+_PLACES = ("--out", "--pictures")
 
 
 def command(module: str, arguments: Sequence[str]) -> str:
     """What measures the same again; where it wrote to is left out."""
     pairs = zip(["", *arguments], arguments, strict=False)
-    kept = (a for before, a in pairs if before != "--out" and not a.startswith("--out"))
+    kept = (a for before, a in pairs if before not in _PLACES and a.partition("=")[0] not in _PLACES)
     return shlex.join(["python", "-m", module, *kept])
 
 
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text!r}")
-    return int(text)
+def at_least(least: int) -> Callable[[str], int]:
+    def integer(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be an integer of at least {least}, got {text!r}")
+        return int(text)
+
+    return integer
+
+
+positive = at_least(1)
+
+
+def available(text: str) -> str:
+    """A device type; which ones there are, ``choices`` says."""
+    if text == "cuda" and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError("torch sees no CUDA device")
+    return text
 
 
 def writable(text: str) -> Path:
@@ -30,3 +47,8 @@ def writable(text: str) -> Path:
     except OSError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return Path(text)
+
+
+def writable_folder(text: str) -> Path:
+    """A folder that files can be written into; it is made."""
+    return writable(str(Path(text, "file"))).parent

@@ -12,13 +12,10 @@ Writes bias.json and bias.png into benchmarks/results/total-correlation/.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import exp, log
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -30,7 +27,9 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks import RESULTS
+from benchmarks.arguments import at_least, command, writable_folder
 from betavae_fast.bench import machine
+from betavae_fast.bench.results import Provenance, write_json
 from betavae_fast.functional import KLDecomposition, kl_decomposition
 
 DIM = 10
@@ -103,12 +102,7 @@ class Bias:
 
 
 @dataclass(frozen=True)
-class BiasResults:
-    command: str
-    date: str
-    commit: dict[str, object]
-    machine: dict[str, object]
-    versions: dict[str, str | None]
+class BiasResults(Provenance):
     channels: int
     seed: int
     measurements: tuple[Bias, ...]
@@ -217,11 +211,15 @@ def show(results: BiasResults, console: Console) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.bias", description=(__doc__ or "").splitlines()[0]
+        prog="python -m benchmarks.bias",
+        description=(__doc__ or "").splitlines()[0],
+        allow_abbrev=False,
     )
-    parser.add_argument("--max-batch", type=int, default=max(BATCHES), help="leave out larger batches")
+    parser.add_argument(
+        "--max-batch", type=at_least(min(BATCHES)), default=max(BATCHES), help="leave out larger batches"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=RESULTS / "total-correlation", help="a folder")
+    parser.add_argument("--out", type=writable_folder, default=RESULTS / "total-correlation", help="a folder")
     args = parser.parse_args(arguments)
     console = Console()
     with console.status("estimating"):
@@ -233,19 +231,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             for bias in measure(posterior, batch, repeats, args.seed)
         )
     results = BiasResults(
-        command=" ".join(("python -m benchmarks.bias", *arguments)),
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        commit=machine.commit(),
-        machine=machine.describe(torch.device("cpu")),
-        versions=machine.versions(),
+        command=command("benchmarks.bias", arguments),
+        **machine.provenance(torch.device("cpu")),
         channels=DIM,
         seed=args.seed,
         measurements=measurements,
     )
     show(results, console)
-    args.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(asdict(results), indent=1, ensure_ascii=False, allow_nan=False)
-    (args.out / "bias.json").write_text(text + "\n", encoding="utf-8")
+    write_json(args.out / "bias.json", asdict(results))
     draw(measurements).savefig(args.out / "bias.png", dpi=110)
     console.print(f"Written to {args.out}", highlight=False, soft_wrap=True)
     return 0

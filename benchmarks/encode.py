@@ -9,20 +9,21 @@ the same images in turn, and nothing is reported if their moments differ.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import get_args
 
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
 from benchmarks import RESULTS
+from benchmarks.arguments import available, command, positive, writable
 from betavae_fast.bench import machine
+from betavae_fast.bench.results import Provenance, write_json
 from betavae_fast.bench.timing import CpuClock, CudaClock, Effort, Task, Timing, interleave
+from betavae_fast.choices import Architecture
 from betavae_fast.data import load_dataset
 from betavae_fast.data.images import ImageDataset
 from betavae_fast.evaluation.encoding import encode
@@ -35,12 +36,7 @@ EFFORT = Effort(sample_seconds=0.5, task_seconds=20.0, min_samples=5)
 
 
 @dataclass(frozen=True)
-class EncodeResults:
-    command: str
-    date: str
-    commit: dict[str, object]
-    machine: dict[str, object]
-    versions: dict[str, str | None]
+class EncodeResults(Provenance):
     images: int
     largest_difference: float  # between the moments of the two
     seconds: dict[str, Timing]
@@ -89,13 +85,20 @@ def measure(dataset: ImageDataset, indices: Tensor, architecture: str) -> tuple[
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.encode", description=(__doc__ or "").splitlines()[0]
+        prog="python -m benchmarks.encode",
+        description=(__doc__ or "").splitlines()[0],
+        allow_abbrev=False,
     )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--images", type=int, default=16384)
-    parser.add_argument("--architecture", default="burgess")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, help="a file [default: results/encode/KIND.json]")
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
+    parser.add_argument("--images", type=positive, default=16384)
+    parser.add_argument("--architecture", choices=get_args(Architecture), default="burgess")
+    parser.add_argument(
+        "--device",
+        type=available,
+        choices=("cpu", "cuda"),
+        default="cuda" if torch.cuda.is_available() else "cpu",
+    )
+    parser.add_argument("--out", type=writable, help="default: benchmarks/results/encode/MACHINE.json")
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     keep_freed_memory()
@@ -105,11 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     indices = torch.randperm(len(dataset), generator=generator)[: args.images].to(device)
     difference, timings = measure(dataset, indices, args.architecture)
     results = EncodeResults(
-        command=" ".join(("python -m benchmarks.encode", *arguments)),
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        commit=machine.commit(),
-        machine=machine.describe(device),
-        versions=machine.versions(),
+        command=command("benchmarks.encode", arguments),
+        **machine.provenance(device),
         images=len(indices),
         largest_difference=difference,
         seconds=timings,
@@ -121,9 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(f"{name}: {rate:,.0f} images/s", highlight=False)
     console.print(f"{results.speedup:.2f}× eager", highlight=False)
     out = args.out or RESULTS / "encode" / f"{machine.kind(device)}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(asdict(results), indent=1, ensure_ascii=False, allow_nan=False)
-    out.write_text(text + "\n", encoding="utf-8")
+    write_json(out, asdict(results))
     console.print(f"Written to {out}", highlight=False, soft_wrap=True)
     return 0
 

@@ -8,7 +8,6 @@ and to make their results. Differences of medians of one interleaved run are the
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import sys
 from collections.abc import Sequence
@@ -20,10 +19,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import RESULTS
-from benchmarks.arguments import command, positive, writable
+from benchmarks.arguments import available, command, positive, writable
 from betavae_fast.bench import machine
 from betavae_fast.bench.headline import seconds
 from betavae_fast.bench.latent import setup
+from betavae_fast.bench.results import Provenance, write_json
 from betavae_fast.bench.timing import CpuClock, CudaClock, Effort, Task, Timing, interleave
 from betavae_fast.functional import reparameterize_kl
 from betavae_fast.functional.checks import choose_backend
@@ -37,7 +37,7 @@ PUBLIC, FUNCTION, OPERATORS, EMPTY = "public function", "autograd.Function", "op
 
 
 @dataclass(frozen=True)
-class Latency:
+class Latency(Provenance):
     """Seconds of a forward and a backward pass at (64, 10), float32, and what their differences are.
 
     Args:
@@ -45,11 +45,6 @@ class Latency:
         parts: seconds; they add up to the public function's median.
     """
 
-    command: str
-    date: str
-    commit: dict[str, object]
-    machine: dict[str, object]
-    versions: dict[str, str | None]
     backend: str
     calls: dict[str, Timing]
     parts: dict[str, float]
@@ -114,15 +109,14 @@ def load(path: Path) -> Latency:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.latency", description=__doc__)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.latency", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument("--device", type=available, choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
     parser.add_argument("--out", type=writable, help="default: benchmarks/results/latency/MACHINE.json")
     args = parser.parse_args(arguments)
     console = Console()
-    if args.device == "cuda" and not torch.cuda.is_available():
-        console.print("--device cuda: torch sees no CUDA device.")
-        return 1
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     backend, chosen = tasks(device)
@@ -130,18 +124,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     calls = interleave(chosen, clock, Effort())
     results = Latency(
         command=command("benchmarks.latency", arguments),
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        commit=machine.commit(),
-        machine=machine.describe(device),
-        versions=machine.versions(),
+        **machine.provenance(device),
         backend=backend,
         calls=calls,
         parts=parts(calls),
     )
     show(results, console)
     out = args.out or RESULTS / "latency" / f"{machine.kind(device)}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(asdict(results), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(out, asdict(results))
     console.print(f"Written to {out}", highlight=False, soft_wrap=True)
     return 0
 

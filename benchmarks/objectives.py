@@ -20,16 +20,18 @@ import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from benchmarks import RESULTS, ROOT
+from benchmarks.arguments import at_least, command, writable_folder
 from betavae_fast.choices import ACTIVE_NATS
-from betavae_fast.data import ImageDataset, load_dataset
+from betavae_fast.data import DatasetError, ImageDataset, load_dataset
+from betavae_fast.data.cache import atomic_writer
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.loop import train
 from betavae_fast.training.metrics import Metrics
 from betavae_fast.training.state import prepare
 
 STEPS, LOG_EVERY = 1500, 10
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "objectives"
+FOLDER = RESULTS / "objectives"
 PICTURES = ROOT / "docs" / "guides" / "objectives"
 OPTIONS: dict[str, dict[str, Any]] = {
     "beta": {"objective": "beta", "beta": 4.0},
@@ -184,25 +186,30 @@ def load(path: Path) -> ObjectiveResults:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.objectives", description=(__doc__ or "").splitlines()[0]
+        prog="python -m benchmarks.objectives",
+        description=(__doc__ or "").splitlines()[0],
+        allow_abbrev=False,
     )
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--steps", type=at_least(LOG_EVERY), default=STEPS)
     parser.add_argument("--data", default="dsprites")
     parser.add_argument("--draw", action="store_true", help="only draw, from the file that there is")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="a folder")
-    parser.add_argument("--pictures", type=Path, default=PICTURES, help="a folder")
+    parser.add_argument("--out", type=writable_folder, default=FOLDER, help="a folder")
+    parser.add_argument("--pictures", type=writable_folder, default=PICTURES, help="a folder")
     args = parser.parse_args(arguments)
     console, path = Console(highlight=False, soft_wrap=True), args.out / "objectives.json"
     if args.draw:
         results = load(path)
     else:
-        dataset = load_dataset(args.data)
+        try:
+            dataset = load_dataset(args.data)
+        except DatasetError as error:
+            parser.error(f"--data: {error}")
         runs = []
         for name in OPTIONS:
             with console.status(name):
                 runs.append(measure(name, dataset, args.steps))
         results = ObjectiveResults(
-            command=" ".join(("python -m benchmarks.objectives", *arguments)),
+            command=command("benchmarks.objectives", arguments),
             date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             versions={"python": platform.python_version(), "torch": torch.__version__},
             configuration={
@@ -213,11 +220,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             },
             runs=tuple(runs),
         )
-        args.out.mkdir(parents=True, exist_ok=True)
         text = json.dumps(asdict(results), ensure_ascii=False, allow_nan=False)
-        path.write_text(text.replace('{"name"', '\n{"name"') + "\n", encoding="utf-8")
+        with atomic_writer(path) as file:
+            file.write((text.replace('{"name"', '\n{"name"') + "\n").encode())
     print(table(results))
-    args.pictures.mkdir(parents=True, exist_ok=True)
     reference = next(run for run in results.runs if run.name == REFERENCE)
     for run in results.runs:
         if run is not reference:

@@ -7,15 +7,12 @@ else has raised. Writes scaling.json and scaling.png into benchmarks/results/tot
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import resource
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
-from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
@@ -24,9 +21,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import RESULTS
+from benchmarks.arguments import at_least, command, positive, writable_folder
 from betavae_fast.bench import machine
 from betavae_fast.bench.headline import size
 from betavae_fast.bench.registry import Problem
+from betavae_fast.bench.results import write_json
 from betavae_fast.bench.total_correlation import contenders, setup
 
 DIM = 10
@@ -112,11 +111,18 @@ def draw(measurements: Sequence[Measurement]) -> Figure:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.scaling", description=(__doc__ or "").splitlines()[0]
+        prog="python -m benchmarks.scaling",
+        description=(__doc__ or "").splitlines()[0],
+        allow_abbrev=False,
     )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--max-batch", type=int, default=max(BATCHES["cpp"]), help="leave out larger batches")
-    parser.add_argument("--out", type=Path, default=RESULTS / "total-correlation", help="a folder")
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
+    parser.add_argument(
+        "--max-batch",
+        type=at_least(min(BATCHES["cpp"])),
+        default=max(BATCHES["cpp"]),
+        help="leave out larger batches",
+    )
+    parser.add_argument("--out", type=writable_folder, default=RESULTS / "total-correlation", help="a folder")
     args = parser.parse_args(arguments)
     absent = {c.name: c.missing for c in contenders("cpu") if c.missing}
     if "cpp" in absent:
@@ -133,18 +139,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 table.add_row(contender, f"{batch:,}", f"{1e3 * m.seconds:,.2f} ms", size(m.extra_bytes))
     console = Console()
     console.print(table)
-    document: dict[str, object] = {
-        "command": " ".join(("python -m benchmarks.scaling", *arguments)),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "commit": machine.commit(),
-        "machine": machine.describe(torch.device("cpu")),
-        "versions": machine.versions(),
+    document = {
+        "command": command("benchmarks.scaling", arguments),
+        **machine.provenance(torch.device("cpu")),
         "channels": DIM,
         "measurements": [asdict(m) for m in measurements],
     }
-    args.out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-    (args.out / "scaling.json").write_text(text, encoding="utf-8")
+    write_json(args.out / "scaling.json", document)
     draw(measurements).savefig(args.out / "scaling.png", dpi=110)
     console.print(f"Written to {args.out}", highlight=False, soft_wrap=True)
     return 0

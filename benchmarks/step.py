@@ -10,7 +10,6 @@ Then they take turns.
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib.util
 import json
 import statistics
@@ -28,9 +27,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import RESULTS
+from benchmarks.arguments import at_least, available, command, positive, writable
 from benchmarks.trainers import IMAGES, TRAINERS, Trainer
 from betavae_fast.bench import machine
 from betavae_fast.bench.headline import seconds, times
+from betavae_fast.bench.results import Provenance, write_json
 
 NETWORK = f"burgess, 1×64×64, 10 channels, Bernoulli, β = 4, float32, {IMAGES:,} images in memory"
 BATCH_SIZES = {"cpu": (64, 1024), "cuda": (64, 512, 4096, 16384)}
@@ -65,12 +66,7 @@ class StepTime:
 
 
 @dataclass(frozen=True)
-class StepResults:
-    command: str
-    date: str
-    commit: dict[str, object]
-    machine: dict[str, object]
-    versions: dict[str, str | None]
+class StepResults(Provenance):
     network: str
     measurements: tuple[StepTime, ...]
     absent: dict[str, str]
@@ -250,23 +246,25 @@ def load(path: Path) -> StepResults:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=TRAINERS, default="cpu")
-    parser.add_argument(
-        "--batch-sizes", type=int, nargs="+", help="default: 64 1024; on a GPU 64 512 4096 16384"
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.step", description=(__doc__ or "").splitlines()[0], allow_abbrev=False
     )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--samples", type=int, default=11, help="of each contender")
+    parser.add_argument("--device", type=available, choices=TRAINERS, default="cpu")
+    parser.add_argument(
+        "--batch-sizes", type=positive, nargs="+", help="default: 64 1024; on a GPU 64 512 4096 16384"
+    )
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
+    parser.add_argument("--samples", type=at_least(2), default=11, help="of each contender")
     parser.add_argument("--contenders", nargs="+", help="fewer of them, beside eager")
-    parser.add_argument("--out", type=Path, help="default: benchmarks/results/step/MACHINE.json")
+    parser.add_argument("--out", type=writable, help="default: benchmarks/results/step/MACHINE.json")
     args = parser.parse_args(arguments)
+    if unknown := set(args.contenders or ()) - TRAINERS[args.device].keys():
+        there = ", ".join(TRAINERS[args.device])
+        parser.error(f"--contenders: no {', '.join(sorted(unknown))} on {args.device}; there are {there}")
     console = Console()
     absent = {}
     if importlib.util.find_spec("pythae") is None:
         absent["pythae"] = "it is not installed"
-    if args.device == "cuda" and not torch.cuda.is_available():
-        console.print("--device cuda: torch sees no CUDA device.")
-        return 1
     chosen = ("eager", *(args.contenders or TRAINERS[args.device]))
     names = [name for name in TRAINERS[args.device] if name in chosen and name not in absent]
     device = torch.device(args.device)
@@ -279,19 +277,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             console.print(f"[bold red]No time is reported:[/] {error}", highlight=False)
             return 1
     results = StepResults(
-        command="python -m benchmarks.step " + " ".join(arguments),
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        commit=machine.commit(),
-        machine=machine.describe(device),
-        versions=machine.versions(),
+        command=command("benchmarks.step", arguments),
+        **machine.provenance(device),
         network=NETWORK,
         measurements=tuple(measurements),
         absent=absent,
     )
     show(results, console)
     out = args.out or RESULTS / "step" / f"{machine.kind(device)}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(asdict(results), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(out, asdict(results))
     console.print(f"Written to {out}", highlight=False, soft_wrap=True)
     return 0
 

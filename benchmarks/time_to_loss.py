@@ -7,7 +7,6 @@ in a process of its own. Writes time-to-loss/MACHINE.json.
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib.util
 import json
 import sys
@@ -22,10 +21,11 @@ import torch
 from rich.console import Console
 
 from benchmarks import RESULTS
-from benchmarks.arguments import command, positive, writable
+from benchmarks.arguments import available, command, positive, writable
 from benchmarks.step import NETWORK
 from benchmarks.trainers import TRAINERS
 from betavae_fast.bench import machine
+from betavae_fast.bench.results import Provenance, write_json
 
 CONTENDERS = ("eager", "pythae", "ours")
 BATCH_SIZE, TARGET, WINDOW, MOST_STEPS = 64, 150.0, 50, 4000
@@ -42,12 +42,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class TimeToLoss:
-    command: str
-    date: str
-    commit: dict[str, object]
-    machine: dict[str, object]
-    versions: dict[str, str | None]
+class TimeToLoss(Provenance):
     network: str
     batch_size: int
     target: float
@@ -78,16 +73,15 @@ def load(path: Path) -> TimeToLoss:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.time_to_loss", description=__doc__)
-    parser.add_argument("--device", choices=TRAINERS, default="cpu")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.time_to_loss", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument("--device", type=available, choices=TRAINERS, default="cpu")
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
     parser.add_argument("--target", type=float, default=TARGET, help="nats an image, β times the KL included")
     parser.add_argument("--out", type=writable, help="default: benchmarks/results/time-to-loss/MACHINE.json")
     args = parser.parse_args(arguments)
     console = Console(highlight=False, soft_wrap=True)
-    if args.device == "cuda" and not torch.cuda.is_available():
-        console.print("--device cuda: torch sees no CUDA device.")
-        return 1
     absent = {} if importlib.util.find_spec("pythae") else {"pythae": "it is not installed"}
     runs = []
     for contender in CONTENDERS:
@@ -103,10 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     results = TimeToLoss(
         command=command("benchmarks.time_to_loss", arguments),
-        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        commit=machine.commit(),
-        machine=machine.describe(device),
-        versions=machine.versions(),
+        **machine.provenance(device),
         network=NETWORK,
         batch_size=BATCH_SIZE,
         target=args.target,
@@ -114,8 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         absent=absent,
     )
     out = args.out or RESULTS / "time-to-loss" / f"{machine.kind(device)}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(asdict(results), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(out, asdict(results))
     console.print(f"Written to {out}")
     return 0
 

@@ -19,9 +19,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks import ROOT
 from benchmarks.machine_code import sass
 
-ROOT = Path(__file__).resolve().parents[2]
 SOURCES = {
     "latent": ("latent_forward", "latent_backward", "reduce"),
     "likelihood": ("likelihood_forward", "likelihood_backward"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from benchmarks.roofline.kernels import TRITON, Row, of_cuda, of_triton
 from benchmarks.roofline.machines import MACHINES
 from benchmarks.roofline.model import Kernel
 from benchmarks.roofline.table import FILE, PAGE, entry, slower, write_page
+from betavae_fast.bench.results import write_json
 
 _ARCHS = {"sm_90": 90, "sm_80": 80}
 _OF_PAIRS = "total_correlation"
@@ -116,8 +116,7 @@ def main() -> int:
         console.print(*lines, sep="\n", highlight=False, soft_wrap=True)
         return 1 if lines else 0
     if not options.archs:
-        FILE.parent.mkdir(parents=True, exist_ok=True)
-        FILE.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        write_json(FILE, document)
         write_page(document)
         console.print(f"Written to {FILE} and {PAGE}", highlight=False, soft_wrap=True)
     return 0

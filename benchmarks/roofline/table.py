@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from benchmarks import RESULTS, ROOT
 from benchmarks.machine_code import sass
 from benchmarks.roofline import pipes
 from benchmarks.roofline.kernels import Row
 from benchmarks.roofline.machines import MACHINES
 from benchmarks.roofline.model import Kernel, predict, resident_threads
 
-FILE = Path(__file__).resolve().parents[1] / "results" / "roofline" / "roofline.json"
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "roofline.md"
+FILE = RESULTS / "roofline" / "roofline.json"
+PAGE = ROOT / "docs" / "roofline.md"
 MARK = "<!-- table -->"
 # A prediction may be this much lower than the committed one: another patch level of a compiler.
 TOLERANCE = 0.01

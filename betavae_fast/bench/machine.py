@@ -6,14 +6,26 @@ import os
 import platform
 import re
 import subprocess
+from datetime import datetime, timezone
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _UNKNOWN_CACHE = 32 << 20
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """What a result file says of its origin beside the command: ``date``, ``commit``, ``machine``, ``versions``."""
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": describe(device),
+        "versions": versions(),
+    }
 
 
 def kind(device: torch.device) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -151,6 +152,11 @@ class Op:
         if direction == "forward+backward":
             return self.cost["forward"] + self.cost["backward"]
         return self.cost[direction]
+
+
+def parse_shape(text: str) -> Shape:
+    """``65536x128`` -> (65536, 128); () if it is not written so."""
+    return tuple(map(int, text.split("x"))) if re.fullmatch(r"[1-9]\d*(x[1-9]\d*)+", text) else ()
 
 
 def op_names() -> tuple[str, ...]:

@@ -7,6 +7,7 @@ machine; the command in it writes it anew.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -14,6 +15,18 @@ from typing import Any
 
 from betavae_fast.bench.parity import Error
 from betavae_fast.bench.registry import Shape
+from betavae_fast.data.cache import atomic_writer
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a result file begins with: the command that measures the same again, and ``machine.provenance``."""
+
+    command: str
+    date: str
+    commit: dict[str, object]
+    machine: dict[str, object]
+    versions: dict[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -93,11 +106,14 @@ class Results:
         return f"{self.op}-{self.machine['kind']}.json"
 
     def save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False)
-        unfinished = path.with_name(path.name + ".part")
-        unfinished.write_text(text + "\n", encoding="utf-8")
-        unfinished.replace(path)
+        write_json(path, asdict(self))
+
+
+def write_json(path: Path, document: Mapping[str, object]) -> None:
+    """Any result file, whole or not at all; its folder is made. ValueError for a number that is not finite."""
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+    with atomic_writer(path) as file:
+        file.write(f"{text}\n".encode())
 
 
 def check_writable(path: Path) -> None:

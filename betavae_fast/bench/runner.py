@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from functools import partial
 from math import prod
 
@@ -72,10 +71,7 @@ def run(
     return Results(
         op=op.name,
         command=command,
-        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        commit=machine.commit(),
-        machine=machine.describe(device),
-        versions=machine.versions(),
+        **machine.provenance(device),
         configuration=asdict(effort) | {"shapes": list(shapes), "dtypes": list(dtypes), "seed": seed},
         parity=tuple(r.checked for r in done),
         measurements=tuple(m for r in done for m in r.measurements),

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from betavae_fast.choices import BenchDtype, BenchOp
 from betavae_fast.cli.errors import CommandError, usage_errors
-
-if TYPE_CHECKING:
-    from betavae_fast.bench.registry import Shape
 
 
 def bench(
@@ -43,7 +39,7 @@ def bench(
 
     from betavae_fast.bench import machine
     from betavae_fast.bench.parity import ParityError
-    from betavae_fast.bench.registry import get
+    from betavae_fast.bench.registry import get, parse_shape
     from betavae_fast.bench.results import check_writable
     from betavae_fast.bench.runner import run, too_large
     from betavae_fast.bench.table import gains, show
@@ -56,7 +52,9 @@ def bench(
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         chosen = resolve_device(device)
-        image_shape = _image_shape(image)
+        image_shape = parse_shape(image)
+        if len(image_shape) != 3:
+            raise ValueError(f"image is written CxHxW, for example 1x64x64, got {image!r}")
         if out is not None:
             check_writable(out)
         if threads is not None:
@@ -86,10 +84,3 @@ def bench(
     if out is not None:
         results.save(out)
         console.print(f"Written to {out}", soft_wrap=True)
-
-
-def _image_shape(text: str) -> Shape:
-    """1x64x64 -> (1, 64, 64)"""
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){2}", text):
-        raise ValueError(f"image is written CxHxW, for example 1x64x64, got {text!r}")
-    return tuple(map(int, text.split("x")))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.objectives import OPTIONS, PICTURES, REFERENCE, RESULTS, load, main, table
+from benchmarks.objectives import FOLDER, OPTIONS, PICTURES, REFERENCE, load, main, table
 
 PAGE = PICTURES.parent / "choose-beta.md"
 
 
 def test_the_page_states_what_the_file_holds() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert table(load(RESULTS / "objectives.json")) in page
+    assert table(load(FOLDER / "objectives.json")) in page
     for name in OPTIONS.keys() - {REFERENCE}:
         assert f"(objectives/{name}.png)" in page and (PICTURES / f"{name}.png").is_file()
 

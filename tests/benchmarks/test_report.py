@@ -72,13 +72,3 @@ def test_the_steps_to_a_loss_are_counted(monkeypatch):
     monkeypatch.setitem(time_to_loss.TRAINERS["cpu"], "falling", lambda batch_size, device: Falling())
     run = time_to_loss.train("falling", "cpu", 1, 100.0)
     assert (run.steps, run.loss) == (10 + time_to_loss.WINDOW, 100.0)
-
-
-@pytest.mark.parametrize("module", [latency, time_to_loss])
-@pytest.mark.parametrize(
-    ("options", "named"), [(("--threads", "0"), "at least 1"), (("--out", "/dev/null/x"), "--out")]
-)
-def test_what_cannot_be_done_is_said_before_measuring(module, options, named, capsys):
-    with pytest.raises(SystemExit) as stop:
-        module.main(options)
-    assert stop.value.code == 2 and named in capsys.readouterr().err
