@@ -89,7 +89,7 @@ def _quantities(op: Op, problem: Problem, forward: Forward) -> dict[str, Tensor]
     return dict(zip(names, (x.detach().clone() for x in (*outputs, *gradients)), strict=True))
 
 
-def _in_dtype(op: Op, problem: Problem, dtype: torch.dtype) -> dict[str, Tensor]:
+def in_dtype(op: Op, problem: Problem, dtype: torch.dtype) -> dict[str, Tensor]:
     """The formula in ``dtype``, on the problem's own numbers."""
     inputs = tuple(x.detach().to(dtype).requires_grad_(x.requires_grad) for x in problem.inputs)
     noise = None if problem.noise is None else problem.noise.to(dtype)
@@ -100,7 +100,7 @@ def _compare(
     op: Op, problem: Problem, contender: Contender, noise: str, found: dict[str, Tensor], recovery: float
 ) -> Iterator[Error]:
     arithmetic = torch.float32 if contender.ours else problem.inputs[0].dtype
-    exact, plain = (_in_dtype(op, problem, dtype) for dtype in (torch.float64, arithmetic))
+    exact, plain = (in_dtype(op, problem, dtype) for dtype in (torch.float64, arithmetic))
     factor = _OURS if contender.ours else _PEER
     # torch.compile adds a column up one by one in float32: on average, the roundings grow with the root of
     # their number.

@@ -22,6 +22,8 @@ from betavae_fast.system_memory import available_memory
 
 # The preparations of a backward sample are forward passes that stay alive until it is over.
 _PREPARED_BYTES = 256 << 20
+# From the formula's time for so many rows that of a whole batch is foretold; fewer on a GPU measure its launches.
+_FEW_ROWS = {"cpu": 512, "cuda": 4096}
 # The float64 formula's intermediates, inputs and gradients.
 _PARITY_TENSORS = 24
 
@@ -137,6 +139,17 @@ def too_large(shape: Shape, device: torch.device) -> str:
     free = available_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
     needed = _PARITY_TENSORS * 8 * prod(shape)
     return f"needs {needed >> 30} GiB of memory, {free >> 30} GiB are free" if needed > free else ""
+
+
+def check_seconds(op: Op, shape: Shape, dtype: str, device: torch.device) -> float:
+    """About how long the parity check of a problem takes, from the formula's time on a smaller batch."""
+    few = (min(shape[0], _FEW_ROWS[device.type]), *shape[1:])
+    problem = op.setup(few, DTYPES[dtype], device, 0)
+    clock = CpuClock() if device.type == "cpu" else CudaClock(flush=False)
+    _, seconds = (clock(lambda: parity.in_dtype(op, problem, torch.float64)) for _ in range(2))
+    _, forwards = line_up(op, shape, device)
+    # Each contender is compared with the formula in float64 and in its own dtype.
+    return 2 * len(forwards) * seconds * op.size(shape) / op.size(few)
 
 
 def task(direction: Direction, name: str, problem: Problem, forward: Forward, max_calls: int) -> Task:

@@ -69,7 +69,7 @@ class Clock(Protocol):
     def settle(self) -> None:
         """Let what the task before has left running come to its end."""
 
-    def __call__(self, work: Callable[[], None]) -> float: ...
+    def __call__(self, work: Callable[[], object]) -> float: ...
 
 
 class CpuClock:
@@ -83,7 +83,7 @@ class CpuClock:
         """
         sleep(self.SPIN_SECONDS)
 
-    def __call__(self, work: Callable[[], None]) -> float:
+    def __call__(self, work: Callable[[], object]) -> float:
         start = perf_counter()
         work()
         return perf_counter() - start
@@ -106,7 +106,7 @@ class CudaClock:
     def settle(self) -> None:
         torch.cuda.synchronize()
 
-    def __call__(self, work: Callable[[], None]) -> float:
+    def __call__(self, work: Callable[[], object]) -> float:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         self.scratch.zero_()
         start.record()

@@ -41,7 +41,7 @@ def bench(
     from betavae_fast.bench.parity import ParityError
     from betavae_fast.bench.registry import get, parse_shape
     from betavae_fast.bench.results import check_writable
-    from betavae_fast.bench.runner import run, too_large
+    from betavae_fast.bench.runner import check_seconds, run, too_large
     from betavae_fast.bench.table import gains, show
     from betavae_fast.bench.timing import BRIEF
     from betavae_fast.training.device import resolve_device
@@ -65,6 +65,8 @@ def bench(
     entry = get(op)
     if why := entry.unfit(shape) or too_large(shape, chosen):
         raise CommandError(f"{op} {shape} {dtype} {why}")
+    if (minutes := round(check_seconds(entry, shape, dtype, chosen) / 60)) > 1:
+        console.print(f"This takes a while: comparing with the formula alone about {minutes} minutes.")
     try:
         results = run(
             entry,

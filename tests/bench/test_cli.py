@@ -9,6 +9,7 @@ import torch
 from torch._dynamo.exc import TorchDynamoException
 
 from betavae_fast import cli
+from betavae_fast.bench import runner
 from betavae_fast.bench.registry import get
 from betavae_fast.bench.results import load
 from betavae_fast.bench.runner import line_up
@@ -23,6 +24,21 @@ def brief(monkeypatch):
         monkeypatch.setattr(
             f"betavae_fast.bench.{module}.no_compiler", lambda device: "left out of this test"
         )
+
+
+def test_what_takes_long_says_so_beforehand(monkeypatch, capsys):
+    monkeypatch.setattr("betavae_fast.bench.runner.check_seconds", lambda *problem: 600.0)
+    assert _bench("--batch", "8", "--latent-dim", "2") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "about 10 minutes" in printed.partition("eager")[0]
+
+
+@pytest.mark.parametrize(("op", "batch", "times"), [("latent", 2048, 4), ("total_correlation", 32768, 64**2)])
+def test_a_check_is_foretold_from_fewer_rows(op, batch, times, monkeypatch):
+    monkeypatch.setattr(runner, "CpuClock", lambda: lambda work: 1.0)
+    device = torch.device("cpu")
+    _, forwards = line_up(get(op), (batch, 10), device)
+    assert runner.check_seconds(get(op), (batch, 10), "fp32", device) == 2 * len(forwards) * times
 
 
 def _bench(*options: str) -> int | str | None:
