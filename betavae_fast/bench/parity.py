@@ -8,8 +8,9 @@ it, must agree again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from math import inf
 
 import torch
@@ -24,6 +25,10 @@ _OURS, _PEER = 2.0, 8.0
 _RECOVERED = 4.0
 # Standard errors of the noise's mean and variance: one false alarm in 10⁸.
 _MOMENTS = 6.0
+
+
+# The formula's outputs and gradients in a dtype.
+Formula = Callable[[torch.dtype], dict[str, Tensor]]
 
 
 class ParityError(Exception):
@@ -48,7 +53,10 @@ class Error:
 
 def check(op: Op, problem: Problem, forwards: dict[Contender, Forward]) -> list[Error]:
     """Every contender's errors; ParityError if one of them exceeds its budget."""
-    errors = [e for contender, forward in forwards.items() for e in _check(op, problem, contender, forward)]
+    formula = cache(partial(in_dtype, op, problem))
+    errors = [
+        e for contender, forward in forwards.items() for e in _check(op, problem, contender, forward, formula)
+    ]
     if wrong := [e for e in errors if not e.within_budget]:
         lines = (
             f"{e.contender}, {e.noise} noise: {e.quantity} is off by {e.error:.2e}, more than {e.budget:.2e}"
@@ -58,14 +66,16 @@ def check(op: Op, problem: Problem, forwards: dict[Contender, Forward]) -> list[
     return errors
 
 
-def _check(op: Op, problem: Problem, contender: Contender, forward: Forward) -> Iterator[Error]:
+def _check(
+    op: Op, problem: Problem, contender: Contender, forward: Forward, formula: Formula
+) -> Iterator[Error]:
     for name, x, grad in zip(
         op.outputs, forward(problem.inputs, problem.noise), problem.output_grads, strict=True
     ):
         if x.shape != grad.shape:
             raise ParityError(f"{contender.name}: {name} has shape {tuple(x.shape)}, not {tuple(grad.shape)}")
     given = _quantities(op, problem, forward)
-    yield from _compare(op, problem, contender, "given", given, recovery=0.0)
+    yield from _compare(formula, problem, contender, "given", given, recovery=0.0)
     if op.recover_noise is None:
         return
     unpinned = replace(problem, noise=None)
@@ -73,7 +83,8 @@ def _check(op: Op, problem: Problem, contender: Contender, forward: Forward) -> 
     inputs = tuple(x.detach().double() for x in problem.inputs)
     noise = op.recover_noise(inputs, tuple(own[name].double() for name in op.outputs))
     recovery = _RECOVERED * _rounding(own[op.outputs[0]].dtype)
-    yield from _compare(op, replace(problem, noise=noise), contender, "own", own, recovery)
+    with_noise = partial(in_dtype, op, replace(problem, noise=noise))
+    yield from _compare(with_noise, problem, contender, "own", own, recovery)
     mean, excess, count = noise.mean().abs().item(), (noise.square().mean() - 1).abs().item(), noise.numel()
     yield Error(contender.name, "own", "noise mean", mean, _MOMENTS * count**-0.5)
     yield Error(contender.name, "own", "noise variance", excess, _MOMENTS * (2 / count) ** 0.5)
@@ -97,10 +108,15 @@ def in_dtype(op: Op, problem: Problem, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def _compare(
-    op: Op, problem: Problem, contender: Contender, noise: str, found: dict[str, Tensor], recovery: float
+    formula: Formula,
+    problem: Problem,
+    contender: Contender,
+    noise: str,
+    found: dict[str, Tensor],
+    recovery: float,
 ) -> Iterator[Error]:
     arithmetic = torch.float32 if contender.ours else problem.inputs[0].dtype
-    exact, plain = (in_dtype(op, problem, dtype) for dtype in (torch.float64, arithmetic))
+    exact, plain = formula(torch.float64), formula(arithmetic)
     factor = _OURS if contender.ours else _PEER
     # torch.compile adds a column up one by one in float32: on average, the roundings grow with the root of
     # their number.

@@ -148,8 +148,9 @@ def check_seconds(op: Op, shape: Shape, dtype: str, device: torch.device) -> flo
     clock = CpuClock() if device.type == "cpu" else CudaClock(flush=False)
     _, seconds = (clock(lambda: parity.in_dtype(op, problem, torch.float64)) for _ in range(2))
     _, forwards = line_up(op, shape, device)
-    # Each contender is compared with the formula in float64 and in its own dtype.
-    return 2 * len(forwards) * seconds * op.size(shape) / op.size(few)
+    # In float64 and in the contenders' dtype: once with given noise, and with what each contender has drawn.
+    times = 2 if op.recover_noise is None else 2 + 2 * len(forwards)
+    return times * seconds * op.size(shape) / op.size(few)
 
 
 def task(direction: Direction, name: str, problem: Problem, forward: Forward, max_calls: int) -> Task:
