@@ -51,6 +51,7 @@ gpu:
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/clang-format --dry-run -Werror $$(find csrc -type f)
 	$(BIN)/mypy
 
 wheel: setup

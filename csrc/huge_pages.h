@@ -11,8 +11,9 @@
 
 namespace betavae_fast {
 
-// Fresh memory comes page by page, each cleared by the kernel on first touch: for large results that costs more than the
-// computation (33 MB on Zen 3: 22 ms to fill with 4 KB pages, 6 ms with 2 MB pages). A hint, where the system takes hints.
+// Fresh memory comes page by page, each cleared by the kernel on first touch: for large results that costs more than
+// the computation (33 MB on Zen 3: 22 ms to fill with 4 KB pages, 6 ms with 2 MB pages). A hint, where the system takes
+// hints.
 inline torch::stable::Tensor with_huge_pages(torch::stable::Tensor x) {
 #if defined(MADV_HUGEPAGE)
   constexpr uintptr_t page = 4096, worthwhile = uintptr_t{4} << 20;

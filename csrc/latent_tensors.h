@@ -1,4 +1,5 @@
-// The latent op's tensors, whatever the device: dtypes, shapes and the KL's own. Shared by the files that register kernels.
+// The latent op's tensors, whatever the device: dtypes, shapes and the KL's own. Shared by the files that register
+// kernels.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -37,7 +38,8 @@ inline bool same_shape(const Tensor& a, const Tensor& b) {
 inline Tensor empty_kl(const Tensor& mu, KlReduction reduction) {
   switch (reduction) {
     case KlReduction::none: return empty_like(mu, kl_dtype(mu));
-    case KlReduction::dim: return torch::stable::new_empty(mu, Sizes(mu.sizes().data() + 1, mu.dim() - 1), kl_dtype(mu));
+    case KlReduction::dim:
+      return torch::stable::new_empty(mu, Sizes(mu.sizes().data() + 1, mu.dim() - 1), kl_dtype(mu));
     case KlReduction::sample: return torch::stable::new_empty(mu, Sizes(mu.sizes().data(), 1), kl_dtype(mu));
     case KlReduction::batchmean:
     case KlReduction::sum: return torch::stable::new_empty(mu, Sizes(), kl_dtype(mu));
@@ -79,7 +81,8 @@ inline std::vector<int64_t> spread_strides(const Tensor& mu, const Tensor& grad_
   const bool batch = reduction == KlReduction::none || reduction == KlReduction::sample;
   const bool dims = reduction == KlReduction::none || reduction == KlReduction::dim;
   const int64_t expected_dims = (batch ? 1 : 0) + (dims ? mu.dim() - 1 : 0);
-  STD_TORCH_CHECK(grad_kl.dim() == expected_dims, "grad_kl must have ", expected_dims, " dimensions, got ", grad_kl.dim());
+  STD_TORCH_CHECK(grad_kl.dim() == expected_dims, "grad_kl must have ", expected_dims, " dimensions, got ",
+                  grad_kl.dim());
   int64_t from = 0;
   for (int64_t d = 0; d < mu.dim(); ++d) {
     if (d == 0 ? !batch : !dims) continue;

@@ -43,7 +43,8 @@ void describe(LatentProblem& p, const Tensor& mu, double logvar_min, double logv
 }
 
 // Where the noise comes from: drawn from rng here, or a view of the tensor given, set with the other views.
-void draw_from(LatentProblem& p, const std::optional<Tensor>& rng, const std::optional<Tensor>& noise, int64_t first_row) {
+void draw_from(LatentProblem& p, const std::optional<Tensor>& rng, const std::optional<Tensor>& noise,
+               int64_t first_row) {
   STD_TORCH_CHECK(rng.has_value() != noise.has_value(), "exactly one of rng and noise must be given");
   if (rng) p.key = key_of(*rng);
   p.first_row = first_row;
@@ -85,8 +86,8 @@ void sum_partials(const LatentForward& p, Real* out) {
 }
 
 // Computes whichever of z and kl is not null; both are allocated by the caller.
-void forward(LatentForward& p, const Tensor& mu, const Tensor& logvar, const std::optional<Tensor>& noise,
-             Tensor* z, Tensor* kl) {
+void forward(LatentForward& p, const Tensor& mu, const Tensor& logvar, const std::optional<Tensor>& noise, Tensor* z,
+             Tensor* kl) {
   if (mu.numel() == 0) {
     if (kl) fill_empty(*kl, p.reduction, mu.size(0));
     return;
@@ -101,7 +102,8 @@ void forward(LatentForward& p, const Tensor& mu, const Tensor& logvar, const std
   if (!fit(mu.sizes(), operands, count, p)) {
     const Tensor flat = torch::stable::contiguous(mu);
     Tensor flat_z = torch::stable::empty_like(flat), flat_kl = kl ? empty_kl(flat, p.reduction) : Tensor();
-    forward(p, flat, torch::stable::contiguous(logvar), contiguous(noise), z ? &flat_z : nullptr, kl ? &flat_kl : nullptr);
+    forward(p, flat, torch::stable::contiguous(logvar), contiguous(noise), z ? &flat_z : nullptr,
+            kl ? &flat_kl : nullptr);
     if (z) torch::stable::copy_(*z, flat_z);
     if (kl) torch::stable::copy_(*kl, flat_kl);
     return;
@@ -154,9 +156,9 @@ Tensor latent_kl(const Tensor& mu, const Tensor& logvar, double logvar_min, doub
   return kl;
 }
 
-void backward(LatentBackward& p, const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl, const Tensor& mu,
-              const Tensor& logvar, const std::optional<Tensor>& noise, KlReduction reduction, Tensor* grad_mu,
-              Tensor* grad_logvar) {
+void backward(LatentBackward& p, const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl,
+              const Tensor& mu, const Tensor& logvar, const std::optional<Tensor>& noise, KlReduction reduction,
+              Tensor* grad_mu, Tensor* grad_logvar) {
   std::array<Operand, 7> operands;
   size_t count = 0;
   operands[count++] = operand(p.mu, mu);
@@ -199,14 +201,14 @@ void gradients(const std::optional<Tensor>& grad_z, const std::optional<Tensor>&
   describe(p, mu, logvar_min, logvar_max);
   if (grad_z) draw_from(p, rng, noise, first_row);
   if (mu.numel() > 0 && (grad_mu || grad_logvar))
-    backward(p, grad_z, grad_kl, mu, logvar, grad_z ? noise : std::nullopt, static_cast<KlReduction>(reduction), grad_mu,
-             grad_logvar);
+    backward(p, grad_z, grad_kl, mu, logvar, grad_z ? noise : std::nullopt, static_cast<KlReduction>(reduction),
+             grad_mu, grad_logvar);
 }
 
-std::tuple<Tensor, Tensor> latent_backward(std::optional<Tensor> grad_z, std::optional<Tensor> grad_kl, const Tensor& mu,
-                                           const Tensor& logvar, std::optional<Tensor> rng, std::optional<Tensor> noise,
-                                           int64_t first_row, double logvar_min, double logvar_max, int64_t reduction,
-                                           bool need_mu, bool need_logvar) {
+std::tuple<Tensor, Tensor> latent_backward(std::optional<Tensor> grad_z, std::optional<Tensor> grad_kl,
+                                           const Tensor& mu, const Tensor& logvar, std::optional<Tensor> rng,
+                                           std::optional<Tensor> noise, int64_t first_row, double logvar_min,
+                                           double logvar_max, int64_t reduction, bool need_mu, bool need_logvar) {
   const int64_t none = 0;
   const auto gradient = [&none](const Tensor& x, bool needed) {
     return needed ? with_huge_pages(torch::stable::empty_like(x)) : torch::stable::new_empty(x, Sizes(&none, 1));

@@ -26,7 +26,8 @@ Pixels pixels_of(const Tensor& target, bool packed) {
     case ScalarType::Double: return Pixels::float64;
     case ScalarType::Byte: return Pixels::uint8;
     case ScalarType::Bool: return Pixels::boolean;
-    default: STD_TORCH_CHECK(false, "target must be bool, uint8 or floating point, got ", toString(target.scalar_type()));
+    default:
+      STD_TORCH_CHECK(false, "target must be bool, uint8 or floating point, got ", toString(target.scalar_type()));
   }
 }
 
@@ -91,7 +92,8 @@ void run(const Tensor& decoded, const Tensor& target, const Arguments& arguments
   const std::vector<int64_t> sizes = ordered(decoded.sizes().data(), order);
   if (!fit(Sizes(sizes.data(), sizes.size()), operands, count, p)) {
     const Tensor flat = torch::stable::contiguous(decoded);
-    Tensor flat_nll = elements ? empty_kl(flat, reduction) : Tensor(), flat_grad = grad ? torch::stable::empty_like(flat) : Tensor();
+    Tensor flat_nll = elements ? empty_kl(flat, reduction) : Tensor(),
+           flat_grad = grad ? torch::stable::empty_like(flat) : Tensor();
     std::optional<Tensor> flat_grad_nll;
     if (grad_nll) flat_grad_nll = torch::stable::contiguous(*grad_nll);
     run(flat, torch::stable::contiguous(target), arguments, flat_grad_nll ? &*flat_grad_nll : nullptr,
@@ -130,16 +132,18 @@ void run(const Tensor& decoded, const Tensor& target, const Arguments& arguments
 }
 
 void check_grad_nll(const Tensor& decoded, const Tensor& grad_nll) {
-  STD_TORCH_CHECK(grad_nll.is_cpu() && grad_nll.scalar_type() == kl_dtype(decoded), "grad_nll must be a CPU tensor of the NLL's dtype");
+  STD_TORCH_CHECK(grad_nll.is_cpu() && grad_nll.scalar_type() == kl_dtype(decoded),
+                  "grad_nll must be a CPU tensor of the NLL's dtype");
 }
 
-std::tuple<Tensor, Tensor> likelihood_forward(const Tensor& decoded, const Tensor& target, bool packed, int64_t likelihood,
-                                              double scale, int64_t reduction, bool need_grad) {
+std::tuple<Tensor, Tensor> likelihood_forward(const Tensor& decoded, const Tensor& target, bool packed,
+                                              int64_t likelihood, double scale, int64_t reduction, bool need_grad) {
   check_inputs(decoded, target, packed);
   const Arguments arguments = {packed, likelihood_of(likelihood), scale, nll_reduction(reduction)};
   const int64_t none = 0;
   Tensor nll = empty_kl(decoded, arguments.reduction);
-  Tensor grad = need_grad ? with_huge_pages(torch::stable::empty_like(decoded)) : torch::stable::new_empty(decoded, Sizes(&none, 1));
+  Tensor grad = need_grad ? with_huge_pages(torch::stable::empty_like(decoded))
+                          : torch::stable::new_empty(decoded, Sizes(&none, 1));
   if (decoded.numel() == 0)
     fill_empty(nll, arguments.reduction, decoded.size(0));
   else

@@ -79,8 +79,9 @@ Buffer<Real> by_blocks(const Tensor& x, const Pairs& pairs) {
   return result;
 }
 
-// Logarithms that forward left, in base 2 and without the weight of all pairs, and their gradients. What rounding them to
-// Real takes away, which is much beside the kernels' own errors where they are hundreds, goes into the gradients as a factor.
+// Logarithms that forward left, in base 2 and without the weight of all pairs, and their gradients. What rounding them
+// to Real takes away, which is much beside the kernels' own errors where they are hundreds, goes into the gradients as
+// a factor.
 template <class Real>
 struct Saved {
   Buffer<Real> log, grad;
@@ -109,8 +110,8 @@ struct Inputs {
   Buffer<Real> z;
   Buffer<Posteriors<Real>> posteriors;
 
-  Inputs(const Tensor& z_, const Tensor& mu_, const Tensor& logvar, int64_t first_row, int64_t dataset_size, int64_t estimator,
-         Mixture<Real>& problem) {
+  Inputs(const Tensor& z_, const Tensor& mu_, const Tensor& logvar, int64_t first_row, int64_t dataset_size,
+         int64_t estimator, Mixture<Real>& problem) {
     const Pairs pairs = {z_.size(0), mu_.size(0), z_.size(1)};
     problem.pairs = pairs;
     problem.weights = weights_of(mu_.size(0), dataset_size, estimator);
@@ -155,8 +156,8 @@ void forward(const Tensor& z, const Tensor& mu, const Tensor& logvar, int64_t fi
                               [&](int64_t first, int64_t last) { kernels<Real>().forward(p, first, last); });
 }
 
-std::tuple<Tensor, Tensor> total_correlation_forward(const Tensor& z, const Tensor& mu, const Tensor& logvar, int64_t first_row,
-                                                     int64_t dataset_size, int64_t estimator) {
+std::tuple<Tensor, Tensor> total_correlation_forward(const Tensor& z, const Tensor& mu, const Tensor& logvar,
+                                                     int64_t first_row, int64_t dataset_size, int64_t estimator) {
   check_inputs(z, mu, logvar, first_row, dataset_size, estimator);
   Tensor joint = torch::stable::new_empty(z, Sizes(z.sizes().data(), 1), ScalarType::Double);
   Tensor marginals = torch::stable::new_empty(z, Sizes(z.sizes().data(), 2), ScalarType::Double);
@@ -178,12 +179,13 @@ void write(Tensor& result, Visit visit) {
 }
 
 template <class Real>
-void backward(const Tensor& grad_joint, const Tensor& grad_marginals, const Tensor& z, const Tensor& mu, const Tensor& logvar,
-              const Tensor& joint, const Tensor& marginals, int64_t first_row, int64_t dataset_size, int64_t estimator,
-              Tensor& grad_z, Tensor& grad_mu, Tensor& grad_logvar) {
+void backward(const Tensor& grad_joint, const Tensor& grad_marginals, const Tensor& z, const Tensor& mu,
+              const Tensor& logvar, const Tensor& joint, const Tensor& marginals, int64_t first_row,
+              int64_t dataset_size, int64_t estimator, Tensor& grad_z, Tensor& grad_mu, Tensor& grad_logvar) {
   MixtureBackward<Real> p;
   const Inputs<Real> inputs(z, mu, logvar, first_row, dataset_size, estimator, p);
-  const Saved<Real> joints(joint, grad_joint, p.pairs, p.weights.all), each(marginals, grad_marginals, p.pairs, p.weights.all);
+  const Saved<Real> joints(joint, grad_joint, p.pairs, p.weights.all),
+      each(marginals, grad_marginals, p.pairs, p.weights.all);
   const int64_t copies = p.pairs.chunks(), size = mu.numel();
   const Buffer<Real> z_sums = buffer<Real>(z.numel());
   const Buffer<Real> mu_sums = buffer<Real>(copies * size), v_sums = buffer<Real>(copies * size);
@@ -194,7 +196,8 @@ void backward(const Tensor& grad_joint, const Tensor& grad_marginals, const Tens
   p.grad_z = z_sums.get();
   p.grad_mu = mu_sums.get();
   p.grad_logvar = v_sums.get();
-  torch::stable::parallel_for(0, copies, 1, [&](int64_t first, int64_t last) { kernels<Real>().backward(p, first, last); });
+  torch::stable::parallel_for(0, copies, 1,
+                              [&](int64_t first, int64_t last) { kernels<Real>().backward(p, first, last); });
   const auto sum = [copies, size](const Buffer<Real>& parts) {
     return [&parts, copies, size](int64_t i) {
       double total = 0;
@@ -209,8 +212,9 @@ void backward(const Tensor& grad_joint, const Tensor& grad_marginals, const Tens
 
 std::tuple<Tensor, Tensor, Tensor> total_correlation_backward(const Tensor& grad_joint, const Tensor& grad_marginals,
                                                               const Tensor& z, const Tensor& mu, const Tensor& logvar,
-                                                              const Tensor& joint, const Tensor& marginals, int64_t first_row,
-                                                              int64_t dataset_size, int64_t estimator) {
+                                                              const Tensor& joint, const Tensor& marginals,
+                                                              int64_t first_row, int64_t dataset_size,
+                                                              int64_t estimator) {
   check_inputs(z, mu, logvar, first_row, dataset_size, estimator);
   for (const Tensor* x : {&grad_joint, &joint})
     STD_TORCH_CHECK(x->is_cpu() && x->dim() == 1 && x->size(0) == z.size(0) && x->scalar_type() == ScalarType::Double,
@@ -224,11 +228,11 @@ std::tuple<Tensor, Tensor, Tensor> total_correlation_backward(const Tensor& grad
     torch::stable::zero_(grad_mu);
     torch::stable::zero_(grad_logvar);
   } else if (z.scalar_type() == ScalarType::Double) {
-    backward<double>(grad_joint, grad_marginals, z, mu, logvar, joint, marginals, first_row, dataset_size, estimator, grad_z,
-                     grad_mu, grad_logvar);
+    backward<double>(grad_joint, grad_marginals, z, mu, logvar, joint, marginals, first_row, dataset_size, estimator,
+                     grad_z, grad_mu, grad_logvar);
   } else {
-    backward<float>(grad_joint, grad_marginals, z, mu, logvar, joint, marginals, first_row, dataset_size, estimator, grad_z,
-                    grad_mu, grad_logvar);
+    backward<float>(grad_joint, grad_marginals, z, mu, logvar, joint, marginals, first_row, dataset_size, estimator,
+                    grad_z, grad_mu, grad_logvar);
   }
   return {grad_z, grad_mu, grad_logvar};
 }

@@ -1,5 +1,5 @@
-// What the files that register CUDA kernels share: the queue that launches go to, and sums in two steps. No CUDA header is
-// needed here.
+// What the files that register CUDA kernels share: the queue that launches go to, and sums in two steps. No CUDA header
+// is needed here.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>

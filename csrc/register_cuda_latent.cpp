@@ -59,9 +59,10 @@ void describe(LatentArguments& p, const Tensor& mu, double logvar_min, double lo
   p.clamps = logvar_min > -infinity || logvar_max < infinity;
 }
 
-// Computes whichever of z and kl is not null; both are allocated by the caller. rng and noise: neither, where z is not wanted.
-void forward(LatentForward p, const Tensor& mu, const Tensor& logvar, const Rng* rng, const std::optional<Tensor>& noise,
-             int64_t first_row, KlReduction reduction, Tensor* z, Tensor* kl) {
+// Computes whichever of z and kl is not null; both are allocated by the caller. rng and noise: neither, where z is not
+// wanted.
+void forward(LatentForward p, const Tensor& mu, const Tensor& logvar, const Rng* rng,
+             const std::optional<Tensor>& noise, int64_t first_row, KlReduction reduction, Tensor* z, Tensor* kl) {
   if (mu.numel() == 0) {
     if (kl) fill_empty(*kl, reduction, mu.size(0));
     return;
@@ -76,8 +77,8 @@ void forward(LatentForward p, const Tensor& mu, const Tensor& logvar, const Rng*
   if (!fit(mu.sizes(), operands, count, p.problem)) {
     const Tensor flat = torch::stable::contiguous(mu);
     Tensor flat_z = torch::stable::empty_like(flat), flat_kl = kl ? empty_kl(flat, reduction) : Tensor();
-    forward(p, flat, torch::stable::contiguous(logvar), rng, contiguous(noise), first_row, reduction, z ? &flat_z : nullptr,
-            kl ? &flat_kl : nullptr);
+    forward(p, flat, torch::stable::contiguous(logvar), rng, contiguous(noise), first_row, reduction,
+            z ? &flat_z : nullptr, kl ? &flat_kl : nullptr);
     if (z) torch::stable::copy_(*z, flat_z);
     if (kl) torch::stable::copy_(*kl, flat_kl);
     return;
@@ -90,7 +91,8 @@ void forward(LatentForward p, const Tensor& mu, const Tensor& logvar, const Rng*
   p.reduction = reduction;
   const int64_t bytes = static_cast<int64_t>(mu.element_size());
   p.vector = !p.rng || p.first_element % 4 == 0;
-  for (Tiled* view : {&p.mu, &p.logvar, &p.noise, &p.z}) p.vector = vectorize(p.problem, p.cut, bytes, *view) && p.vector;
+  for (Tiled* view : {&p.mu, &p.logvar, &p.noise, &p.z})
+    p.vector = vectorize(p.problem, p.cut, bytes, *view) && p.vector;
   p.vector = vectorize(p.problem, p.cut, sizeof(float), p.kl) && p.vector;
 
   std::optional<SumsInto> sums;
@@ -146,9 +148,9 @@ Keeps keeps_of(const Tiled& grad_kl) {
   return along_cols ? Keeps::nothing : Keeps::rows;
 }
 
-void backward(LatentBackward p, const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl, const Tensor& mu,
-              const Tensor& logvar, const Rng* rng, const std::optional<Tensor>& noise, int64_t first_row,
-              KlReduction reduction, Tensor* grad_mu, Tensor* grad_logvar) {
+void backward(LatentBackward p, const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl,
+              const Tensor& mu, const Tensor& logvar, const Rng* rng, const std::optional<Tensor>& noise,
+              int64_t first_row, KlReduction reduction, Tensor* grad_mu, Tensor* grad_logvar) {
   std::array<Operand, 7> operands;
   size_t count = 0;
   operands[count++] = operand(p.mu, mu);
@@ -165,8 +167,9 @@ void backward(LatentBackward p, const std::optional<Tensor>& grad_z, const std::
   if (!fit(mu.sizes(), operands, count, p.problem)) {
     const Tensor flat = torch::stable::contiguous(mu);
     Tensor flat_grad_mu = torch::stable::empty_like(flat), flat_grad_logvar = torch::stable::empty_like(flat);
-    backward(p, contiguous(grad_z), contiguous(grad_kl), flat, torch::stable::contiguous(logvar), rng, contiguous(noise),
-             first_row, reduction, grad_mu ? &flat_grad_mu : nullptr, grad_logvar ? &flat_grad_logvar : nullptr);
+    backward(p, contiguous(grad_z), contiguous(grad_kl), flat, torch::stable::contiguous(logvar), rng,
+             contiguous(noise), first_row, reduction, grad_mu ? &flat_grad_mu : nullptr,
+             grad_logvar ? &flat_grad_logvar : nullptr);
     if (grad_mu) torch::stable::copy_(*grad_mu, flat_grad_mu);
     if (grad_logvar) torch::stable::copy_(*grad_logvar, flat_grad_logvar);
     return;
@@ -182,8 +185,8 @@ void backward(LatentBackward p, const std::optional<Tensor>& grad_z, const std::
     p.vector = vectorize(p.problem, p.cut, bytes, *view) && p.vector;
   p.grad_kl_vector = p.grad_kl.row != 0 && vectorize(p.problem, p.cut, sizeof(float), p.grad_kl);
   // The 16-byte path takes a gradient that is kept, one a row if no group meets two rows, or one an element.
-  const bool fits = !p.grad_kl.data || p.grad_kl.row == 0 || p.grad_kl_vector ||
-                    (keeps == Keeps::rows && p.cut.groups_in_rows());
+  const bool fits =
+      !p.grad_kl.data || p.grad_kl.row == 0 || p.grad_kl_vector || (keeps == Keeps::rows && p.cut.groups_in_rows());
   p.vector = p.vector && fits;
   const bool mean = reduction == KlReduction::dim || reduction == KlReduction::batchmean;
   p.kl_scale = mean ? static_cast<float>(1.0 / static_cast<double>(p.problem.rows)) : 1.0f;
@@ -214,13 +217,14 @@ void gradients(const std::optional<Tensor>& grad_z, const std::optional<Tensor>&
            static_cast<KlReduction>(reduction), grad_mu, grad_logvar);
 }
 
-std::tuple<Tensor, Tensor> latent_backward(std::optional<Tensor> grad_z, std::optional<Tensor> grad_kl, const Tensor& mu,
-                                           const Tensor& logvar, std::optional<Tensor> rng, std::optional<Tensor> noise,
-                                           int64_t first_row, double logvar_min, double logvar_max, int64_t reduction,
-                                           bool need_mu, bool need_logvar) {
+std::tuple<Tensor, Tensor> latent_backward(std::optional<Tensor> grad_z, std::optional<Tensor> grad_kl,
+                                           const Tensor& mu, const Tensor& logvar, std::optional<Tensor> rng,
+                                           std::optional<Tensor> noise, int64_t first_row, double logvar_min,
+                                           double logvar_max, int64_t reduction, bool need_mu, bool need_logvar) {
   const int64_t none = 0;
   Tensor grad_mu = need_mu ? torch::stable::empty_like(mu) : torch::stable::new_empty(mu, Sizes(&none, 1));
-  Tensor grad_logvar = need_logvar ? torch::stable::empty_like(logvar) : torch::stable::new_empty(logvar, Sizes(&none, 1));
+  Tensor grad_logvar =
+      need_logvar ? torch::stable::empty_like(logvar) : torch::stable::new_empty(logvar, Sizes(&none, 1));
   gradients(grad_z, grad_kl, mu, logvar, rng, noise, first_row, logvar_min, logvar_max, reduction,
             need_mu ? &grad_mu : nullptr, need_logvar ? &grad_logvar : nullptr);
   return {grad_mu, grad_logvar};

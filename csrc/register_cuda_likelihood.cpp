@@ -53,20 +53,20 @@ void check_inputs(const Tensor& decoded, const Tensor& target, bool packed) {
   check_device(decoded, target, "target");
   const ScalarType pixels = target.scalar_type();
   if (!packed) {
-    STD_TORCH_CHECK(same_shape(decoded, target), "decoded and target must have the same shape, got ", shape(decoded), " and ",
-                    shape(target));
+    STD_TORCH_CHECK(same_shape(decoded, target), "decoded and target must have the same shape, got ", shape(decoded),
+                    " and ", shape(target));
     STD_TORCH_CHECK(pixels == decoded.scalar_type() || pixels == ScalarType::Float || pixels == ScalarType::Byte ||
                         pixels == ScalarType::Bool,
-                    "target must be bool, uint8, float32 or of decoded's dtype, ", toString(decoded.scalar_type()), ", got ",
-                    toString(pixels));
+                    "target must be bool, uint8, float32 or of decoded's dtype, ", toString(decoded.scalar_type()),
+                    ", got ", toString(pixels));
     return;
   }
   int64_t bits = 1;
   for (int64_t d = 1; d < decoded.dim(); ++d) bits *= decoded.size(d);
   STD_TORCH_CHECK(pixels == ScalarType::Byte && target.dim() == 2 && target.size(0) == decoded.size(0) &&
                       target.size(1) == (bits + 7) / 8 && target.is_contiguous(),
-                  "packed target must be contiguous, uint8, of shape (", decoded.size(0), ", ", (bits + 7) / 8, "), got ",
-                  toString(pixels), " ", shape(target));
+                  "packed target must be contiguous, uint8, of shape (", decoded.size(0), ", ", (bits + 7) / 8,
+                  "), got ", toString(pixels), " ", shape(target));
 }
 
 void check_grad_nll(const Tensor& decoded, const Tensor& grad_nll) {
@@ -98,11 +98,12 @@ std::vector<int64_t> bit_strides(const Tensor& decoded, const Tensor& target) {
   return strides;
 }
 
-// The operands of a launch, with dims in the order decoded has them in memory: the op is elementwise, and sums take them in
-// any order.
+// The operands of a launch, with dims in the order decoded has them in memory: the op is elementwise, and sums take
+// them in any order.
 class Operands {
  public:
-  Operands(LikelihoodArguments& p, const Settings& settings, const Tensor& decoded, const Tensor& target, const Tensor* grad)
+  Operands(LikelihoodArguments& p, const Settings& settings, const Tensor& decoded, const Tensor& target,
+           const Tensor* grad)
       : order_(in_memory_order(decoded)), sizes_(ordered(decoded.sizes().data(), order_)) {
     const Width<double> width = width_of(settings.likelihood, settings.scale);
     p.dtype = dtype_of(decoded);
@@ -172,8 +173,8 @@ void forward(const Settings& settings, const Tensor& decoded, const Tensor& targ
 }
 
 // unless_one: leaves grad as it is where grad_nll, one number, turns out to be 1.
-void backward(const Settings& settings, const Tensor& grad_nll, const Tensor& decoded, const Tensor& target, Tensor& grad,
-              bool unless_one) {
+void backward(const Settings& settings, const Tensor& grad_nll, const Tensor& decoded, const Tensor& target,
+              Tensor& grad, bool unless_one) {
   const std::vector<int64_t> spread = spread_strides(decoded, grad_nll, settings.reduction);
   if (decoded.numel() == 0) return;
   LikelihoodBackward p;
@@ -182,7 +183,8 @@ void backward(const Settings& settings, const Tensor& grad_nll, const Tensor& de
   if (!operands.fit_into(p.problem)) {
     const Tensor flat = torch::stable::contiguous(decoded);
     Tensor flat_grad = unless_one ? torch::stable::contiguous(grad) : torch::stable::empty_like(flat);
-    backward(settings, torch::stable::contiguous(grad_nll), flat, torch::stable::contiguous(target), flat_grad, unless_one);
+    backward(settings, torch::stable::contiguous(grad_nll), flat, torch::stable::contiguous(target), flat_grad,
+             unless_one);
     torch::stable::copy_(grad, flat_grad);
     return;
   }
@@ -192,14 +194,15 @@ void backward(const Settings& settings, const Tensor& grad_nll, const Tensor& de
   // A group takes one gradient where that is the same along its row, and it has but one row.
   const bool one_a_group = !along_rows && (p.grad_nll.row == 0 || p.cut.groups_in_rows());
   p.vector = p.vector && (p.grad_nll_vector || one_a_group);
-  if (settings.reduction == KlReduction::batchmean) p.nll_scale = static_cast<float>(1.0 / static_cast<double>(p.problem.rows));
+  if (settings.reduction == KlReduction::batchmean)
+    p.nll_scale = static_cast<float>(1.0 / static_cast<double>(p.problem.rows));
   p.unless_one = unless_one;
   const Queue queue(decoded);
   check(cuda::likelihood_backward(p, queue.stream()), "likelihood_backward");
 }
 
-std::tuple<Tensor, Tensor> likelihood_forward(const Tensor& decoded, const Tensor& target, bool packed, int64_t likelihood,
-                                              double scale, int64_t reduction, bool need_grad) {
+std::tuple<Tensor, Tensor> likelihood_forward(const Tensor& decoded, const Tensor& target, bool packed,
+                                              int64_t likelihood, double scale, int64_t reduction, bool need_grad) {
   check_inputs(decoded, target, packed);
   const Settings settings = settings_of(packed, likelihood, scale, reduction);
   const int64_t none = 0;
@@ -225,8 +228,8 @@ void likelihood_finish(Tensor grad, const Tensor& grad_nll, const Tensor& decode
   check_device(decoded, grad, "grad");
   STD_TORCH_CHECK(grad_nll.dim() == 0, "grad_nll must be one number, got shape ", shape(grad_nll));
   STD_TORCH_CHECK(grad.scalar_type() == decoded.scalar_type() && same_shape(grad, decoded),
-                  "grad must have decoded's shape and dtype, ", shape(decoded), " ", toString(decoded.scalar_type()), ", got ",
-                  shape(grad), " ", toString(grad.scalar_type()));
+                  "grad must have decoded's shape and dtype, ", shape(decoded), " ", toString(decoded.scalar_type()),
+                  ", got ", shape(grad), " ", toString(grad.scalar_type()));
   backward(settings_of(packed, likelihood, scale, reduction), grad_nll, decoded, target, grad, true);
 }
 

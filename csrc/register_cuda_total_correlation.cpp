@@ -1,5 +1,5 @@
-// The aggregated posterior of the CUDA backend: tensors in, launches on torch's current stream. No CUDA header is needed
-// here.
+// The aggregated posterior of the CUDA backend: tensors in, launches on torch's current stream. No CUDA header is
+// needed here.
 
 #include <torch/csrc/stable/library.h>
 
@@ -33,15 +33,16 @@ void check_inputs(const Tensor& z, const Tensor& mu, const Tensor& logvar, int64
   check_not_float64(z);
   check_mixture(z, mu, logvar, first_row, dataset_size, estimator);
   // A kernel's largest grid has a CTA for each tile of rows, dim and split.
-  const int64_t tiles = cuda::tiles_of(mu.size(0), cuda::own), most = std::numeric_limits<int32_t>::max() / Cut::max_splits;
+  const int64_t tiles = cuda::tiles_of(mu.size(0), cuda::own),
+                most = std::numeric_limits<int32_t>::max() / Cut::max_splits;
   STD_TORCH_CHECK(tiles * (z.size(1) + 1) <= most, "the cuda backend does not take ", mu.numel(), " elements at once");
 }
 
 // A matrix, or a vector as a column.
 Matrix matrix(const Tensor& x) { return {x.data_ptr(), x.stride(0), x.dim() == 2 ? x.stride(1) : 0}; }
 
-// Float arrays that live as long as the object, cut out of one tensor; the tensor is freed in stream order. Each begins at a
-// multiple of 16 bytes, as all sizes are those of whole tiles.
+// Float arrays that live as long as the object, cut out of one tensor; the tensor is freed in stream order. Each begins
+// at a multiple of 16 bytes, as all sizes are those of whole tiles.
 class Workspace {
  public:
   void add(float*& array, int64_t size) { arrays_.push_back({&array, size}); }
@@ -62,8 +63,8 @@ class Workspace {
   Tensor memory_;
 };
 
-void describe(Mixture& p, Workspace& workspace, const Tensor& z, const Tensor& mu, const Tensor& logvar, int64_t first_row,
-              int64_t dataset_size, int64_t estimator) {
+void describe(Mixture& p, Workspace& workspace, const Tensor& z, const Tensor& mu, const Tensor& logvar,
+              int64_t first_row, int64_t dataset_size, int64_t estimator) {
   p.dtype = dtype_of(z);
   p.rows = z.size(0);
   p.posteriors = mu.size(0);
@@ -85,8 +86,8 @@ Cut cut_posteriors(const Mixture& p, int64_t ctas_a_tile) {
   return Cut(p.posterior_stride / cuda::own * ctas_a_tile, p.posteriors);
 }
 
-std::tuple<Tensor, Tensor> total_correlation_forward(const Tensor& z, const Tensor& mu, const Tensor& logvar, int64_t first_row,
-                                                     int64_t dataset_size, int64_t estimator) {
+std::tuple<Tensor, Tensor> total_correlation_forward(const Tensor& z, const Tensor& mu, const Tensor& logvar,
+                                                     int64_t first_row, int64_t dataset_size, int64_t estimator) {
   check_inputs(z, mu, logvar, first_row, dataset_size, estimator);
   Tensor joint = torch::stable::new_empty(z, Sizes(z.sizes().data(), 1), ScalarType::Double);
   Tensor marginals = torch::stable::new_empty(z, Sizes(z.sizes().data(), 2), ScalarType::Double);
@@ -111,12 +112,14 @@ std::tuple<Tensor, Tensor> total_correlation_forward(const Tensor& z, const Tens
 
 std::tuple<Tensor, Tensor, Tensor> total_correlation_backward(const Tensor& grad_joint, const Tensor& grad_marginals,
                                                               const Tensor& z, const Tensor& mu, const Tensor& logvar,
-                                                              const Tensor& joint, const Tensor& marginals, int64_t first_row,
-                                                              int64_t dataset_size, int64_t estimator) {
+                                                              const Tensor& joint, const Tensor& marginals,
+                                                              int64_t first_row, int64_t dataset_size,
+                                                              int64_t estimator) {
   check_inputs(z, mu, logvar, first_row, dataset_size, estimator);
   for (const Tensor* x : {&grad_joint, &joint})
-    STD_TORCH_CHECK(on_device_of(z, *x) && x->dim() == 1 && x->size(0) == z.size(0) && x->scalar_type() == ScalarType::Double,
-                    "joint and its gradient must be float64 tensors of shape (b,) on z's CUDA device");
+    STD_TORCH_CHECK(
+        on_device_of(z, *x) && x->dim() == 1 && x->size(0) == z.size(0) && x->scalar_type() == ScalarType::Double,
+        "joint and its gradient must be float64 tensors of shape (b,) on z's CUDA device");
   for (const Tensor* x : {&grad_marginals, &marginals})
     STD_TORCH_CHECK(on_device_of(z, *x) && same_shape(*x, z) && x->scalar_type() == ScalarType::Double,
                     "marginals and their gradient must be float64 tensors of z's shape on its CUDA device");

@@ -27,8 +27,8 @@ struct Operand {
 
 inline Operand operand(View& view, const Tensor& tensor) { return {&view, tensor.data_ptr(), tensor.strides().data()}; }
 
-// Merges the trailing dims into outer x inner wherever all operands step evenly across them, and sets every view. False if
-// that takes more than two: no memory format of torch does.
+// Merges the trailing dims into outer x inner wherever all operands step evenly across them, and sets every view. False
+// if that takes more than two: no memory format of torch does.
 template <size_t n>
 inline bool fit(Sizes sizes, const std::array<Operand, n>& operands, size_t count, Problem& problem) {
   std::array<int64_t, 2> size = {1, 1};  // inner, outer

@@ -18,14 +18,15 @@ const Capability& chosen() {
   static const Capability choice = [] {
     // Widest last.
     const Capability all[] = {
-      {"baseline", true, &baseline::latent_kernels, &baseline::likelihood_kernels, &baseline::total_correlation_kernels},
+        {"baseline", true, &baseline::latent_kernels, &baseline::likelihood_kernels,
+         &baseline::total_correlation_kernels},
 #if defined(__x86_64__)
-      {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), &avx2::latent_kernels,
-       &avx2::likelihood_kernels, &avx2::total_correlation_kernels},
-      {"avx512",
-       __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"),
-       &avx512::latent_kernels, &avx512::likelihood_kernels, &avx512::total_correlation_kernels},
+        {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), &avx2::latent_kernels,
+         &avx2::likelihood_kernels, &avx2::total_correlation_kernels},
+        {"avx512",
+         __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+             __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"),
+         &avx512::latent_kernels, &avx512::likelihood_kernels, &avx512::total_correlation_kernels},
 #endif
     };
     const char* wanted = std::getenv("BETAVAE_FAST_CPU_CAPABILITY");

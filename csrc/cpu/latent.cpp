@@ -20,7 +20,8 @@ constexpr int64_t strip_elements = 128;
 constexpr int64_t most_channels = LatentWork::most_channels;
 static_assert(tile_elements % strip_elements == 0 && most_channels * strip_elements <= most_narrow);
 
-// Of a kernel that takes so many channels at a time, or one: its buffers are then small, and stay in L1 (5% in bfloat16).
+// Of a kernel that takes so many channels at a time, or one: its buffers are then small, and stay in L1 (5% in
+// bfloat16).
 template <bool several>
 constexpr int64_t block_elements = several ? most_channels * strip_elements : tile_elements;
 template <bool several>
@@ -107,7 +108,7 @@ void forward_strip(int64_t n, const Real* __restrict mu, const Strip<Real>& stri
 
 template <class Real, bool want_z, bool want_kl>
 void forward_run(int64_t n, const Real* mu, const Real* logvar, const Real* eps, Real lo, Real hi, Real* z,
-                  Real* element_kl) {
+                 Real* element_kl) {
   Strip<Real> strip;
   for (int64_t at = 0; at < n; at += strip_elements) {
     const int64_t count = n - at < strip_elements ? n - at : strip_elements;
@@ -192,14 +193,14 @@ void backward_strip(int64_t n, const Real* __restrict mu, const Real* __restrict
 }
 
 template <class Real, bool has_grad_z, bool has_grad_kl>
-void backward_run(int64_t n, const Real* mu, const Real* logvar, const Real* eps, const Real* grad_z, const Real* grad_kl,
-                   Real lo, Real hi, Real* grad_mu, Real* grad_logvar) {
+void backward_run(int64_t n, const Real* mu, const Real* logvar, const Real* eps, const Real* grad_z,
+                  const Real* grad_kl, Real lo, Real hi, Real* grad_mu, Real* grad_logvar) {
   Strip<Real> strip;
   for (int64_t at = 0; at < n; at += strip_elements) {
     const int64_t count = n - at < strip_elements ? n - at : strip_elements;
     strip.reduce_all(count, logvar + at, lo, hi);
-    backward_strip<Real, has_grad_z, has_grad_kl>(count, mu + at, logvar + at, strip, eps + at, grad_z + at, grad_kl + at,
-                                                  lo, hi, grad_mu + at, grad_logvar + at);
+    backward_strip<Real, has_grad_z, has_grad_kl>(count, mu + at, logvar + at, strip, eps + at, grad_z + at,
+                                                  grad_kl + at, lo, hi, grad_mu + at, grad_logvar + at);
   }
 }
 
@@ -209,7 +210,8 @@ void backward_unit(const LatentBackward& p, const LatentPartition& cut, const La
   const LatentWork::Unit unit = work[index];
   const Real lo = static_cast<Real>(p.logvar_min), hi = static_cast<Real>(p.logvar_max);
   const Real kl_scale = static_cast<Real>(p.kl_scale);
-  Real mu_buffer[block_elements<several>], logvar_buffer[block_elements<several>], grad_z_buffer[block_elements<several>];
+  Real mu_buffer[block_elements<several>], logvar_buffer[block_elements<several>],
+      grad_z_buffer[block_elements<several>];
   Real kl_raw[block_elements<several>], grad_kl[block_elements<several>];
   Real grad_mu_buffer[block_elements<several>], grad_logvar_buffer[block_elements<several>];
   const int64_t channels = several ? unit.channels : 1;
@@ -241,8 +243,8 @@ void backward_unit(const LatentBackward& p, const LatentPartition& cut, const La
       for (int64_t c = 0; c < channels; ++c) {
         const int64_t from = c * count;
         const Real* eps = noisy ? noise.channel(c) : grad_z + from;
-        backward_run<Real, has_grad_z, has_grad_kl>(count, mu + from, logvar + from, eps, grad_z + from,
-                                                    grad_kl + from, lo, hi, grad_mu + from, grad_logvar + from);
+        backward_run<Real, has_grad_z, has_grad_kl>(count, mu + from, logvar + from, eps, grad_z + from, grad_kl + from,
+                                                    lo, hi, grad_mu + from, grad_logvar + from);
       }
       store<T>(p, p.grad_mu, block, grad_mu, grad_mu_buffer);
       store<T>(p, p.grad_logvar, block, grad_logvar, grad_logvar_buffer);
@@ -270,7 +272,8 @@ void backward_units(const LatentBackward& p, const LatentPartition& cut, const L
 }
 
 template <class T>
-void forward_of(const LatentForward& p, const LatentPartition& cut, const LatentWork& work, int64_t first, int64_t last) {
+void forward_of(const LatentForward& p, const LatentPartition& cut, const LatentWork& work, int64_t first,
+                int64_t last) {
   const auto run = work.channels == 1 ? forward_units<T, false> : forward_units<T, true>;
   run(p, cut, work, first, last);
 }
@@ -285,12 +288,14 @@ void forward(const LatentForward& p, const LatentPartition& cut, const LatentWor
 }
 
 template <class T>
-void backward_of(const LatentBackward& p, const LatentPartition& cut, const LatentWork& work, int64_t first, int64_t last) {
+void backward_of(const LatentBackward& p, const LatentPartition& cut, const LatentWork& work, int64_t first,
+                 int64_t last) {
   const auto run = work.channels == 1 ? backward_units<T, false> : backward_units<T, true>;
   run(p, cut, work, first, last);
 }
 
-void backward(const LatentBackward& p, const LatentPartition& cut, const LatentWork& work, int64_t first, int64_t last) {
+void backward(const LatentBackward& p, const LatentPartition& cut, const LatentWork& work, int64_t first,
+              int64_t last) {
   switch (p.dtype) {
     case DType::float16: return backward_of<Half>(p, cut, work, first, last);
     case DType::bfloat16: return backward_of<BFloat16>(p, cut, work, first, last);

@@ -28,8 +28,8 @@ struct LatentBackward : LatentProblem {
   View grad_mu, grad_logvar;
 };
 
-// How a batch is cut, by shape alone: the order of every sum follows from it, whatever the threads, layout or instruction
-// set. A tile is one pass through L1; a work item is the tiles whose column sums are kept together.
+// How a batch is cut, by shape alone: the order of every sum follows from it, whatever the threads, layout or
+// instruction set. A tile is one pass through L1; a work item is the tiles whose column sums are kept together.
 struct LatentPartition {
   static constexpr int64_t tile_elements = 512;
   int64_t tile_rows, tile_cols, item_rows, row_items, panels;
@@ -53,9 +53,9 @@ struct LatentPartition {
   }
 };
 
-// What a thread does at a time: a work item; a tile of it, where no sum goes over its rows, because the tiles of a row follow
-// each other in memory; or, where the channels of a pixel lie side by side, the same of several channels, which share their
-// cache lines. The order of no sum depends on it.
+// What a thread does at a time: a work item; a tile of it, where no sum goes over its rows, because the tiles of a row
+// follow each other in memory; or, where the channels of a pixel lie side by side, the same of several channels, which
+// share their cache lines. The order of no sum depends on it.
 struct LatentWork {
   static constexpr int64_t most_channels = 16;
   struct Unit {

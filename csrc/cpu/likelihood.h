@@ -12,15 +12,16 @@ struct LikelihoodProblem : Problem {
   Pixels pixels = Pixels::float32;
   Likelihood likelihood = Likelihood::bernoulli;
   double scale = 1;
-  View decoded, target;     // of Pixels::bits: data is the first row's first byte, row the bytes a row
-  View nll;                 // null data: its elements are not wanted
+  View decoded, target;       // of Pixels::bits: data is the first row's first byte, row the bytes a row
+  View nll;                   // null data: its elements are not wanted
   double* partial = nullptr;  // one sum a row and panel (see LikelihoodPartition); null: not wanted
-  View grad;                // null data: not wanted
-  View grad_nll;            // gradient of each element's NLL, before grad_scale; null data: 1
+  View grad;                  // null data: not wanted
+  View grad_nll;              // gradient of each element's NLL, before grad_scale; null data: 1
   double grad_scale = 1;
 };
 
-// How a batch is cut, by shape alone: the order of every sum follows from it. Tiles are numbered along a row, then down.
+// How a batch is cut, by shape alone: the order of every sum follows from it. Tiles are numbered along a row, then
+// down.
 struct LikelihoodPartition {
   static constexpr int64_t tile_elements = 512;
   int64_t tile_rows, tile_cols, panels, tiles;

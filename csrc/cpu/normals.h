@@ -11,9 +11,9 @@ namespace betavae_fast::BVF_ISA {
 
 #if defined(__SSE2__)
 
-// Philox needs 32 x 32 -> 64 bit products. Compilers do not find the instruction that multiplies the low halves of 64-bit
-// lanes (measured, one Zen 3 thread with AVX2: 2.0 ns a word for the scalar function vectorised by g++ 12, 0.6 ns so), and
-// as it ignores the high halves, words can stay in 64-bit lanes with anything above them.
+// Philox needs 32 x 32 -> 64 bit products. Compilers do not find the instruction that multiplies the low halves of
+// 64-bit lanes (measured, one Zen 3 thread with AVX2: 2.0 ns a word for the scalar function vectorised by g++ 12, 0.6
+// ns so), and as it ignores the high halves, words can stay in 64-bit lanes with anything above them.
 #if defined(__AVX512F__)
 constexpr int lanes = 8;
 using Lanes = __m512i;
@@ -26,7 +26,8 @@ constexpr int lanes = 4;
 using Lanes = __m256i;
 BVF_INLINE Lanes multiply_low(Lanes a, Lanes b) { return _mm256_mul_epu32(a, b); }
 BVF_INLINE void store_low(Lanes a, Lanes b, uint32_t* out) {
-  _mm256_storeu_ps(reinterpret_cast<float*>(out), _mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), 0x88));
+  _mm256_storeu_ps(reinterpret_cast<float*>(out),
+                   _mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), 0x88));
 }
 #else
 constexpr int lanes = 2;
@@ -58,8 +59,8 @@ struct KeySchedule {
 BVF_INLINE void philox_blocks(const KeySchedule& key, uint64_t block, uint32_t* w0, uint32_t* w1, uint32_t* w2,
                               uint32_t* w3) {
   const U64 multiplier0 = U64{} + philox_multiplier0, multiplier1 = U64{} + philox_multiplier1;
-  // store_low() takes lanes two by two from the vectors of a pair in turn: 0 1 4 5 ... lie in the one, 2 3 6 7 ... in the
-  // other.
+  // store_low() takes lanes two by two from the vectors of a pair in turn: 0 1 4 5 ... lie in the one, 2 3 6 7 ... in
+  // the other.
   U64 first = U64{} + block;
   for (int lane = 0; lane < lanes; ++lane) first[lane] += static_cast<uint64_t>(lane + lane / 2 * 2);
   U64 c0[chains], c1[chains], c2[chains], c3[chains];
@@ -115,8 +116,10 @@ struct NormalBuffer {
     const uint64_t first_block = first / 4;
     const int64_t skip = static_cast<int64_t>(first % 4), needed = (skip + count + 3) / 4;
     for (int64_t b = 0; b < needed; b += stride_blocks)
-      philox_blocks(key, first_block + static_cast<uint64_t>(b), words[0] + b, words[1] + b, words[2] + b, words[3] + b);
-    // Two loops of half the length each: more of their iterations overlap (one Zen 3 thread: 1.9 to 1.5 cycles a normal).
+      philox_blocks(key, first_block + static_cast<uint64_t>(b), words[0] + b, words[1] + b, words[2] + b,
+                    words[3] + b);
+    // Two loops of half the length each: more of their iterations overlap (one Zen 3 thread: 1.9 to 1.5 cycles a
+    // normal).
     for (int64_t b = 0; b < needed; ++b) {
       radii[0][b] = normal_radius(words[0][b]);
       radii[1][b] = normal_radius(words[2][b]);

@@ -12,8 +12,8 @@
 
 namespace betavae_fast::BVF_ISA {
 
-// Rows [row, row + rows) x columns [col, col + cols); or, of one row, as many columns of each of several channels, which
-// begin p.inner columns apart.
+// Rows [row, row + rows) x columns [col, col + cols); or, of one row, as many columns of each of several channels,
+// which begin p.inner columns apart.
 struct Tile {
   int64_t row, rows, col, cols, channels = 1;
   int64_t size() const { return channels * rows * cols; }
@@ -69,7 +69,9 @@ inline void transpose_four(const T* from, int64_t from_stride, T* to, int64_t to
     return;
   }
   if constexpr (sizeof(T) == 2) {
-    const auto row = [=](int64_t i) { return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + i * from_stride)); };
+    const auto row = [=](int64_t i) {
+      return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + i * from_stride));
+    };
     const __m128i ab = _mm_unpacklo_epi16(row(0), row(1)), cd = _mm_unpacklo_epi16(row(2), row(3));
     const __m128i first = _mm_unpacklo_epi32(ab, cd), second = _mm_unpackhi_epi32(ab, cd);
     const auto put = [=](int64_t i, __m128i x) { _mm_storel_epi64(reinterpret_cast<__m128i*>(to + i * to_stride), x); };
@@ -134,7 +136,8 @@ inline const Compute<T>* load(const Problem& p, const View& view, const Tile& ti
   return buffer;
 }
 
-// Where to compute the tile: straight into the tensor if it can be, else into the buffer, which store() then writes out.
+// Where to compute the tile: straight into the tensor if it can be, else into the buffer, which store() then writes
+// out.
 template <class T>
 inline Compute<T>* destination(const Problem& p, const View& view, const Tile& tile, Compute<T>* buffer) {
   if constexpr (sizeof(T) == sizeof(Compute<T>)) {

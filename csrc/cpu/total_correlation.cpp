@@ -1,4 +1,5 @@
-// The aggregated posterior's log-densities, compiled once per instruction set: BVF_ISA names it, the compiler's flags set it.
+// The aggregated posterior's log-densities, compiled once per instruction set: BVF_ISA names it, the compiler's flags
+// set it.
 
 #include "total_correlation.h"
 
@@ -104,8 +105,8 @@ inline void rescale_and_add(double* to, Floats grown, Floats part) {
 }
 inline void rescale_and_add(double* to, Doubles grown, Doubles part) { store(to, load(to) * grown + part); }
 
-// A running maximum and the sum of 2^(term - maximum), for each lane (Milakov & Gimelshein 2018). A maximum may lag behind,
-// as long as no power overflows.
+// A running maximum and the sum of 2^(term - maximum), for each lane (Milakov & Gimelshein 2018). A maximum may lag
+// behind, as long as no power overflows.
 template <class Real>
 struct LogSum {
   Real maximum[lanes], least = lowest<Real>;  // of the maxima
@@ -242,8 +243,8 @@ struct Moments {
   Real mass[lanes], pull[lanes], stretch[lanes];  // of w, w t and w t^2
 };
 
-// One dim of a group of blocks and a tile: adds to the blocks' grad_z, which lie dims * lanes apart, and to the tile's sums.
-// `weighted`: some pairs have a weight of their own.
+// One dim of a group of blocks and a tile: adds to the blocks' grad_z, which lie dims * lanes apart, and to the tile's
+// sums. `weighted`: some pairs have a weight of their own.
 template <bool weighted, class Real>
 void add_gradients(const MixtureBackward<Real>& p, int64_t first_block, int64_t d, int64_t index,
                    const OwnWeights<Real>* weights, const Real* joint, double* grad_z, Moments<Real>* sums) {
@@ -284,8 +285,8 @@ void add_gradients(const MixtureBackward<Real>& p, int64_t first_block, int64_t 
 
 // One tile of posteriors against the blocks of one chunk; `sums`: [d][j].
 template <class Real>
-void backward_tile(const MixtureBackward<Real>& p, int64_t first_block, int64_t last_block, int64_t index, double* grad_z,
-                   Moments<Real>* sums) {
+void backward_tile(const MixtureBackward<Real>& p, int64_t first_block, int64_t last_block, int64_t index,
+                   double* grad_z, Moments<Real>* sums) {
   const int64_t dims = p.pairs.dims;
   Real joint[tile * group * lanes];
   OwnWeights<Real> weights[group];
@@ -328,9 +329,11 @@ void backward_chunk(const MixtureBackward<Real>& p, int64_t chunk) {
         const Moments<Real>& of = sums[d * tile + j];
         const int64_t at = (chunk * posteriors + index * tile + j) * dims + d;
         const Posteriors<Real>& posterior = p.tile(index, d);
-        const double exact = 1 + static_cast<double>(posterior.rounded_off[j]), inverse = posterior.inverse_width[j] * exact;
+        const double exact = 1 + static_cast<double>(posterior.rounded_off[j]),
+                     inverse = posterior.inverse_width[j] * exact;
         p.grad_mu[at] = static_cast<Real>(lane_sum(of.pull) * exact * inverse * inverse_k2);
-        p.grad_logvar[at] = static_cast<Real>(ln_2<double> * lane_sum(of.stretch) * exact * exact - 0.5 * lane_sum(of.mass));
+        p.grad_logvar[at] =
+            static_cast<Real>(ln_2<double> * lane_sum(of.stretch) * exact * exact - 0.5 * lane_sum(of.mass));
       }
   }
   const int64_t first_row = first_block * lanes, rows = p.pairs.rows;

@@ -1,4 +1,5 @@
-// The aggregated posterior's log-densities on the CPU, free of torch: what to compute and the kernels of one instruction set.
+// The aggregated posterior's log-densities on the CPU, free of torch: what to compute and the kernels of one
+// instruction set.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +10,8 @@ namespace betavae_fast {
 
 // How the pairs (i, j) are cut, by shape alone. A block is as many rows i as a vector has lanes at most; a tile as many
 // posteriors j as stay in L1 with it. Blocks are taken through the gradients in groups, and a chunk is the groups whose
-// contributions to the posteriors' gradients are kept together: few, because each keeps a copy of them, but more than there
-// are threads.
+// contributions to the posteriors' gradients are kept together: few, because each keeps a copy of them, but more than
+// there are threads.
 struct Pairs {
   static constexpr int64_t lanes = 16, tile = 32, group = 8, max_chunks = 16;
   int64_t rows, posteriors, dims;  // b, B, D
@@ -30,8 +31,8 @@ struct Posteriors {
   Real rounded_off[Pairs::tile];  // exact inverse width / inverse_width - 1
 };
 
-// Real is float or double. Rows are stored by blocks, z[block][d][lane], posteriors by tiles, [tile][d]. Rows that only fill a
-// group have responsibilities of 0.
+// Real is float or double. Rows are stored by blocks, z[block][d][lane], posteriors by tiles, [tile][d]. Rows that only
+// fill a group have responsibilities of 0.
 template <class Real>
 struct Mixture {
   Pairs pairs;

@@ -13,15 +13,15 @@ struct LatentArguments {
   const int64_t* rng = nullptr;  // (seed, stream), read by the kernel
   int64_t first_element = 0;     // of the sequence: first_row * cols
   float logvar_min = 0, logvar_max = 0;
-  bool clamps = false;           // the range is not all numbers
-  bool vector = false;           // vectorize() holds for every operand, and noise that is drawn begins with a block
+  bool clamps = false;  // the range is not all numbers
+  bool vector = false;  // vectorize() holds for every operand, and noise that is drawn begins with a block
 };
 
 struct LatentForward : LatentArguments {
-  Tiled z, kl;             // null data: not wanted; kl is that of each element
+  Tiled z, kl;  // null data: not wanted; kl is that of each element
   KlReduction reduction = KlReduction::none;
-  float* sums = nullptr;   // see sums_of(); null: no KL, or none
-  double scale = 1;        // what the sums are multiplied by where they are final
+  float* sums = nullptr;  // see sums_of(); null: no KL, or none
+  double scale = 1;       // what the sums are multiplied by where they are final
 };
 
 struct LatentBackward : LatentArguments {

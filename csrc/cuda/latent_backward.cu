@@ -1,6 +1,5 @@
-#include "latent.h"
-
 #include "../include/latent.h"
+#include "latent.h"
 #include "launch.cuh"
 #include "noise.cuh"
 #include "operand.cuh"
@@ -8,12 +7,12 @@
 namespace betavae_fast::cuda {
 namespace {
 
-// The gradient of the KL as the kernel meets it: none; the same in every row, so read once ("dim", and the scalar ones);
-// one a row ("sample"); one an element ("none").
+// The gradient of the KL as the kernel meets it: none; the same in every row, so read once ("dim", and the scalar
+// ones); one a row ("sample"); one an element ("none").
 enum class KlGrad { absent, columns, rows, each };
 
-// A CTA owns one item of the partition, a thread the same columns in each of its tiles. The noise is drawn again as forward
-// drew it. What is not needed for the gradients that are asked for is neither read nor computed.
+// A CTA owns one item of the partition, a thread the same columns in each of its tiles. The noise is drawn again as
+// forward drew it. What is not needed for the gradients that are asked for is neither read nor computed.
 template <class T, bool vector, bool has_grad_z, KlGrad kl_grad>
 __global__ void __launch_bounds__(cta_threads) backward(const __grid_constant__ LatentBackward p) {
   constexpr int group = group_size<T>;
@@ -55,7 +54,8 @@ __global__ void __launch_bounds__(cta_threads) backward(const __grid_constant__ 
         load(count);
       }
       if constexpr (kl_grad == KlGrad::rows && vector) {
-        const float of_row = static_cast<const float*>(p.grad_kl.data)[(place.row + tile * p.cut.tile_rows) * p.grad_kl.row];
+        const float of_row =
+            static_cast<const float*>(p.grad_kl.data)[(place.row + tile * p.cut.tile_rows) * p.grad_kl.row];
 #pragma unroll
         for (int j = 0; j < group; ++j) grad_kl[j] = of_row;
       }
@@ -116,7 +116,7 @@ auto choose(const LatentBackward& p) {
 
 template <class T, bool vector>
 const char* launch(const LatentBackward& p, cudaStream_t stream) {
-  const auto kernel = !p.grad_kl.data    ? backward<T, vector, true, KlGrad::absent>
+  const auto kernel = !p.grad_kl.data ? backward<T, vector, true, KlGrad::absent>
                       : p.grad_z.data ? choose<T, vector, true>(p)
                                       : choose<T, vector, false>(p);
   kernel<<<static_cast<unsigned>(p.cut.ctas()), cta_threads, 0, stream>>>(p);

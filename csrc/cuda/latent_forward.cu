@@ -1,6 +1,5 @@
-#include "latent.h"
-
 #include "../include/latent.h"
+#include "latent.h"
 #include "launch.cuh"
 #include "noise.cuh"
 #include "operand.cuh"
@@ -9,16 +8,18 @@
 namespace betavae_fast::cuda {
 namespace {
 
-// What becomes of the KL: nothing, or each element's is written; or it is summed down the columns (in registers, by CTA at
-// the end: "dim", and the total of all) or along the rows (by CTA in every tile: "sample").
+// What becomes of the KL: nothing, or each element's is written; or it is summed down the columns (in registers, by CTA
+// at the end: "dim", and the total of all) or along the rows (by CTA in every tile: "sample").
 enum class Kl { absent, each, columns, rows };
 
-// A CTA owns one item of the partition, a thread the same columns in each of its tiles. mu, log sigma^2 (and noise that is
-// given) are read once, z is written once, and the sums go to the CTA's own partials.
+// A CTA owns one item of the partition, a thread the same columns in each of its tiles. mu, log sigma^2 (and noise that
+// is given) are read once, z is written once, and the sums go to the CTA's own partials.
 template <class T, bool vector, bool want_z, Kl want_kl>
 __global__ void __launch_bounds__(cta_threads) forward(const __grid_constant__ LatentForward p) {
   constexpr int group = group_size<T>;
-  __shared__ __align__(16) float shared[want_kl == Kl::rows ? 2 * cta_threads * group : want_kl == Kl::columns ? cta_threads * group : 4];
+  __shared__ __align__(16) float shared[want_kl == Kl::rows      ? 2 * cta_threads * group
+                                        : want_kl == Kl::columns ? cta_threads * group
+                                                                 : 4];
   const Place place = p.cut.place(blockIdx.x, threadIdx.x);
   const Column column(p.problem, place.col);
   Operand<T, vector> mu_in(p.problem, p.mu, place, column);
@@ -98,12 +99,13 @@ __global__ void __launch_bounds__(cta_threads) forward(const __grid_constant__ L
 template <class T, bool vector, bool want_z>
 auto choose(const LatentForward& p) {
   if (p.kl.data) return forward<T, vector, want_z, Kl::each>;
-  return p.reduction == KlReduction::sample ? forward<T, vector, want_z, Kl::rows> : forward<T, vector, want_z, Kl::columns>;
+  return p.reduction == KlReduction::sample ? forward<T, vector, want_z, Kl::rows>
+                                            : forward<T, vector, want_z, Kl::columns>;
 }
 
 template <class T, bool vector>
 const char* launch(const LatentForward& p, cudaStream_t stream) {
-  const auto kernel = !p.z.data                 ? choose<T, vector, false>(p)
+  const auto kernel = !p.z.data               ? choose<T, vector, false>(p)
                       : !p.kl.data && !p.sums ? forward<T, vector, true, Kl::absent>
                                               : choose<T, vector, true>(p);
   kernel<<<static_cast<unsigned>(p.cut.ctas()), cta_threads, 0, stream>>>(p);

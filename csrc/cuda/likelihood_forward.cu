@@ -4,12 +4,12 @@
 namespace betavae_fast::cuda {
 namespace {
 
-// What becomes of the NLL: each element's is written; or it is summed along the rows (by CTA in every tile: "sample"), or
-// in all (in registers, by CTA at the end).
+// What becomes of the NLL: each element's is written; or it is summed along the rows (by CTA in every tile: "sample"),
+// or in all (in registers, by CTA at the end).
 enum class Sum { none, rows, all };
 
-// A CTA owns one item of the partition, a thread the same columns in each of its tiles. decoded and target are read once,
-// the gradient, where it is wanted, is written once, and the sums go to the CTA's own partials.
+// A CTA owns one item of the partition, a thread the same columns in each of its tiles. decoded and target are read
+// once, the gradient, where it is wanted, is written once, and the sums go to the CTA's own partials.
 template <class V, Sum want>
 __global__ void __launch_bounds__(cta_threads) forward(const __grid_constant__ LikelihoodForward p) {
   constexpr int group = V::group;
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(cta_threads) forward(const __grid_constant__ L
 const char* likelihood_forward(const LikelihoodForward& p, void* stream) {
   return with_variant(p, [&](auto variant) -> const char* {
     using V = decltype(variant);
-    const auto kernel = p.nll.data                             ? forward<V, Sum::none>
+    const auto kernel = p.nll.data                           ? forward<V, Sum::none>
                         : p.reduction == KlReduction::sample ? forward<V, Sum::rows>
                                                              : forward<V, Sum::all>;
     kernel<<<static_cast<unsigned>(p.cut.ctas()), cta_threads, 0, static_cast<cudaStream_t>(stream)>>>(p);

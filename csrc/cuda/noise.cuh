@@ -6,8 +6,8 @@
 namespace betavae_fast::cuda {
 
 // Read when the kernel runs, so that a CUDA graph's replay sees new values. The shuffles change nothing: they tell the
-// compiler that the keys are one for the whole warp, and keep it from adding them up anew in every block; they then stay in
-// uniform registers.
+// compiler that the keys are one for the whole warp, and keep it from adding them up anew in every block; they then
+// stay in uniform registers.
 __device__ __forceinline__ RoundKeys read_keys(const int64_t* rng) {
   RoundKeys keys = round_keys({static_cast<uint64_t>(rng[0]), static_cast<uint64_t>(rng[1])});
   const auto make_uniform = [](uint32_t& word) { word = __shfl_sync(0xFFFFFFFFu, word, 0); };

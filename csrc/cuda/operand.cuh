@@ -83,7 +83,8 @@ __device__ __forceinline__ void load_both(const A& a, const B& b, int count, flo
   }
 }
 template <class A, class T, int n>
-__device__ __forceinline__ void load_both(const A& a, const Operand<T, false>& b, int count, float (&x)[n], float (&y)[n]) {
+__device__ __forceinline__ void load_both(const A& a, const Operand<T, false>& b, int count, float (&x)[n],
+                                          float (&y)[n]) {
   a.load(count, x);
   b.load(count, y);
 }

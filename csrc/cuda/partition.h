@@ -1,9 +1,9 @@
-// Which elements a CTA and each of its threads own: plain arithmetic, by shape alone, so that the order of every sum is the
-// same for every memory layout, run and GPU. No CUDA in it: tests/ops/cuda walks it with g++.
+// Which elements a CTA and each of its threads own: plain arithmetic, by shape alone, so that the order of every sum is
+// the same for every memory layout, run and GPU. No CUDA in it: tests/ops/cuda walks it with g++.
 //
-// The batch, rows x cols, is covered by tiles: one step of one CTA, `group` consecutive elements a thread. Narrow rows lie
-// whole in a tile, several above each other; wide rows are cut into panels. A CTA owns an item: tiles below each other in
-// one panel, so that a thread stays in its columns and can keep their sums in registers.
+// The batch, rows x cols, is covered by tiles: one step of one CTA, `group` consecutive elements a thread. Narrow rows
+// lie whole in a tile, several above each other; wide rows are cut into panels. A CTA owns an item: tiles below each
+// other in one panel, so that a thread stays in its columns and can keep their sums in registers.
 #pragma once
 
 #include "../include/numerics.h"
@@ -27,8 +27,8 @@ struct Divider {
   }
 };
 
-// What one thread owns in its CTA's item: `room` consecutive elements from `first` in the first tile, and as many in each
-// tile below it; perhaps fewer, or none, in the last.
+// What one thread owns in its CTA's item: `room` consecutive elements from `first` in the first tile, and as many in
+// each tile below it; perhaps fewer, or none, in the last.
 struct Place {
   int64_t item, panel;
   int64_t row, col;  // of the element `first`
@@ -38,18 +38,18 @@ struct Place {
   BVF_INLINE int32_t count(int32_t tile) const { return tile + 1 < tiles ? room : last; }
 };
 
-// Whether something is kept for each column or row (a sum of the KL, or its gradient); if not, elements may be dealt out
-// in flat order.
+// Whether something is kept for each column or row (a sum of the KL, or its gradient); if not, elements may be dealt
+// out in flat order.
 enum class Keeps { nothing, columns, rows };
 
 struct Partition {
-  int64_t rows = 0, cols = 1;  // the batch's; where nothing is kept of them, perhaps those of the same elements cut otherwise
+  int64_t rows = 0, cols = 1;  // the batch's; perhaps, if nothing is kept of them, another cut of the same elements
   int64_t elements = 0;        // rows * cols, less where the last of such rows is not full
   int64_t row_tiles = 0, items = 0;
-  int64_t tile_stride = 0;     // from an element to that below it in the next tile
-  int32_t group = 4;           // elements of a thread in a tile: 16 bytes of the inputs
+  int64_t tile_stride = 0;  // from an element to that below it in the next tile
+  int32_t group = 4;        // elements of a thread in a tile: 16 bytes of the inputs
   int32_t tile_rows = 1, tile_cols = 1, panels = 1, item_tiles = 1;
-  bool folded = true;          // rows follow each other in a tile without a gap, whatever the group; else rows begin a group
+  bool folded = true;  // rows follow each other in a tile without a gap, whatever the group; else rows begin a group
   Divider by_panels, by_width;
 
   static constexpr int64_t panel_cols = 256;    // 512 bytes at least, read by one CTA from each row
@@ -64,7 +64,8 @@ struct Partition {
       cols = panel_cols;
       rows = (elements + cols - 1) / cols;
     }
-    // Few rows: broader panels keep all threads busy. Not for sums of rows, which must not depend on how many there are.
+    // Few rows: broader panels keep all threads busy. Not for sums of rows, which must not depend on how many there
+    // are.
     int64_t broadest = panel_cols;
     if (keeps != Keeps::rows && rows * panel_cols < tile) broadest = tile / rows / group * group;
     folded = cols % group == 0 ? cols <= broadest : period() <= tile;
@@ -161,7 +162,8 @@ struct Index {
 
 // An operand as the kernels take it.
 struct Tiled : View {
-  // For groups that move at once: the stride between rows as the partition counts them, and the bytes to the tile below.
+  // For groups that move at once: the stride between rows as the partition counts them, and the bytes to the tile
+  // below.
   int64_t tile_row = 0, step = 0;
 };
 
@@ -169,7 +171,8 @@ struct Tiled : View {
 struct Column {
   int64_t outer, inner;
 
-  BVF_INLINE Column(const Problem& p, int64_t col) : outer(p.outer == 1 ? 0 : col / p.inner), inner(col - outer * p.inner) {}
+  BVF_INLINE Column(const Problem& p, int64_t col)
+      : outer(p.outer == 1 ? 0 : col / p.inner), inner(col - outer * p.inner) {}
   BVF_INLINE int64_t offset(const Tiled& view, int64_t row) const {
     return row * view.tile_row + outer * view.outer + inner;
   }
@@ -189,7 +192,8 @@ inline bool consecutive(const Problem& p, const Partition& cut, Tiled& view) {
 inline bool vectorize(const Problem& p, const Partition& cut, int64_t element_bytes, Tiled& view) {
   if (!view.data) return true;
   const int64_t group_bytes = cut.group * element_bytes;
-  const bool aligned = reinterpret_cast<uintptr_t>(view.data) % static_cast<uintptr_t>(group_bytes < 16 ? group_bytes : 16) == 0;
+  const bool aligned =
+      reinterpret_cast<uintptr_t>(view.data) % static_cast<uintptr_t>(group_bytes < 16 ? group_bytes : 16) == 0;
   if (!aligned || !consecutive(p, cut, view)) return false;
   view.step = cut.tile_rows * view.tile_row * element_bytes;
   return true;

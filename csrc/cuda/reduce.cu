@@ -1,6 +1,5 @@
-#include "reduce.h"
-
 #include "launch.cuh"
+#include "reduce.h"
 
 namespace betavae_fast::cuda {
 namespace {
@@ -9,8 +8,8 @@ constexpr int reduce_threads = 1024;
 
 // A CTA owns reduce_threads / lanes outputs, `lanes` threads to each. Neighbouring threads read neighbouring partials,
 // which are those of one output or of neighbouring ones.
-__global__ void __launch_bounds__(reduce_threads) reduce(const __grid_constant__ Partials p, int lanes, double scale,
-                                                         float* out) {
+__global__ void __launch_bounds__(reduce_threads)
+    reduce(const __grid_constant__ Partials p, int lanes, double scale, float* out) {
   __shared__ double shared[reduce_threads];
   const int outputs = reduce_threads / lanes, thread = static_cast<int>(threadIdx.x);
   const bool along = p.count_stride == 1;
@@ -37,7 +36,8 @@ const char* reduce_partials(const Partials& partials, double scale, float* out, 
   int lanes = partials.outputs == 1 ? reduce_threads : reduce_threads / 8;
   while (lanes > 1 && lanes / 2 >= partials.count) lanes /= 2;
   const int64_t outputs = reduce_threads / lanes, ctas = (partials.outputs + outputs - 1) / outputs;
-  reduce<<<static_cast<unsigned>(ctas), reduce_threads, 0, static_cast<cudaStream_t>(stream)>>>(partials, lanes, scale, out);
+  reduce<<<static_cast<unsigned>(ctas), reduce_threads, 0, static_cast<cudaStream_t>(stream)>>>(partials, lanes, scale,
+                                                                                                out);
   return last_error();
 }
 

@@ -1,5 +1,5 @@
-// Sums in a fixed order: no atomics, the same bits every run. What a CTA sums it writes to its own place; reduce_partials
-// (reduce.cu) then adds those in double.
+// Sums in a fixed order: no atomics, the same bits every run. What a CTA sums it writes to its own place;
+// reduce_partials (reduce.cu) then adds those in double.
 #pragma once
 
 #include "partition.h"
@@ -62,7 +62,9 @@ template <int n>
 class RowSums {
  public:
   __device__ __forceinline__ explicit RowSums(const Partition& cut)
-      : tile_rows_(cut.tile_rows), grouped_(cut.groups_in_rows()), width_(grouped_ ? cut.tile_cols / n : cut.tile_cols) {
+      : tile_rows_(cut.tile_rows),
+        grouped_(cut.groups_in_rows()),
+        width_(grouped_ ? cut.tile_cols / n : cut.tile_cols) {
     int shift = 5;
     while (shift > 0 && (tile_rows_ << shift) > cta_threads) --shift;
     lanes_ = 1 << shift;
@@ -71,8 +73,8 @@ class RowSums {
     rows_at_once_ = cta_threads >> shift;
   }
 
-  // `shared` holds a tile, and is one that the previous call did not use; visit(row in the tile, sum). Where no group reaches
-  // into the next row, each thread adds its own group first.
+  // `shared` holds a tile, and is one that the previous call did not use; visit(row in the tile, sum). Where no group
+  // reaches into the next row, each thread adds its own group first.
   template <class Visit>
   __device__ __forceinline__ void of_tile(const float (&x)[n], float* shared, Visit visit) const {
     if (grouped_) {

@@ -9,7 +9,9 @@ namespace betavae_fast::cuda {
 inline int group_of(DType dtype) { return dtype == DType::float32 ? 4 : 8; }
 
 inline Keeps keeps_of(KlReduction reduction) {
-  return reduction == KlReduction::dim ? Keeps::columns : reduction == KlReduction::sample ? Keeps::rows : Keeps::nothing;
+  return reduction == KlReduction::dim      ? Keeps::columns
+         : reduction == KlReduction::sample ? Keeps::rows
+                                            : Keeps::nothing;
 }
 
 // What a forward kernel writes: `outputs` sums, each of `count` terms. With one term each they are the result.

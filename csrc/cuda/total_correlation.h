@@ -1,7 +1,7 @@
 // The aggregated posterior's log-densities on CUDA, free of torch: what to compute, how it is cut, and the launches.
 //
-// The inputs are first written out as the kernels want them: floats, dim by dim, padded to whole tiles. Then every CTA owns
-// `own` rows or posteriors and streams those of the other side past them, `others` at a time.
+// The inputs are first written out as the kernels want them: floats, dim by dim, padded to whole tiles. Then every CTA
+// owns `own` rows or posteriors and streams those of the other side past them, `others` at a time.
 #pragma once
 
 #include "../include/mixture.h"
@@ -16,8 +16,8 @@ constexpr int others_each = 8, others = mixture_warps * others_each;  // of a wa
 inline int64_t tiles_of(int64_t count, int64_t tile) { return (count + tile - 1) / tile; }
 inline int64_t padded(int64_t count) { return tiles_of(count, own) * own; }
 
-// How a stream is split among CTAs that own the same: by shape alone, enough to fill a GPU, few because the sums of each are
-// kept until they are added up in order.
+// How a stream is split among CTAs that own the same: by shape alone, enough to fill a GPU, few because the sums of
+// each are kept until they are added up in order.
 struct Cut {
   static constexpr int64_t enough_ctas = 1024, max_splits = 32;
   int64_t splits = 0, tiles = 0;  // tiles of a split
@@ -72,9 +72,9 @@ struct MixtureBackward : Mixture {
   float *joint, *marginals;            // in base 2, without the weight of all pairs
   float *grad_joint, *grad_marginals;  // divided
   Cut of_rows, of_posteriors;
-  float* joint_mass;       // [split][row]: of the joint's responsibilities
-  float* row_sums;         // [split][the joint's pull, the marginal's, its mass][d][row]
-  float* posterior_sums;   // [split][mass, pull, stretch][d][posterior]
+  float* joint_mass;      // [split][row]: of the joint's responsibilities
+  float* row_sums;        // [split][the joint's pull, the marginal's, its mass][d][row]
+  float* posterior_sums;  // [split][mass, pull, stretch][d][posterior]
   void *grad_z, *grad_mu, *grad_logvar;
 };
 

@@ -12,7 +12,8 @@ constexpr int kept_sums = 3;  // see MixtureBackward
 template <Owner owner>
 struct Side {
   static constexpr bool owns_rows = owner == Owner::rows;
-  static constexpr int rows_each = owns_rows ? own_each : others_each, posteriors_each = owns_rows ? others_each : own_each;
+  static constexpr int rows_each = owns_rows ? own_each : others_each,
+                       posteriors_each = owns_rows ? others_each : own_each;
 
   int64_t first_own, first_other;  // of the CTA's tiles
 
@@ -30,8 +31,8 @@ struct Side {
 
 // The joint's responsibilities p_ij in the CTA's tiles, or for posteriors g_i p_ij, as [other][own]; added to `mass`.
 template <Owner owner>
-__device__ __forceinline__ void share_joint(const MixtureBackward& p, const Side<owner>& side, bool weighted, float* shared,
-                                            float (&mass)[own_each]) {
+__device__ __forceinline__ void share_joint(const MixtureBackward& p, const Side<owner>& side, bool weighted,
+                                            float* shared, float (&mass)[own_each]) {
   constexpr int rows = Side<owner>::rows_each, posteriors = Side<owner>::posteriors_each;
   const int64_t row = side.row(warp() * others_each), posterior = side.posterior(warp() * others_each);
   float terms[rows][posteriors], peaks[posteriors], minus[rows], grad[rows] = {};
@@ -114,8 +115,8 @@ __device__ __forceinline__ void add_dim(const MixtureBackward& p, const Side<own
   }
 }
 
-// A CTA goes through its split tile by tile: first what all dims share, then each warp takes dims of its own. A thread's sums
-// of all dims fit into no registers; it keeps them in memory, where no other thread reads them.
+// A CTA goes through its split tile by tile: first what all dims share, then each warp takes dims of its own. A
+// thread's sums of all dims fit into no registers; it keeps them in memory, where no other thread reads them.
 template <Owner owner>
 __global__ void __launch_bounds__(mixture_threads) sweep(const __grid_constant__ MixtureBackward p) {
   __shared__ __align__(16) float shared[others * own];
@@ -123,8 +124,8 @@ __global__ void __launch_bounds__(mixture_threads) sweep(const __grid_constant__
   const Cut& cut = Sides::owns_rows ? p.of_rows : p.of_posteriors;
   const int64_t stride = Sides::owns_rows ? p.row_stride : p.posterior_stride, own_tiles = stride / own;
   const int64_t first_own = blockIdx.x % own_tiles * own, split = blockIdx.x / own_tiles;
-  float* const kept = (Sides::owns_rows ? p.row_sums : p.posterior_sums) + split * kept_sums * p.dims * stride + first_own +
-                      lane() * own_each;
+  float* const kept = (Sides::owns_rows ? p.row_sums : p.posterior_sums) + split * kept_sums * p.dims * stride +
+                      first_own + lane() * own_each;
   float joint_mass[own_each] = {};
 #pragma unroll 1
   for (int64_t tile = cut.first_tile(split); tile < cut.last_tile(split); ++tile) {
@@ -176,10 +177,12 @@ __global__ void __launch_bounds__(mixture_threads) finish_rows(const __grid_cons
   double of_joint = 0.0, of_marginal = 0.0;
   if (row < p.rows) {
     const auto sum = [&](int s) { return total(p.row_sums + s * kind + at, p.of_rows.splits, kept_sums * kind); };
-    of_joint = divided(number<double>(p.grad_joint_in, row, 0), total(p.joint_mass + row, p.of_rows.splits, p.row_stride));
+    of_joint =
+        divided(number<double>(p.grad_joint_in, row, 0), total(p.joint_mass + row, p.of_rows.splits, p.row_stride));
     of_marginal = divided(number<double>(p.grad_marginals_in, row, d), sum(2));
     const double pull = of_joint * sum(0) + of_marginal * sum(1);
-    narrow(static_cast<float>(-pull / (k_scale<double> * k_scale<double>)), static_cast<T*>(p.grad_z)[row * p.dims + d]);
+    narrow(static_cast<float>(-pull / (k_scale<double> * k_scale<double>)),
+           static_cast<T*>(p.grad_z)[row * p.dims + d]);
   }
   p.grad_marginals[at] = static_cast<float>(of_marginal);
   if (d == 0) p.grad_joint[row] = static_cast<float>(of_joint);
@@ -187,10 +190,14 @@ __global__ void __launch_bounds__(mixture_threads) finish_rows(const __grid_cons
 
 template <class T>
 __global__ void __launch_bounds__(mixture_threads) finish_posteriors(const __grid_constant__ MixtureBackward p) {
-  const int64_t tiles = p.posterior_stride / own, posterior = blockIdx.x % tiles * own + threadIdx.x, d = blockIdx.x / tiles;
+  const int64_t tiles = p.posterior_stride / own, posterior = blockIdx.x % tiles * own + threadIdx.x,
+                d = blockIdx.x / tiles;
   if (posterior >= p.posteriors) return;
-  const int64_t from = d * p.posterior_stride + posterior, to = posterior * p.dims + d, kind = p.dims * p.posterior_stride;
-  const auto sum = [&](int s) { return total(p.posterior_sums + s * kind + from, p.of_posteriors.splits, kept_sums * kind); };
+  const int64_t from = d * p.posterior_stride + posterior, to = posterior * p.dims + d,
+                kind = p.dims * p.posterior_stride;
+  const auto sum = [&](int s) {
+    return total(p.posterior_sums + s * kind + from, p.of_posteriors.splits, kept_sums * kind);
+  };
   const double inverse = p.inverse_width[from];
   narrow(static_cast<float>(sum(1) * inverse / (k_scale<double> * k_scale<double>)), static_cast<T*>(p.grad_mu)[to]);
   narrow(static_cast<float>(ln_2<double> * sum(2) - 0.5 * sum(0)), static_cast<T*>(p.grad_logvar)[to]);

@@ -5,8 +5,8 @@
 namespace betavae_fast::cuda {
 namespace {
 
-// A running maximum and the sum of 2^(term - maximum) (Milakov & Gimelshein 2018). A maximum that is finite from the start
-// spares infinity - infinity. NaN is no maximum, but makes the sum NaN.
+// A running maximum and the sum of 2^(term - maximum) (Milakov & Gimelshein 2018). A maximum that is finite from the
+// start spares infinity - infinity. NaN is no maximum, but makes the sum NaN.
 struct LogSum {
   float maximum = -FLT_MAX, sum = 0.0f;
 
@@ -44,7 +44,8 @@ __device__ __forceinline__ void write(const LogSum (&of_rows)[own_each], const L
 }
 
 __global__ void __launch_bounds__(mixture_threads) joint(const __grid_constant__ MixtureForward p) {
-  const int64_t row_tiles = p.row_stride / own, first_row = blockIdx.x % row_tiles * own, split = blockIdx.x / row_tiles;
+  const int64_t row_tiles = p.row_stride / own, first_row = blockIdx.x % row_tiles * own,
+                split = blockIdx.x / row_tiles;
   const int64_t row = first_row + lane() * own_each;
   const Cut& cut = p.of_joint.cut;
   LogSum of_rows[own_each];
@@ -96,13 +97,15 @@ __global__ void __launch_bounds__(mixture_threads) marginals(const __grid_consta
 // The splits' sums of one row, or one row and dim; they lie `stride` apart.
 __device__ __forceinline__ double value(const LogSums& parts, int64_t at, int64_t stride, double weight) {
   LogSum total;
-  for (int64_t split = 0; split < parts.cut.splits; ++split, at += stride) total.merge({parts.maximum[at], parts.sum[at]});
+  for (int64_t split = 0; split < parts.cut.splits; ++split, at += stride)
+    total.merge({parts.maximum[at], parts.sum[at]});
   return ln_2<double> * (static_cast<double>(total.maximum) + std::log2(static_cast<double>(total.sum)) + weight);
 }
 
 // A thread owns one row of one dim, or of the joint, which stands behind the dims.
 __global__ void __launch_bounds__(mixture_threads) finish(const __grid_constant__ MixtureForward p) {
-  const int64_t row_tiles = p.row_stride / own, row = blockIdx.x % row_tiles * own + threadIdx.x, d = blockIdx.x / row_tiles;
+  const int64_t row_tiles = p.row_stride / own, row = blockIdx.x % row_tiles * own + threadIdx.x,
+                d = blockIdx.x / row_tiles;
   if (row >= p.rows) return;
   if (d == p.dims)
     p.joint[row] = value(p.of_joint, row, p.row_stride, p.weights.all);

@@ -1,5 +1,5 @@
-// e^x in two steps, so that a loop over many elements can be cut between them: either half's chain of dependent operations
-// is short enough for a CPU to overlap several.
+// e^x in two steps, so that a loop over many elements can be cut between them: either half's chain of dependent
+// operations is short enough for a CPU to overlap several.
 #pragma once
 
 #include "numerics.h"

@@ -3,8 +3,8 @@
 //   z = mu + sigma eps          dz/dmu = 1     dz/dv = sigma eps / 2
 //   KL(q || N(0,1)) = mu^2 / 2 + (e^v - 1 - v) / 2      dKL/dmu = mu    dKL/dv = (e^v - 1) / 2
 //
-// The second term of the KL is a difference that vanishes to second order at v = 0. It is never taken as written: all that
-// follows from v comes out of w = e^(v/2 - n ln 2) - 1, which is small and relatively accurate where v is small.
+// The second term of the KL is a difference that vanishes to second order at v = 0. It is never taken as written: all
+// that follows from v comes out of w = e^(v/2 - n ln 2) - 1, which is small and relatively accurate where v is small.
 #pragma once
 
 #include "exponential.h"
@@ -76,8 +76,7 @@ BVF_INLINE Spread<Real> relevant(Spread<Real> s) {
 // grad_z and grad_kl are the gradients of this element's z and KL.
 template <class Real>
 BVF_INLINE LatentGrad<Real> latent_grad(Real mu, Spread<Real> s, Real eps, Real grad_z, Real grad_kl) {
-  return {multiply_add(grad_kl, mu, grad_z),
-          multiply_add(grad_kl, s.half_expm1, grad_z * (Real(0.5) * s.sigma * eps))};
+  return {multiply_add(grad_kl, mu, grad_z), multiply_add(grad_kl, s.half_expm1, grad_z * (Real(0.5) * s.sigma * eps))};
 }
 
 }  // namespace betavae_fast

@@ -1,5 +1,5 @@
-// Words to standard normals by Box & Muller (1958), with polynomials of the lowest degree that keeps every normal within
-// 2e-6 of exact (bound 1.98e-6, tests/test_noise.py). Coefficients: minimax fits of tools/fit_polynomials.py.
+// Words to standard normals by Box & Muller (1958), with polynomials of the lowest degree that keeps every normal
+// within 2e-6 of exact (bound 1.98e-6, tests/test_noise.py). Coefficients: minimax fits of tools/fit_polynomials.py.
 #pragma once
 
 #include "philox.h"
@@ -10,8 +10,8 @@ namespace betavae_fast {
 BVF_INLINE float normal_radius(uint32_t word) {
   // u * 2^24 = m * 2^e with m in [1/sqrt2, sqrt2); -2 ln u = (24 - e) 2 ln 2 - 2 ln(1 + f), f = m - 1.
   const int32_t bits = static_cast<int32_t>(bits_of(static_cast<float>(static_cast<int32_t>((word >> 8) + 1))));
-  // e stays where it stands in the bits, a float 2^23 times too large: no shift. The constant for 2 ln 2 has so few digits
-  // that 24 times it is exact: (24 - e) 2 ln 2 is rounded once, as a product would be.
+  // e stays where it stands in the bits, a float 2^23 times too large: no shift. The constant for 2 ln 2 has so few
+  // digits that 24 times it is exact: (24 - e) 2 ln 2 is rounded once, as a product would be.
   const int32_t e_bits = (bits - 0x3F3504F3) & ~0x7FFFFF;
   const float f = float_from_bits(static_cast<uint32_t>(bits - e_bits)) - 1.0f;
   float p = 0x1.2b0e74p-2f;

@@ -1,7 +1,8 @@
 // The arithmetic every formula is written in, so that g++ and nvcc produce the same bits.
 //
 // Only correctly rounded operations (+ - * fma sqrt, exact conversions) are used, each spelled out: translation units
-// are compiled with -ffp-contract=off / --fmad=false, so a fused multiply-add happens where fma() stands and nowhere else.
+// are compiled with -ffp-contract=off / --fmad=false, so a fused multiply-add happens where fma() stands and nowhere
+// else.
 #pragma once
 
 #include <cmath>
@@ -43,8 +44,9 @@ BVF_INLINE float fma_(float a, float b, float c) {
 #elif defined(__FP_FAST_FMAF)
   return __builtin_fmaf(a, b, c);
 #else
-  // No hardware fma. The product of two floats is exact in double; the sum is then rounded to odd, which makes the final
-  // rounding to float the only one that counts (Boldo & Melquiond 2008, "Emulation of FMA and correctly rounded sums").
+  // No hardware fma. The product of two floats is exact in double; the sum is then rounded to odd, which makes the
+  // final rounding to float the only one that counts (Boldo & Melquiond 2008, "Emulation of FMA and correctly rounded
+  // sums").
   const double product = static_cast<double>(a) * b;
   const double sum = product + c;
   const double shadow = sum - product;
