@@ -14,7 +14,7 @@ from torch.utils.cpp_extension import include_paths
 CSRC = Path(__file__).resolve().parents[3] / "csrc"
 HERE = Path(__file__).resolve().parent
 
-_LAUNCH = re.compile(r"(\w+)<<<(.*?), (\w+), 0, .*?>>>\((.*)\);")
+_LAUNCH = re.compile(r"(\w+)<<<(.*?), (\w+), 0, .*?>>>\((.*?)\);", re.DOTALL)
 # What ties the operators to a GPU, and its stand-in.
 _STAND_INS = {
     "is_cuda()": "is_cpu()",
