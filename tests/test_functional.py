@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 import shutil
 from typing import Any
 
@@ -22,6 +23,7 @@ from betavae_fast import (
     reparameterize,
     reparameterize_kl,
 )
+from betavae_fast.functional import reparameterize_kl_packed
 from betavae_fast.noise import make_rng, normals
 from tests.backends import available_backends
 
@@ -125,6 +127,48 @@ def test_inputs_are_left_as_they_were(backend: str, posterior: tuple[Tensor, Ten
         z, kl = reparameterize_kl(*posterior, logvar_range=(-0.1, 0.1), backend=backend, **source)
         (z.sum() + kl.sum()).backward()
     assert all(torch.equal(x, b) for x, b in zip(tensors, before, strict=True))
+
+
+# Packed parameters.
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("reduction", ["dim", "sample", "batchmean", "sum", "none"])
+@pytest.mark.parametrize("shape", [(9, 10), (3, 6, 5, 4)], ids=str)
+def test_packed_parameters_give_the_bits_of_the_two_halves(
+    backend: str, reduction: Any, shape: tuple[int, ...]
+) -> None:
+    """z, KL and gradient, with a gradient for both, and for only one of the results."""
+    packed = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    options: Any = {"seed": 3, "reduction": reduction, "logvar_range": (-1.0, 1.0), "backend": backend}
+    whole = reparameterize_kl_packed(packed, **options)
+    apart = reparameterize_kl(*packed.chunk(2, 1), **options)
+    assert same(whole, apart)
+    for wanted in ((0, 1), (0,), (1,)):
+        found, expected = (
+            torch.autograd.grad(sum((1 + i) * x[i].sum() for i in wanted), packed, retain_graph=True)[0]
+            for x in (whole, apart)
+        )
+        assert torch.equal(found, expected), wanted
+
+
+@pytest.mark.filterwarnings("ignore")  # torch warns that sparse and nested tensors are in beta.
+@pytest.mark.parametrize(
+    ("packed", "error", "named"),
+    [
+        (torch.zeros(()), ValueError, "()"),
+        (torch.zeros(4), ValueError, "(4,)"),
+        (torch.zeros(2, 1), ValueError, "(2, 1)"),
+        (torch.zeros(2, 5), ValueError, "(2, 5)"),
+        (None, TypeError, "NoneType"),
+        (torch.zeros(2, 4, dtype=torch.int64), TypeError, "torch.int64"),
+        (torch.zeros(2, 4).to_sparse(), TypeError, "sparse_coo"),
+    ],
+    ids=["scalar", "no channels", "one channel", "odd", "None", "int64", "sparse"],
+)
+def test_what_is_no_pair_of_halves_is_named(packed: Any, error: type[Exception], named: str) -> None:
+    with pytest.raises(error, match="^reparameterize_kl_packed: packed must .*got .*" + re.escape(named)):
+        reparameterize_kl_packed(packed)
 
 
 # Inside torch.

@@ -95,16 +95,23 @@ def reparameterize_kl_packed(
         packed: (B, 2·C, ...), μ, then log σ².
         others: :func:`reparameterize_kl`'s.
 
+    Raises: as there; ValueError where dimension 1 is missing or odd.
+
     >>> packed = torch.zeros(2, 6, requires_grad=True)
     >>> reparameterize_kl_packed(packed, noise=torch.ones(2, 3), reduction="sum").z.sum().backward()
     >>> packed.grad[0]
     tensor([1.0000, 1.0000, 1.0000, 0.5000, 0.5000, 0.5000])
     """
-    mu, _ = _check_posterior("reparameterize_kl", *packed.chunk(2, 1))
-    mode = check_reduction("reparameterize_kl", reduction, REDUCTIONS)
-    low, high = _check_range("reparameterize_kl", logvar_range)
-    chosen = choose_backend("reparameterize_kl", mu, backend)
-    rng = _check_noise("reparameterize_kl", mu, seed, None, noise, 0)
+    caller = "reparameterize_kl_packed"
+    check_tensor(caller, "packed", packed, FLOATING)
+    if packed.dim() < 2 or packed.shape[1] % 2:
+        raise ValueError(
+            f"{caller}: packed must hold mu and logvar as the halves of dimension 1, got {tuple(packed.shape)}"
+        )
+    mode = check_reduction(caller, reduction, REDUCTIONS)
+    low, high = _check_range(caller, logvar_range)
+    chosen = choose_backend(caller, packed, backend)
+    rng = _check_noise(caller, packed.chunk(2, 1)[0], seed, None, noise, 0)
     return LatentSample(*LatentForwardPacked.apply(packed, rng, noise, (0, low, high, mode), chosen))
 
 
