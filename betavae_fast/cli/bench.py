@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -51,6 +52,10 @@ def bench(
         for name, value in (("batch", batch), ("latent-dim", latent_dim), ("threads", threads)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if threads is not None and threads > (cpus := os.cpu_count() or 1):
+            raise ValueError(f"threads must be at most {cpus}, this machine's CPUs, got {threads}")
+        if not -(1 << 63) <= seed < 1 << 64:
+            raise ValueError(f"seed must lie in [-2^63, 2^64), got {seed}")
         chosen = resolve_device(device)
         image_shape = parse_shape(image)
         if len(image_shape) != 3:

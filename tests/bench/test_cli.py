@@ -77,6 +77,8 @@ def test_half_precision_is_measured_in_half_precision(tmp_path):
         (("--batch", "0"), "batch must be at least 1, got 0"),
         (("--latent-dim", "-3"), "latent-dim must be at least 1, got -3"),
         (("--threads", "0"), "threads must be at least 1, got 0"),
+        (("--threads", str(10**8)), "this machine's CPUs, got 100000000"),
+        (("--seed", str(2**64)), "seed must lie in [-2^63, 2^64)"),
         (("--image", "64x64"), "CxHxW"),
         (("--device", "tpu9"), "tpu9"),
         (("--dtype", "int8"), "int8"),
