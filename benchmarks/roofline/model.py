@@ -8,7 +8,6 @@ from benchmarks.machine_code import sass
 from benchmarks.roofline import pipes
 from benchmarks.roofline.machines import Machine
 
-_WARP = 32
 _REGISTERS_AT_A_TIME = 8  # a thread's registers are dealt out in these
 _SYSTEM_SHARED_BYTES = 1 << 10  # of each CTA
 
