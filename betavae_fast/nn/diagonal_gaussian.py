@@ -24,7 +24,9 @@ class DiagonalGaussian:
 
     Unlike there: (B, 2·D) and (B, 2·C, T, H, W) reduce to (B,), too; KL and NLL are float32 (float64 for float64), do not
     cancel, and are zeros of shape (B,) on the device of the parameters where deterministic; noise is that of
-    :mod:`betavae_fast.noise`: not the bits that torch draws from that generator, but the same on every device.
+    :mod:`betavae_fast.noise`: not the bits that torch draws from that generator, but the same on every device. The
+    gradient of a sample, and of the KL that came with it, goes to ``parameters`` at once, not through ``mean`` and its
+    hooks.
 
     Args:
         parameters: (B, 2·C, ...): the mean, then log σ²; float16, bfloat16, float32 or float64, any strides.

@@ -111,6 +111,20 @@ def test_where_theirs_is_not_right() -> None:
         assert DiagonalGaussian(x).kl().dtype == torch.float32
 
 
+def test_the_gradient_of_a_sample_goes_past_the_mean() -> None:
+    """Theirs goes through the mean. Ours is one tensor, for the parameters; who asks for the mean's is told by torch."""
+    x = parameters().requires_grad_()
+    theirs, ours = DiagonalGaussianDistribution(x), DiagonalGaussian(x)
+    (through,) = torch.autograd.grad(theirs.sample().sum(), theirs.mean)
+    assert torch.equal(through, torch.ones_like(through))
+    outputs = ours.sample(), ours.kl()
+    for output in outputs:
+        with pytest.raises(RuntimeError, match="not have been used in the graph"):
+            torch.autograd.grad(output.sum(), ours.mean, retain_graph=True)
+    (whole,) = torch.autograd.grad(outputs[0].sum(), x)
+    assert torch.equal(whole[:, :4], through)
+
+
 @pytest.mark.parametrize("slicing", [False, True])
 def test_a_patched_model_gives_the_same_outputs_and_gradients(
     vae: Any, images: Tensor, slicing: bool
