@@ -6,6 +6,7 @@ from itertools import groupby
 
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from betavae_fast.bench.headline import headline, seconds, size, times
@@ -28,9 +29,11 @@ def show(results: Results, console: Console) -> None:
             highlight=False,
         )
         for name, why in problem.absent.items():
-            console.print(f"[dim]{problem.shape} {problem.dtype} without {name}: {why}[/]", highlight=False)
+            console.print(
+                f"[dim]{problem.shape} {problem.dtype} without {name}: {escape(why)}[/]", highlight=False
+            )
     for problem_name, why in results.left_out.items():
-        console.print(f"[yellow]{problem_name} left out: {why}[/]", highlight=False)
+        console.print(f"[yellow]{problem_name} left out: {escape(why)}[/]", highlight=False)
 
 
 def headlines(results: Results) -> list[str]:

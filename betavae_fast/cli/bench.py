@@ -90,4 +90,4 @@ def bench(
         console.print(sentence, soft_wrap=True)
     if out is not None:
         results.save(out)
-        console.print(f"Written to {out}", soft_wrap=True)
+        console.print(f"Written to {out}", soft_wrap=True, markup=False)

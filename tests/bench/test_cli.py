@@ -65,10 +65,11 @@ def test_it_says_what_is_gained(op, tmp_path, capsys):
         assert "instead of" in printed and "with eager PyTorch" in printed
 
 
-def test_half_precision_is_measured_in_half_precision(tmp_path):
-    out = tmp_path / "figures.json"
+def test_half_precision_is_measured_in_half_precision(tmp_path, capsys):
+    out = tmp_path / "[red]" / "figures.json"  # no colour, a folder's name
     assert _bench("--batch", "16", "--latent-dim", "4", "--dtype", "bf16", "--out", str(out)) == 0
     assert {row["dtype"] for row in json.loads(out.read_text())["measurements"]} == {"bf16"}
+    assert f"Written to {out}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -106,11 +107,13 @@ def test_what_torch_cannot_compile_is_left_out_with_the_reason(monkeypatch, caps
     monkeypatch.setattr("betavae_fast.bench.latent.no_compiler", lambda device: "")
     monkeypatch.setattr("betavae_fast.bench.latent.compiled", lambda eager, mode: _uncompilable)
     assert _bench("--batch", "8", "--latent-dim", "2") == 0
-    assert "without compile: torch.compile failed: no Python.h" in " ".join(capsys.readouterr().out.split())
+    assert "without compile: torch.compile failed: no Python.h in [/usr]" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def _uncompilable(inputs, noise):
-    raise TorchDynamoException("no Python.h\n\nSet TORCH_LOGS")
+    raise TorchDynamoException("no Python.h in [/usr]\n\nSet TORCH_LOGS")
 
 
 def test_a_half_precision_sum_over_many_pixels_is_finite(tmp_path):
