@@ -57,6 +57,10 @@ class DiagonalGaussian:
         self.deterministic = deterministic
         self._posterior = Posterior(mean, logvar, LOGVAR_RANGE, parameters)
 
+    def __reduce__(self) -> tuple[type[DiagonalGaussian], tuple[Tensor, bool]]:
+        # Pickled apart, the mean would no longer be a view of the parameters.
+        return type(self), (self.parameters, self.deterministic)
+
     @property
     def logvar(self) -> Tensor:
         return self._posterior.logvar.clamp(*LOGVAR_RANGE)

@@ -109,5 +109,9 @@ class Posterior:
 
             z.grad_fn.register_prehook(forget)
 
+    def __getstate__(self) -> dict[str, object]:
+        # A copy's versions count anew: they would not tell whether the KL is still that of its tensors.
+        return vars(self) | {"_kept": None}
+
     def _versions(self) -> tuple[int, int]:
         return self.mu._version, self.logvar._version

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from unittest import mock
 
 import pytest
@@ -141,3 +142,18 @@ def test_malformed_arguments_are_named() -> None:
         DiagonalNormal.of(Independent(Normal(x, x.exp()), 0))
     with pytest.raises(ValueError, match=r"\(3,\) and \(2,\)"):
         kl_divergence(DiagonalNormal(x, x), StandardNormal((2,)))
+
+
+@pytest.mark.parametrize("written", range(3))
+def test_a_copy_s_kl_is_its_own(written: int) -> None:
+    """However often μ had been written to before the sample."""
+    mu, logvar = (x.detach() for x in moments())
+    for _ in range(written):
+        mu.mul_(1)
+        logvar.mul_(1)
+    ours, prior = DiagonalNormal(mu, logvar), StandardNormal((5,))
+    ours.rsample()
+    other = copy.deepcopy(ours)
+    other.mu.zero_()
+    other.logvar.zero_()
+    assert kl_divergence(other, prior).eq(0).all() and not kl_divergence(ours, prior).eq(0).any()

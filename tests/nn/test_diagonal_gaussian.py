@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import pickle
 import weakref
 from typing import Any
 from unittest import mock
@@ -319,12 +320,24 @@ def test_compiled_whole(fresh_dynamo: None) -> None:
     assert torch.equal(*grads) and all(torch.equal(*pair) for pair in zip(*found, strict=True))
 
 
-def test_copies_are_their_own() -> None:
-    q = DiagonalGaussian(parameters().detach())
+def pickled(q: DiagonalGaussian) -> DiagonalGaussian:
+    return pickle.loads(pickle.dumps(q))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
+@pytest.mark.parametrize("written", range(3))
+def test_copies_are_their_own(copied: Any, written: int) -> None:
+    """However often the parameters had been written to before: a copy's versions count anew."""
+    x = parameters().detach()
+    for _ in range(written):
+        x.mul_(1)
+    q = DiagonalGaussian(x)
     q.sample()
-    other = copy.deepcopy(q)
+    other = copied(q)
+    assert type(other) is DiagonalGaussian and torch.equal(other.parameters, x)
     other.parameters.zero_()
     assert other.kl().eq(0).all() and not q.kl().eq(0).any()
+    assert other.mode().eq(0).all()
 
 
 def test_reductions_of_the_functional_ops_give_the_capacity_per_channel() -> None:
