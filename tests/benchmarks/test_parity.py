@@ -94,6 +94,19 @@ def test_the_contenders_agree(small_latent, dtype):
     assert {e.quantity for e in errors} >= {"z", "kl", "gradient 0", "gradient 1", "noise variance"}
 
 
+def test_a_single_rare_number_is_no_wrong_variance(small_latent):
+    """One normal in 300 is beyond 3, one in 3 million beyond 5.1; the square of one has no short tail."""
+    drawn = iter((3.6, -3.7, 3.8, 3.9))
+
+    def rare(inputs, noise):
+        return eager(inputs, torch.full_like(inputs[0], next(drawn)) if noise is None else noise)
+
+    op = small_latent()
+    problem = op.setup((1, 1), torch.float32, torch.device("cpu"), 0)
+    errors = parity.check(op, problem, {Contender("rare", lambda: rare): rare})
+    assert any(e.quantity == "noise variance" and e.error > 11 for e in errors)
+
+
 @pytest.mark.parametrize(("error", "budget"), [(inf, inf), (nan, 1.0), (0.0, nan), (2.0, 1.0)])
 def test_what_is_not_finite_is_within_no_budget(error, budget):
     """Both are infinite where the plain formula overflows and the contender does too."""
