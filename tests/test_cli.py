@@ -216,6 +216,7 @@ def test_a_run_at_work_is_one_line(finished_run, capfd):
         (["--batch-size", "65"], "batch_size 65 is larger than the data set, which has 64 images"),
         (["--data", "nowhere.npy"], "nowhere.npy"),
         (["--batch-size", "few"], "batch_size must be a whole number or auto, got 'few'"),
+        (["--threads", "100000000"], "this machine's CPUs, got 100000000"),
         (["--accumulate", "3"], "batch_size 64 does not split into 1 processes × 3 accumulated parts"),
         (["--precision", "fp8"], "fp8"),
         (["--lr-schedule", "sawtooth"], "sawtooth"),

@@ -132,7 +132,8 @@ def _size(shape: Shape) -> int:
 
 def _unfit(shape: Shape) -> str:
     if len(shape) == 2 and 2 <= shape[0] <= _MOST_ROWS:
-        return ""
+        # There the plain formula's errors cancel, and any other's look wrong beside them.
+        return "is 0: one channel has none" if shape[1] == 1 else ""
     return f"is compared by all pairs of rows: a batch of 2 to {_MOST_ROWS}, by channels"
 
 

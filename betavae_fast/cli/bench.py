@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from betavae_fast.choices import BenchDtype, BenchOp
 from betavae_fast.cli.errors import CommandError, usage_errors
+from betavae_fast.cli.threads import set_threads
 
 
 def bench(
@@ -35,7 +35,6 @@ def bench(
     a call's time, how many times faster that is than eager and than torch.compile, how many times slower than copying the
     bytes that have to be moved (in memory, and in the cache where they fit), and the memory allocated.
     """
-    import torch
     from rich.console import Console
 
     from betavae_fast.bench import machine
@@ -49,11 +48,9 @@ def bench(
 
     console = Console(highlight=False)
     with usage_errors():
-        for name, value in (("batch", batch), ("latent-dim", latent_dim), ("threads", threads)):
-            if value is not None and value < 1:
+        for name, value in (("batch", batch), ("latent-dim", latent_dim)):
+            if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if threads is not None and threads > (cpus := os.cpu_count() or 1):
-            raise ValueError(f"threads must be at most {cpus}, this machine's CPUs, got {threads}")
         if not -(1 << 63) <= seed < 1 << 64:
             raise ValueError(f"seed must lie in [-2^63, 2^64), got {seed}")
         chosen = resolve_device(device)
@@ -62,8 +59,7 @@ def bench(
             raise ValueError(f"image is written CxHxW, for example 1x64x64, got {image!r}")
         if out is not None:
             check_writable(out)
-        if threads is not None:
-            torch.set_num_threads(threads)
+        set_threads(threads)
     if machine.busy():
         console.print("[yellow]Other programs keep this machine busy: expect wrong figures.[/]")
     shape = (batch, *image_shape) if op.endswith("_nll") else (batch, latent_dim)

@@ -13,6 +13,7 @@ from betavae_fast.choices import MetricName
 from betavae_fast.cli.errors import CommandError, usage_errors
 from betavae_fast.cli.output import describe_objective
 from betavae_fast.cli.runs import TrainedRun, name_of, open_run
+from betavae_fast.cli.threads import set_threads
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,7 +55,6 @@ def evaluate(
     codes, too, everything else of mean codes. Where the data's factors are not known, only the unsupervised scores and
     the pictures remain. Several runs also get a page that compares them.
     """
-    import torch
     from rich.console import Console
 
     from betavae_fast.evaluation.html import EvaluatedRun
@@ -68,10 +68,7 @@ def evaluate(
             raise ValueError(f"seed must be at least 0, got {seed}")
         if jobs == 0:
             raise ValueError("jobs must not be 0")
-        if threads is not None:
-            if threads < 1:
-                raise ValueError(f"threads must be at least 1, got {threads}")
-            torch.set_num_threads(threads)
+        set_threads(threads)
         opened = [open_run(path, device, data) for path in runs]
     for path, run in zip(runs, opened, strict=True):
         console.print(f"Run: {path}, after step {run.step}, {run.dataset!r}")

@@ -20,6 +20,7 @@ from betavae_fast.choices import (
 )
 from betavae_fast.cli.errors import INTERRUPTED, CommandError, PeerLostError, usage_errors
 from betavae_fast.cli.output import describe_objective, print_summary, progress
+from betavae_fast.cli.threads import set_threads
 from betavae_fast.training.config import TrainConfig, check_objective_options
 
 if TYPE_CHECKING:
@@ -273,13 +274,10 @@ def _betas(text: str | None) -> list[float] | None:
 
 def _prepare_process(threads: int | None) -> None:
     """What is set for the whole process, before it computes anything."""
-    import torch
-
     from betavae_fast.training.memory import keep_freed_memory
 
     keep_freed_memory()
-    if threads is not None:
-        torch.set_num_threads(threads)
+    set_threads(threads)
 
 
 def _given(context: typer.Context) -> dict[str, Any]:

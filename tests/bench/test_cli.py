@@ -77,7 +77,7 @@ def test_half_precision_is_measured_in_half_precision(tmp_path, capsys):
     [
         (("--batch", "0"), "batch must be at least 1, got 0"),
         (("--latent-dim", "-3"), "latent-dim must be at least 1, got -3"),
-        (("--threads", "0"), "threads must be at least 1, got 0"),
+        (("--threads", "0"), "this machine's CPUs, got 0"),
         (("--threads", str(10**8)), "this machine's CPUs, got 100000000"),
         (("--seed", str(2**64)), "seed must lie in [-2^63, 2^64)"),
         (("--image", "64x64"), "CxHxW"),
@@ -85,6 +85,7 @@ def test_half_precision_is_measured_in_half_precision(tmp_path, capsys):
         (("--dtype", "int8"), "int8"),
         (("--batch", str(10**12)), "GiB of memory"),
         (("--op", "total_correlation", "--batch", "1"), "a batch of 2"),
+        (("--op", "total_correlation", "--latent-dim", "1"), "is 0: one channel has none"),
         (("--op", "total_correlation", "--batch", str(10**6)), "a batch of 2 to 32768"),
         (("--out", "/dev/null/figures.json"), "/dev/null"),
         (("--out", "."), "is a folder"),
