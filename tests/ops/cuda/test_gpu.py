@@ -6,6 +6,7 @@ import torch
 import betavae_fast
 from betavae_fast.noise import make_rng, normals
 from betavae_fast.ops.backends import missing
+from tests.cuda_graphs import captured
 from tests.ops.cuda import parity
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(missing("cuda")), reason=missing("cuda"))]
@@ -90,18 +91,11 @@ def test_a_graph_replays_forward_and_backward_with_a_new_seed():
         forward = parity.ops().latent_forward_cuda(*arguments)
         return (*forward, *parity.ops().latent_backward_cuda(grad_z, grad_kl, *arguments, True, True))
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
+    graph, results = captured(step)
     for value in (2, 3):
         seed.copy_(make_rng("cuda", seed=value))
         graph.replay()
-        replayed = [x.clone() for x in captured]
+        replayed = [x.clone() for x in results]
         assert all(torch.equal(a, b) for a, b in zip(replayed, step(), strict=True))
 
 

@@ -5,6 +5,7 @@ import torch
 
 import betavae_fast
 from betavae_fast.ops.backends import missing
+from tests.cuda_graphs import captured
 from tests.ops.cuda import likelihood_parity as parity
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(missing("cuda")), reason=missing("cuda"))]
@@ -73,19 +74,12 @@ def test_a_graph_replays_forward_and_finish_with_new_inputs():
         parity.ops().likelihood_finish_cuda(grad, grad_nll, logits, target, *settings)
         return nll, grad
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
+    graph, results = captured(step)
     for value in (1.0, 0.5):
         grad_nll.fill_(value)
         logits.neg_()
         graph.replay()
-        replayed = [x.clone() for x in captured]
+        replayed = [x.clone() for x in results]
         assert all(torch.equal(a, b) for a, b in zip(replayed, step(), strict=True))
         backward = parity.ops().likelihood_backward_cuda(grad_nll, logits, target, *settings)
         assert torch.equal(replayed[1], backward)

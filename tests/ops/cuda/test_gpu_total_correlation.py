@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from betavae_fast.ops.backends import missing
+from tests.cuda_graphs import captured
 from tests.ops.cuda import total_correlation_parity as parity
 
 pytestmark = [
@@ -78,15 +79,8 @@ def test_a_graph_replays_with_new_inputs():
     def step():
         return parity.there_and_back(inputs, grads, (0, 1_000, MSS))
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
+    graph, results = captured(step)
     for _ in range(2):
         inputs[1].mul_(0.5)
         graph.replay()
-        assert all(map(torch.equal, [x.clone() for x in captured], step()))
+        assert all(map(torch.equal, [x.clone() for x in results], step()))

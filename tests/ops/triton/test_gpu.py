@@ -16,6 +16,7 @@ from tests.budget import (
     plain_latent,
     plain_log_densities,
 )
+from tests.cuda_graphs import captured
 from tests.layouts import LAYOUTS, dense, fits, lay_out
 from tests.ops.triton.likelihoods import (
     KINDS,
@@ -95,14 +96,7 @@ def test_graph_replays_draw_what_the_seed_tensor_says() -> None:
     mu, logvar = torch.zeros(1000, 10, device="cuda"), torch.zeros(1000, 10, device="cuda")
     seed = torch.tensor([1, 0], device="cuda")
     call = lambda: reparameterize_kl(mu, logvar, seed=seed, backend="triton")
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        z, _ = call()
+    graph, (z, _) = captured(call)
     replays = []
     for value in (1, 2, 1):
         seed[0] = value

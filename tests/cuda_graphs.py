@@ -1,0 +1,21 @@
+"""A step as a CUDA graph."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+Results = TypeVar("Results")
+
+
+def captured(step: Callable[[], Results]) -> tuple[torch.cuda.CUDAGraph, Results]:
+    """The graph of a step that has run once, and the results that each replay overwrites."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = step()
+    return graph, results
