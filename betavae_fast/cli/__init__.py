@@ -11,7 +11,7 @@ from typing import NoReturn
 import typer
 
 from betavae_fast.cli import bench, evaluate, info, train, traverse
-from betavae_fast.cli.errors import INTERRUPTED, CommandError, PeerLostError
+from betavae_fast.cli.errors import INTERRUPTED, CommandError
 
 app = typer.Typer(
     name="betavae-fast",
@@ -28,11 +28,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     otherwise."""
     try:
         status = app(arguments or sys.argv[1:] or ["--help"], standalone_mode=False) or 0
-    except PeerLostError as error:
-        _say(str(error))
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(error.exit_code)
     except CommandError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -45,15 +40,25 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _fail(error.format_message(), 2)
     if status == INTERRUPTED:  # newer typer makes a status of the exception
         _fail("interrupted", INTERRUPTED)
-    sys.exit(status)
+    _end(status)
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
-    _say(message)
-    sys.exit(exit_code)
-
-
-def _say(message: str) -> None:
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1  # of torchrun's processes
-    rank = f"process {os.environ['RANK']}: " if several else ""
+    rank = f"process {os.environ['RANK']}: " if _one_of_several() else ""
     print(f"betavae-fast: {rank}{' '.join(message.split())}", file=sys.stderr)
+    _end(exit_code)
+
+
+def _end(status: int) -> NoReturn:
+    if _one_of_several():
+        # Without Python's finalization: it takes the interpreter from gloo's threads, and one that is still letting go
+        # of a tensor then aborts the process, one in a hundred on a busy machine.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _one_of_several() -> bool:
+    """Whether torchrun started this process beside others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1

@@ -16,14 +16,6 @@ class CommandError(Exception):
         self.exit_code = exit_code
 
 
-class PeerLostError(CommandError):
-    """Another process of a run over several has ended.
-
-    gloo's threads may still be waiting for it, and Python's finalization takes their interpreter away: about one
-    process in a hundred then aborts. So the process has to end without it.
-    """
-
-
 @contextmanager
 def usage_errors() -> Iterator[None]:
     """What a command's set-up raises is about its arguments: one line, exit code 2."""

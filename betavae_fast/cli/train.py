@@ -18,7 +18,7 @@ from betavae_fast.choices import (
     ObjectiveName,
     Precision,
 )
-from betavae_fast.cli.errors import INTERRUPTED, CommandError, PeerLostError, usage_errors
+from betavae_fast.cli.errors import INTERRUPTED, CommandError, usage_errors
 from betavae_fast.cli.output import describe_objective, print_summary, progress
 from betavae_fast.cli.threads import set_threads
 from betavae_fast.training.config import TrainConfig, check_objective_options
@@ -244,7 +244,7 @@ def _process_group() -> Iterator[bool]:
         with process_group():
             yield rank() == 0
     except ProcessLostError as error:
-        raise PeerLostError(str(error), exit_code=1) from error
+        raise CommandError(str(error), exit_code=1) from error
 
 
 def _load(data: str) -> ImageDataset:
