@@ -37,7 +37,7 @@ class Trainer(Protocol):
 
 def shared_run(batch_size: int, device: str, precision: Precision = "fp32") -> TrainState:
     """The weights, the batches and the seed that all contenders start from."""
-    dataset = load_dataset("dsprites", progress=False)
+    dataset = rendered_dsprites(progress=False)
     store = dataset.store[:: len(dataset) // IMAGES][:IMAGES].clone()
     config = TrainConfig(
         latent_dim=LATENT_DIM,

@@ -50,6 +50,12 @@ def fails(capfd, *arguments: str) -> str:
     return captured.err
 
 
+def cli_exits(*arguments: str) -> int | str | None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(list(arguments))
+    return exit_.value.code
+
+
 def assert_usable(folder: RunFolder, step: int | None = None) -> None:
     saved = load_checkpoint(folder.checkpoint)
     entries = read_metrics(folder.metrics)
@@ -177,7 +183,7 @@ def test_a_finished_run_gets_its_summary_and_pictures_again(finished_run, capfd)
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--resume=run", "--beta=2", "--out=other"], "--beta, --out cannot be given with --resume"),
+        (["--resume=run", "--beta=2", "--seed=1"], "--beta, --seed cannot be given with --resume"),
         (
             ["--resume=run", "--latent-dim=3"],
             "--latent-dim cannot be given with --resume",
@@ -247,7 +253,23 @@ def test_a_loss_that_diverges_is_one_line(in_tmp_path, capfd, data):
         cli.main(["train", "--data", data, "--steps", "60", "--batch-size", "8", "--lr", "1e30"])
     error = capfd.readouterr().err
     assert exit_.value.code == 1
-    assert error.startswith("betavae-fast: the loss became") and error.count("\n") == 1
+    assert error.startswith("betavae-fast: the ") and "is not finite after step" in error
+    assert error.count("\n") == 1
+
+
+def test_weights_that_diverge_in_the_last_update_are_not_saved(in_tmp_path, capfd, data):
+    """The last loss is that before the update, and finite."""
+    options = ["--data", data, "--batch-size=16", "--latent-dim=3", "--precision=fp32", "--out=run"]
+    cli_exits("train", *options, "--steps=2")
+    before = {path.name: path.read_bytes() for path in RunFolder(Path("run")).checkpoint.iterdir()}
+    capfd.readouterr()
+    assert cli_exits("train", "--resume=run", "--steps=3", "--lr=1e38") == 1
+    error = capfd.readouterr().err
+    assert "is not finite after step 3" in error and error.count("\n") == 1
+    assert "the checkpoint of step 2 remains" in error and "train --resume run --lr 1e+37" in error
+    assert {path.name: path.read_bytes() for path in RunFolder(Path("run")).checkpoint.iterdir()} == before
+    assert cli_exits("train", "--resume=run", "--steps=3", "--lr=1e-4") == 0
+    assert_usable(RunFolder(Path("run")), step=3)
 
 
 def test_without_arguments_there_is_help(capfd, monkeypatch):

@@ -1,10 +1,15 @@
-"""The command line, a file for each command. torch and everything built on it is imported inside the commands, so
-that ``--help`` is instant."""
+"""The command line, a file for each command.
+
+torch and everything built on it is imported inside the commands: ``--help`` is instant, and ``_prepare`` can set
+environment variables that torch and matplotlib read when they are loaded.
+"""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -12,6 +17,7 @@ import typer
 
 from betavae_fast.cli import bench, evaluate, info, train, traverse
 from betavae_fast.cli.errors import INTERRUPTED, CommandError
+from betavae_fast.training.launch import launched_rank
 
 app = typer.Typer(
     name="betavae-fast",
@@ -26,6 +32,7 @@ for command in (train.train, evaluate.evaluate, traverse.traverse, bench.bench, 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0, 2 with one line on stderr for wrong arguments, 130 after Ctrl-C, 1
     otherwise."""
+    _prepare()
     try:
         status = app(arguments or sys.argv[1:] or ["--help"], standalone_mode=False) or 0
     except CommandError as error:
@@ -43,22 +50,36 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     _end(status)
 
 
+def _prepare() -> None:
+    """Set up the process: threads that wait passively, pictures without a display, output that any terminal takes."""
+    # By default OpenMP's threads spin while they wait. Beside another busy program a step then takes 10 to 20 times as
+    # long, because a spinning thread keeps the core from the thread that it waits for.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Commands write files; a notebook's MPLBACKEND exists only in its kernel.
+    os.environ["MPLBACKEND"] = "agg"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # characters that the terminal's encoding lacks become "?"
+    warnings.showwarning = lambda message, *_: _print_error(f"warning: {message}")
+
+
 def _fail(message: str, exit_code: int) -> NoReturn:
-    rank = f"process {os.environ['RANK']}: " if _one_of_several() else ""
-    print(f"betavae-fast: {rank}{' '.join(message.split())}", file=sys.stderr)
+    _print_error(message)
     _end(exit_code)
 
 
+def _print_error(message: str) -> None:
+    """Print one line on stderr."""
+    rank = launched_rank()
+    process = "" if rank is None else f"process {rank}: "
+    print(f"betavae-fast: {process}{' '.join(message.split())}", file=sys.stderr)
+
+
 def _end(status: int) -> NoReturn:
-    if _one_of_several():
+    if launched_rank() is not None:
         # Without Python's finalization: it takes the interpreter from gloo's threads, and one that is still letting go
         # of a tensor then aborts the process, one in a hundred on a busy machine.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
-
-
-def _one_of_several() -> bool:
-    """Whether torchrun started this process beside others."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1

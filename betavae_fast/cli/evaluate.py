@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -12,7 +13,14 @@ import typer
 from betavae_fast.choices import MetricName
 from betavae_fast.cli.errors import CommandError, usage_errors
 from betavae_fast.cli.output import describe_objective
-from betavae_fast.cli.runs import TrainedRun, name_of, open_run
+from betavae_fast.cli.runs import (
+    RunData,
+    TrainedRun,
+    distinct_names,
+    images_of,
+    open_run,
+    results_folder,
+)
 from betavae_fast.cli.threads import set_threads
 
 if TYPE_CHECKING:
@@ -22,6 +30,8 @@ if TYPE_CHECKING:
     from betavae_fast.evaluation.evaluate import Evaluation
     from betavae_fast.evaluation.html import EvaluatedRun
     from betavae_fast.evaluation.scores import Scored
+    from betavae_fast.training.metrics import Metrics
+    from betavae_fast.training.run_folder import RunFolder
 
 ALL_METRICS: tuple[MetricName, ...] = get_args(MetricName)
 DEFAULT_METRICS = tuple(name for name in ALL_METRICS if name != "dci")
@@ -44,12 +54,17 @@ def evaluate(
     jobs: Annotated[int, typer.Option(help="Processes for dci; -1: one a core.")] = -1,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="torch's choice")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    data: RunData = None,
     out: Annotated[
-        Path, typer.Option(help="Where the comparison of several runs goes.", show_default="comparison")
-    ] = Path("comparison"),
+        Path | None,
+        typer.Option(
+            help="Folder for the results; of several runs, each gets a folder in it.",
+            show_default="each run's own folder, and ./comparison for the page that compares several",
+        ),
+    ] = None,
 ) -> None:
     """Measure how disentangled a run's codes are, and draw what they hold. Leaves evaluation.json, report.html and
-    pictures in the run's folder.
+    pictures in the run's folder, or in the folder that --out names.
 
     All images are encoded once; every metric draws from the table of codes. MIG and modularity are computed of sampled
     codes, too, everything else of mean codes. Where the data's factors are not known, only the unsupervised scores and
@@ -57,10 +72,13 @@ def evaluate(
     """
     from rich.console import Console
 
+    from betavae_fast.data import absolute
+    from betavae_fast.data.identity import describe_difference
     from betavae_fast.evaluation.html import EvaluatedRun
+    from betavae_fast.training.metrics import read_metrics
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    data: dict[str, ImageDataset] = {}
+    loaded: dict[tuple[object, ...], ImageDataset] = {}
     done: list[EvaluatedRun] = []
     with usage_errors():
         chosen = _metrics(metrics)
@@ -69,18 +87,33 @@ def evaluate(
         if jobs == 0:
             raise ValueError("jobs must not be 0")
         set_threads(threads)
-        opened = [open_run(path, device, data) for path in runs]
-    for path, run in zip(runs, opened, strict=True):
-        console.print(f"Run: {path}, after step {run.step}, {run.dataset!r}")
+        jobs_to_do = []
+        names = distinct_names(runs)
+        comparison = Path("comparison") if out is None else out
+        if len(runs) > 1:
+            results_folder(comparison)
+        for path, name in zip(runs, names, strict=True):
+            run = open_run(path, device)
+            if data is not None:
+                run = replace(run, config=replace(run.config, data=absolute(data)))
+            key = (run.config.data, run.config.image_size, run.config.channels)
+            if key not in loaded:
+                loaded[key] = images_of(run)
+            own = path if out is None else out if len(runs) == 1 else out / name
+            jobs_to_do.append((run, name, loaded[key], results_folder(own), read_metrics(run.folder.metrics)))
+    for run, name, dataset, results, history in jobs_to_do:
+        console.print(f"Run: {run.folder.path}, after step {run.step}, {dataset!r}")
+        if difference := describe_difference(dataset, run.trained_on):
+            console.print(f"Other images than those of the training: {difference}")
         try:
-            evaluation = _measure(run, chosen, seed, jobs, console)
-            _write(path, run, evaluation, console)
+            evaluation = _measure(run, dataset, chosen, seed, jobs, console)
+            _write(run, name, dataset, evaluation, results, history, console)
         except (ValueError, OSError) as error:
-            raise CommandError(f"{path}: {error}") from error
-        done.append(EvaluatedRun(name_of(path), describe_objective(run.config), evaluation))
+            raise CommandError(f"{run.folder.path}: {error}") from error
+        done.append(EvaluatedRun(name, describe_objective(run.config), evaluation))
     if len(done) > 1:
         with usage_errors():
-            _compare(out, done, seed, console)
+            _compare(comparison, done, seed, console)
 
 
 def _metrics(text: str) -> tuple[MetricName, ...]:
@@ -93,14 +126,19 @@ def _metrics(text: str) -> tuple[MetricName, ...]:
 
 
 def _measure(
-    run: TrainedRun, metrics: Sequence[MetricName], seed: int, jobs: int, console: Console
+    run: TrainedRun,
+    dataset: ImageDataset,
+    metrics: Sequence[MetricName],
+    seed: int,
+    jobs: int,
+    console: Console,
 ) -> Evaluation:
     from betavae_fast.evaluation.evaluate import evaluate as measure
 
-    with _progress(console, len(run.dataset)) as (on_images, on_score):
+    with _progress(console, len(dataset)) as (on_images, on_score):
         return measure(
             run.model,
-            run.dataset,
+            dataset,
             metrics,
             seed=seed,
             jobs=jobs,
@@ -110,8 +148,16 @@ def _measure(
         )
 
 
-def _write(path: Path, run: TrainedRun, evaluation: Evaluation, console: Console) -> None:
-    """The run's evaluation.json, pictures and report.html; printed, what was found."""
+def _write(
+    run: TrainedRun,
+    name: str,
+    dataset: ImageDataset,
+    evaluation: Evaluation,
+    results: RunFolder,
+    history: list[Metrics],
+    console: Console,
+) -> None:
+    """Write evaluation.json, the pictures and report.html into ``results``, and print what was found."""
     from betavae_fast.data.cache import atomic_writer
     from betavae_fast.evaluation.evaluate import write_evaluation
     from betavae_fast.evaluation.evaluation_pictures import write_evaluation_pictures
@@ -119,26 +165,24 @@ def _write(path: Path, run: TrainedRun, evaluation: Evaluation, console: Console
     from betavae_fast.evaluation.report import MAX_TRAVERSED, write_pictures
     from betavae_fast.evaluation.summary import choose_images
     from betavae_fast.evaluation.traversal_files import write_moving_traversal
-    from betavae_fast.training.metrics import read_metrics
 
-    folder = run.folder
-    write_evaluation(folder.evaluation, evaluation)
-    summary, dataset = evaluation.summary, run.dataset
-    drawn = write_pictures(folder.pictures, run.model, dataset, summary, read_metrics(folder.metrics))
+    write_evaluation(results.evaluation, evaluation)
+    summary = evaluation.summary
+    drawn = write_pictures(results.pictures, run.model, dataset, summary, history)
     start = dataset.gather(choose_images(len(dataset), 1).to(dataset.device))[0]
-    moving = folder.pictures / "traversal.gif"
+    moving = results.pictures / "traversal.gif"
     write_moving_traversal(moving, run.model, start, summary.channels[:MAX_TRAVERSED])
-    drawn += [moving, *write_evaluation_pictures(folder.pictures, evaluation)]
+    drawn += [moving, *write_evaluation_pictures(results.pictures, evaluation)]
     settings = {
         "data": run.config.data,
         "model": f"{run.config.architecture}, {run.config.latent_dim} channels, {run.config.likelihood}",
         "objective": describe_objective(run.config),
         "trained": f"{run.step:,} steps of {run.config.batch_size} images, seed {run.config.seed}",
     }
-    with atomic_writer(folder.report) as file:
-        file.write(render_run(name_of(path), settings, evaluation, drawn).encode())
+    with atomic_writer(results.report) as file:
+        file.write(render_run(name, settings, evaluation, drawn).encode())
     _print(console, evaluation)
-    console.print(f"Report: {folder.report}")
+    console.print(f"Report: {results.report}")
 
 
 def _compare(out: Path, runs: Sequence[EvaluatedRun], seed: int, console: Console) -> None:
@@ -153,19 +197,19 @@ def _compare(out: Path, runs: Sequence[EvaluatedRun], seed: int, console: Consol
 
     evaluations = [run.evaluation for run in runs]
     udr = None
-    if len({(evaluation.data, len(evaluation.encoding.mu)) for evaluation in evaluations}) == 1:
+    if len({evaluation.identity for evaluation in evaluations}) == 1:
         codes = [evaluation.encoding.mean_codes for evaluation in evaluations]
         udr = udr_scores(
             codes, [evaluation.kl_per_dim for evaluation in evaluations], np.random.default_rng(seed)
         )
-    out.mkdir(parents=True, exist_ok=True)
     picture = out / "rate-distortion.png"
     summaries = [evaluation.summary for evaluation in evaluations]
-    pictures.rate_distortion(
+    figure = pictures.rate_distortion(
         [run.name for run in runs],
         [summary.kl for summary in summaries],
         [summary.reconstruction for summary in summaries],
-    ).savefig(picture, dpi=120)
+    )
+    pictures.save(figure, picture)
     with atomic_writer(out / "report.html") as file:
         file.write(render_comparison(runs, udr, [picture]).encode())
     compared = [

@@ -1,43 +1,53 @@
-"""Runs as the commands that look at them need them: read, and left as they are."""
+"""The way every command names a run, its images and the folder of its results."""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 if TYPE_CHECKING:
     import torch
 
     from betavae_fast.data import ImageDataset
+    from betavae_fast.data.identity import DataIdentity
     from betavae_fast.nn import BetaVAE
     from betavae_fast.training.config import TrainConfig
     from betavae_fast.training.run_folder import RunFolder
 
+RunData = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="The run's images, if they have moved, or other images: a name or a path.",
+        show_default="where the run found them",
+    ),
+]
+
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run's last checkpoint, on the device, with its data set, which ``data`` remembers for the next run."""
+    """A run's last checkpoint, its model on the device. Nothing in the run's folder is changed."""
 
     folder: RunFolder
     config: TrainConfig
     step: int
     model: BetaVAE
-    dataset: ImageDataset
     precision: torch.dtype
+    trained_on: DataIdentity | None
 
 
-def open_run(path: Path, device: str, data: dict[str, ImageDataset]) -> TrainedRun:
-    """The run in ``path``.
+def open_run(path: Path, device: str) -> TrainedRun:
+    """Reads the run in ``path``.
 
-    Args:
-        data: the data sets loaded so far, by name.
-    Raises: CheckpointError without a whole checkpoint, ValueError for data of another shape or a device that is not
-        there, DatasetError for data that are gone.
+    Raises: CheckpointError without a whole checkpoint, ValueError for a device that is not there.
     """
     import torch
 
-    from betavae_fast.data import load_dataset
     from betavae_fast.training.checkpoint import load_checkpoint
     from betavae_fast.training.device import resolve_device
     from betavae_fast.training.precision import resolve_precision
@@ -45,22 +55,71 @@ def open_run(path: Path, device: str, data: dict[str, ImageDataset]) -> TrainedR
 
     folder = RunFolder(path)
     checkpoint = load_checkpoint(folder.checkpoint)
-    config = checkpoint.config
     place = resolve_device(device)
-    if config.data not in data:
-        data[config.data] = load_dataset(config.data).to(place)
-    dataset = data[config.data]
-    model = checkpoint.build_model()
-    if dataset.image_shape != model.image_shape:
-        raise ValueError(
-            f"{path}: trained on images of shape {model.image_shape}, but {config.data} now has {dataset.image_shape}"
+    model = checkpoint.build_model().to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    config = checkpoint.config
+    precision = resolve_precision(config.precision, place)
+    return TrainedRun(folder, config, checkpoint.step, model, precision, checkpoint.data)
+
+
+def load_images(config: TrainConfig, *, progress: bool = True) -> ImageDataset:
+    """Loads the images that ``config`` names.
+
+    Raises: DatasetError, which names ``--data`` if they are no longer where they were.
+    """
+    from betavae_fast.data import DatasetError, is_present, load_dataset
+
+    try:
+        return load_dataset(
+            config.data, image_size=config.image_size, channels=config.channels, progress=progress
         )
-    model = model.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return TrainedRun(
-        folder, config, checkpoint.step, model, dataset, resolve_precision(config.precision, place)
-    )
+    except DatasetError as error:
+        if is_present(config.data):
+            raise
+        raise DatasetError(f"{error}; if the images have moved, name their place with --data") from error
 
 
-def name_of(path: Path) -> str:
-    """What a run is called in reports: its folder's name."""
-    return path.resolve().name
+def images_of(run: TrainedRun) -> ImageDataset:
+    """Loads the images of ``run.config`` onto the run's device.
+
+    Raises: DatasetError as ``load_images``; ValueError for images of another shape than the model's.
+    """
+    dataset = load_images(run.config)
+    if dataset.image_shape != run.model.image_shape:
+        raise ValueError(
+            f"{run.folder.path}: the model takes images of shape {run.model.image_shape}, "
+            f"but {run.config.data} has {dataset.image_shape}"
+        )
+    return dataset.to(next(run.model.parameters()).device)
+
+
+def results_folder(path: Path) -> RunFolder:
+    """Makes the folder ``path`` for results, and finds out before any work whether files can be written there.
+
+    Raises: OSError, which names ``--out``, if not.
+    """
+    from betavae_fast.training.run_folder import RunFolder
+
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise OSError(
+            f"{path}: no results can be written there ({error.strerror}); choose another folder with --out"
+        ) from error
+    return RunFolder(path)
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """Names runs in reports: as many last parts of each path as tell them all apart.
+
+    >>> distinct_names([Path("/a/exp1/run"), Path("/a/exp2/run")])
+    ['exp1/run', 'exp2/run']
+    """
+    parts = [path.resolve().parts for path in paths]
+    different = len(set(parts))
+    depth = 1
+    while len({path[-depth:] for path in parts}) < different:
+        depth += 1
+    return ["/".join(path[-depth:]) for path in parts]

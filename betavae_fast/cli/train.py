@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
@@ -20,6 +21,7 @@ from betavae_fast.choices import (
 )
 from betavae_fast.cli.errors import INTERRUPTED, CommandError, usage_errors
 from betavae_fast.cli.output import describe_objective, print_summary, progress
+from betavae_fast.cli.runs import load_images
 from betavae_fast.cli.threads import set_threads
 from betavae_fast.training.config import TrainConfig, check_objective_options
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from betavae_fast.training.state import TrainState
 
 DEFAULTS = TrainConfig()
-RESUME_OPTIONS = ("steps", "log_every", "checkpoint_every", "threads", "device")
+RESUME_OPTIONS = ("steps", "lr", "log_every", "checkpoint_every", "threads", "device", "data", "out")
 
 
 def _options(names: Iterable[str]) -> str:
@@ -53,6 +55,19 @@ def train(
             help="dsprites, mnist, fashion-mnist, or the path of an image folder or .npy/.npz array."
         ),
     ] = DEFAULTS.data,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Side of the images: resizes a folder's, adds a border to an idx file's.",
+            show_default="64 for a folder, 32 for MNIST",
+        ),
+    ] = DEFAULTS.image_size,
+    channels: Annotated[
+        int | None,
+        typer.Option(
+            help="1 for grayscale, 3 for RGB, of a folder's images.", show_default="RGB if one is coloured"
+        ),
+    ] = None,
     architecture: Annotated[Architecture, typer.Option(help="Encoder and decoder.")] = DEFAULTS.architecture,
     latent_dim: Annotated[int, typer.Option(help="Number of latent channels.")] = DEFAULTS.latent_dim,
     likelihood: Annotated[Likelihood, typer.Option(help="Of the pixels.")] = DEFAULTS.likelihood,
@@ -89,7 +104,10 @@ def train(
     ] = DEFAULTS.backend,
     out: Annotated[
         Path | None,
-        typer.Option(help="The run's folder, new or empty.", show_default="runs/DATA-ARCHITECTURE"),
+        typer.Option(
+            help="The run's folder, new or empty. With --resume: copy the run there and go on with the copy.",
+            show_default="runs/DATA-ARCHITECTURE",
+        ),
     ] = None,
     log_every: Annotated[
         int, typer.Option(help="Steps between two entries in the logs.")
@@ -192,7 +210,7 @@ def train(
         return
     with usage_errors():
         told = {field.name: context.params[field.name] for field in fields(TrainConfig)}
-        told |= {"batch_size": _batch_size(batch_size), "betas": _betas(betas)}
+        told |= {"data": _absolute(data), "batch_size": _batch_size(batch_size), "betas": _betas(betas)}
         check_objective_options(objective, _given(context))  # even at its default
         config = TrainConfig(**told)
     _train(config, out)
@@ -206,10 +224,10 @@ def _train(config: TrainConfig, out: Path | None) -> None:
     with _process_group() as writes, ExitStack() as held:
         with usage_errors():
             _prepare_process(config.threads)
-            state = prepare(config, _load(config.data))
+            state = prepare(config, _load(config))
             folder = None
             if writes:
-                folder = create_run_folder(state.config, out)
+                folder = create_run_folder(state.config, out, state.dataset.identity)
                 held.enter_context(exclusive(folder))
         _run(state, folder)
 
@@ -217,7 +235,7 @@ def _train(config: TrainConfig, out: Path | None) -> None:
 def _resume(path: Path, changes: dict[str, Any]) -> None:
     """The run in ``path``, from its checkpoint on."""
     from betavae_fast.training.resume import read_run, resume
-    from betavae_fast.training.run_folder import RunFolder, exclusive
+    from betavae_fast.training.run_folder import RunFolder, copy_run, exclusive
 
     folder = RunFolder(path)
     with _process_group() as writes, ExitStack() as held:
@@ -226,12 +244,16 @@ def _resume(path: Path, changes: dict[str, Any]) -> None:
                 raise ValueError(
                     f"{_options(sorted(refused))} cannot be given with --resume: the run decides"
                 )
+            config, checkpoint = read_run(folder)
+            if (out := changes.pop("out", None)) is not None and writes:
+                folder = copy_run(folder, out)
             if writes:
                 held.enter_context(exclusive(folder))
-            config, checkpoint = read_run(folder)
+            if "data" in changes:
+                changes["data"] = _absolute(changes["data"])
             config = replace(config, **changes)
             _prepare_process(config.threads)
-            state = resume(folder if writes else None, config, checkpoint, _load(config.data))
+            state = resume(folder if writes else None, config, checkpoint, _load(config))
         _run(state, folder if writes else None)
 
 
@@ -239,7 +261,10 @@ def _resume(path: Path, changes: dict[str, Any]) -> None:
 def _process_group() -> Iterator[bool]:
     """The processes that torchrun started, if it did; yields whether this one writes and prints for all."""
     from betavae_fast.training.distributed import ProcessLostError, process_group, rank
+    from betavae_fast.training.launch import launched_processes
 
+    with usage_errors():
+        launched_processes()
     try:
         with process_group():
             yield rank() == 0
@@ -247,13 +272,20 @@ def _process_group() -> Iterator[bool]:
         raise CommandError(str(error), exit_code=1) from error
 
 
-def _load(data: str) -> ImageDataset:
+def _absolute(data: str) -> str:
+    """The name for the data that a run keeps: it holds in every working directory."""
+    from betavae_fast.data import absolute
+
+    return absolute(data)
+
+
+def _load(config: TrainConfig) -> ImageDataset:
     """The data set; of several processes on a machine one loads it first and leaves it in the cache."""
-    from betavae_fast.data import load_dataset
-    from betavae_fast.training.distributed import local_rank, one_per_machine_first
+    from betavae_fast.training.distributed import one_per_machine_first
+    from betavae_fast.training.launch import local_rank
 
     with one_per_machine_first():
-        return load_dataset(data, progress=local_rank() == 0)
+        return load_images(config, progress=local_rank() == 0)
 
 
 def _batch_size(text: str) -> int | Literal["auto"]:
@@ -293,6 +325,7 @@ def _run(state: TrainState, folder: RunFolder | None) -> None:
     """Train, and draw what came of it; without a folder, only take part in the training."""
     from rich.console import Console
 
+    from betavae_fast.evaluation.report import rehearse_pictures
     from betavae_fast.training import loop
     from betavae_fast.training.distributed import world_size
     from betavae_fast.training.interrupt import stop_on_signal
@@ -311,21 +344,45 @@ def _run(state: TrainState, folder: RunFolder | None) -> None:
     if state.step:
         rest = ": finished, only summary and pictures are made again" if state.finished else ""
         console.print(f"Resumed after step {state.step}{rest}")
+    if folder is not None:
+        with usage_errors():
+            rehearse_pictures()
     with stop_on_signal() as stop:
         try:
             with progress(console, state) as (on_step, on_metrics):
                 model = loop.train(
                     state, folder, on_step=on_step, on_metrics=on_metrics, should_stop=lambda: stop.requested
                 )
-        except (loop.DivergedError, OSError) as error:
-            raise CommandError(str(error), exit_code=1) from error
+        except loop.DivergedError as error:
+            raise CommandError(
+                f"{error}; {_remains(folder, '--lr', f'{config.lr / 10:g}')}", exit_code=1
+            ) from error
+        except OSError as error:
+            raise CommandError(f"{error}; {_remains(folder)}", exit_code=1) from error
         if folder is not None:
-            _evaluate(model, state.dataset, folder, console)
+            try:
+                _evaluate(model, state.dataset, folder, console)
+            except (OSError, ValueError) as error:
+                raise CommandError(
+                    f"the summary and the pictures could not be made: {error}; {_remains(folder)}",
+                    exit_code=1,
+                ) from error
     if not state.finished:
         where = "" if folder is None else f"; checkpoint and pictures are in {folder.path}"
         raise CommandError(
             f"interrupted after step {state.step} of {config.steps}{where}", exit_code=INTERRUPTED
         )
+
+
+def _remains(folder: RunFolder | None, *options: str) -> str:
+    """A clause for an error message: the checkpoint that is left, and the command that goes on from it."""
+    from betavae_fast.training.checkpoint import has_checkpoint, load_checkpoint
+
+    if folder is None or not has_checkpoint(folder.checkpoint):
+        return "no checkpoint was written yet"
+    step = load_checkpoint(folder.checkpoint).step
+    command = shlex.join(["betavae-fast", "train", "--resume", str(folder.path), *options])
+    return f"the checkpoint of step {step} remains; go on with: {command}"
 
 
 def _evaluate(model: BetaVAE, dataset: ImageDataset, folder: RunFolder, console: Console) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,7 @@ import typer
 
 from betavae_fast.choices import TraversalRange
 from betavae_fast.cli.errors import usage_errors
-from betavae_fast.cli.runs import open_run
+from betavae_fast.cli.runs import RunData, images_of, open_run, results_folder
 
 _SAMPLE = 4096  # images that stand for the aggregated posterior
 
@@ -18,7 +19,8 @@ _SAMPLE = 4096  # images that stand for the aggregated posterior
 def traverse(
     run: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)],
     image: Annotated[
-        int | None, typer.Option(help="Where to start: this image of the data.", show_default="a random one")
+        int | None,
+        typer.Option(help="Start at the code of this image of the data.", show_default="the prior's mean"),
     ] = None,
     over: Annotated[
         TraversalRange,
@@ -28,17 +30,24 @@ def traverse(
     columns: Annotated[int, typer.Option(help="Values shown in the picture.")] = 11,
     channels: Annotated[int, typer.Option(help="Channels to move: those with the largest KL.")] = 16,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    data: RunData = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the pictures.", show_default="the run's pictures")
     ] = None,
 ) -> None:
-    """Move one channel at a time and draw what the decoder makes of it: traversal.png, traversal.gif."""
+    """Move one channel at a time and draw what the decoder makes of it: traversal.png, traversal.gif.
+
+    The data are needed, and loaded, only for --image and for --over posterior.
+    """
     import torch
     from rich.console import Console
 
+    from betavae_fast.data import absolute
+    from betavae_fast.data.identity import describe_difference
     from betavae_fast.evaluation.encoding import encode
-    from betavae_fast.evaluation.summary import choose_images, summarise
+    from betavae_fast.evaluation.summary import channels_of, choose_images
     from betavae_fast.evaluation.traversal_files import write_moving_traversal, write_traversal
+    from betavae_fast.training.metrics import read_metrics
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     with usage_errors():
@@ -47,21 +56,26 @@ def traverse(
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         if not (isfinite(extent) and extent > 0):
             raise ValueError(f"extent must be a finite positive number, got {extent}")
-        trained = open_run(run, device, {})
-        model, dataset = trained.model, trained.dataset
-        if image is not None and not 0 <= image < len(dataset):
-            raise ValueError(f"image must be in [0, {len(dataset)}), got {image}")
-        sample = choose_images(len(dataset), _SAMPLE)
-        start = int(sample[0]) if image is None else image
-        encoding = None
-        if over == "posterior":
-            encoding = encode(model, dataset, sample, precision=trained.precision)
-        start_image = dataset.gather(torch.tensor([start], device=dataset.device))[0]
-        moved = summarise(model, dataset).channels[:channels]
-        folder = trained.folder.pictures if out is None else out
-        folder.mkdir(parents=True, exist_ok=True)
+        trained = open_run(run, device)
+        if data is not None:
+            trained = replace(trained, config=replace(trained.config, data=absolute(data)))
+        moved = channels_of(read_metrics(trained.folder.metrics)[-1])[:channels]
+        folder = results_folder(trained.folder.pictures if out is None else out).path
+        model, start, encoding = trained.model, None, None
+        if image is not None or over == "posterior":
+            dataset = images_of(trained)
+            if difference := describe_difference(dataset, trained.trained_on):
+                console.print(f"Other images than those of the training: {difference}")
+            if image is not None:
+                if not 0 <= image < len(dataset):
+                    raise ValueError(f"image must be in [0, {len(dataset)}), got {image}")
+                start = dataset.gather(torch.tensor([image], device=dataset.device))[0]
+            if over == "posterior":
+                sample = choose_images(len(dataset), _SAMPLE)
+                encoding = encode(model, dataset, sample, precision=trained.precision)
         still, moving = folder / "traversal.png", folder / "traversal.gif"
-        write_traversal(still, model, start_image, moved, encoding=encoding, extent=extent, columns=columns)
-        write_moving_traversal(moving, model, start_image, moved, encoding=encoding, extent=extent)
+        write_traversal(still, model, start, moved, encoding=encoding, extent=extent, columns=columns)
+        write_moving_traversal(moving, model, start, moved, encoding=encoding, extent=extent)
+        where = "The prior's mean" if image is None else f"Image {image}"
         for path in (still, moving):
-            console.print(f"Image {start}: {path}")
+            console.print(f"{where}: {path}")

@@ -1,24 +1,30 @@
-"""Data sets held in memory, and batches made of them on whichever device they are.
+"""Data sets, and batches made of them on whichever device they are.
 
 The trainer uses an `ImageDataset` and nothing else of it than: `.name`, `.image_shape` = (C, H, W), `len()`,
-`.gather(indices)` -> bool or uint8 (B, C, H, W), `.to(device)`, and `.mean_image()`. Where the generative
+`.gather(indices)` -> bool or uint8 (B, C, H, W), `.to(device)`, `.mean_image()` and `.identity`. Where the generative
 factors are known it is also a `KnownFactors`: `.factor_names`, `.factor_sizes`, `.factor_bases`,
 `.factor_values`, `.factors(indices)` and its inverse `.index(factors)`.
 """
 
+from .arrays import DiskImages
 from .dsprites import DSprites
 from .errors import DatasetError
 from .factors import KnownFactors
+from .identity import DataIdentity
 from .images import BinaryImages, ByteImages, ImageDataset
-from .load import NAMES, load_dataset
+from .load import NAMES, absolute, is_present, load_dataset
 
 __all__ = [
     "NAMES",
     "BinaryImages",
     "ByteImages",
     "DSprites",
+    "DataIdentity",
     "DatasetError",
+    "DiskImages",
     "ImageDataset",
     "KnownFactors",
+    "absolute",
+    "is_present",
     "load_dataset",
 ]

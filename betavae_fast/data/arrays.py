@@ -1,119 +1,267 @@
-"""Images in a NumPy file."""
+"""Images in a NumPy file, in memory or on disk."""
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Iterator
+from math import prod
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
+from betavae_fast.system_memory import available_memory, check_fits, format_bytes
+
+from .array_file import open_member, open_npy
 from .bits import pack_bits
 from .errors import DatasetError
 from .images import BinaryImages, ByteImages, ImageDataset
+from .progress import progress_bar
+
+IN_MEMORY_BYTES = 1 << 30
+"""The size up to which a set is held in memory. A larger one is read from disk, batch by batch."""
 
 # Names people give the images when an npz holds other arrays (labels, factors) beside them.
 _USUAL_NAMES = ("images", "imgs", "x_train", "x", "data", "arr_0")
-_IMAGES_AT_ONCE = 1024
+_BLOCK_BYTES = 16 << 20
+
+Layout = Literal["NHW", "NCHW", "NHWC"]
+Array = npt.NDArray[Any]
 
 
-def load_array(path: Path) -> ImageDataset:
-    """Images from an .npy or .npz file.
+class _Source(Protocol):
+    """An array of images whose rows can be read: on disk (`ArrayFile`) or in memory (`_Whole`)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    def take(self, indices: npt.NDArray[np.int64]) -> Array: ...
+    def read(self, start: int, stop: int) -> Array: ...
+    def blocks(self, size: int) -> Iterator[tuple[int, Array]]: ...
+
+
+class _Whole:
+    """An array that had to be read whole: deflated, or in Fortran order."""
+
+    def __init__(self, array: Array) -> None:
+        self._array = array
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def take(self, indices: npt.NDArray[np.int64]) -> Array:
+        return self._array[indices]
+
+    def read(self, start: int, stop: int) -> Array:
+        return self._array[start:stop]
+
+    def blocks(self, size: int) -> Iterator[tuple[int, Array]]:
+        step = max(1, size // max(1, self._array[:1].nbytes))
+        for start in range(0, len(self._array), step):
+            yield start, self._array[start : start + step]
+
+
+class DiskImages(ImageDataset):
+    """Images read from an array on disk each time they are asked for, so that a set may be larger than memory.
+
+    Batches are made on the CPU. ``to`` a GPU reads the whole set into its memory.
+    """
+
+    def __init__(self, name: str, source: _Source, layout: Layout, *, binary: bool) -> None:
+        super().__init__(name, _image_shape(source.shape, layout))
+        self._source = source
+        self._layout: Layout = layout
+        self._binary = binary
+        self._full_scale = 1 if binary else 255
+
+    def __len__(self) -> int:
+        return self._source.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def to(self, device: torch.device | str) -> ImageDataset:
+        """This data set for the CPU; for another device, a copy of it in that device's memory.
+
+        Raises: DatasetError if it does not fit there.
+        """
+        where = torch.device(device)
+        if where.type == "cpu":
+            return self
+        try:
+            return self.in_memory(where)
+        except torch.OutOfMemoryError as error:
+            raise DatasetError(
+                f"{self.name}: needs {format_bytes(self._held_bytes)} of memory on {where}, which has less"
+            ) from error
+
+    def in_memory(self, device: torch.device | str = "cpu") -> BinaryImages | ByteImages:
+        """A copy held in the memory of ``device``: a bit a pixel if binary, else a byte."""
+        row = (-(-prod(self.image_shape) // 8),) if self._binary else self.image_shape
+        store = torch.empty((len(self), *row), dtype=torch.uint8, device=device)
+        for start, rows in self._source.blocks(_BLOCK_BYTES):
+            store[start : start + len(rows)] = torch.from_numpy(self._canonical(rows))
+        kind = BinaryImages if self._binary else ByteImages
+        return kind(self.name, store, self.image_shape)
+
+    def canonical_bytes(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        return self._canonical(self._source.read(start, stop))
+
+    def _take(self, indices: Tensor) -> Tensor:
+        pixels = self._pixels(self._source.take(indices.numpy()))
+        return torch.from_numpy(np.ascontiguousarray(pixels))
+
+    def _pixel_sums(self) -> Tensor:
+        total = torch.zeros(self.image_shape, dtype=torch.int64)
+        for _, rows in self._source.blocks(_BLOCK_BYTES):
+            total += torch.from_numpy(self._pixels(rows).sum(0, dtype=np.int64))
+        return total.flatten()
+
+    @property
+    def _held_bytes(self) -> int:
+        pixels = prod(self.image_shape)
+        return len(self) * (-(-pixels // 8) if self._binary else pixels)
+
+    def _pixels(self, rows: Array) -> npt.NDArray[np.bool_] | npt.NDArray[np.uint8]:
+        """Rows as stored, as pixels (n, C, H, W): bool if binary, else 0 to 255."""
+        images = _channels_first(rows, self._layout)
+        if self._binary:
+            return images != 0
+        return images if images.dtype == np.uint8 else np.rint(images * 255).astype(np.uint8)
+
+    def _canonical(self, rows: Array) -> npt.NDArray[np.uint8]:
+        pixels = self._pixels(rows)
+        return pack_bits(pixels) if self._binary else np.ascontiguousarray(pixels)
+
+
+def load_array(path: Path, *, progress: bool = True) -> ImageDataset:
+    """Loads images from an .npy or .npz file.
 
     An .npz holds one array, or one named images, imgs, x_train, x, data or arr_0 beside others. The array is
     (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3; bool, uint8 0 to 255, or floating point in [0, 1],
     which is rounded to 8 bits. Arrays that hold nothing but 0 and 1 are binary. Nothing is ever unpickled.
 
-    Returns: `BinaryImages` or `ByteImages`.
-    Raises: DatasetError if the file is damaged or the array is not as above.
+    A set that takes more than 1 GiB, or more than half of the free memory, stays on disk and is read batch by batch.
+    An .npz must be uncompressed for that (`np.savez`), and an array in C order.
+
+    Returns: `BinaryImages` or `ByteImages` in memory, or `DiskImages`.
+    Raises: DatasetError if the file is damaged, the array is not as above, or it cannot stay on disk and does not fit
+        into memory, with the bytes needed and those that are free.
     """
-    array = _channels_first(_read(path), path)
-    if array.dtype == np.bool_:
-        pixels, binary = array, True
-    elif array.dtype == np.uint8:
-        pixels, binary = array, bool(array.max() <= 1)
-    elif np.issubdtype(array.dtype, np.floating):
-        pixels, binary = _quantise(array, path)
-        if binary:
-            pixels = pixels // 255
-    else:
+    source, on_disk = _open(path)
+    layout = _layout(source.shape, path)
+    if source.dtype != np.bool_ and source.dtype != np.uint8 and not np.issubdtype(source.dtype, np.floating):
         raise DatasetError(
-            f"{path}: images must be bool, uint8 or floating point in [0, 1], got {array.dtype}"
+            f"{path}: images must be bool, uint8 or floating point in [0, 1], got {source.dtype}"
         )
-    _, channels, height, width = pixels.shape
-    if binary:
-        return BinaryImages(str(path), torch.from_numpy(pack_bits(pixels)), (channels, height, width))
-    store = torch.from_numpy(np.ascontiguousarray(pixels))
-    return ByteImages(str(path), store, (channels, height, width))
+    images = DiskImages(str(path), source, layout, binary=_is_binary(source, path, progress=progress))
+    if on_disk and images._held_bytes > min(IN_MEMORY_BYTES, available_memory() // 2):
+        return images
+    return images.in_memory()
 
 
-def _read(path: Path) -> npt.NDArray[Any]:
-    """The array of images in the file, whatever its dtype and shape."""
+def _open(path: Path) -> tuple[_Source, bool]:
+    """The array of images in the file, whatever its dtype and shape, and whether it can stay on disk."""
     try:
         with open(path, "rb") as file:
-            content = np.load(file, allow_pickle=False)
-            if isinstance(content, np.ndarray):
-                return _whole(content, file, path)
-            with content:
-                usual = [name for name in _USUAL_NAMES if name in content.files]
-                if len(content.files) != 1 and not usual:
-                    found = ", ".join(content.files) or "it has no arrays"
-                    raise DatasetError(
-                        f"{path}: cannot tell which array holds the images ({found}): name it {_USUAL_NAMES[0]}"
-                    )
-                with content.zip.open(f"{usual[0] if usual else content.files[0]}.npy") as member:
-                    return _whole(np.lib.format.read_array(member, allow_pickle=False), member, path)
+            is_zip = file.read(2) == b"PK"
+        if not is_zip:
+            source = open_npy(path)
+            if source is None:
+                check_fits(str(path), path.stat().st_size)
+                with open(path, "rb") as file:
+                    return _Whole(_read_whole(file, path)), False
+            return source, True
+        with zipfile.ZipFile(path) as archive:
+            member = _member_of_images(path, archive)
+            source = open_member(path, archive, member)
+            if source is None:
+                check_fits(str(path), archive.getinfo(member).file_size)
+                with archive.open(member) as file:
+                    return _Whole(_read_whole(file, path)), False
+            return source, True
     except (DatasetError, FileNotFoundError):
         raise
+    except MemoryError as error:
+        needs = str(error).removeprefix(f"{path}: ") or "does not fit into memory"
+        raise DatasetError(
+            f"{path}: {needs}; save it uncompressed and in C order (np.save) to train from disk"
+        ) from error
     except Exception as error:
         # NumPy and zipfile raise a dozen types for damaged files (zlib.error, RuntimeError for a flipped
-        # "encrypted" bit, MemoryError for a corrupt shape, ...): whichever it is, the file is not readable.
+        # "encrypted" bit, struct.error, ...): whichever it is, the file is not readable.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DatasetError(f"{path}: not a readable array file: {reason}") from error
 
 
-def _whole(array: npt.NDArray[Any], file: IO[bytes], path: Path) -> npt.NDArray[Any]:
-    """The array just read from `file`, if that ends here: a damaged header may promise less than there is, and
-    a zip member's checksum is compared at its end."""
+def _member_of_images(path: Path, archive: zipfile.ZipFile) -> str:
+    names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    usual = [name for name in _USUAL_NAMES if name in names]
+    if len(names) != 1 and not usual:
+        found = ", ".join(names) or "it has no arrays"
+        raise DatasetError(
+            f"{path}: cannot tell which array holds the images ({found}): name it {_USUAL_NAMES[0]}"
+        )
+    return f"{usual[0] if usual else names[0]}.npy"
+
+
+def _read_whole(file: Any, path: Path) -> Array:
+    """The array in ``file``, if that ends here: a damaged header may promise less than there is, and a zip member's
+    checksum is compared at its end."""
+    array: Array = np.lib.format.read_array(file, allow_pickle=False)
     if file.read(1):
         raise DatasetError(f"{path}: damaged: it has more data than an array of shape {array.shape}")
     return array
 
 
-def _channels_first(array: npt.NDArray[Any], path: Path) -> npt.NDArray[Any]:
-    """The array as (N, C, H, W), without a copy."""
-    if 0 in array.shape:
-        raise DatasetError(f"{path}: no images: its shape is {array.shape}")
-    if array.ndim == 3:
-        return array[:, None]
-    first, last = (array.ndim == 4 and array.shape[axis] in (1, 3) for axis in (1, 3))
+def _layout(shape: tuple[int, ...], path: Path) -> Layout:
+    if 0 in shape:
+        raise DatasetError(f"{path}: no images: its shape is {shape}")
+    if len(shape) == 3:
+        return "NHW"
+    first, last = (len(shape) == 4 and shape[axis] in (1, 3) for axis in (1, 3))
     if first and last:
-        raise DatasetError(
-            f"{path}: shape {array.shape} may be (N, C, H, W) or (N, H, W, C); make it unambiguous"
-        )
-    if first:
-        return array
-    if last:
-        channels_first: npt.NDArray[Any] = array.transpose(0, 3, 1, 2)
-        return channels_first
+        raise DatasetError(f"{path}: shape {shape} may be (N, C, H, W) or (N, H, W, C); make it unambiguous")
+    if first or last:
+        return "NCHW" if first else "NHWC"
     raise DatasetError(
-        f"{path}: images must have shape (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3, "
-        f"got {array.shape}"
+        f"{path}: images must have shape (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3, got {shape}"
     )
 
 
-def _quantise(array: npt.NDArray[Any], path: Path) -> tuple[npt.NDArray[np.uint8], bool]:
-    """Floats in [0, 1] to 0…255, and whether every one of them was 0 or 1."""
-    pixels = np.empty(array.shape, np.uint8)
-    binary = True
-    for start in range(0, len(array), _IMAGES_AT_ONCE):
-        block = array[start : start + _IMAGES_AT_ONCE]
-        if not ((block >= 0) & (block <= 1)).all():  # written so that NaN fails too
-            raise DatasetError(
-                f"{path}: floating-point pixels must lie in [0, 1], got {block.min():g} to {block.max():g} "
-                f"in images {start} to {start + len(block) - 1}"
-            )
-        binary = binary and bool(((block == 0) | (block == 1)).all())
-        pixels[start : start + _IMAGES_AT_ONCE] = np.rint(block * 255)
-    return pixels, binary
+def _image_shape(shape: tuple[int, ...], layout: Layout) -> tuple[int, int, int]:
+    if layout == "NHW":
+        return 1, shape[1], shape[2]
+    return (shape[1], shape[2], shape[3]) if layout == "NCHW" else (shape[3], shape[1], shape[2])
+
+
+def _channels_first(rows: Array, layout: Layout) -> Array:
+    """Rows as (n, C, H, W), without a copy."""
+    if layout == "NHW":
+        return rows[:, None]
+    return rows if layout == "NCHW" else rows.transpose(0, 3, 1, 2)
+
+
+def _is_binary(source: _Source, path: Path, *, progress: bool) -> bool:
+    """Whether every pixel is 0 or 1. Reads as far as is needed to tell, and all of an array of floats.
+
+    Raises: DatasetError for floats outside [0, 1] or, where the whole file is read, a checksum that differs.
+    """
+    if source.dtype == np.bool_:
+        return True
+    floating, binary = source.dtype != np.uint8, True
+    with progress_bar(f"Checking {path.name}", source.shape[0], enabled=progress) as advance:
+        for start, rows in source.blocks(_BLOCK_BYTES):
+            if floating and not ((rows >= 0) & (rows <= 1)).all():  # written so that NaN fails too
+                raise DatasetError(
+                    f"{path}: floating-point pixels must lie in [0, 1], got {rows.min():g} to {rows.max():g} "
+                    f"in images {start} to {start + len(rows) - 1}"
+                )
+            binary = binary and bool(((rows == 0) | (rows == 1)).all() if floating else rows.max() <= 1)
+            if not binary and not floating:
+                break
+            advance(len(rows))
+    return binary

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,20 +24,26 @@ from .errors import DatasetError
 _HEADER_BYTES = 4096  # a page, so that the rows behind it are mapped on a page boundary
 _STALE_SECONDS = 3600.0
 _TOKEN_BYTES = 8
+_STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 def cache_directory(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Where cached files go; nothing is created.
+    """The folder of cached files; nothing is created.
 
-    `cache_dir`, else $BETAVAE_FAST_CACHE, else betavae_fast in $XDG_CACHE_HOME, else in ~/.cache.
+    `cache_dir`, else $BETAVAE_FAST_CACHE, else betavae_fast in $XDG_CACHE_HOME, else in ~/.cache. A user without a home
+    folder gets betavae_fast-<user id> in the system's folder of temporary files.
     """
     if cache_dir is not None:
         return Path(cache_dir).expanduser()
     if own := os.environ.get("BETAVAE_FAST_CACHE"):
         return Path(own).expanduser()
     xdg = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification says to ignore a relative path.
-    return (Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache") / "betavae_fast"
+    if os.path.isabs(xdg):  # the XDG specification says to ignore a relative path
+        return Path(xdg) / "betavae_fast"
+    try:
+        return Path.home() / ".cache" / "betavae_fast"
+    except RuntimeError:  # neither $HOME nor an entry in the system's list of users
+        return Path(tempfile.gettempdir()) / f"betavae_fast-{os.getuid()}"
 
 
 @contextmanager
@@ -45,6 +53,8 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     A reader sees the old file or the new one, never a part; of several writers the last one wins. If the
     block raises, nothing is left. Leftovers of writers that were killed are removed once they are an hour
     old.
+
+    Raises: OSError, which names `path`, if the disk is full or refuses.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
@@ -60,9 +70,26 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        _name_storage_error(error, path)
         raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Within the block, an error of a full or failing disk names `path`: a write fails without a file's name."""
+    try:
+        yield
+    except OSError as error:
+        _name_storage_error(error, path)
+        raise
+
+
+def _name_storage_error(error: BaseException, path: Path) -> None:
+    if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
+        error.filename = str(path)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -1,20 +1,24 @@
-"""What the trainer sees: a store of images on one device, gathered by index.
+"""Images gathered by index: what the trainer sees of a data set.
 
-Two stores cover everything: `BinaryImages` keeps a bit a pixel, `ByteImages` a byte a pixel. Both use torch
-operations only, so that after `.to("cuda")` batches are made on the GPU without touching the host.
+`BinaryImages` keeps a bit a pixel in memory, `ByteImages` a byte a pixel. Both use torch operations only, so that after
+`.to("cuda")` batches are made on the GPU without touching the host. Sets too large for memory are `arrays.DiskImages`.
 """
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from .bits import bit_table, expand_bytes
+from .identity import DataIdentity, identify
 from .indexing import check_indices
 
 if TYPE_CHECKING:
@@ -22,40 +26,41 @@ if TYPE_CHECKING:
 
 
 class ImageDataset(ABC):
-    """N images of one shape, held in one uint8 tensor.
+    """N images of one shape.
 
     Attributes:
         name: what the data are, for logs and run folders.
         image_shape: (C, H, W) of every image.
-        store: the uint8 tensor that holds them, one row per image; its layout is the subclass's business.
     """
 
     name: str
     image_shape: tuple[int, int, int]
-    store: Tensor
 
-    def __init__(self, name: str, store: Tensor, image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, name: str, image_shape: tuple[int, int, int]) -> None:
         self.name = name
-        self.store = store
         self.image_shape = image_shape
 
+    @abstractmethod
     def __len__(self) -> int:
-        return self.store.shape[0]
+        """The number of images."""
 
     def __repr__(self) -> str:
         shape = "×".join(map(str, self.image_shape))
         return f"{type(self).__name__}({self.name!r}, {len(self):,} images of {shape}, on {self.device})"
 
     @property
+    @abstractmethod
     def device(self) -> torch.device:
-        """Where the images are, and where `gather` wants its indices."""
-        return self.store.device
+        """The device on which `gather` makes its batches and wants its indices."""
 
-    def to(self, device: torch.device | str) -> Self:
-        """The same data set with its store on `device`. The store is shared when it is there already."""
-        moved = copy.copy(self)
-        moved.store = self.store.to(device)
-        return moved
+    @abstractmethod
+    def to(self, device: torch.device | str) -> ImageDataset:
+        """The same data set on `device`."""
+
+    @cached_property
+    def identity(self) -> DataIdentity:
+        """Number, shape and checksum of the images, computed once."""
+        return identify(self)
 
     def gather(self, indices: Tensor) -> Tensor:
         """The images at `indices`, in that order, as a new contiguous tensor on this data set's device.
@@ -69,7 +74,7 @@ class ImageDataset(ABC):
         check_indices(indices, len(self), self.name)
         if indices.device != self.device:
             raise ValueError(f"{self.name}: indices are on {indices.device}, the images on {self.device}")
-        return self._unpack(self.store.index_select(0, indices)).view(-1, *self.image_shape)
+        return self._take(indices)
 
     def mean_image(self) -> Tensor:
         """The mean over all images: float32 (C, H, W) in [0, 1].
@@ -77,17 +82,64 @@ class ImageDataset(ABC):
         Summed in integers and divided once, so it is exact to float32 rounding and the same on every device.
         As the best constant prediction it is the baseline a model must beat.
         """
+        # Divided on the CPU, because not every device has float64.
+        mean = self._pixel_sums().cpu().double() / (len(self) * self._full_scale)
+        return mean.float().view(self.image_shape).to(self.device)
+
+    @abstractmethod
+    def canonical_bytes(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """The pixels of images `start` to `stop` as bytes, the same however the set is stored: binary images as `bits`
+        packs them, others as (C, H, W) of uint8."""
+
+    _full_scale: int
+    """The value of a pixel that is fully on."""
+
+    @abstractmethod
+    def _take(self, indices: Tensor) -> Tensor:
+        """The images at checked indices."""
+
+    @abstractmethod
+    def _pixel_sums(self) -> Tensor:
+        """The sum of each pixel over all images: int64, C·H·W elements."""
+
+
+class _ImagesInMemory(ImageDataset):
+    """Images held in one uint8 tensor, `store`, one row per image; its layout is the subclass's business."""
+
+    store: Tensor
+
+    def __init__(self, name: str, store: Tensor, image_shape: tuple[int, int, int]) -> None:
+        super().__init__(name, image_shape)
+        self.store = store
+
+    def __len__(self) -> int:
+        return self.store.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.store.device
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same data set with its store on `device`. The store is shared when it is there already."""
+        moved = copy.copy(self)
+        moved.store = self.store.to(device)
+        return moved
+
+    def canonical_bytes(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        rows: npt.NDArray[np.uint8] = self.store[start:stop].cpu().contiguous().numpy()
+        return rows
+
+    def _take(self, indices: Tensor) -> Tensor:
+        return self._unpack(self.store.index_select(0, indices)).view(-1, *self.image_shape)
+
+    def _pixel_sums(self) -> Tensor:
         total = torch.zeros(prod(self.image_shape), dtype=torch.int64, device=self.device)
         for start in range(0, len(self), self._sum_block):
             total += self._pixel_sum(self.store[start : start + self._sum_block]).flatten()
-        # Divided on the CPU, because not every device has float64.
-        mean = total.cpu().double() / (len(self) * self._full_scale)
-        return mean.float().view(self.image_shape).to(self.device)
+        return total
 
     _sum_block: int
     """Rows that `_pixel_sum` can take at once."""
-    _full_scale: int
-    """The value of a pixel that is fully on."""
 
     @abstractmethod
     def _unpack(self, rows: Tensor) -> Tensor:
@@ -98,7 +150,7 @@ class ImageDataset(ABC):
         """Sum of each pixel over these store rows: int64, C·H·W elements."""
 
 
-class BinaryImages(ImageDataset):
+class BinaryImages(_ImagesInMemory):
     """Images whose pixels are on or off, a bit each: `store` is (N, ceil(C·H·W / 8)), as `bits` says.
 
     >>> from betavae_fast.data.bits import pack_bits
@@ -134,7 +186,7 @@ class BinaryImages(ImageDataset):
         return torch.cat([whole, rest]).view(torch.uint8).sum(0, dtype=torch.int64)[: self._pixels]
 
 
-class ByteImages(ImageDataset):
+class ByteImages(_ImagesInMemory):
     """Images of 8-bit pixels: `store` is (N, C, H, W), 0 to 255.
 
     >>> images = ByteImages("ramp", torch.arange(8, dtype=torch.uint8).view(2, 1, 2, 2), (1, 2, 2))

@@ -16,6 +16,21 @@ NAMES = ("dsprites", *SOURCES)
 """Data sets known by name."""
 
 
+def is_present(name_or_path: str | os.PathLike[str]) -> bool:
+    """Whether this is a data set's name or the path of something that exists."""
+    return name_or_path in NAMES or Path(name_or_path).expanduser().exists()
+
+
+def absolute(name_or_path: str | os.PathLike[str]) -> str:
+    """The name of a data set, or the absolute path of one: a name for it that holds in every working directory.
+
+    >>> absolute("mnist")
+    'mnist'
+    """
+    text = os.fspath(name_or_path)
+    return text if text in NAMES else os.path.abspath(Path(text).expanduser())
+
+
 def load_dataset(
     name_or_path: str | os.PathLike[str],
     *,
@@ -81,7 +96,7 @@ def _load(
     if path.suffix == ".npz" and is_dsprites_archive(path):
         return published_dsprites(path, cache_dir=cache_dir, progress=progress)
     if path.suffix in (".npy", ".npz"):
-        return load_array(path)
+        return load_array(path, progress=progress)
     if path.name.removesuffix(".gz").endswith(IMAGES_FILE.removeprefix("train-")):
         return load_idx(path, image_size=image_size)
     raise DatasetError(

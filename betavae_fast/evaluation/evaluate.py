@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from betavae_fast import __version__
 from betavae_fast.choices import MetricName
-from betavae_fast.data import KnownFactors
+from betavae_fast.data import DataIdentity, KnownFactors
 from betavae_fast.data.images import ImageDataset
 from betavae_fast.evaluation.encoding import Encoding, encode
 from betavae_fast.evaluation.factor_table import FactorTable, factor_table
@@ -31,6 +31,7 @@ class Evaluation:
     """What was measured of one model."""
 
     data: str
+    identity: DataIdentity  # of the images measured
     seed: int
     summary: Summary
     encoding: Encoding
@@ -89,7 +90,7 @@ def evaluate(
     for scored in score(encoding, table.classes if table else None, metrics, seed=seed, jobs=jobs):
         scores.append(scored)
         on_score(scored)
-    return Evaluation(dataset.name, seed, summary, encoding, table, scores, seconds)
+    return Evaluation(dataset.name, dataset.identity, seed, summary, encoding, table, scores, seconds)
 
 
 def write_evaluation(path: Path, evaluation: Evaluation) -> None:
@@ -100,6 +101,7 @@ def write_evaluation(path: Path, evaluation: Evaluation) -> None:
         "version": __version__,
         "data": evaluation.data,
         "images": len(evaluation.encoding.mu),
+        "identity": evaluation.identity,
         "seed": evaluation.seed,
         "findings": evaluation.findings,
         "summary": evaluation.summary,

@@ -41,5 +41,5 @@ def write_evaluation_pictures(folder: Path, evaluation: Evaluation) -> list[Path
             figures["position-maps.png"] = pictures.position_maps(maps[used], active, _POSITIONS)
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
-        figure.savefig(folder / name, dpi=120)
+        pictures.save(figure, folder / name)
     return [folder / name for name in figures]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -47,10 +48,19 @@ def write_pictures(
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
-        figure.savefig(folder / name, dpi=120)
+        pictures.save(figure, folder / name)
     traversal = folder / "traversal.png"
     write_traversal(traversal, model, originals[0], summary.channels[:MAX_TRAVERSED])
     return [*(folder / name for name in figures), traversal]
+
+
+def rehearse_pictures() -> None:
+    """Draw a picture and throw it away.
+
+    A fault of the plotting library, its fonts or its configuration so shows before the training, not after it.
+    """
+    figure = pictures.capacity([1, 2], np.zeros((2, 1)), np.zeros((2, 1)))
+    figure.savefig(io.BytesIO(), format="png")
 
 
 def _array(images: Tensor) -> NDArray[np.floating]:

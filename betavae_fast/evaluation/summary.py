@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from betavae_fast.choices import ACTIVE_NATS
-from betavae_fast.data.cache import atomic_writer
 from betavae_fast.data.images import ImageDataset
+from betavae_fast.evaluation.json_values import write_json
 from betavae_fast.nn import BetaVAE, BetaVAELoss, split_kl
+from betavae_fast.training.metrics import Metrics
 
 _BATCH = 256
 
@@ -69,15 +70,19 @@ def summarise(model: BetaVAE, dataset: ImageDataset, *, max_images: int = 4096) 
         parts += len(chosen) * torch.stack(split_kl(out.mu, out.logvar)).double()
 
     reconstruction, baseline = (sums / len(indices)).tolist()
-    channels = [_channel(index, *both) for index, both in enumerate((parts / len(indices)).T.tolist())]
-    channels.sort(key=lambda channel: channel.kl, reverse=True)
+    channels = _sorted_channels((parts / len(indices)).T.tolist())
     return Summary(len(indices), reconstruction, baseline, sum(channel.kl for channel in channels), channels)
+
+
+def channels_of(metrics: Metrics) -> list[Channel]:
+    """The channels as an entry of a run's log gives them, sorted by KL, largest first."""
+    parts = zip(metrics.mean_dispersion, metrics.variance, strict=True)
+    return _sorted_channels(parts)
 
 
 def write_summary(path: Path, summary: Summary) -> None:
     """Write ``summary`` as JSON."""
-    with atomic_writer(path) as file:
-        file.write(json.dumps(asdict(summary), indent=2).encode())
+    write_json(path, summary)
 
 
 def choose_images(dataset_size: int, count: int) -> Tensor:
@@ -86,9 +91,13 @@ def choose_images(dataset_size: int, count: int) -> Tensor:
     return torch.randperm(dataset_size, generator=torch.Generator().manual_seed(0))[:count]
 
 
-def _channel(index: int, mean_dispersion: float, variance: float) -> Channel:
-    kl = mean_dispersion + variance
-    return Channel(index, kl, mean_dispersion, variance, active=kl > ACTIVE_NATS)
+def _sorted_channels(parts: Iterable[Sequence[float]]) -> list[Channel]:
+    """Channels from the two parts of their KLs, mean dispersion and variance; the largest KL first."""
+    channels = [
+        Channel(index, dispersion + variance, dispersion, variance, dispersion + variance > ACTIVE_NATS)
+        for index, (dispersion, variance) in enumerate(parts)
+    ]
+    return sorted(channels, key=lambda channel: channel.kl, reverse=True)
 
 
 def _as_decoded(image: Tensor, model: BetaVAE) -> Tensor:

@@ -13,20 +13,24 @@ from betavae_fast.nn import BetaVAE
 
 @torch.no_grad()
 def traverse(
-    model: BetaVAE, image: Tensor, channels: Sequence[int], values: Sequence[float] | Tensor
+    model: BetaVAE, image: Tensor | None, channels: Sequence[int], values: Sequence[float] | Tensor
 ) -> Tensor:
     """Expected images with one channel of z set to each value, the others left at the posterior mean of
     ``image``.
 
     Args:
-        image: (C, H, W), as the model takes it.
+        image: (C, H, W), as the model takes it; None to leave the other channels at the prior's mean, 0.
         channels: which latent dims to move, one row each.
         values: where to put them, (V,) for all channels or (len(channels), V); the prior is N(0, 1), so −3 … 3
             covers it.
     Returns: (len(channels), V, C, H, W), pixels in [0, 1] for a Bernoulli likelihood.
     Raises: IndexError for a channel the model does not have.
     """
-    mu, _ = model.encode(image.unsqueeze(0))
+    if image is None:
+        parameter = next(model.parameters())
+        mu = torch.zeros(1, model.latent_dim, dtype=parameter.dtype, device=parameter.device)
+    else:
+        mu, _ = model.encode(image.unsqueeze(0))
     places = torch.as_tensor(values, dtype=mu.dtype, device=mu.device).expand(len(channels), -1)
     z = mu.expand(places.numel(), -1).clone().view(*places.shape, model.latent_dim)
     for row, channel in enumerate(channels):

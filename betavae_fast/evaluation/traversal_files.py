@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from betavae_fast.data.cache import atomic_writer
 from betavae_fast.evaluation import pictures
 from betavae_fast.evaluation.encoding import Encoding
 from betavae_fast.evaluation.summary import Channel
@@ -24,7 +25,7 @@ _POSTERIOR_LABEL = "standard deviations of the channel's aggregated posterior fr
 def write_traversal(
     path: Path,
     model: BetaVAE,
-    image: Tensor,
+    image: Tensor | None,
     channels: Sequence[Channel],
     *,
     encoding: Encoding | None = None,
@@ -34,7 +35,7 @@ def write_traversal(
     """Draw a row of images for each channel, moved from −extent to extent standard deviations.
 
     Args:
-        image: (C, H, W), where the other channels stay.
+        image: (C, H, W), at whose code the other channels stay; None: at the prior's mean.
         channels: which to move, in this order.
         encoding: of the data, for deviations of each channel's aggregated posterior; None: of the prior N(0, 1).
         columns: values shown.
@@ -42,13 +43,13 @@ def write_traversal(
     deviations = _steps(extent, columns)
     images = _moved(model, image, channels, encoding, deviations)
     label = _PRIOR_LABEL if encoding is None else _POSTERIOR_LABEL
-    pictures.traversal(images, channels, deviations, label).savefig(path, dpi=120)
+    pictures.save(pictures.traversal(images, channels, deviations, label), path)
 
 
 def write_moving_traversal(
     path: Path,
     model: BetaVAE,
-    image: Tensor,
+    image: Tensor | None,
     channels: Sequence[Channel],
     *,
     encoding: Encoding | None = None,
@@ -59,14 +60,21 @@ def write_moving_traversal(
     images = _moved(model, image, channels, encoding, deviations)
     frames = pictures.traversal_frames(images, channels, deviations)
     there_and_back = [*frames, *frames[-2:0:-1]]
-    there_and_back[0].save(
-        path, save_all=True, append_images=there_and_back[1:], duration=_FRAME_MS, loop=0, optimize=True
-    )
+    with atomic_writer(path) as file:
+        there_and_back[0].save(
+            file,
+            format="GIF",
+            save_all=True,
+            append_images=there_and_back[1:],
+            duration=_FRAME_MS,
+            loop=0,
+            optimize=True,
+        )
 
 
 def _moved(
     model: BetaVAE,
-    image: Tensor,
+    image: Tensor | None,
     channels: Sequence[Channel],
     encoding: Encoding | None,
     deviations: Sequence[float],

@@ -6,8 +6,8 @@ unpickled.
       optimizer-00003000-8b52….safetensors   Adam's tensors, as "<parameter>.<quantity>"
       objective-00003000-77aa….safetensors   the objective's state dict and, as "optimizer.<parameter>.<quantity>",
                                              its own optimizer's; none where it has no state
-      latest.json                            the step, the run's configuration, how to build the model, the
-                                             files' names and SHA-256, and its own
+      latest.json                            the step, the run's configuration, the identity of its data, how to build
+                                             the model, the files' names and SHA-256, and its own
 
 ``latest.json`` is replaced last and atomically, and files it no longer names are removed only after that: a
 process killed at any moment leaves the previous checkpoint or the new one, whole.
@@ -28,14 +28,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from betavae_fast.data.cache import atomic_writer, remove_leftovers
+from betavae_fast.data.identity import DataIdentity
 from betavae_fast.nn import BetaVAE
 from betavae_fast.objectives import Objective
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.sealed import CheckpointError, read_file, read_sealed, write_sealed
 
-FORMAT = 1
+FORMAT = 2
+_READABLE = (1, 2)  # format 1 does not record the data
 _INDEX = "latest.json"
 _OPTIMIZER = "optimizer."
+
+
+class NotFiniteError(ValueError):
+    """A tensor that was to be saved holds a NaN or an infinity."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Checkpoint:
     path: Path  # of latest.json
     step: int
     config: TrainConfig
+    data: DataIdentity | None  # the images trained on; None if the run did not record them
     model_arguments: dict[str, Any]  # for BetaVAE(...)
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
@@ -79,13 +86,21 @@ def save_checkpoint(
     model: BetaVAE,
     optimizer: Optimizer,
     objective: Objective,
+    data: DataIdentity | None = None,
 ) -> None:
     """Write the state after ``step`` steps into ``folder`` (made if missing), replacing the checkpoint
-    there. Only one process at a time may write into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    there. Only one process at a time may write into a folder.
+
+    Args:
+        data: the identity of the images trained on.
+    Raises: NotFiniteError if a tensor of the model, its optimizer or the objective holds a NaN or an infinity; the
+        checkpoint in ``folder`` then stays as it is.
+    """
     states = {"model": model.state_dict(), "optimizer": _optimizer_tensors(model, optimizer)}
     if state := _objective_tensors(objective):
         states["objective"] = state
+    _check_finite(states)
+    folder.mkdir(parents=True, exist_ok=True)
     files = {}
     for kind, state in states.items():
         content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in state.items()})
@@ -100,6 +115,7 @@ def save_checkpoint(
         "format": FORMAT,
         "step": step,
         "config": asdict(config),
+        "data": data and asdict(data),
         "model": _model_arguments(model),
         "files": files,
     }
@@ -135,14 +151,16 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """
     index = folder / _INDEX
     described = read_sealed(index)
-    if described.get("format") != FORMAT:
+    if described.get("format") not in _READABLE:
         raise CheckpointError(
-            f"{index}: format {described.get('format')}, this version reads format {FORMAT}"
+            f"{index}: format {described.get('format')}, this version reads formats "
+            f"{' and '.join(map(str, _READABLE))}"
         )
     try:
         step, config, arguments = described["step"], TrainConfig(**described["config"]), described["model"]
         if type(step) is not int or step < 0:
             raise ValueError(f"step {step!r}")
+        data = DataIdentity.from_json(described["data"]) if described.get("data") else None
         model = _empty_model(arguments)
         expected = {"model": model.state_dict(), "optimizer": _expected_optimizer_tensors(model)}
         kinds = [*expected, *(["objective"] if "objective" in described["files"] else [])]
@@ -158,7 +176,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     states = {kind: _read_tensors(paths[kind], files[kind][1]) for kind in kinds}
     for kind, like in expected.items():
         _check_tensors(paths[kind], states[kind], like)
-    return Checkpoint(index, step, config, arguments, **{"objective": {}, **states})
+    return Checkpoint(index, step, config, data, arguments, **{"objective": {}, **states})
 
 
 def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
@@ -183,6 +201,15 @@ def _check_tensors(path: Path, found: Mapping[str, Tensor], expected: Mapping[st
                 f"{path}: {name} is {found[name].dtype} of shape {tuple(found[name].shape)}, "
                 f"expected {like.dtype} of shape {tuple(like.shape)}"
             )
+
+
+def _check_finite(states: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Raise NotFiniteError, naming the first tensor, unless every number is finite."""
+    named = [(f"{kind}'s {name}", tensor) for kind, state in states.items() for name, tensor in state.items()]
+    finite = torch.stack([tensor.isfinite().all() for _, tensor in named]).tolist()  # one wait for the device
+    for (name, _), is_finite in zip(named, finite, strict=True):
+        if not is_finite:
+            raise NotFiniteError(f"the {name} is not finite")
 
 
 def _empty_model(arguments: dict[str, Any]) -> BetaVAE:

@@ -32,7 +32,9 @@ class TrainConfig:
     ValueError: steps must be at least 1, got 0
     """
 
-    data: str = "dsprites"
+    data: str = "dsprites"  # a name, or an absolute path
+    image_size: int | None = None  # side to which a folder's images are resized; None: the data's own default
+    channels: Literal[1, 3] | None = None  # grayscale or RGB; None: what a folder's images have
     architecture: Architecture = "burgess"
     latent_dim: int = 10
     likelihood: Likelihood = "bernoulli"
@@ -76,6 +78,10 @@ class TrainConfig:
         for name in ("latent_dim", "accumulate", "steps", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.image_size is not None and self.image_size < 1:
+            raise ValueError(f"image_size must be at least 1, got {self.image_size}")
+        if self.channels not in (None, 1, 3):
+            raise ValueError(f"channels must be 1 (grayscale) or 3 (RGB), got {self.channels}")
         for name in ("beta_warmup", "beta_cycle", "lr_warmup"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from textwrap import shorten
+
 import torch
 
-from betavae_fast.training.distributed import local_rank, local_world_size
+from betavae_fast.training.launch import local_rank, local_world_size
+
+_LONGEST_REASON = 200
 
 
 def resolve_device(device: str) -> torch.device:
@@ -26,5 +30,7 @@ def resolve_device(device: str) -> torch.device:
         resolved = torch.device(name)
         torch.empty(0, device=resolved)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+        # torch lists every operator and backend it has; the first sentence says what is wrong.
+        reason = shorten(str(error).split(". ")[0], _LONGEST_REASON, placeholder=" ...")
+        raise ValueError(f"device {name!r} cannot be used: {reason}") from error
     return resolved

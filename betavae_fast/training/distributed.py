@@ -5,7 +5,6 @@ Without torchrun every function here is that of a single process.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from betavae_fast.training.launch import launched_processes, local_rank
 
 
 class ProcessLostError(Exception):
@@ -24,9 +25,9 @@ def process_group() -> Iterator[None]:
     """Within the block, the processes that torchrun started know each other: gradients on GPUs go over NCCL,
     everything else over gloo, which notices at once when a process ends.
 
-    Raises: ProcessLostError if they do not find each other.
+    Raises: ProcessLostError if they do not find each other; ValueError if the launcher's variables are incomplete.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if launched_processes() == 1:
         yield
         return
     with peers():
@@ -45,16 +46,6 @@ def rank() -> int:
 def world_size() -> int:
     """How many processes train together, on all machines."""
     return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def local_rank() -> int:
-    """This process's number among those on this machine, from 0."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
-
-
-def local_world_size() -> int:
-    """How many of the processes are on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def has_nccl() -> bool:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from math import isfinite
 
 from torch import Tensor
 
 from betavae_fast.nn import BetaVAE
-from betavae_fast.training.checkpoint import save_checkpoint
+from betavae_fast.training.checkpoint import NotFiniteError, save_checkpoint
 from betavae_fast.training.distributed import any_process, data_parallel, peers, world_size
 from betavae_fast.training.graph import graphed, side_stream
 from betavae_fast.training.metrics import Metrics, MetricsWriter
@@ -22,7 +21,7 @@ __all__ = ["DivergedError", "TrainState", "prepare", "train"]
 
 
 class DivergedError(RuntimeError):
-    """The loss is no longer a finite number."""
+    """The loss or the weights are no longer finite."""
 
 
 def train(
@@ -46,7 +45,7 @@ def train(
         should_stop: asked after each step; if true, the run is written down and ends there, unfinished. Several
             processes ask at the steps that are logged or saved, and stop together if it is true in any.
     Returns: the model, in evaluation mode. ``state.finished`` tells whether all steps were taken.
-    Raises: DivergedError if the loss stops being finite; the last checkpoint then stays as it is.
+    Raises: DivergedError if the loss or the weights stop being finite; the last checkpoint then stays as it is.
         ProcessLostError if another process has ended.
     """
     config = state.config
@@ -83,17 +82,31 @@ def train(
                     writer.write(metrics)
                 on_metrics(metrics)
             if folder is not None and (save or stopped):  # after the metrics have shown the loss to be finite
-                save_checkpoint(
-                    folder.checkpoint, state.step, config, state.model, state.optimizer, state.objective
-                )
+                _save(state, folder)
     return state.model.eval()
+
+
+def _save(state: TrainState, folder: RunFolder) -> None:
+    try:
+        save_checkpoint(
+            folder.checkpoint,
+            state.step,
+            state.config,
+            state.model,
+            state.optimizer,
+            state.objective,
+            state.dataset.identity,
+        )
+    except NotFiniteError as error:
+        raise DivergedError(f"{error} after step {state.step}") from error
 
 
 def _summarise(means: dict[str, Tensor], state: TrainState, steps: int, seconds: float) -> Metrics:
     """The entry for the last ``steps`` steps, which took ``seconds``."""
+    for name, mean in means.items():
+        if not mean.isfinite().all():
+            raise DivergedError(f"the {name.replace('_', ' ')} is not finite after step {state.step}")
     loss = float(means["loss"])
-    if not isfinite(loss):
-        raise DivergedError(f"the loss became {loss} by step {state.step}; a lower learning rate may help")
     batch_size = state.batches.batch_size
     return Metrics(
         step=state.step,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +11,7 @@ from types import TracebackType
 from torch.utils.tensorboard import SummaryWriter
 
 from betavae_fast.choices import ACTIVE_NATS
-from betavae_fast.data.cache import atomic_writer
+from betavae_fast.data.cache import atomic_writer, naming
 from betavae_fast.training.sealed import CheckpointError
 
 
@@ -46,12 +47,22 @@ class MetricsWriter:
     """
 
     def __init__(self, jsonl: Path, tensorboard: Path, step: int) -> None:
+        self._jsonl, self._logs = jsonl, tensorboard
         self._file = jsonl.open("a", encoding="utf-8")
         self._tensorboard = SummaryWriter(str(tensorboard), purge_step=step + 1)
 
     def write(self, metrics: Metrics) -> None:
-        self._file.write(json.dumps(asdict(metrics)) + "\n")
-        self._file.flush()
+        """Append an entry.
+
+        Raises: OSError, which names the file, if the disk is full.
+        """
+        with naming(self._jsonl):
+            self._file.write(json.dumps(asdict(metrics), allow_nan=False) + "\n")
+            self._file.flush()
+        with naming(self._logs):
+            self._write_tensorboard(metrics)
+
+    def _write_tensorboard(self, metrics: Metrics) -> None:
         for name in ("loss", "reconstruction", "kl", "active_channels", "images_per_second"):
             self._tensorboard.add_scalar(name, getattr(metrics, name), metrics.step)
         for channel, kl in enumerate(metrics.kl_per_dim):
@@ -66,18 +77,19 @@ class MetricsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._file.close()
-        self._tensorboard.close()
+        # On a full disk closing fails as writing did; the first error is the one to report.
+        with suppress(OSError) if error is not None else nullcontext():
+            self._file.close()
+        with suppress(OSError) if error is not None else naming(self._logs):
+            self._tensorboard.close()
 
 
 def read_metrics(jsonl: Path) -> list[Metrics]:
-    """The entries of a metrics.jsonl, in order.
+    """The entries of a metrics.jsonl, in order. A last line that its writer did not finish is left out.
 
-    Raises: CheckpointError, naming file and line, for a line that is no entry.
+    Raises: CheckpointError, naming file and line, for another line that is no entry.
     """
-    return [
-        _parse(jsonl, number, line) for number, line in enumerate(jsonl.read_bytes().splitlines(), start=1)
-    ]
+    return [_parse(jsonl, number, line) for number, line in enumerate(_whole_lines(jsonl), start=1)]
 
 
 def drop_metrics_after(jsonl: Path, step: int) -> None:
@@ -87,12 +99,18 @@ def drop_metrics_after(jsonl: Path, step: int) -> None:
     """
     if not jsonl.exists():
         return
-    *lines, _unfinished = jsonl.read_bytes().split(b"\n")
     kept = [
-        line + b"\n" for number, line in enumerate(lines, start=1) if _parse(jsonl, number, line).step <= step
+        line + b"\n"
+        for number, line in enumerate(_whole_lines(jsonl), start=1)
+        if _parse(jsonl, number, line).step <= step
     ]
     with atomic_writer(jsonl) as file:
         file.writelines(kept)
+
+
+def _whole_lines(jsonl: Path) -> list[bytes]:
+    *lines, _unfinished = jsonl.read_bytes().split(b"\n")
+    return lines
 
 
 def _parse(jsonl: Path, number: int, line: bytes) -> Metrics:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from betavae_fast.data.cache import remove_leftovers
+from betavae_fast.data.errors import DatasetError
+from betavae_fast.data.identity import describe_difference
 from betavae_fast.data.images import ImageDataset
 from betavae_fast.training.checkpoint import (
     Checkpoint,
@@ -12,7 +14,7 @@ from betavae_fast.training.checkpoint import (
 )
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.metrics import drop_metrics_after
-from betavae_fast.training.run_folder import RunFolder, read_config, write_config
+from betavae_fast.training.run_folder import RunFolder, read_config, read_data_identity, write_config
 from betavae_fast.training.state import TrainState, prepare
 
 
@@ -36,9 +38,16 @@ def resume(
     With the run's own configuration, on the same machine, the steps to come give the same weights and metrics
     as if the run had never ended, bit for bit.
 
-    Raises: CheckpointError if the images are not of the checkpoint's shape or metrics.jsonl is damaged, and
-        what ``prepare`` raises.
+    Raises: DatasetError if the images are not those the run was trained on; CheckpointError if metrics.jsonl is
+        damaged; and what ``prepare`` raises.
     """
+    trained_on = None
+    if checkpoint is not None:
+        trained_on = checkpoint.data
+    elif folder is not None:
+        trained_on = read_data_identity(folder)
+    if difference := describe_difference(dataset, trained_on):
+        raise DatasetError(f"{difference}; give the images it was trained on")
     state = prepare(config, dataset)
     if checkpoint is not None:
         checkpoint.restore(state.model, state.optimizer, state.objective)
@@ -48,5 +57,5 @@ def resume(
             tidy_checkpoint(folder.checkpoint)
         remove_leftovers(folder.path)
         drop_metrics_after(folder.metrics, state.step)
-        write_config(folder, state.config)
+        write_config(folder, state.config, dataset.identity)
     return state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 
 from betavae_fast.data.cache import remove_leftovers
+from betavae_fast.data.identity import DataIdentity
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.sealed import CheckpointError, read_sealed, write_sealed
 
@@ -65,10 +67,13 @@ class RunFolder:
         return self.path / "pictures"
 
 
-def create_run_folder(config: TrainConfig, out: Path | None = None) -> RunFolder:
+def create_run_folder(
+    config: TrainConfig, out: Path | None = None, data: DataIdentity | None = None
+) -> RunFolder:
     """Make a run's folder and write ``config.json`` into it.
 
     Args:
+        data: the identity of the images to train on.
         out: the folder, which must not hold anything yet. None: the first free of runs/DATA-ARCHITECTURE,
             runs/DATA-ARCHITECTURE-2, ...
     Raises: FileExistsError if ``out`` is a file or a folder with something in it.
@@ -78,20 +83,29 @@ def create_run_folder(config: TrainConfig, out: Path | None = None) -> RunFolder
     else:
         path = out
         remove_leftovers(path)  # of a run killed before it had a configuration
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise FileExistsError(
-                f"{path} already exists and is not an empty folder; choose another run folder"
-            )
+        _check_empty(path)
     path.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(path)
-    write_config(folder, config)
+    write_config(folder, config, data)
     return folder
 
 
-def write_config(folder: RunFolder, config: TrainConfig) -> None:
+def copy_run(source: RunFolder, out: Path) -> RunFolder:
+    """Copy a run into ``out``, which must not hold anything yet, to go on with it there.
+
+    Raises: CheckpointError if there is no run in ``source``, FileExistsError as ``create_run_folder``.
+    """
+    read_config(source)
+    _check_empty(out)
+    shutil.copytree(source.path, out, dirs_exist_ok=True)
+    return RunFolder(out)
+
+
+def write_config(folder: RunFolder, config: TrainConfig, data: DataIdentity | None = None) -> None:
     """Write ``config.json``, with a checksum."""
     described = {
         "config": asdict(config),
+        "data": data and asdict(data),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
     write_sealed(folder.config, described)
@@ -107,6 +121,18 @@ def read_config(folder: RunFolder) -> TrainConfig:
         return TrainConfig(**described["config"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{folder.config}: not a configuration ({error})") from error
+
+
+def read_data_identity(folder: RunFolder) -> DataIdentity | None:
+    """The identity of the images the run is trained on, from ``config.json``; None if it was not recorded.
+
+    Raises: CheckpointError if the file is missing, damaged, or of another version.
+    """
+    entry = read_sealed(folder.config).get("data")
+    try:
+        return DataIdentity.from_json(entry) if entry else None
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder.config}: not the identity of a data set ({error!r})") from error
 
 
 @contextmanager
@@ -129,6 +155,11 @@ def exclusive(folder: RunFolder) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _check_empty(path: Path) -> None:
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"{path} already exists and is not an empty folder; choose another run folder")
 
 
 def _first_free(path: Path) -> Path:

@@ -14,7 +14,7 @@ from PIL import Image
 
 import betavae_fast.data
 from betavae_fast import cli
-from betavae_fast.data import ByteImages
+from betavae_fast.data import ByteImages, DatasetError
 from tests.evaluation.grid import Squares
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -32,8 +32,16 @@ class Unlabelled(ByteImages):
         super().__init__("unlabelled", squares.store, squares.image_shape)
 
 
+class Brighter(ByteImages):
+    """Other images of the same shape."""
+
+    def __init__(self) -> None:
+        squares = Squares()
+        super().__init__("brighter", squares.store | 1, squares.image_shape)
+
+
 def load(name: str, **_: object) -> ByteImages:
-    return {"squares": Squares, "unlabelled": Unlabelled}[name]()
+    return {"squares": Squares, "unlabelled": Unlabelled, "brighter": Brighter}[Path(name).name]()
 
 
 def run(*arguments: str) -> int | str | None:
@@ -64,7 +72,9 @@ def runs(tmp_path_factory) -> Path:
     train(folder / "unlabelled", "--data=unlabelled")
     before = digests(folder / "two" / "checkpoint")
     evaluated = [str(folder / "<one> & only"), str(folder / "two")]
-    assert run("evaluate", *evaluated, "--seed=3", f"--out={folder / 'comparison'}") == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # the comparison goes there
+        assert run("evaluate", *evaluated, "--seed=3") == 0
     assert digests(folder / "two" / "checkpoint") == before
     return folder
 
@@ -117,6 +127,59 @@ def test_data_without_factors_get_what_needs_none(runs):
     assert [scored["metric"] for scored in written["scores"]] == ["unsupervised"]
     drawn = {path.name for path in (folder / "pictures").iterdir()}
     assert "aggregated-posterior.png" in drawn and "information.png" not in drawn
+
+
+def test_out_takes_all_results_and_runs_of_one_name_are_told_apart(runs, tmp_path, capsys):
+    for place in ("first", "second"):
+        shutil.copytree(runs / "two", tmp_path / place / "run")
+    told = [str(tmp_path / place / "run") for place in ("first", "second")]
+    before = [digests(Path(path) / "pictures") for path in told]
+    assert run("evaluate", *told, "--metrics=sap", f"--out={tmp_path / 'results'}") == 0
+    assert [digests(Path(path) / "pictures") for path in told] == before
+    compared = json.loads((tmp_path / "results" / "comparison.json").read_text())
+    assert [entry["run"] for entry in compared["runs"]] == ["first/run", "second/run"]
+    for place in ("first", "second"):
+        assert (tmp_path / "results" / place / "run" / "report.html").exists()
+
+
+def test_images_other_than_the_trainings_are_named(runs, tmp_path, capsys):
+    """They may be meant, as held-out images are, so that the evaluation goes on."""
+    whole, told = runs / "two", ["--data=unlabelled", "--metrics=unsupervised", f"--out={tmp_path}"]
+    assert run("evaluate", str(whole), *told) == 0  # the same pixels under another name
+    assert "Other images" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "evaluation.json").read_text())["identity"]["images"] == 128
+    assert run("evaluate", str(whole), "--data=brighter", *told[1:]) == 0
+    said = capsys.readouterr().out
+    assert "Other images than those of the training: brighter has 128 images of 1×8×8 with SHA-256" in said
+    assert run("traverse", str(whole), "--data=brighter", "--image=3", f"--out={tmp_path}") == 0
+    assert "Other images than those of the training" in capsys.readouterr().out
+
+
+def test_a_traversal_of_the_prior_needs_no_data(runs, tmp_path, monkeypatch, capsys):
+    def nowhere(*_: object, **__: object) -> None:
+        raise DatasetError("the images are gone")
+
+    monkeypatch.setattr(betavae_fast.data, "load_dataset", nowhere)
+    assert run("traverse", str(runs / "two"), f"--out={tmp_path}") == 0
+    assert f"The prior's mean: {tmp_path / 'traversal.png'}" in capsys.readouterr().out
+    assert run("traverse", str(runs / "two"), "--image=0", f"--out={tmp_path}") == 2
+    assert "name their place with --data" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_is_evaluated(runs, tmp_path):
+    """A run that was killed while it wrote a line of its log."""
+    shutil.copytree(runs / "two", tmp_path / "run")
+    log = tmp_path / "run" / "metrics.jsonl"
+    log.write_bytes(log.read_bytes() + b'{"step": 7, "ima')
+    assert run("evaluate", str(tmp_path / "run"), "--metrics=unsupervised") == 0
+
+
+def test_results_that_cannot_be_written_are_refused_before_the_work(runs, tmp_path, capfd, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(cli.evaluate, "_measure", None)  # never reached
+    assert run("evaluate", str(runs / "two"), f"--out={tmp_path / 'file' / 'results'}") == 2
+    error = capfd.readouterr().err
+    assert "no results can be written there" in error and "--out" in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize("over", ["prior", "posterior"])

@@ -162,7 +162,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_checkpoint(datase
             state.model.decoder.fc1.bias.data.fill_(float("nan"))
 
     with pytest.raises(
-        loop.DivergedError, match="became nan by step 6"
+        loop.DivergedError, match="the loss is not finite after step 6"
     ):  # no log is due before the checkpoint
         loop.train(state, folder, on_step=spoil)
     assert load_checkpoint(folder.checkpoint).step == 3

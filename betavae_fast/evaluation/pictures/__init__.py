@@ -7,7 +7,7 @@ from .factors import code_against_factor, information, position_maps
 from .image_grids import reconstructions, traversal, traversal_frames
 from .posterior import aggregated_posterior
 from .runs import rate_distortion
-from .style import DISPERSION_COLOUR, FADED, VARIANCE_COLOUR, Images
+from .style import DISPERSION_COLOUR, FADED, VARIANCE_COLOUR, Images, save
 from .training import capacity
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "position_maps",
     "rate_distortion",
     "reconstructions",
+    "save",
     "traversal",
     "traversal_frames",
 ]

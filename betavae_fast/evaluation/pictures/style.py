@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+from betavae_fast.data.cache import atomic_writer
 
 Images = NDArray[np.floating]  # (..., C, H, W) in [0, 1]
 
@@ -22,3 +27,9 @@ def show(axis: Axes, image: Images) -> None:
     axis.set_xticks([])
     axis.set_yticks([])
     axis.spines[:].set_visible(False)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write ``figure`` as a PNG file, atomically: a full disk leaves the picture that was there."""
+    with atomic_writer(path) as file:
+        figure.savefig(file, format="png", dpi=120)

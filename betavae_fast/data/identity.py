@@ -1,0 +1,72 @@
+"""The identity of a data set: what tells whether two sets hold the same images."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .images import ImageDataset
+
+_READ_WHOLE = 1 << 30
+_SAMPLES, _SAMPLE_BYTES = 64, 4 << 20
+_BLOCK_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class DataIdentity:
+    """The number of images, the shape of each, and the SHA-256 of their pixels.
+
+    Sets with the same images in the same order have the same identity, whichever form they are stored in.
+    """
+
+    images: int
+    image_shape: tuple[int, int, int]
+    checksum: str
+
+    def __str__(self) -> str:
+        shape = "×".join(map(str, self.image_shape))
+        return f"{self.images:,} images of {shape} with SHA-256 {self.checksum[:12]}"
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> DataIdentity:
+        """The identity that ``dataclasses.asdict`` and JSON made ``entry`` of."""
+        channels, height, width = entry["image_shape"]
+        return cls(int(entry["images"]), (int(channels), int(height), int(width)), str(entry["checksum"]))
+
+
+def describe_difference(dataset: ImageDataset, expected: DataIdentity | None) -> str | None:
+    """A sentence that says how ``dataset`` differs from the images a run was trained on, or None if it does not.
+
+    A run of a version that recorded no identity (None) is not compared.
+    """
+    if expected is None or dataset.identity == expected:
+        return None
+    return f"{dataset.name} has {dataset.identity}, but the run was trained on {expected}"
+
+
+def identify(dataset: ImageDataset) -> DataIdentity:
+    """Compute the identity of ``dataset``.
+
+    The checksum covers every pixel of a set of up to 1 GiB (dSprites: 377 MB, a fifth of a second with the CPU's SHA
+    instructions). Of a larger set it covers 64 evenly spaced pieces of 4 MiB, the first and the last images among them.
+
+    >>> import torch
+    >>> from betavae_fast.data import ByteImages
+    >>> str(identify(ByteImages("black", torch.zeros(2, 1, 4, 4, dtype=torch.uint8), (1, 4, 4))))
+    '2 images of 1×4×4 with SHA-256 66687aadf862'
+    """
+    count = len(dataset)
+    row_bytes = max(1, dataset.canonical_bytes(0, 1).size)
+    digest = hashlib.sha256()
+    step = max(1, _BLOCK_BYTES // row_bytes)
+    if count * row_bytes <= _READ_WHOLE:
+        pieces = [(start, min(start + step, count)) for start in range(0, count, step)]
+    else:
+        length = max(1, _SAMPLE_BYTES // row_bytes)
+        starts = [round(i * (count - length) / (_SAMPLES - 1)) for i in range(_SAMPLES)]
+        pieces = [(start, start + length) for start in starts]
+    for start, stop in pieces:
+        digest.update(dataset.canonical_bytes(start, stop).data)
+    return DataIdentity(count, dataset.image_shape, digest.hexdigest())
