@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from betavae_fast.choices import Precision
-from betavae_fast.data import load_dataset
+from betavae_fast.data.dsprites import rendered_dsprites
 from betavae_fast.data.images import BinaryImages
 from betavae_fast.noise import make_rng, normals
 from betavae_fast.training.config import TrainConfig
