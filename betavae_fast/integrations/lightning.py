@@ -27,7 +27,8 @@ class LitBetaVAE(lightning.LightningModule):
     """:class:`betavae_fast.BetaVAE` and :class:`betavae_fast.BetaVAELoss` as a LightningModule, with Adam.
 
     Batches are images (B, C, H, W), alone or first in a list. Logs ``loss``, ``reconstruction`` and ``kl`` in nats per
-    image, with ``val_`` before them in validation, where z = μ.
+    image, with ``val_`` before them in validation, where z = μ. Floating-point images are checked as the targets of
+    :class:`betavae_fast.BetaVAELoss`.
 
     Args:
         image_shape, latent_dim, architecture, likelihood: as in :class:`betavae_fast.BetaVAE`.

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from betavae_fast.functional import gaussian_nll, reparameterize_kl
+from betavae_fast.nn.pixels import TargetCheck
 
 # Of this width a Gaussian's normalising constant is 1, and its negative log-likelihood π (x − t)².
 _UNNORMALISED = 1 / math.sqrt(2 * math.pi)
@@ -26,8 +27,13 @@ class FusedBetaVAE(BetaVAE):
 
     As there, the reconstruction loss is ½ (x − t)² without the constant ("mse"), or the cross-entropy of probabilities
     ("bce"), which stays torch's: pythae's decoders end in a sigmoid. Sums over pixels and latent dims, means over the
-    batch; both modes sample. β = 1 is pythae's ``VAE``.
+    batch; both modes sample. β = 1 is pythae's ``VAE``. Inputs are checked as the targets of
+    :class:`betavae_fast.BetaVAELoss`: "bce" as Bernoulli, "mse" as Gaussian.
     """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.check = TargetCheck(type(self).__name__)
 
     def forward(self, inputs: Any, **kwargs: Any) -> Any:
         """``loss``, ``recon_loss`` and ``reg_loss`` (nats per image), ``recon_x`` and ``z`` of ``inputs["data"]``."""
@@ -50,6 +56,8 @@ class FusedBetaVAE(BetaVAE):
         )
 
     def _reconstruction_loss(self, decoded: Tensor, x: Tensor) -> Tensor:
-        if self.model_config.reconstruction_loss == "mse":
+        mse = self.model_config.reconstruction_loss == "mse"
+        self.check(x, "gaussian" if mse else "bernoulli")
+        if mse:
             return gaussian_nll(decoded, x.view_as(decoded), scale=_UNNORMALISED) / (2 * math.pi)
         return F.binary_cross_entropy(decoded, x.view_as(decoded), reduction="sum") / len(x)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from betavae_fast.choices import Likelihood
 from betavae_fast.functional import PackedBits, bernoulli_nll, gaussian_nll, laplace_nll
+from betavae_fast.nn.pixels import TargetCheck
 from betavae_fast.ops.backends import Backend
 
 
@@ -27,7 +28,7 @@ class ReconstructionLoss(nn.Module):
     Args:
         likelihood: what the decoder's output means. "bernoulli": logits, for pixels in [0, 1] (a grey pixel
             counts as its probability of being on). "gaussian", "laplace": the mean of a density of width
-            ``scale``, whose normalising constant is part of the loss.
+            ``scale``, whose normalising constant is part of the loss; for any finite pixels.
         scale: standard deviation (Gaussian) or diversity (Laplace), in units of the pixel range.
         backend: which implementation of the likelihood computes it; "auto" chooses by the tensor's device.
 
@@ -54,9 +55,16 @@ class ReconstructionLoss(nn.Module):
         self.likelihood: Likelihood = likelihood
         self.scale = scale
         self.backend: Backend = backend
+        self.check = TargetCheck(type(self).__name__)
 
     def forward(self, decoded: Tensor, target: Tensor | PackedBits) -> Tensor:
         """The loss of one batch; arguments and errors as :meth:`BetaVAELoss.forward`."""
+        loss = self._nll(decoded, target)
+        if not isinstance(target, PackedBits):
+            self.check(target, self.likelihood, self.scale)
+        return loss
+
+    def _nll(self, decoded: Tensor, target: Tensor | PackedBits) -> Tensor:
         if self.likelihood == "bernoulli":
             return bernoulli_nll(decoded, target, backend=self.backend)
         nll = gaussian_nll if self.likelihood == "gaussian" else laplace_nll
@@ -96,6 +104,7 @@ class BetaVAELoss(nn.Module):
             raise ValueError(f"beta must be a finite number of at least 0, got {beta}")
         self.beta = beta
         self.reconstruction = ReconstructionLoss(likelihood, scale=scale, backend=backend)
+        self.reconstruction.check.caller = type(self).__name__
 
     def forward(self, decoded: Tensor, target: Tensor | PackedBits, kl_per_dim: Tensor) -> LossOutput:
         """The loss of one batch.
@@ -107,7 +116,10 @@ class BetaVAELoss(nn.Module):
             kl_per_dim: batch-mean KL of each latent dim, as the latent layer returns it by default.
         Returns: float32 (float64 for float64 input).
         Raises: as :func:`betavae_fast.bernoulli_nll`: ValueError if the shapes differ, TypeError for a target of
-            another dtype.
+            another dtype. ValueError for a floating-point target outside [0, 1] (Bernoulli; 1e-4 or a unit in the
+            last place beyond passes as rounding) or with NaN or infinity. Targets that look like 0…255 beside a scale
+            of at most 1 get one warning. On the CPU every target is looked at, on a GPU the first one, and none in a
+            compiled, exported or captured program.
         """
         reconstruction = self.reconstruction(decoded, target)
         kl = kl_per_dim.sum()

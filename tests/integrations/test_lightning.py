@@ -78,6 +78,19 @@ def test_it_trains_and_logs(images: Tensor, tmp_path: Path) -> None:
     ]
 
 
+def test_pixels_of_another_range_end_the_training(images: Tensor, tmp_path: Path) -> None:
+    validation = DataLoader(images, batch_size=32)
+    for training, found in ((images.float(), "0 to 219"), (images.double() / 127.5 - 1, r"-1 to 0\.717")):
+        loader = DataLoader(TensorDataset(training), batch_size=64)
+        with pytest.raises(ValueError, match=rf"^BetaVAELoss: targets must lie in \[0, 1\], got {found}"):
+            trainer(tmp_path).fit(module(), loader, validation)
+    gaussian = LitBetaVAE((1, 8, 8), 3, architecture="mlp", likelihood="gaussian")
+    loader = DataLoader(TensorDataset(images.float()), batch_size=32)
+    with pytest.warns(UserWarning) as warnings:
+        trainer(tmp_path, epochs=2).fit(gaussian, loader)
+    assert sum("targets from 0 to" in str(warning.message) for warning in warnings) == 1
+
+
 def test_figures_go_to_a_logger_that_takes_them(images: Tensor, tmp_path: Path) -> None:
     from lightning.pytorch.loggers import TensorBoardLogger
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

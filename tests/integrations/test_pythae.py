@@ -61,6 +61,21 @@ def test_their_mse_is_our_gaussian_without_its_constant(images: Tensor) -> None:
     torch.testing.assert_close(model._reconstruction_loss(decoded, images), ours - constant)
 
 
+@pytest.mark.parametrize("loss", ["bce", "mse"])
+def test_inputs_of_another_range_are_named(loss: str, images: Tensor) -> None:
+    model = FusedBetaVAE(config(loss), None, None)
+    inputs = {"data": 255 * images.round()}
+    if loss == "mse":
+        assert type(BetaVAE(config(loss), None, None)(inputs).loss) is Tensor  # Theirs says nothing.
+        with pytest.warns(UserWarning, match="FusedBetaVAE: targets from 0 to 255 for a density of width 1"):
+            model(inputs)
+        with pytest.raises(ValueError, match="FusedBetaVAE: targets must be finite, got NaN"):
+            model({"data": images.log().log()})
+    else:
+        with pytest.raises(ValueError, match=r"FusedBetaVAE: targets must lie in \[0, 1\], got 0 to 255"):
+            copy.deepcopy(model)(inputs)
+
+
 def test_their_kl_cancels_and_ours_does_not() -> None:
     class Unused(BaseEncoder):
         """Posteriors of channels that are hardly used: log σ² is what the pixels are."""
