@@ -10,7 +10,7 @@ All there is to do:
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import MethodType
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -36,36 +36,67 @@ class SameDraws(DiagonalGaussian):
         return super().sample(noise=noise)
 
 
+class _Patched(AutoencoderKL):
+    """The methods of a patched model. They stand before those of the class it had, in a class made of the two."""
+
+    _plain: type[AutoencoderKL]
+    _posterior: type[DiagonalGaussian]
+
+    @apply_forward_hook  # type: ignore[untyped-decorator]
+    def encode(self, x: Tensor, return_dict: bool = True) -> Any:
+        parts = x.split(1) if self.use_slicing and len(x) > 1 else (x,)
+        moments = [self._encode(part) for part in parts]
+        latent = self._posterior(moments[0] if len(moments) == 1 else torch.cat(moments))
+        return AutoencoderKLOutput(latent_dist=latent) if return_dict else (latent,)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        # No module holds this class by which a pickle could name it: make the model of the other and patch that.
+        make, arguments, *state = super().__reduce_ex__(protocol)
+        arguments = tuple(self._plain if x is type(self) else x for x in arguments)
+        return _make_patched, (self._posterior, make, arguments), *state
+
+
+@cache
+def _patched_class(plain: type[AutoencoderKL], posterior: type[DiagonalGaussian]) -> type[_Patched]:
+    # Of the same name, which is what save_pretrained and pipelines write down.
+    names = {name: getattr(plain, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(plain.__name__, (_Patched, plain), {**names, "_plain": plain, "_posterior": posterior})
+
+
+def _make_patched(
+    posterior: type[DiagonalGaussian], make: Callable[..., Any], arguments: tuple[Any, ...]
+) -> Any:
+    return patch(make(*arguments), same_draws=posterior is SameDraws)
+
+
 def patch(vae: _Vae, *, same_draws: bool = False) -> _Vae:
     """Let ``vae.encode`` return :class:`betavae_fast.DiagonalGaussian`. The weights and all else stay; :func:`unpatch`
     undoes it.
 
+    Copies and pickles of ``vae`` are patched, too. ``save_pretrained`` writes what it would without the patch.
+
     Args:
-        vae: changed in place, this one object.
+        vae: changed in place, this one object: its class becomes a subclass of what it was.
         same_draws: draw noise as diffusers does, so that a generator's samples stay what they were, up to rounding;
             slower.
     Returns: ``vae``.
     Raises: TypeError for another model.
     """
-    if not isinstance(vae, AutoencoderKL) or type(vae).encode is not AutoencoderKL.encode:
-        raise TypeError(f"patch: vae must be an AutoencoderKL with its own encode, got {type(vae).__name__}")
-    vae.encode = MethodType(_encode_to(SameDraws if same_draws else DiagonalGaussian), vae)
+    plain = _class_without_patch(vae)
+    if not issubclass(plain, AutoencoderKL) or plain.encode is not AutoencoderKL.encode:
+        raise TypeError(f"patch: vae must be an AutoencoderKL with its own encode, got {plain.__name__}")
+    vae.__class__ = _patched_class(plain, SameDraws if same_draws else DiagonalGaussian)  # type: ignore[arg-type]
     return vae
 
 
 def unpatch(vae: _Vae) -> _Vae:
     """Undo :func:`patch`. Raises: ValueError where there was none."""
-    if "encode" not in vars(vae):
+    plain = _class_without_patch(vae)
+    if plain is type(vae):
         raise ValueError("unpatch: vae is not patched")
-    del vae.encode
+    vae.__class__ = plain
     return vae
 
 
-def _encode_to(posterior: type[DiagonalGaussian]) -> Callable[..., Any]:
-    def encode(self: AutoencoderKL, x: Tensor, return_dict: bool = True) -> Any:
-        parts = x.split(1) if self.use_slicing and len(x) > 1 else (x,)
-        moments = [self._encode(part) for part in parts]
-        latent = posterior(moments[0] if len(moments) == 1 else torch.cat(moments))
-        return AutoencoderKLOutput(latent_dist=latent) if return_dict else (latent,)
-
-    return apply_forward_hook(encode)
+def _class_without_patch(vae: Any) -> type[Any]:
+    return vars(type(vae)).get("_plain", type(vae))

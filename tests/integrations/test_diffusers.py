@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import copy
+import io
+import json
+import multiprocessing
+import pickle
+from pathlib import Path
 from typing import Any
 
+import joblib
 import pytest
 import torch
 from torch import Tensor
@@ -129,7 +135,9 @@ def test_the_gradient_of_a_sample_goes_past_the_mean() -> None:
 def test_a_patched_model_gives_the_same_outputs_and_gradients(
     vae: Any, images: Tensor, slicing: bool
 ) -> None:
-    plain, fused = vae, patch(copy.deepcopy(vae), same_draws=True)
+    images = images.double()
+    plain, fused = (copy.deepcopy(vae).double() for _ in range(2))
+    patch(fused, same_draws=True)
     for model in (plain, fused):
         model.enable_slicing() if slicing else model.disable_slicing()
     found = []
@@ -141,7 +149,7 @@ def test_a_patched_model_gives_the_same_outputs_and_gradients(
         (decoded.square().mean() + z.square().mean() + 1e-3 * z_and_kl.kl().mean()).backward()
         found.append([decoded, z, *(p.grad for p in model.parameters())])
     for ours, theirs in zip(*reversed(found), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
 def test_patch_is_of_one_object_and_can_be_undone(vae: Any, images: Tensor) -> None:
@@ -158,8 +166,123 @@ def test_patch_is_of_one_object_and_can_be_undone(vae: Any, images: Tensor) -> N
     assert type(patched.encode(images).latent_dist) is DiagonalGaussianDistribution
 
 
+class Own(diffusers.AutoencoderKL):
+    """A model of the user's, with state that is not the module's."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "got": "state"}
+
+
+class Reduced(diffusers.AutoencoderKL):
+    """One that says itself how it is pickled."""
+
+    def __reduce__(self) -> Any:
+        return remade, (self.config, self.state_dict())
+
+
+def remade(config: Any, state: Any) -> Reduced:
+    model = Reduced.from_config(config)
+    model.load_state_dict(state)
+    return model
+
+
+def saved(model: Any) -> Any:
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+def dumped(model: Any) -> Any:
+    file = io.BytesIO()
+    joblib.dump(model, file)
+    file.seek(0)
+    return joblib.load(file)
+
+
+def replicated(model: Any) -> Any:
+    """As DataParallel makes one, here with other weights."""
+    replica = model._replicate_for_data_parallel()
+    replica.quant_conv = copy.deepcopy(model.quant_conv)
+    return replica
+
+
+COPIES = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    **{f"pickle {p}": lambda model, p=p: pickle.loads(pickle.dumps(model, p)) for p in range(6)},
+    "torch.save": saved,
+    "joblib.dump": dumped,
+    "DataParallel": replicated,
+    "twice": lambda model: saved(copy.deepcopy(model)),
+}
+
+
+@pytest.mark.parametrize("same_draws", [False, True])
+@pytest.mark.parametrize("kind", [diffusers.AutoencoderKL, Own, Reduced])
+@pytest.mark.parametrize("how", COPIES)
+def test_a_copy_of_a_patched_model_is_patched(
+    vae: Any, images: Tensor, how: str, kind: type, same_draws: bool
+) -> None:
+    plain = copy.deepcopy(vae)
+    plain.__class__ = kind
+    plain.mirror = {"itself": plain}
+    model = patch(plain, same_draws=same_draws)
+    other = COPIES[how](model)
+    assert isinstance(other, kind) and isinstance(other, diffusers.AutoencoderKL)
+    posterior = other.encode(images).latent_dist
+    assert type(posterior) is (SameDraws if same_draws else DiagonalGaussian)
+    assert torch.equal(posterior.mean, model.encode(images).latent_dist.mean)
+    with torch.no_grad():
+        other.quant_conv.weight.zero_()
+        other.quant_conv.bias.fill_(0.5)
+    assert other.encode(images).latent_dist.mean.eq(0.5).all()  # Its own weights encode.
+    assert type(unpatch(other)) is kind
+    assert type(other.encode(images).latent_dist) is DiagonalGaussianDistribution
+    assert type(model.encode(images).latent_dist) is not DiagonalGaussianDistribution
+
+
+def kind_of_posterior(model: Any, images: Tensor) -> str:
+    return type(model.encode(images).latent_dist).__name__
+
+
+def test_a_patched_model_reaches_other_processes(vae: Any, images: Tensor) -> None:
+    model = patch(copy.deepcopy(vae))
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(kind_of_posterior, (model, images)) == "DiagonalGaussian"
+    calls = [joblib.delayed(kind_of_posterior)(model, images)] * 2
+    assert joblib.Parallel(2)(calls) == ["DiagonalGaussian"] * 2
+
+
+def test_a_patched_model_is_saved_under_its_own_name(vae: Any, images: Tensor, tmp_path: Path) -> None:
+    """As diffusers saves it: weights and configuration, which any program loads, without the patch."""
+    from diffusers.pipelines.pipeline_loading_utils import _fetch_class_library_tuple
+
+    model = patch(copy.deepcopy(vae))
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["_class_name"] == "AutoencoderKL"
+    assert _fetch_class_library_tuple(model) == ("diffusers", "AutoencoderKL")
+    loaded = diffusers.AutoencoderKL.from_pretrained(tmp_path)
+    expected = loaded.encode(images).latent_dist
+    assert type(expected) is DiagonalGaussianDistribution
+    assert torch.equal(patch(loaded).encode(images).latent_dist.mean, expected.mean)
+    assert repr(model) == repr(vae)
+    assert type(model.from_config(model.config)) is type(model)
+
+
 def test_malformed_arguments_are_named(vae: Any) -> None:
     with pytest.raises(TypeError, match="got Linear"):
         patch(torch.nn.Linear(1, 1))
     with pytest.raises(ValueError, match="not patched"):
         unpatch(vae)
+    with pytest.raises(TypeError, match="got AsymmetricAutoencoderKL"):
+        patch(diffusers.AsymmetricAutoencoderKL(norm_num_groups=4))
+
+    class Encodes(Own):
+        def encode(self, x: Tensor, return_dict: bool = True) -> Any:
+            return super().encode(x, return_dict)
+
+    other = copy.deepcopy(vae)
+    other.__class__ = Encodes
+    with pytest.raises(TypeError, match="with its own encode, got Encodes"):
+        patch(other)
