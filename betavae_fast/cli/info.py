@@ -4,25 +4,39 @@ from __future__ import annotations
 
 
 def info() -> None:
-    """Show which backends there are and, for each missing one, why and what brings it."""
+    """Show what decides how a run computes, and the backends: for each missing one, why and what brings it."""
+    import os
     import platform
 
     import torch
     from rich.console import Console
     from rich.table import Table
 
+    from betavae_fast import __version__
+    from betavae_fast.data.cache import cache_directory
     from betavae_fast.ops.backends import backend_table, cpu_capability
+    from betavae_fast.training.device import resolve_device
+    from betavae_fast.training.precision import resolve_precision
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    versions = {
+    device = resolve_device("auto")
+    precision = str(resolve_precision("auto", device)).removeprefix("torch.")
+    facts = {
+        "betavae_fast": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "triton": _version("triton"),
+        "device that auto takes": device,
+        "precision that auto takes there": precision,
         "CPU instruction set": cpu_capability(),
-        "CPU threads": torch.get_num_threads(),
+        "CPU threads": f"{torch.get_num_threads()} of {os.cpu_count()} CPUs",
+        "threads wait": _wait_policy(),
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "CUDA that the driver supports": _driver_version(),
+        "CUDA that torch was built for": torch.version.cuda,
+        "cache folder": cache_directory(),
     }
-    for name, value in versions.items():
+    for name, value in facts.items():
         console.print(f"{name}: {'none' if value is None else value}")
     table = Table("op", "backend", "available", "why not, and what brings it")
     for row in backend_table():
@@ -37,3 +51,28 @@ def _version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _wait_policy() -> str:
+    """How OpenMP's threads wait for work, as OMP_WAIT_POLICY says."""
+    import os
+
+    policy = os.environ.get("OMP_WAIT_POLICY", "").upper()
+    return {
+        "PASSIVE": "asleep (OMP_WAIT_POLICY=PASSIVE), good beside other programs",
+        "ACTIVE": "spinning (OMP_WAIT_POLICY=ACTIVE), slow beside other programs",
+    }.get(policy, "as the OpenMP library likes (OMP_WAIT_POLICY is not set)")
+
+
+def _driver_version() -> str | None:
+    """The newest CUDA version that the installed driver supports, which even a CPU build of torch can be told."""
+    import ctypes
+
+    version = ctypes.c_int()
+    for library in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            if ctypes.CDLL(library).cuDriverGetVersion(ctypes.byref(version)) == 0:
+                return f"{version.value // 1000}.{version.value % 1000 // 10}"
+        except (OSError, AttributeError):
+            continue
+    return None

@@ -104,7 +104,7 @@ class ArrayFile:
             count = self._read_at(view[:_LARGEST_READ], position)
             if count == 0:
                 raise DatasetError(
-                    f"{self.path}: it ends at byte {position}, before its array of shape {self.shape} does; "
+                    f"{self.path}: it ends before byte {position}, within its array of shape {self.shape}; "
                     "was it changed while it was in use?"
                 )
             position, view = position + count, view[count:]

@@ -34,9 +34,9 @@ def cache_directory(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     folder gets betavae_fast-<user id> in the system's folder of temporary files.
     """
     if cache_dir is not None:
-        return Path(cache_dir).expanduser()
+        return Path(os.path.expanduser(cache_dir))
     if own := os.environ.get("BETAVAE_FAST_CACHE"):
-        return Path(own).expanduser()
+        return Path(os.path.expanduser(own))
     xdg = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(xdg):  # the XDG specification says to ignore a relative path
         return Path(xdg) / "betavae_fast"

@@ -18,7 +18,7 @@ NAMES = ("dsprites", *SOURCES)
 
 def is_present(name_or_path: str | os.PathLike[str]) -> bool:
     """Whether this is a data set's name or the path of something that exists."""
-    return name_or_path in NAMES or Path(name_or_path).expanduser().exists()
+    return name_or_path in NAMES or os.path.exists(os.path.expanduser(name_or_path))
 
 
 def absolute(name_or_path: str | os.PathLike[str]) -> str:
@@ -28,7 +28,7 @@ def absolute(name_or_path: str | os.PathLike[str]) -> str:
     'mnist'
     """
     text = os.fspath(name_or_path)
-    return text if text in NAMES else os.path.abspath(Path(text).expanduser())
+    return text if text in NAMES else os.path.abspath(os.path.expanduser(text))
 
 
 def load_dataset(
@@ -84,7 +84,7 @@ def _load(
         return rendered_dsprites(cache_dir=cache_dir, progress=progress)
     if name in SOURCES:
         return load_named_idx(name, cache_dir=cache_dir, image_size=image_size, progress=progress)
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # pathlib raises where there is no home folder
     if path.is_dir():
         if images_file := find_images_file(path):
             return load_idx(images_file, image_size=image_size)
