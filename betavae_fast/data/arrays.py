@@ -117,7 +117,8 @@ class DiskImages(ImageDataset):
     def _pixel_sums(self) -> Tensor:
         total = torch.zeros(self.image_shape, dtype=torch.int64)
         for _, rows in self._source.blocks(_BLOCK_BYTES):
-            total += torch.from_numpy(self._pixels(rows).sum(0, dtype=np.int64))
+            sums = self._pixels(rows).sum(0, dtype=np.uint32)  # twice as fast as int64, and a block is small
+            total += torch.from_numpy(sums.astype(np.int64))
         return total.flatten()
 
     @property
