@@ -39,6 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", INTERRUPTED)
+    except (
+        OSError
+    ) as error:  # a full disk, a folder that may not be written, a reader that has closed the pipe
+        _fail(str(error), 1)
     except Exception as error:
         # Wrong options. typer's exceptions have no public base class that spans its versions, but all have
         # this.

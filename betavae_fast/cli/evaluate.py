@@ -75,10 +75,11 @@ def evaluate(
     from betavae_fast.data import absolute
     from betavae_fast.data.identity import describe_difference
     from betavae_fast.evaluation.html import EvaluatedRun
+    from betavae_fast.evaluation.report import rehearse_pictures
     from betavae_fast.training.metrics import read_metrics
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    loaded: dict[tuple[object, ...], ImageDataset] = {}
+    loaded: dict[object, ImageDataset] = {}
     done: list[EvaluatedRun] = []
     with usage_errors():
         chosen = _metrics(metrics)
@@ -87,7 +88,8 @@ def evaluate(
         if jobs == 0:
             raise ValueError("jobs must not be 0")
         set_threads(threads)
-        jobs_to_do = []
+        rehearse_pictures()
+        opened = []
         names = distinct_names(runs)
         comparison = Path("comparison") if out is None else out
         if len(runs) > 1:
@@ -96,12 +98,10 @@ def evaluate(
             run = open_run(path, device)
             if data is not None:
                 run = replace(run, config=replace(run.config, data=absolute(data)))
-            key = (run.config.data, run.config.image_size, run.config.channels)
-            if key not in loaded:
-                loaded[key] = images_of(run)
+            dataset, history = images_of(run, loaded), read_metrics(run.folder.metrics)
             own = path if out is None else out if len(runs) == 1 else out / name
-            jobs_to_do.append((run, name, loaded[key], results_folder(own), read_metrics(run.folder.metrics)))
-    for run, name, dataset, results, history in jobs_to_do:
+            opened.append((run, name, dataset, results_folder(own), history))
+    for run, name, dataset, results, history in opened:
         console.print(f"Run: {run.folder.path}, after step {run.step}, {dataset!r}")
         if difference := describe_difference(dataset, run.trained_on):
             console.print(f"Other images than those of the training: {difference}")

@@ -79,18 +79,25 @@ def load_images(config: TrainConfig, *, progress: bool = True) -> ImageDataset:
         raise DatasetError(f"{error}; if the images have moved, name their place with --data") from error
 
 
-def images_of(run: TrainedRun) -> ImageDataset:
+def images_of(run: TrainedRun, loaded: dict[object, ImageDataset] | None = None) -> ImageDataset:
     """Loads the images of ``run.config`` onto the run's device.
 
+    Args:
+        loaded: the data sets loaded so far for other runs, which gains this one.
     Raises: DatasetError as ``load_images``; ValueError for images of another shape than the model's.
     """
-    dataset = load_images(run.config)
+    loaded = {} if loaded is None else loaded
+    config = run.config
+    key = (config.data, config.image_size, config.channels)
+    if key not in loaded:
+        loaded[key] = load_images(config).to(next(run.model.parameters()).device)
+    dataset = loaded[key]
     if dataset.image_shape != run.model.image_shape:
         raise ValueError(
             f"{run.folder.path}: the model takes images of shape {run.model.image_shape}, "
             f"but {run.config.data} has {dataset.image_shape}"
         )
-    return dataset.to(next(run.model.parameters()).device)
+    return dataset
 
 
 def results_folder(path: Path) -> RunFolder:

@@ -87,9 +87,14 @@ class MetricsWriter:
 def read_metrics(jsonl: Path) -> list[Metrics]:
     """The entries of a metrics.jsonl, in order. A last line that its writer did not finish is left out.
 
-    Raises: CheckpointError, naming file and line, for another line that is no entry.
+    Raises: CheckpointError, naming the file, if it is missing or has no entry, and the line of one that is damaged.
     """
-    return [_parse(jsonl, number, line) for number, line in enumerate(_whole_lines(jsonl), start=1)]
+    if not jsonl.exists():
+        raise CheckpointError(f"{jsonl}: no such file")
+    entries = [_parse(jsonl, number, line) for number, line in enumerate(_whole_lines(jsonl), start=1)]
+    if not entries:
+        raise CheckpointError(f"{jsonl}: it has no entry")
+    return entries
 
 
 def drop_metrics_after(jsonl: Path, step: int) -> None:
