@@ -1,11 +1,32 @@
-"""Fixtures that the tests of several modules share."""
+"""Fixtures that the tests of several modules share, and what a whole run of the tests can be told."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+from betavae_fast.training import precision
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--native-bf16",
+        choices=("yes", "no"),
+        help="what the tests' process finds when it asks whether the device computes in bfloat16 natively, on which"
+        ' precision "auto" depends; processes that tests start are told their precision',
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    answer = config.getoption("native_bf16")
+    if answer is not None:
+        patch = pytest.MonkeyPatch()
+        asked = functools.wraps(precision.has_native_bf16)(lambda device: answer == "yes")
+        patch.setattr(precision, "has_native_bf16", asked)
+        config.add_cleanup(patch.undo)
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ def exit_code(*options: str) -> int:
                 "--batch-size=8",
                 "--latent-dim=2",
                 "--out=run",
+                "--precision=fp32",
                 *options,
             ]
         )

@@ -90,6 +90,7 @@ def reference(tmp_path_factory) -> Reference:
         "--latent-dim=3",
         "--log-every=2",
         "--checkpoint-every=3",
+        "--precision=fp32",
     ]
     folder = RunFolder(path / "run")
     start(os.getpid).join()  # the server is up

@@ -16,7 +16,17 @@ from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.metrics import read_metrics
 from betavae_fast.training.run_folder import create_run_folder
 
-CONFIG = TrainConfig(data="tiny", latent_dim=3, steps=7, batch_size=8, log_every=3, device="cpu", beta=2.0)
+CONFIG = TrainConfig(
+    data="tiny",
+    latent_dim=3,
+    steps=7,
+    batch_size=8,
+    log_every=3,
+    device="cpu",
+    beta=2.0,
+    precision="fp32",
+)
+IN_ANY_PRECISION = pytest.mark.parametrize("precision", ["fp32", "bf16"])
 
 
 def run(config, dataset, path, **hooks):
@@ -39,13 +49,15 @@ def same_weights(a, b) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.model.parameters(), b.model.parameters(), strict=True))
 
 
-def test_the_same_seed_gives_the_same_run_bit_for_bit(dataset, tmp_path):
-    first, first_folder = run(CONFIG, dataset, tmp_path / "a")
+@IN_ANY_PRECISION
+def test_the_same_seed_gives_the_same_run_bit_for_bit(dataset, tmp_path, precision):
+    config = with_(precision=precision)
+    first, first_folder = run(config, dataset, tmp_path / "a")
     torch.manual_seed(999)  # whatever the caller's generator is up to
-    again, again_folder = run(CONFIG, dataset, tmp_path / "b")
+    again, again_folder = run(config, dataset, tmp_path / "b")
     assert same_weights(first, again)
     assert without_times(first_folder) == without_times(again_folder)
-    other, _ = run(with_(seed=1), dataset, tmp_path / "c")
+    other, _ = run(with_(seed=1, precision=precision), dataset, tmp_path / "c")
     assert not same_weights(first, other)
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 
+from betavae_fast.training import precision as decisions
 from betavae_fast.training.precision import autocast, resolve_precision
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def asked_of_the_device(monkeypatch):
+    """Also where --native-bf16 gives the answer to all other tests."""
+    monkeypatch.setattr(decisions, "has_native_bf16", inspect.unwrap(decisions.has_native_bf16))
 
 
 @pytest.mark.parametrize(

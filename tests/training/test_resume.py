@@ -21,7 +21,14 @@ from betavae_fast.training.sealed import CheckpointError
 from betavae_fast.training.state import prepare
 
 CONFIG = TrainConfig(
-    data="tiny", latent_dim=3, steps=7, batch_size=8, log_every=2, checkpoint_every=3, device="cpu"
+    data="tiny",
+    latent_dim=3,
+    steps=7,
+    batch_size=8,
+    log_every=2,
+    checkpoint_every=3,
+    device="cpu",
+    precision="fp32",
 )
 
 
@@ -92,8 +99,9 @@ def test_a_killed_run_ends_as_if_it_had_not_been(dataset, tmp_path, likelihood, 
     assert_same_run(state, folder, *whole)
 
 
-def test_a_run_killed_again_and_again_ends_the_same(dataset, tmp_path):
-    config = replace(CONFIG, checkpoint_every=1)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_killed_again_and_again_ends_the_same(dataset, tmp_path, precision):
+    config = replace(CONFIG, checkpoint_every=1, precision=precision)
     whole = train_whole(config, dataset, tmp_path / "whole")
     folder = train_until(2, config, dataset, tmp_path / "killed")
     for step in (3, 4, 6):
