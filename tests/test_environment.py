@@ -75,12 +75,17 @@ def test_a_whole_run_in_a_notebooks_environment_and_another_encoding(images: str
 def test_threads_wait_passively_and_torch_is_told_in_time() -> None:
     code = (
         "import os, sys; from betavae_fast import cli; cli._prepare(); "
-        "print('torch' in sys.modules, os.environ['OMP_WAIT_POLICY'], os.environ['MPLBACKEND'])"
+        "print('torch' in sys.modules, *(os.environ.get(v) for v in "
+        "('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'MPLBACKEND')))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "nonsense"}
-    environment.pop("OMP_WAIT_POLICY", None)
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.stdout.split() == ["False", "PASSIVE", "agg"], done.stderr
+    for policy, expected in ((None, ["PASSIVE", "3000"]), ("ACTIVE", ["ACTIVE", "None"])):
+        environment.pop("OMP_WAIT_POLICY", None)
+        environment.pop("GOMP_SPINCOUNT", None)
+        if policy:
+            environment["OMP_WAIT_POLICY"] = policy
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert done.stdout.split() == ["False", *expected, "agg"], done.stderr
 
 
 def test_pictures_that_cannot_be_drawn_end_the_run_before_it_trains(

@@ -57,11 +57,11 @@ def _wait_policy() -> str:
     """How OpenMP's threads wait for work, as OMP_WAIT_POLICY says."""
     import os
 
-    policy = os.environ.get("OMP_WAIT_POLICY", "").upper()
-    return {
-        "PASSIVE": "asleep (OMP_WAIT_POLICY=PASSIVE), good beside other programs",
-        "ACTIVE": "spinning (OMP_WAIT_POLICY=ACTIVE), slow beside other programs",
-    }.get(policy, "as the OpenMP library likes (OMP_WAIT_POLICY is not set)")
+    told = [
+        f"{name}={os.environ[name]}" for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ
+    ]
+    asleep = os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
+    return f"{'asleep' if asleep else 'spinning'} ({', '.join(told) or 'OMP_WAIT_POLICY is not set'})"
 
 
 def _driver_version() -> str | None:
