@@ -19,6 +19,7 @@ from betavae_fast import cli
 from betavae_fast.training.checkpoint import load_checkpoint
 from betavae_fast.training.metrics import read_metrics
 from betavae_fast.training.run_folder import RunFolder, exclusive
+from tests import PATIENCE
 
 COMMAND = [sys.executable, "-m", "betavae_fast"]
 PICTURES = ("reconstructions.png", "traversal.png", "capacity.png")
@@ -81,7 +82,7 @@ def test_train_leaves_a_complete_run(in_tmp_path, data):
         "--out=here/run",
     ]
     done = subprocess.run(
-        [*COMMAND, "train", "--data", data, *options], capture_output=True, text=True, timeout=120
+        [*COMMAND, "train", "--data", data, *options], capture_output=True, text=True, timeout=PATIENCE
     )
     assert (done.returncode, done.stderr) == (0, "")
     folder = RunFolder(Path("here/run"))
@@ -121,12 +122,12 @@ def test_ctrl_c_leaves_a_usable_run(in_tmp_path, data):
     ) as child:
         try:
             metrics = RunFolder(Path("run")).metrics
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + PATIENCE
             while not (metrics.exists() and metrics.stat().st_size):
                 assert child.poll() is None and time.monotonic() < deadline
                 time.sleep(0.05)
             child.send_signal(signal.SIGINT)
-            _, stderr = child.communicate(timeout=120)
+            _, stderr = child.communicate(timeout=PATIENCE)
         finally:
             child.kill()  # a test that fails must not wait for a million steps
     assert child.returncode == 130

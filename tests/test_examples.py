@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import PATIENCE
 from tests.backends import ROOT, fresh_process
 
 NEEDS = {"hand_written": None, "lightning_module": "lightning", "accelerate_loop": "accelerate"}
@@ -35,7 +36,9 @@ def test_example_trains(name: str, images: Path, tmp_path: Path) -> None:
     if library is not None and importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed")
     script = str(ROOT / "examples" / f"{name}.py")
-    done = fresh_process(script, "--data", str(images), "--steps", "150", directory=tmp_path)
+    done = fresh_process(
+        script, "--data", str(images), "--steps", "150", directory=tmp_path, timeout=PATIENCE
+    )
     assert done.returncode == 0, done.stderr
     *_, loss = (float(number) for number in re.findall(r"loss'?:? (\d+\.\d+)", done.stdout))
     # An untrained model's is 256 ln 2 = 177 nats; how often each pixel is on, and nothing else, leaves about 90.

@@ -15,6 +15,7 @@ from PIL import Image
 import betavae_fast.data
 from betavae_fast import cli
 from betavae_fast.data import ByteImages, DatasetError
+from tests import PATIENCE
 from tests.evaluation.grid import Squares
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -229,7 +230,7 @@ def test_a_browser_shows_the_report_without_a_complaint(runs, tmp_path, report, 
             f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--hide-scrollbars",
             f"--window-size={width},1200", f"--screenshot={picture}", (runs / report).as_uri(),
         ],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 0
     assert "CONSOLE" not in done.stderr

@@ -24,6 +24,7 @@ from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.device import resolve_device
 from betavae_fast.training.metrics import read_metrics
 from betavae_fast.training.run_folder import RunFolder, create_run_folder
+from tests import PATIENCE
 
 TRAIN = ["-m", "betavae_fast", "train", "--data", "tiny.npy", "--latent-dim", "3", "--batch-size", "16"]
 
@@ -60,7 +61,7 @@ def endless_pair(environment: dict[str, str], port: str) -> Iterator[list[subpro
         for rank in ("0", "1")
     ]
     try:
-        metrics, deadline = RunFolder(Path("run")).metrics, time.monotonic() + 60
+        metrics, deadline = RunFolder(Path("run")).metrics, time.monotonic() + PATIENCE
         while not (metrics.exists() and metrics.stat().st_size):
             assert all(process.poll() is None for process in processes) and time.monotonic() < deadline
             time.sleep(0.05)
@@ -80,7 +81,7 @@ def test_two_processes_take_the_steps_of_one(environment, free_port):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("Pictures: ") == 1
@@ -110,7 +111,7 @@ def test_two_processes_take_the_steps_of_one(environment, free_port):
 def test_a_process_that_dies_ends_the_run(environment, free_port):
     with endless_pair(environment, free_port) as (survivor, other):
         other.kill()
-        _, error = survivor.communicate(timeout=30)
+        _, error = survivor.communicate(timeout=PATIENCE)
     assert error.startswith("betavae-fast: process 0: another process of this run has ended")
     assert error.count("\n") == 1
     assert survivor.returncode == 1
@@ -119,7 +120,7 @@ def test_a_process_that_dies_ends_the_run(environment, free_port):
 def test_a_request_to_stop_one_process_stops_all_at_the_same_step(environment, free_port):
     with endless_pair(environment, free_port) as processes:
         processes[1].send_signal(signal.SIGTERM)
-        errors = [process.communicate(timeout=60)[1] for process in processes]
+        errors = [process.communicate(timeout=PATIENCE)[1] for process in processes]
     assert [process.returncode for process in processes] == [130, 130]
     step = load_checkpoint(RunFolder(Path("run")).checkpoint).step
     for rank, error in enumerate(errors):

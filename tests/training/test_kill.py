@@ -28,6 +28,7 @@ from betavae_fast.training.checkpoint import has_checkpoint, load_checkpoint, sa
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.run_folder import RunFolder
 from betavae_fast.training.sealed import read_sealed
+from tests import PATIENCE
 
 KILLS = int(os.environ.get("BETAVAE_FAST_KILLS", "4"))
 STEPS = 40
@@ -65,7 +66,7 @@ def start(target: Callable[..., None], *arguments: Any) -> Any:
 
 def run_to_the_end(*arguments: str) -> None:
     process = start(command, *arguments)
-    process.join(timeout=120)
+    process.join(timeout=PATIENCE)
     assert process.exitcode == 0
 
 
@@ -147,7 +148,7 @@ def test_a_checkpoint_is_whole_whenever_its_writer_is_killed(tmp_path):
     generator, reached, leftovers = random.Random(0), -1, 0
     for _ in range(4 * KILLS):
         process = start(save_on_and_on, tmp_path)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not (has_checkpoint(tmp_path) and read_sealed(tmp_path / "latest.json")["step"] > reached):
             assert process.is_alive() and time.monotonic() < deadline
             time.sleep(0.001)

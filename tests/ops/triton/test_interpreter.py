@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests import PATIENCE
 from tests.backends import fresh_process
 
 pytest.importorskip("triton")
@@ -17,6 +18,7 @@ def test_interpreted() -> None:
     """All at once: one process, however many cores there are, takes minutes."""
     run = lambda module: fresh_process(
         *("-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/ops/triton/interpreted/{module}.py"),
+        timeout=PATIENCE,
         TRITON_INTERPRET="1",
     )
     with ThreadPoolExecutor(len(MODULES)) as pool:
