@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from betavae_fast.training import precision
+from betavae_fast.bench import copying
+from betavae_fast.training import memory, precision
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,6 +28,22 @@ def pytest_configure(config: pytest.Config) -> None:
         asked = functools.wraps(precision.has_native_bf16)(lambda device: answer == "yes")
         patch.setattr(precision, "has_native_bf16", asked)
         config.add_cleanup(patch.undo)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def little_memory() -> Iterator[None]:
+    """Commands run in the tests' own process leave it as small as it was: training would have it keep all memory it
+    frees, and the benchmarks keep a copy larger than any cache, which takes 2 GB on a server."""
+    last_level_cache = copying.last_level_cache
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "keep_freed_memory", lambda: False)
+        patch.setitem(copying._AT_LEAST, "cpu", 1 << 20)
+        patch.setattr(
+            copying,
+            "last_level_cache",
+            lambda device: 1 << 18 if device.type == "cpu" else last_level_cache(device),
+        )
+        yield
 
 
 @pytest.fixture

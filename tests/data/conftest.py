@@ -1,25 +1,43 @@
-"""The full rendered set, made once for all tests (seconds), in a cache of its own."""
+"""The full rendered set, made once for these tests (seconds), in a cache of its own."""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from betavae_fast.data import DSprites, load_dataset
+from betavae_fast.data import DSprites, load_dataset, sprites
 
 
-@pytest.fixture(scope="session")
-def dsprites_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+class Rendered(NamedTuple):
+    cache: Path
+    digest: str  # of the images, as they were when they had just been rendered
+
+
+def digest(dataset: DSprites) -> str:
+    return hashlib.sha256(dataset.store.numpy()).hexdigest()
+
+
+@pytest.fixture(scope="package")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rendered]:
     folder = tmp_path_factory.mktemp("dsprites-cache")
-    yield folder
+    dataset = load_dataset("dsprites", cache_dir=folder, progress=False)
+    assert isinstance(dataset, DSprites)
+    result = Rendered(folder, digest(dataset))
+    del dataset  # Two at a time would be 754 MB.
+    yield result
     shutil.rmtree(folder)  # pytest would keep the 377 MB of its last three runs
 
 
-@pytest.fixture(scope="session")
-def dsprites(dsprites_cache: Path) -> DSprites:
-    dataset = load_dataset("dsprites", cache_dir=dsprites_cache, progress=False)
+@pytest.fixture(scope="package")  # The tests after these have its 377 MB again.
+def dsprites(rendered: Rendered) -> DSprites:
+    """The set as it is read from its cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sprites, "render", None)
+        dataset = load_dataset("dsprites", cache_dir=rendered.cache, progress=False)
     assert isinstance(dataset, DSprites)
     return dataset

@@ -70,7 +70,8 @@ def test_a_file_cut_short_while_in_use_is_an_error(tmp_path: Path) -> None:
     with open(path, "r+b") as file:
         file.truncate(1000)
     with pytest.raises(
-        DatasetError, match=r"images\.npy: it ends before byte 3638, within its array of shape \(40, 3, 6, 5\)"
+        DatasetError,
+        match=r"images\.npy: it ends before byte 3638, within its array of shape \(40, 3, 6, 5\)",
     ):
         dataset.gather(torch.tensor([39]))
 
