@@ -95,6 +95,12 @@ def train(
     precision: Annotated[
         Precision, typer.Option(help="Of the networks; auto: bf16 where the device computes in it.")
     ] = DEFAULTS.precision,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            help="Use convolutions on a GPU that give the same bits in every run; without, the fastest."
+        ),
+    ] = DEFAULTS.deterministic,
     threads: Annotated[
         int | None, typer.Option(help="CPU threads.", show_default="torch's choice")
     ] = DEFAULTS.threads,

@@ -68,6 +68,9 @@ class TrainConfig:
     clip_grad_norm: float | None = None  # the gradient is scaled down to this 2-norm; None: it is not
     seed: int = 0  # of the weights, the data order and the latent noise
     precision: Precision = "auto"  # of the networks; "auto": bf16 where the device computes in it, else fp32
+    deterministic: bool = (
+        True  # of cuDNN's convolutions on a GPU: the same bits from run to run, at some cost in speed
+    )
     device: str = "auto"  # "auto": cuda where there is one, else cpu
     backend: str = "auto"  # of the latent layer and the likelihood
     threads: int | None = None  # None: as many as torch chooses

@@ -1,7 +1,9 @@
-"""Which device a run uses."""
+"""The device of a run, and how it convolves."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from textwrap import shorten
 
 import torch
@@ -34,3 +36,18 @@ def resolve_device(device: str) -> torch.device:
         reason = shorten(str(error).split(". ")[0], _LONGEST_REASON, placeholder=" ...")
         raise ValueError(f"device {name!r} cannot be used: {reason}") from error
     return resolved
+
+
+@contextmanager
+def convolutions(*, deterministic: bool) -> Iterator[None]:
+    """Within the block, cuDNN takes algorithms that give the same bits in every run, or else the fastest it measures.
+
+    Left to itself it may take weight gradients that add with atomics, in an order that changes from run to run.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = deterministic, not deterministic
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before

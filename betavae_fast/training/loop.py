@@ -10,6 +10,7 @@ from torch import Tensor
 
 from betavae_fast.nn import BetaVAE
 from betavae_fast.training.checkpoint import NotFiniteError, save_checkpoint
+from betavae_fast.training.device import convolutions
 from betavae_fast.training.distributed import any_process, data_parallel, peers, world_size
 from betavae_fast.training.graph import graphed, side_stream
 from betavae_fast.training.metrics import Metrics, MetricsWriter
@@ -35,7 +36,8 @@ def train(
     """Take the steps that ``state`` still has to go, writing metrics and checkpoints into ``folder``.
 
     The data order and the noise of a step follow from the seed and the step, so the same configuration gives
-    the same weights, bit for bit, on the same machine with the same number of threads. Several processes
+    the same weights, bit for bit, on the same machine with the same number of threads; on a GPU only if
+    ``config.deterministic``. Several processes
     (see ``training.distributed``) each call this with a state of their own and take the same steps together.
 
     Args:
@@ -55,6 +57,7 @@ def train(
         writer = None
         if folder is not None:
             writer = held.enter_context(MetricsWriter(folder.metrics, folder.tensorboard, state.step))
+        held.enter_context(convolutions(deterministic=config.deterministic))
         held.enter_context(side_stream(state.device))
         held.enter_context(peers())
         step = TrainStep(state, data_parallel(state.model))

@@ -193,3 +193,13 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_checkpoint(datase
 def test_what_cannot_run_is_refused_before_the_first_step(dataset, changes, error, message):
     with pytest.raises(error, match=message):
         loop.prepare(with_(**changes), dataset)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_cudnn_convolves_deterministically_unless_told_otherwise(dataset, tmp_path, deterministic):
+    cudnn, seen = torch.backends.cudnn, []
+    before = cudnn.deterministic, cudnn.benchmark
+    look = lambda _: seen.append((cudnn.deterministic, cudnn.benchmark))
+    run(with_(steps=1, deterministic=deterministic), dataset, tmp_path / "run", on_step=look)
+    assert seen == [(deterministic, not deterministic)]
+    assert (cudnn.deterministic, cudnn.benchmark) == before
