@@ -2,41 +2,86 @@
 
 Neither is linked against anything but LibTorch's stable ABI, and no GPU is needed to build. What cannot be built is left
 out; the reason is written into the package, where ``betavae-fast info`` finds it. The environment variables
-BETAVAE_FAST_CPP and BETAVAE_FAST_CUDA change that: 0 leaves the library out, 1 makes its failure an error.
+BETAVAE_FAST_CPP and BETAVAE_FAST_CUDA change that: 0 leaves the library out, 1 makes its failure an error. A source tree
+that lacks a source is an error always.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import re
+import shlex
 import shutil
 import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
-from setuptools import Extension, setup
+import setuptools
 from setuptools.command.build_ext import build_ext
 
 PACKAGE = "betavae_fast"
-CPP = Extension(f"{PACKAGE}._C", sources=[], optional=True)
-CUDA = Extension(f"{PACKAGE}._C_cuda", sources=[], optional=True)
+SETUPTOOLS = 77  # the first that knows the license of pyproject.toml
 
 # With flags of their kernels' own. No bits are promised of the total correlation, and vector types know no fma().
 OPS = {"latent": "", "likelihood": "", "total_correlation": "-ffp-contract=fast"}
+CPP_SOURCES = [
+    "csrc/cpu/dispatch.cpp",
+    *(f"csrc/cpu/{op}.cpp" for op in OPS),
+    *(f"csrc/register_cpu_{op}.cpp" for op in OPS),
+]
+CUDA_SOURCES = [
+    *("csrc/cuda/reduce.cu", "csrc/cuda/total_correlation_prepare.cu"),
+    *(f"csrc/cuda/{op}_{direction}.cu" for op in OPS for direction in ("forward", "backward")),
+    *(f"csrc/register_cuda_{op}.cpp" for op in OPS),
+]
+CPP = setuptools.Extension(f"{PACKAGE}._C", CPP_SOURCES, optional=True)
+CUDA = setuptools.Extension(f"{PACKAGE}._C_cuda", CUDA_SOURCES, optional=True)
+
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # torch 2.11 and every later one
 # Bits are part of the contract: nothing is fused that the source does not fuse, nothing is reordered.
 CXX_FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -Wall -Wextra -ffp-contract=off -fno-math-errno -fno-trapping-math"
-# Interleaving the kernels' long chains of dependent operations is worth 10% to 25% (g++ 12, Zen 3).
-KERNEL_FLAGS = f"{CXX_FLAGS} -fschedule-insns -fsched-pressure"
+# Interleaving the kernels' long chains of dependent operations is worth 10% to 25% (g++ 12, Zen 3). clang lacks these.
+SCHEDULING_FLAGS = "-fschedule-insns -fsched-pressure"
 INSTRUCTION_SETS = {
     "avx2": "-mavx2 -mfma",
     "avx512": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512",
 }
 NVCC_FLAGS = "-std=c++17 -O3 --fmad=false -Xcompiler=-fPIC,-fvisibility=hidden"
-CUDA_ARCHS = "8.0;9.0+PTX"  # unless TORCH_CUDA_ARCH_LIST says otherwise, in the same form
+# As far as nvcc knows them, unless TORCH_CUDA_ARCH_LIST says otherwise, in the same form. Other GPUs from 9.0 on compile
+# the PTX on first use.
+CUDA_ARCHS = "8.0;9.0+PTX;10.0;12.0"
+# Apple's linker has to be told that the process brings further libraries of torch.
+SHARED = ["-shared", *(["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else [])]
 
 
 class UnavailableError(Exception):
     """A library cannot be built here; the message says why."""
+
+
+class CompilerError(UnavailableError):
+    """There is a compiler, and it failed."""
+
+
+def require_setuptools(version: str) -> None:
+    if int(version.partition(".")[0]) < SETUPTOOLS:
+        sys.exit(
+            f"{PACKAGE} is built by setuptools >= {SETUPTOOLS}, found {version}: "
+            f'python -m pip install "setuptools>={SETUPTOOLS}"'
+        )
+
+
+def require_sources(sources: list[str]) -> None:
+    """End the build where a source, or a header that one includes, is missing or empty."""
+    files = list(sources)
+    for file in files:
+        text = Path(file).read_text(encoding="utf-8") if Path(file).is_file() else ""
+        if not text.strip():
+            sys.exit(f"{PACKAGE}: {file} is missing or empty: the source tree is incomplete, get it again")
+        for name in re.findall(r'^#include "(.+)"', text, re.MULTILINE):
+            header = os.path.normpath(os.path.join(os.path.dirname(file), name))
+            files += [header] if header not in files else []
 
 
 def find_tool(variable: str, *names: str) -> str:
@@ -47,140 +92,145 @@ def find_tool(variable: str, *names: str) -> str:
     raise UnavailableError(f"{' or '.join(candidates)} was not found at install time")
 
 
-def find_nvcc() -> Path:
-    for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"):
-        if home and (nvcc := Path(home) / "bin" / "nvcc").exists():
-            return nvcc
-    if found := shutil.which("nvcc"):
-        return Path(found)
+def find_nvcc() -> str:
+    homes = (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda")
+    for name in [*(f"{home}/bin/nvcc" for home in homes if home), "nvcc"]:
+        if found := shutil.which(name):
+            return found
     raise UnavailableError("nvcc was not found at install time")
 
 
-def torch_paths() -> tuple[list[str], Path]:
-    try:
-        import torch
-        from torch.utils.cpp_extension import include_paths
-    except ImportError:
-        raise UnavailableError(
-            "torch was not importable at install time: use pip's --no-build-isolation"
-        ) from None
-    return [f"-isystem {p}" for p in include_paths()], Path(torch.__file__).parent / "lib"
+def torch_paths() -> tuple[Path, Path]:
+    """Return the folders of torch's headers and libraries."""
+    torch = find_spec("torch")
+    if torch is None or torch.origin is None:
+        raise UnavailableError("torch was not found at install time: use pip's --no-build-isolation")
+    folder = Path(torch.origin).parent
+    return folder / "include", folder / "lib"
 
 
-def ninja_escape(path: Path | str) -> str:
-    return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+def accepts(compiler: str, flag: str) -> bool:
+    """Say if the compiler knows a flag, by an empty file."""
+    command = [compiler, "-Werror", flag, "-fsyntax-only", "-xc++", os.devnull]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def first_error(log: str) -> str:
+    """Find the compiler's first error in what ninja printed: "FAILED:", the command, then what the command said."""
+    said = log.partition("FAILED:")[2].splitlines()[2:] or log.splitlines() or ["no message"]
+    errors = (line for line in said if re.search(r"\b(error|fatal) *:(?! ld returned| linker command)", line))
+    return next(errors, said[0]).strip()
 
 
 class NinjaFile:
-    """A build.ninja with one rule for all: the command stands with each output."""
+    """Commands for ninja, which has a shell run them in the source tree.
+
+    Names of files are relative to the tree: neither ninja nor a list of headers has to spell the tree's own path.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.objects: list[str] = []
         self.lines = [
-            "rule run",
+            f"builddir = {folder}",
+            "rule compile",
             "  command = $cmd",
-            "  depfile = $dep",
+            "  depfile = $out.d",
             "  deps = gcc",
             "rule link",
             "  command = $cmd",
         ]
 
-    def compile(self, compiler: str, source: str, flags: str, name: str) -> str:
-        output = self.folder / name
-        command = f"{compiler} {flags} -MD -MF {output}.d -c {Path(source).resolve()} -o {output}"
-        self.lines += [f"build {ninja_escape(output)}: run {ninja_escape(Path(source).resolve())}"]
-        self.lines += [f"  cmd = {command}", f"  dep = {output}.d"]
-        return str(output)
+    def add(self, rule: str, output: str, inputs: list[str], command: list[str]) -> None:
+        self.lines += [f"build {output}: {rule} {' '.join(inputs)}"]
+        self.lines += [f"  cmd = {shlex.join(command).replace('$', '$$')}"]
 
-    def link(self, linker: str, objects: list[str], flags: str, output: Path) -> None:
-        inputs = " ".join(map(ninja_escape, objects))
-        self.lines += [f"build {ninja_escape(output)}: link {inputs}"]
-        self.lines += [f"  cmd = {linker} -shared {' '.join(objects)} {flags} -o {output}"]
+    def compile(self, command: list[str], source: str, name: str) -> None:
+        output = f"{self.folder}/{name}.o"
+        files = ["-MMD", "-MF", f"{output}.d", "-c", source, "-o", output]
+        self.add("compile", output, [source], [*command, *files])
+        self.objects.append(output)
 
-    def run(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "build.ninja").write_text("\n".join(self.lines) + "\n")
+    def link(self, command: list[str], libraries: list[str]) -> Path:
+        """Run it all, and return the library."""
+        output = f"{self.folder}/library.so"
+        self.add("link", output, self.objects, [*command, *SHARED, *self.objects, *libraries, "-o", output])
+        Path(self.folder, "build.ninja").write_bytes(os.fsencode("\n".join(self.lines) + "\n"))
         try:
             from ninja import BIN_DIR
 
-            ninja = str(Path(BIN_DIR) / "ninja")
+            ninja = str(Path(BIN_DIR, "ninja"))
         except ImportError:
             ninja = find_tool("NINJA", "ninja")
-        done = subprocess.run([ninja, "-C", str(self.folder)], text=True, capture_output=True)
+        done = subprocess.run(
+            [ninja, "-f", f"{self.folder}/build.ninja"],
+            env=os.environ | {"LC_ALL": "C"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="ascii",
+            errors="backslashreplace",
+        )
         if done.returncode:
-            print(done.stdout, done.stderr)
-            error = next(
-                (line for line in done.stdout.splitlines() if "error" in line), "see the build's output"
-            )
-            raise UnavailableError(f"the compiler failed: {error.strip()}")
+            print(done.stdout)
+            raise CompilerError(f"the compiler failed: {first_error(done.stdout)}")
+        return Path(output)
 
 
-def build_cpp(output: Path, folder: Path) -> None:
+def build_cpp(folder: Path) -> Path:
     cxx = find_tool("CXX", "c++", "g++", "clang++")
-    includes, torch_lib = torch_paths()
+    include, torch_lib = torch_paths()
     ninja = NinjaFile(folder)
+    scheduling = " ".join(flag for flag in SCHEDULING_FLAGS.split() if accepts(cxx, flag))
     instruction_sets = {"baseline": ""}
     if platform.machine() in ("x86_64", "AMD64"):
         instruction_sets |= INSTRUCTION_SETS
-    objects = []
     for op, own_flags in OPS.items():
         for name, isa_flags in instruction_sets.items():
-            flags = f"{KERNEL_FLAGS} {own_flags} {isa_flags} -DBVF_ISA={name}"
-            objects.append(ninja.compile(cxx, f"csrc/cpu/{op}.cpp", flags, f"{op}_{name}.o"))
-    objects.append(ninja.compile(cxx, "csrc/cpu/dispatch.cpp", CXX_FLAGS, "dispatch.o"))
-    torch_flags = f"{CXX_FLAGS} {STABLE_ABI} {' '.join(includes)}"
+            flags = f"{CXX_FLAGS} {scheduling} {own_flags} {isa_flags} -DBVF_ISA={name}"
+            ninja.compile([cxx, *flags.split()], f"csrc/cpu/{op}.cpp", f"{op}_{name}")
+    ninja.compile([cxx, *CXX_FLAGS.split()], "csrc/cpu/dispatch.cpp", "dispatch")
+    command = [cxx, *CXX_FLAGS.split(), STABLE_ABI, "-isystem", str(include)]
     for op in OPS:
-        objects.append(ninja.compile(cxx, f"csrc/register_cpu_{op}.cpp", torch_flags, f"register_{op}.o"))
-    ninja.link(cxx, objects, f"-L{torch_lib} -ltorch_cpu", output)
-    ninja.run()
+        ninja.compile(command, f"csrc/register_cpu_{op}.cpp", f"register_{op}")
+    return ninja.link([cxx], [f"-L{torch_lib}", "-ltorch_cpu"])
 
 
-def gencode_flags(archs: str) -> str:
+def gencode_flags(nvcc: str) -> list[str]:
+    wish = os.environ.get("TORCH_CUDA_ARCH_LIST")
+    known = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True).stdout.split()
     flags = []
-    for arch in archs.replace(" ", ";").split(";"):
+    for arch in re.findall(r"[^;\s]+", wish or CUDA_ARCHS):
         number, _, ptx = arch.replace(".", "").partition("+")
-        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
-        if ptx:
-            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
-    return " ".join(flags)
+        if wish or f"sm_{number}" in known:
+            codes = [f"sm_{number}", *([f"compute_{number}"] if ptx else [])]
+            flags += [f"-gencode=arch=compute_{number},code={code}" for code in codes]
+    if not flags:
+        raise CompilerError(f"{nvcc} --list-gpu-code names none of {CUDA_ARCHS}")
+    return flags
 
 
-def build_cuda(output: Path, folder: Path) -> None:
+def build_cuda(folder: Path) -> Path:
     nvcc = find_nvcc()
     cxx = find_tool("CXX", "c++", "g++", "clang++")
-    includes, torch_lib = torch_paths()
+    include, torch_lib = torch_paths()
     ninja = NinjaFile(folder)
-    flags = f"{NVCC_FLAGS} {gencode_flags(os.environ.get('TORCH_CUDA_ARCH_LIST') or CUDA_ARCHS)}"
-    objects = [
-        ninja.compile(f"{nvcc} -ccbin {cxx}", str(source), flags, f"{source.stem}.cu.o")
-        for source in sorted(Path("csrc/cuda").glob("*.cu"))
-    ]
-    torch_flags = f"{CXX_FLAGS} {STABLE_ABI} -DUSE_CUDA {' '.join(includes)}"
-    objects += [
-        ninja.compile(cxx, str(source), torch_flags, f"{source.stem}.o")
-        for source in sorted(Path("csrc").glob("register_cuda_*.cpp"))
-    ]
-    folder.mkdir(parents=True, exist_ok=True)
+    commands = {
+        ".cu": [nvcc, "-ccbin", cxx, *NVCC_FLAGS.split(), *gencode_flags(nvcc)],
+        ".cpp": [cxx, *CXX_FLAGS.split(), STABLE_ABI, "-DUSE_CUDA", "-isystem", str(include)],
+    }
+    for source in CUDA.sources:
+        ninja.compile(commands[Path(source).suffix], source, Path(source).name)
     if not (torch_lib / "libtorch_cuda.so").exists():
         # A CPU build of torch lacks the library that the CUDA one will bring: an empty one of that name stands in while
         # linking.
-        stub = [
-            cxx,
-            "-shared",
-            "-Wl,-soname,libtorch_cuda.so",
-            "-o",
-            str(folder / "libtorch_cuda.so"),
-            "-xc++",
-            "/dev/null",
-        ]
+        name = "libtorch_cuda.so"
+        stub = [cxx, "-shared", f"-Wl,-soname,{name}", "-o", str(folder / name), "-xc++", os.devnull]
         if subprocess.run(stub, capture_output=True).returncode:
-            raise UnavailableError("a stand-in for libtorch_cuda.so could not be linked")
-    libraries = f"-L{torch_lib} -L{folder} -Wl,--no-as-needed -ltorch_cpu -ltorch_cuda"
-    cudart = next(
-        p for p in (nvcc.resolve().parent.parent / "lib64", Path("/usr/lib/x86_64-linux-gnu")) if p.exists()
-    )
-    ninja.link(cxx, objects, f"{libraries} -L{cudart} -lcudart_static -ldl -lrt -lpthread", output)
-    ninja.run()
+            raise CompilerError(f"a stand-in for {name} could not be linked")
+    cuda_lib = Path(nvcc).resolve().parent.parent / "lib64"
+    folders = [f"-L{path}" for path in (torch_lib, folder, cuda_lib)]
+    libraries = ["-ltorch_cpu", "-ltorch_cuda", "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
+    return ninja.link([cxx], [*folders, "-Wl,--no-as-needed", *libraries])
 
 
 BUILDERS = {CPP.name: (build_cpp, "BETAVAE_FAST_CPP"), CUDA.name: (build_cuda, "BETAVAE_FAST_CUDA")}
@@ -193,33 +243,39 @@ class BuildExtensions(build_ext):
         return fullname.replace(".", os.sep) + ".so"
 
     def run(self) -> None:
+        self.package_folder = Path(PACKAGE) if self.inplace else Path(self.build_lib, PACKAGE)
         self.left_out: dict[str, str] = {}
         super().run()
-        package = Path(PACKAGE) if self.inplace or self.editable_mode else Path(self.build_lib) / PACKAGE
         note = "".join(f"{name.rpartition('.')[2]}: {why}\n" for name, why in self.left_out.items())
-        (package / "_build.txt").write_text(note)
+        (self.package_folder / "_build.txt").write_text(note, encoding="utf-8")
 
-    def build_extension(self, ext: Extension) -> None:
+    def build_extension(self, ext: setuptools.Extension) -> None:
         build, variable = BUILDERS[ext.name]
         wish = os.environ.get(variable)
-        output = Path(self.get_ext_fullpath(ext.name)).resolve()
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.unlink(missing_ok=True)
+        output = Path(self.get_ext_fullpath(ext.name))
+        folder = Path("build", ext.name)
+        for path in (output, self.package_folder / output.name):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
         try:
             if wish == "0":
                 raise UnavailableError(f"{variable}=0 at install time")
-            build(output, (Path(self.build_temp) / ext.name).resolve())
-        except UnavailableError as why:
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(build(folder), output)
+        except (UnavailableError, OSError) as why:
             if wish == "1":
-                raise RuntimeError(f"{ext.name} cannot be built, and {variable}=1: {why}") from None
+                sys.exit(f"{ext.name} cannot be built, and {variable}=1: {why}")
             self.left_out[ext.name] = str(why)
-            (Path(PACKAGE) / output.name).unlink(missing_ok=True)
-            print(f"{ext.name} is left out: {why}")
+            frame = "" if type(why) is UnavailableError else "*" * 80 + "\n"
+            print(f"{frame}{ext.name} is left out: {why}\n{frame}", end="", file=sys.stderr, flush=True)
 
 
 # torch loads the libraries, which know nothing of Python: one wheel serves every version of both.
-setup(
-    ext_modules=[CPP, CUDA],
-    cmdclass={"build_ext": BuildExtensions},
-    options={"bdist_wheel": {"py_limited_api": "cp310"}},
-)
+if __name__ == "__main__":
+    require_setuptools(setuptools.__version__)
+    require_sources(CPP.sources + CUDA.sources)
+    setuptools.setup(
+        ext_modules=[CPP, CUDA],
+        cmdclass={"build_ext": BuildExtensions},
+        options={"bdist_wheel": {"py_limited_api": "cp310"}},
+    )
