@@ -273,6 +273,39 @@ def test_weights_that_diverge_in_the_last_update_are_not_saved(in_tmp_path, capf
     assert_usable(RunFolder(Path("run")), step=3)
 
 
+def test_a_run_and_its_data_may_move(in_tmp_path, capfd, data, tmp_path):
+    options = ["--batch-size=16", "--latent-dim=2", "--steps=2", "--architecture=mlp", "--precision=fp32"]
+    shutil.copy(data, "images.npy")
+    assert cli_exits("train", "--data=images.npy", *options, "--out=run") == 0
+    assert load_checkpoint(RunFolder(Path("run")).checkpoint).config.data == str(tmp_path / "images.npy")
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    Path("images.npy").rename("moved.npy")
+    capfd.readouterr()
+    assert cli_exits("train", "--resume=run", "--steps=4") == 2
+    assert "name their place with --data" in capfd.readouterr().err
+    assert cli_exits("train", "--resume=run", "--steps=4", "--data=moved.npy", "--out=copy") == 0
+    assert_usable(RunFolder(Path("copy")), step=4)
+    assert load_checkpoint(RunFolder(Path("copy")).checkpoint).config.data == str(tmp_path / "moved.npy")
+    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+    assert cli_exits("train", "--resume=run", "--steps=4", "--data=moved.npy", "--out=copy") == 2
+    assert "already exists and is not an empty folder" in capfd.readouterr().err
+
+
+def test_other_images_than_the_runs_are_refused_by_number_or_by_pixels(in_tmp_path, capfd, data):
+    options = ["--batch-size=16", "--latent-dim=2", "--steps=2", "--architecture=mlp", "--precision=fp32"]
+    images = np.load(data)
+    np.save("images.npy", images)
+    assert cli_exits("train", "--data=images.npy", *options, "--out=run") == 0
+    for other, told in ((images[:-1], "has 63 images of 1×8×8"), (~images, "has 64 images of 1×8×8")):
+        np.save("images.npy", other)
+        capfd.readouterr()
+        assert cli_exits("train", "--resume=run", "--steps=4") == 2
+        error = capfd.readouterr().err
+        assert told in error and "but the run was trained on 64 images of 1×8×8" in error
+    np.save("images.npy", images)
+    assert cli_exits("train", "--resume=run", "--steps=4") == 0
+
+
 def test_without_arguments_there_is_help(capfd, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["betavae-fast"])
     with pytest.raises(SystemExit) as exit_:

@@ -7,11 +7,12 @@ import os
 import pytest
 import torch
 
+from betavae_fast.data import DataIdentity
 from betavae_fast.nn import BetaVAE
 from betavae_fast.objectives import Beta
-from betavae_fast.training.checkpoint import load_checkpoint, save_checkpoint
+from betavae_fast.training.checkpoint import NotFiniteError, load_checkpoint, save_checkpoint
 from betavae_fast.training.config import TrainConfig
-from betavae_fast.training.sealed import CheckpointError
+from betavae_fast.training.sealed import CheckpointError, read_sealed, write_sealed
 
 CONFIG = TrainConfig(data="tiny", latent_dim=2, likelihood="laplace", lr=1e-2)
 
@@ -119,3 +120,29 @@ def test_damage_is_named(model_and_optimizer, tmp_path, kind, damage):
 def test_no_checkpoint_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="no such file"):
         load_checkpoint(tmp_path / "nowhere")
+
+
+def test_a_checkpoint_of_the_first_format_is_read(model_and_optimizer, tmp_path):
+    """It does not say which data it is of."""
+    save_checkpoint(tmp_path, 3, CONFIG, *model_and_optimizer, Beta(), DataIdentity(7, (1, 8, 8), "0123"))
+    assert load_checkpoint(tmp_path).data == DataIdentity(7, (1, 8, 8), "0123")
+    index = read_sealed(tmp_path / "latest.json")
+    del index["data"]
+    write_sealed(tmp_path / "latest.json", {**index, "format": 1})
+    assert load_checkpoint(tmp_path).data is None
+    write_sealed(tmp_path / "latest.json", {**index, "format": 3})
+    with pytest.raises(CheckpointError, match="format 3, this version reads formats 1 and 2"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["weight", "moment"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_not_saved(model_and_optimizer, tmp_path, where, value):
+    model, optimizer = model_and_optimizer
+    save_checkpoint(tmp_path, 3, CONFIG, model, optimizer, Beta())
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    parameter = model.decoder.fc1.bias
+    (parameter.data if where == "weight" else optimizer.state[parameter]["exp_avg_sq"])[2] = value
+    with pytest.raises(NotFiniteError, match=r"decoder\.fc1\.bias.* is not finite"):
+        save_checkpoint(tmp_path, 4, CONFIG, model, optimizer, Beta())
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
