@@ -1,14 +1,19 @@
 // Runs CUDA kernels on the CPU, one CTA after the other: every thread is a fiber, and all fibers of a CTA go in lock step
-// from one synchronising call to the next. Slow, and blind to races; but the code is the kernels' own.
+// from one synchronising call to the next. Slow; but the code is the kernels' own. Where two CTAs, or two threads between
+// two synchronising calls, write to one place, the last one wins: another one where EMULATED_ORDER=reverse turns round the
+// order of both.
 #pragma once
 
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <memory>
+#include <numeric>
 #include <vector>
 
 #include "storage.h"
@@ -33,9 +38,11 @@ struct Index3 {
   unsigned x = 0;
 };
 
+constexpr size_t stack_size = 256 * 1024;
+
 struct Fiber {
   ucontext_t context;
-  std::vector<char> stack = std::vector<char>(256 * 1024);
+  std::unique_ptr<char[]> stack{new char[stack_size]};  // not cleared: pages that no call reaches take no memory
   bool finished = false;
   const char* stopped_at = nullptr;
 };
@@ -58,36 +65,46 @@ inline void enter() {
   fibers[thread_index.x].finished = true;
 }
 
-inline void run_cta(unsigned cta, unsigned threads) {
-  if (fibers.size() < threads) fibers = std::vector<Fiber>(threads);
+// The numbers from 0 to count, in the order in which CTAs and threads take their turns.
+inline std::vector<unsigned> turns(unsigned count) {
+  std::vector<unsigned> order(count);
+  std::iota(order.begin(), order.end(), 0u);
+  const char* wanted = std::getenv("EMULATED_ORDER");
+  if (wanted && std::strcmp(wanted, "reverse") == 0) std::reverse(order.begin(), order.end());
+  return order;
+}
+
+inline void run_cta(unsigned cta, const std::vector<unsigned>& threads) {
+  if (fibers.size() < threads.size()) fibers = std::vector<Fiber>(threads.size());
   block_index.x = cta;
-  for (unsigned t = 0; t < threads; ++t) {
+  for (unsigned t : threads) {
     Fiber& fiber = fibers[t];
     fiber.finished = false;
     getcontext(&fiber.context);
-    fiber.context.uc_stack = {fiber.stack.data(), 0, fiber.stack.size()};
+    fiber.context.uc_stack = {fiber.stack.get(), 0, stack_size};
     fiber.context.uc_link = &scheduler;
     makecontext(&fiber.context, enter, 0);
   }
-  for (bool running = true; running;) {
-    for (unsigned t = 0; t < threads; ++t) {
+  const Fiber& first = fibers[threads[0]];
+  while (!first.finished) {
+    for (unsigned t : threads) {
       thread_index.x = t;
       fibers[t].stopped_at = nullptr;
       swapcontext(&scheduler, &fibers[t].context);
-      if (fibers[t].finished != fibers[0].finished || fibers[t].stopped_at != fibers[0].stopped_at) {
-        std::fprintf(stderr, "CTA %u: thread %u stopped at %s, thread 0 at %s\n", cta, t, fibers[t].stopped_at,
-                     fibers[0].stopped_at);
+      if (fibers[t].finished != first.finished || fibers[t].stopped_at != first.stopped_at) {
+        std::fprintf(stderr, "CTA %u: thread %u stopped at %s, thread %u at %s\n", cta, t, fibers[t].stopped_at,
+                     threads[0], first.stopped_at);
         std::abort();
       }
     }
-    running = !fibers[0].finished;
   }
 }
 
 template <class Kernel, class... Arguments>
 void launch(Kernel kernel, unsigned ctas, unsigned threads, const Arguments&... arguments) {
   body = [&] { kernel(arguments...); };
-  for (unsigned cta = 0; cta < ctas; ++cta) run_cta(cta, threads);
+  const std::vector<unsigned> order = turns(threads);
+  for (unsigned cta : turns(ctas)) run_cta(cta, order);
 }
 
 template <class T>
