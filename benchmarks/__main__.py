@@ -24,8 +24,8 @@ from betavae_fast.bench.timing import BRIEF, QUICK, Effort
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0; 1 if the contenders disagree or nothing was measured, and then no file is written; 2 for wrong
-    arguments; 130 after Ctrl-C."""
+    """Exit status: 0; 1 if nothing was measured, or a contender failed, which is named and not timed; 2 for wrong
+    arguments; 130 after Ctrl-C. The file is written anew after each problem."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     args = parser.parse_args(arguments)
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(wrong)
         return _measure(args, arguments, console)
     except KeyboardInterrupt:
-        console.print("interrupted, nothing is written")
+        console.print("interrupted; a problem that was not finished is not written")
         return 130
 
 
@@ -71,29 +71,41 @@ def _measure(args: argparse.Namespace, arguments: list[str], console: Console) -
         console.print("[yellow]Other programs keep this machine busy: expect wrong figures.[/]")
     if args.base is not None:
         return _compare(args, console)
-    op = get(args.action)
+    op, device = get(args.action), torch.device(args.device)
+    partial = args.quick or args.shapes or args.dtypes or args.contenders
+    out = args.out or (None if partial else RESULTS / f"{op.name}-{machine.kind(device)}.json")
+    kept: list[Results] = []
+
+    def keep(results: Results) -> None:
+        kept.append(results)
+        if out is not None and results.measurements:
+            results.save(out)
+
+    status = 0
     try:
         results = run(
             op,
             args.shapes or op.shapes[args.device],
             args.dtypes or op.dtypes,
-            torch.device(args.device),
+            device,
             command=command("benchmarks", arguments),
             effort=QUICK if args.quick else BRIEF if args.brief else Effort(),
             contenders=args.contenders,
             seed=args.seed,
             time_limit=args.time_limit,
             watch=console.status,
+            keep=keep,
         )
-    except ParityError as error:
-        console.print(f"[bold red]Parity failed, so no time is reported:[/]\n{error}", highlight=False)
-        return 1
-    _show(results, console)
+    except ParityError:  # its text is shown with the results
+        results, status = kept[-1], 1
     if not results.measurements:
-        console.print("Nothing was measured, nothing is written.")
-        return 1
-    _write(results, args, console)
-    return 0
+        written, status = "Nothing was measured, nothing is written.", 1
+    elif out is None:
+        written = "Not written: only part of the configuration was measured. --out PATH writes it anyway."
+    else:
+        written = f"Written to {out}"
+    _show(results, console, written)
+    return status
 
 
 def _compare(args: argparse.Namespace, console: Console) -> int:
@@ -116,22 +128,12 @@ def _compare(args: argparse.Namespace, console: Console) -> int:
     return int(any(change.regression for change in changes))
 
 
-def _show(results: Results, console: Console) -> None:
+def _show(results: Results, console: Console, written: str = "") -> None:
+    """The failures come last, where they are not overlooked."""
     show(results, console)
-    for line in headlines(results):
-        console.print(line, highlight=False, soft_wrap=True)
-
-
-def _write(results: Results, args: argparse.Namespace, console: Console) -> None:
-    partial = args.quick or args.shapes or args.dtypes or args.contenders
-    if partial and args.out is None:
-        console.print(
-            "Not written: only part of the configuration was measured. --out PATH writes it anyway."
-        )
-        return
-    out = args.out or RESULTS / results.file_name
-    results.save(out)
-    console.print(f"Written to {out}", highlight=False, soft_wrap=True)
+    failed = (f"FAILED {failure}" for failure in results.failures)
+    for line in (*headlines(results), *([written] if written else ()), *failed):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _shape(text: str) -> Shape:

@@ -1,112 +1,233 @@
-"""All there is to do on a machine with an NVIDIA GPU, in under ten minutes: ``python -m benchmarks.gpu``.
+"""All there is to do on a machine with an NVIDIA GPU: ``python -m benchmarks.gpu``, in two calls of 480 and 200 seconds.
 
-Builds the CUDA extension in place for the GPU that is there, runs the tests marked gpu, compute-sanitizer
-where it is installed, and the benchmarks, whose results it writes into benchmarks/results/. A step that fails
-or runs out of its time does not keep the others from running; the exit status is 0 only if none did. Nothing
-is downloaded.
+    python -m benchmarks.gpu --call first --out FOLDER
+    python -m benchmarks.gpu --call second --out FOLDER
+    python -m benchmarks.gpu --rehearse                    # both on a CPU: the same lines, tiny
+
+The lines are in the order of what they are worth, each with a limit of its own. What is known is on disk at once: in the
+folder (log.txt, summary.json, and at most six result files), and the results under benchmarks/results/ too. A line that
+fails or is stopped does not keep the others from running, and leaves what it had. The last lines printed name everything
+that failed; the exit status is 0 only if nothing did. Nothing is downloaded, and the extension is built only where its
+CUDA library is missing.
 """
 
 from __future__ import annotations
 
+import argparse
+import os
 import shutil
-import subprocess
+import signal
 import sys
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 
+import numpy as np
 import torch
 
-from benchmarks import ROOT
-from benchmarks.processes import started
-from betavae_fast.bench.registry import op_names
+from benchmarks import RESULTS, ROOT
+from benchmarks.arguments import command, writable_folder
+from benchmarks.lines import Line, Record, run_all
+from betavae_fast.bench import machine
+from betavae_fast.ops.backends import missing
 
-BENCHMARK_SECONDS = 75  # of all ops together
-
-
-@dataclass(frozen=True)
-class Step:
-    """A command, the seconds it may take, and what it needs from PATH."""
-
-    name: str
-    command: Sequence[str]
-    limit: int
-    environment: Mapping[str, str] = field(default_factory=dict)
-    tool: str | None = None
+CALL_SECONDS = {"first": 480.0, "second": 200.0}
+_BUILD_SECONDS = 120.0
+# pytest with its workers writes its report within this after SIGINT.
+_PYTEST_GRACE = 15.0
 
 
 @dataclass(frozen=True)
-class Outcome:
-    step: str
-    verdict: str
-    failed: bool
-    seconds: float = 0.0
+class Place:
+    """Where the lines run, and how much of each: all of it on a GPU, as little as possible in a rehearsal.
+
+    Args:
+        out: a folder for what each line finds.
+        scratch: a folder that is removed afterwards.
+    """
+
+    device: str
+    out: Path
+    scratch: Path
+
+    @property
+    def tiny(self) -> bool:
+        return self.device == "cpu"
+
+    @property
+    def images(self) -> Path:
+        """What a rehearsal trains on."""
+        path = self.scratch / "tiny.npy"
+        if not path.exists():
+            np.save(path, np.random.default_rng(0).random((256, 8, 8)) < 0.2)
+        return path
+
+    def result(self, folder: str, prefix: str = "") -> Path:
+        """Where a copy of a result belongs; a rehearsal's is thrown away."""
+        results = self.scratch / "results" if self.tiny else RESULTS
+        return results / folder / f"{prefix}{machine.kind(torch.device(self.device))}.json"
 
 
-def steps(capability: tuple[int, int]) -> list[Step]:
-    """In order; their limits add up to less than ten minutes."""
-    python = sys.executable
-    build = {"BETAVAE_FAST_CUDA": "1", "TORCH_CUDA_ARCH_LIST": "{}.{}".format(*capability)}
-    pytest = (python, "-m", "pytest", "tests", "-m", "gpu", "-q", "--continue-on-collection-errors")
-    return [
-        Step("build", (python, "setup.py", "build_ext", "--inplace"), 120, build),
-        Step("gpu tests", pytest, 120),
-        *(_sanitizer(python, tool) for tool in ("memcheck", "racecheck")),
-        *(_benchmark(python, op, BENCHMARK_SECONDS // len(op_names())) for op in op_names()),
-        Step(
-            "training step benchmark",
-            (python, "-m", "benchmarks.step", "--device", "cuda", "--samples", "5"),
-            110,
-        ),
-    ]
+def lines(place: Place) -> dict[str, list[Line]]:
+    """By call, in their order; a call's limits add up to no more than it may take."""
+    return {
+        "first": [
+            _module(place, "first look", 35, "benchmarks.first_look"),
+            _op(place, "latent", 70, ("1048576x64", "4096x10", "64x10"), ("cuda", "triton")),
+            _op(place, "bernoulli_nll", 35, ("16384x1x64x64",), ("cuda-bits", "triton-bits")),
+            _op(place, "total_correlation", 40, ("2048x10", "8192x10"), ("cuda", "triton")),
+            _training(place, 95),
+            _gpu_tests(place, 110),
+            _step(place, 95),
+        ],
+        "second": [
+            *(_sanitizer(place, tool, 45) for tool in ("memcheck", "racecheck")),
+            _profiler(place, 40),
+            _module(place, "data parallel", 40, "benchmarks.data_parallel", launcher=_ONE_PROCESS),
+            _largest_batch(place, 30),
+        ],
+    }
 
 
-def run(step: Step) -> Outcome:
-    """Run one step to its end or its limit, with everything it started."""
-    if step.tool is not None and shutil.which(step.tool) is None:
-        return Outcome(step.name, f"left out: {step.tool} is not on PATH", failed=False)
-    print(f"\n== {step.name} (at most {step.limit} s)", flush=True)
-    start = time.monotonic()
-    with started(step.command, ROOT, {"PYTHONUNBUFFERED": "1", **step.environment}) as process:
-        try:
-            status = process.wait(step.limit)
-            verdict = "passed" if status == 0 else f"failed with exit status {status}"
-        except subprocess.TimeoutExpired:
-            status, verdict = 1, f"stopped after its {step.limit} s"
-    return Outcome(step.name, verdict, failed=status != 0, seconds=time.monotonic() - start)
+_ONE_PROCESS = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1")
 
 
-def summary(outcomes: Sequence[Outcome]) -> str:
-    width = max(len(o.step) for o in outcomes)
-    return "\n".join(f"{o.step:{width}}  {o.seconds:5.0f} s  {o.verdict}" for o in outcomes)
+def _module(
+    place: Place,
+    name: str,
+    limit: float,
+    module: str,
+    *options: str,
+    launcher: Sequence[str] = (),
+    results: dict[Path, Path] | None = None,
+) -> Line:
+    line = (sys.executable, *launcher, "-m", module, *options, "--device", place.device)
+    return Line(name, line, limit, results=results or {})
 
 
-def main() -> int:
-    if not torch.cuda.is_available():
-        print(f"No NVIDIA GPU here: torch {torch.__version__} sees no CUDA device. Nothing was run.")
-        return 1
-    major, minor = torch.cuda.get_device_capability()
-    print(f"{torch.cuda.get_device_name()}, compute capability {major}.{minor}, torch {torch.__version__}")
-    outcomes = [run(step) for step in steps((major, minor))]
-    print(f"\n{summary(outcomes)}")
-    return int(any(o.failed for o in outcomes))
+def _op(place: Place, op: str, limit: float, shapes: Sequence[str], ours: Sequence[str]) -> Line:
+    """torch.compile in its default mode only: the others compile for longer than the rest takes."""
+    options, plain = ["--brief"], ["eager", "compile"]
+    if place.tiny:
+        options, plain = ["--quick", "--dtypes", "fp32"], ["eager"]
+        shapes = ["16x1x4x4" if op.endswith("_nll") else "16x3"]
+        ours = [name.replace("cuda", "cpp") for name in ours if name.startswith("cuda")]
+    written = place.out / f"{op}.json"
+    options += ["--shapes", *shapes, "--contenders", *plain, *ours, "--out", str(written)]
+    kept = {written: place.result("", f"{op}-")}
+    return _module(place, op, limit, "benchmarks", op, *options, results=kept)
 
 
-def _sanitizer(python: str, tool: str) -> Step:
-    # torch's allocator would hide an access beyond a tensor inside its own blocks.
-    options = ("--error-exitcode", "1", "--report-api-errors", "no")
-    return Step(
-        tool,
-        ("compute-sanitizer", "--tool", tool, *options, python, "-m", "benchmarks.sanitize"),
-        60,
-        {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
-        tool="compute-sanitizer",
+def _training(place: Place, limit: float) -> Line:
+    written = place.out / "train.json"
+    tiny = ("--tiny", "8", "--data", str(place.images)) if place.tiny else ()
+    kept = {written: place.result("train")}
+    return _module(
+        place, "training", limit, "benchmarks.training", *tiny, "--out", str(written), results=kept
     )
 
 
-def _benchmark(python: str, op: str, seconds: int) -> Step:
-    command = (python, "-m", "benchmarks", op, "--device", "cuda", "--time-limit", str(seconds))
-    return Step(f"{op} benchmark", command, seconds + 10)
+def _gpu_tests(place: Place, limit: float) -> Line:
+    """Named one by one as they fail; in parallel, because most of their time is compilation on the CPU."""
+    chosen = ("tests/benchmarks/test_processes.py",) if place.tiny else ("tests", "-m", "gpu")
+    workers = ("-n", str(min(14, os.cpu_count() or 1)), "--dist", "worksteal") if find_spec("xdist") else ()
+    report = f"--junitxml={place.out / 'gpu-tests.xml'}"
+    options = ("-v", "--tb=short", "-p", "no:cacheprovider", "--continue-on-collection-errors", report)
+    line = (sys.executable, "-m", "pytest", *chosen, *workers, *options)
+    return Line("gpu tests", line, limit, interrupted_for=_PYTEST_GRACE)
+
+
+def _step(place: Place, limit: float) -> Line:
+    written = place.out / "step.json"
+    few = ("--samples", "2", "--batch-sizes", "8", "--contenders", "ours")
+    options = few if place.tiny else ("--samples", "3", "--batch-sizes", "64", "4096", "512", "16384")
+    kept = {written: place.result("step")}
+    return _module(
+        place, "training step", limit, "benchmarks.step", *options, "--out", str(written), results=kept
+    )
+
+
+def _sanitizer(place: Place, tool: str, limit: float) -> Line:
+    # torch's allocator would hide an access beyond a tensor inside its own blocks.
+    options = ("--error-exitcode", "1", "--report-api-errors", "no")
+    return _under(
+        place,
+        tool,
+        limit,
+        ("compute-sanitizer", "--tool", tool, *options),
+        {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+    )
+
+
+def _profiler(place: Place, limit: float) -> Line:
+    """Three kernels by ncu's basic set, into the log."""
+    options = ("--set", "basic", "--launch-count", "3", "--kernel-name", "regex:forward|backward")
+    return _under(place, "ncu", limit, ("ncu", *options), {})
+
+
+def _under(place: Place, name: str, limit: float, tool: Sequence[str], environment: dict[str, str]) -> Line:
+    """The short run of all kernels under a tool, which a rehearsal does without."""
+    line = (sys.executable, "-m", "benchmarks.sanitize", "--device", place.device)
+    if place.tiny:
+        return Line(name, line, limit, environment)
+    absent = "" if shutil.which(tool[0]) else f"{tool[0]} is not on PATH"
+    return Line(name, (*tool, *line), limit, environment, missing=absent)
+
+
+def _largest_batch(place: Place, limit: float) -> Line:
+    folder = place.scratch / "auto"
+    options = ("--batch-size", "auto", "--steps", "20", "--log-every", "10", "--out", str(folder))
+    tiny = ("--architecture", "mlp", "--data", str(place.images)) if place.tiny else ()
+    return _module(place, "batch size auto", limit, "betavae_fast", "train", *options, *tiny)
+
+
+def build(capability: tuple[int, int]) -> Line:
+    """Only where the CUDA library is missing or does not load: built elsewhere, it can be carried along."""
+    environment = {"BETAVAE_FAST_CUDA": "1", "TORCH_CUDA_ARCH_LIST": "{}.{}".format(*capability)}
+    why = "" if missing("cuda") else "the library is there and loads"
+    command = (sys.executable, "setup.py", "build_ext", "--inplace")
+    return Line("build", command, _BUILD_SECONDS, environment, missing=why)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu", description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+    )
+    parser.add_argument("--call", choices=CALL_SECONDS, help="one of the two; default: both")
+    parser.add_argument("--out", type=writable_folder, help="default: build/gpu")
+    parser.add_argument(
+        "--rehearse", action="store_true", help="every line on the CPU, tiny: whether it runs at all"
+    )
+    args = parser.parse_args(arguments)
+    if not (args.rehearse or torch.cuda.is_available()):
+        print(f"No NVIDIA GPU here: torch {torch.__version__} sees no CUDA device. Nothing was run.")
+        return 1
+    out = (args.out or writable_folder(str(ROOT / "build" / "gpu"))).resolve()
+    device = "cpu" if args.rehearse else "cuda"
+    with tempfile.TemporaryDirectory(prefix="betavae-fast-gpu-") as scratch:
+        place = Place(device, out, Path(scratch))
+        calls = {name: found for name, found in lines(place).items() if args.call in (None, name)}
+        if not args.rehearse:
+            first = next(iter(calls))
+            calls[first].insert(0, build(torch.cuda.get_device_capability()))
+        about = {
+            "command": command("benchmarks.gpu", arguments),
+            **machine.provenance(torch.device(device)),
+        }
+        record = Record(out, [line for found in calls.values() for line in found], about)
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+        try:
+            for name, found in calls.items():
+                run_all(found, record, CALL_SECONDS[name])
+        except KeyboardInterrupt:
+            print("interrupted")
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            print(f"\n{record.text()}", flush=True)
+    return int(record.failed)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,30 @@
-"""A short run of our CUDA kernels on awkward shapes and layouts, for compute-sanitizer to watch."""
+"""A short run of our kernels on awkward shapes and layouts, for compute-sanitizer to watch.
+
+On a CPU it runs the C++ kernels, which rehearses the command.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import argparse
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from benchmarks.arguments import available
 from betavae_fast.functional import PackedBits, bernoulli_nll, kl_decomposition, reparameterize_kl
-from betavae_fast.ops.backends import missing
+from betavae_fast.ops.backends import Backend, missing
 
 SHAPES = ((1, 1), (3, 5), (64, 10), (257, 33), (1030, 128))
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+BACKENDS: dict[str, Backend] = {"cpu": "cpp", "cuda": "cuda"}
 
 
-def posteriors() -> Iterator[tuple[Tensor, Tensor]]:
+def posteriors(device: str) -> Iterator[tuple[Tensor, Tensor]]:
     """Contiguous, and the two halves of one tensor."""
     for batch, dim in SHAPES:
         for dtype in DTYPES:
-            moments = torch.randn(batch, 2 * dim, device="cuda", dtype=dtype)
+            moments = torch.randn(batch, 2 * dim, device=device, dtype=dtype)
             packed = moments.chunk(2, 1)
             yield tuple(x.contiguous() for x in packed)  # type: ignore[misc]
             yield packed  # type: ignore[misc]
@@ -30,7 +36,7 @@ def likelihoods(decoded: Tensor) -> None:
     for target in (on, on.float(), on.to(torch.uint8), PackedBits.pack(on)):
         for reduction in ("sum", "sample"):
             leaf = decoded.detach().requires_grad_()
-            nll = bernoulli_nll(leaf, target, reduction=reduction, backend="cuda")
+            nll = bernoulli_nll(leaf, target, reduction=reduction, backend=BACKENDS[decoded.device.type])
             torch.autograd.grad(nll, leaf, torch.full_like(nll, 0.5))
 
 
@@ -38,21 +44,28 @@ def decomposition(mu: Tensor, logvar: Tensor) -> None:
     for estimator in ("mws", "mss"):
         if len(mu) > 1:
             leaves = [x.detach().requires_grad_() for x in (mu, mu, logvar)]
-            parts = kl_decomposition(*leaves, dataset_size=10**5, estimator=estimator, backend="cuda")
-            torch.autograd.grad(torch.stack(parts), leaves, torch.ones(3, device="cuda"))
+            backend = BACKENDS[mu.device.type]
+            parts = kl_decomposition(*leaves, dataset_size=10**5, estimator=estimator, backend=backend)
+            torch.autograd.grad(torch.stack(parts), leaves, torch.ones(3, device=mu.device))
 
 
-def main() -> None:
-    if why := missing("cuda"):
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.sanitize", description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+    )
+    parser.add_argument("--device", type=available, choices=BACKENDS, default="cuda")
+    device: str = parser.parse_args(argv).device
+    if why := missing(BACKENDS[device]):
         raise SystemExit(f"Nothing to watch: {why}")
-    for mu, logvar in posteriors():
+    for mu, logvar in posteriors(device):
         for reduction in ("dim", "sample", "batchmean"):
             leaves = mu.detach().requires_grad_(), logvar.detach().requires_grad_()
-            z, kl = reparameterize_kl(*leaves, reduction=reduction, seed=1, backend="cuda")
+            z, kl = reparameterize_kl(*leaves, reduction=reduction, seed=1, backend=BACKENDS[device])
             torch.autograd.grad((z, kl), leaves, (torch.randn_like(z), torch.ones_like(kl)))
         likelihoods(mu)
         decomposition(mu, logvar)
-    torch.cuda.synchronize()
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python -m benchmarks.step --threads 2
 
 Each contender lives in a process of its own, because one of the things that differ is how a process keeps its memory.
-First they all take the same 8 steps (same weights, batches and noise), and nothing is reported if their losses differ.
-Then they take turns.
+First they all take the same 8 steps (same weights, batches and noise), and one whose losses differ from eager's is named
+and not timed. Then they take turns.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -37,11 +38,15 @@ NETWORK = f"burgess, 1×64×64, 10 channels, Bernoulli, β = 4, float32, {IMAGES
 BATCH_SIZES = {"cpu": (64, 1024), "cuda": (64, 512, 4096, 16384)}
 # Later, rounding differences grow tenfold every few steps while the loss falls fast: 1e-3 by step 24 at batch 256.
 PARITY_STEPS = 8
-# Of the losses, relative. Compiled convolutions and logarithms of rounded probabilities drift sooner, bfloat16 at once.
+# Of the losses, relative.
 TOLERANCE = 1e-4
-OTHER_TOLERANCES = {"compile": 1e-3, "pythae": 1e-3, "ours, bf16": 3e-2}
+# Compiled convolutions, in every mode, and logarithms of rounded probabilities drift sooner, bfloat16 at once.
+_OTHER_TOLERANCES = {"compile": 1e-3, "pythae": 1e-3, "ours, bf16": 3e-2}
+_NOT_REACHED = "the run ended before it"
 # An OpenMP's threads wait actively for more work, in the way of the next process.
 _SETTLE_SECONDS = 0.3
+# As many as a step's CUDA graph takes before it is recorded, and one to record it.
+_WARM_UP_STEPS = 4
 
 
 @dataclass(frozen=True)
@@ -67,9 +72,19 @@ class StepTime:
 
 @dataclass(frozen=True)
 class StepResults(Provenance):
+    """A result file.
+
+    Args:
+        absent: who was not measured, and why.
+        failed: by "contender, N images": why it was not timed there.
+        left_out: by "N images": why nothing was measured, as in the file of a run that was stopped.
+    """
+
     network: str
     measurements: tuple[StepTime, ...]
     absent: dict[str, str]
+    failed: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def headline(time: StepTime) -> str:
@@ -80,10 +95,16 @@ def headline(time: StepTime) -> str:
     )
 
 
-def measure(batch_size: int, names: Sequence[str], device: str, threads: int, samples: int) -> list[StepTime]:
-    """Time the contenders in turn; RuntimeError if the losses of their parity steps differ."""
+def measure(
+    batch_size: int, names: Sequence[str], device: str, threads: int, samples: int
+) -> tuple[list[StepTime], dict[str, str]]:
+    """Time the contenders in turn: (their times, why the others were not timed).
+
+    One that raises an error, or whose losses in the parity steps differ from eager's, is dropped; without eager all are.
+    """
     context = get_context("spawn")
     workers: dict[str, Connection] = {}
+    failed: dict[str, str] = {}
     processes = []
     try:
         for name in names:
@@ -93,37 +114,59 @@ def measure(batch_size: int, names: Sequence[str], device: str, threads: int, sa
             )
             process.start()
             processes.append(process)
-        differences = _check(batch_size, workers)
-        taken: dict[str, list[float]] = {name: [] for name in names}
+            theirs.close()  # ours of it: the end of the process is the end of the connection
+        differences = _check(workers, failed)
+        # With noise of their own they are compiled anew, and a graph is recorded.
+        _ask(names, workers, failed, "warm up")
+        taken: dict[str, list[float]] = {name: [] for name in workers}
         for number in range(samples):
             turn = number % len(names)
             for name in (*names[turn:], *names[:turn]):
-                sleep(_SETTLE_SECONDS)
-                taken[name].append(_ask(workers[name], "time"))
+                if name in workers:
+                    sleep(_SETTLE_SECONDS)
+                    taken[name] += _ask((name,), workers, failed, "time").values()
         # A graph's replay does not tell its operators apart.
-        shares = _ask(workers["ours"], "shares") if "ours" in workers and device == "cpu" else {}
+        profiled = ("ours",) if device == "cpu" else ()
+        shares = _ask(profiled, workers, failed, "shares").get("ours", {})
     finally:
         for process in processes:
             process.terminate()
+        for process in processes:
+            process.join()
+    if "eager" not in workers:
+        _drop_all(workers, failed)
+        return [], failed
     eager = statistics.median(taken["eager"])
     return [
-        _step_time(name, batch_size, found, eager, differences[name], shares if name == "ours" else {})
-        for name, found in taken.items()
-    ]
+        _step_time(name, batch_size, taken[name], eager, differences[name], shares if name == "ours" else {})
+        for name in workers
+    ], failed
 
 
-def _check(batch_size: int, workers: dict[str, Connection]) -> dict[str, float]:
-    """By how much each contender's losses differ from eager's."""
-    losses = {name: _ask(worker, "losses", PARITY_STEPS) for name, worker in workers.items()}
+def _check(workers: dict[str, Connection], failed: dict[str, str]) -> dict[str, float]:
+    """By how much each contender's losses differ from eager's; one that differs too much is moved to ``failed``."""
+    losses = _ask(tuple(workers), workers, failed, "losses", PARITY_STEPS)
+    if "eager" not in losses:
+        _drop_all(workers, failed)
+        return {}
     differences = {name: _largest_difference(found, losses["eager"]) for name, found in losses.items()}
     for name, difference in differences.items():
-        allowed = OTHER_TOLERANCES.get(name, TOLERANCE)
+        allowed = tolerance(name)
         if not difference <= allowed:
-            raise RuntimeError(
-                f"batch {batch_size}: {name}'s losses differ from eager's by {difference:.1e}, "
-                f"more than {allowed:.0e}"
-            )
+            failed[name] = f"its losses differ from eager's by {difference:.1e}, more than {allowed:.0e}"
+            del workers[name]
     return differences
+
+
+def _drop_all(workers: dict[str, Connection], failed: dict[str, str]) -> None:
+    failed |= dict.fromkeys(workers, "eager, which it is compared with, failed")
+    workers.clear()
+
+
+def tolerance(name: str) -> float:
+    """By how much a contender's losses may differ from eager's, relative."""
+    kind = "compile" if name.startswith("compile") else name
+    return _OTHER_TOLERANCES.get(kind, TOLERANCE)
 
 
 def _step_time(
@@ -149,12 +192,29 @@ def _largest_difference(found: list[float], expected: list[float]) -> float:
     return max(abs(a - b) / abs(b) for a, b in zip(found, expected, strict=True))
 
 
-def _ask(worker: Connection, *question: Any) -> Any:
-    worker.send(question)
-    answer = worker.recv()
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+def _ask(
+    names: Sequence[str], workers: dict[str, Connection], failed: dict[str, str], *question: Any
+) -> dict[str, Any]:
+    """The answers by name of those among ``workers``; who fails is moved from there to ``failed``.
+
+    All are asked before the first answer is awaited, so that their compilers work at the same time.
+    """
+    answers: dict[str, Any] = {}
+    asked = [name for name in names if name in workers]
+    for name in asked:
+        with suppress(OSError):  # it has ended: seen below
+            workers[name].send(question)
+    for name in asked:
+        try:
+            answer = workers[name].recv()
+        except (EOFError, OSError):
+            answer = RuntimeError("its process ended")
+        if isinstance(answer, Exception):
+            failed[name] = str(answer)
+            del workers[name]
+        else:
+            answers[name] = answer
+    return answers
 
 
 def _work(connection: Connection, name: str, batch_size: int, device: str, threads: int) -> None:
@@ -165,14 +225,18 @@ def _work(connection: Connection, name: str, batch_size: int, device: str, threa
         trainer = TRAINERS[device][name](batch_size, device)
         answers: dict[str, Callable[..., Any]] = {
             "losses": lambda steps: [trainer.loss_of_step(step) for step in range(steps)],
+            "warm up": lambda: [trainer.step() for _ in range(_WARM_UP_STEPS)] and None,
             "time": lambda: _time(trainer, _synchronize(device)),
             "shares": lambda: _shares(trainer),
         }
         while True:
             kind, *arguments = connection.recv()
             connection.send(answers[kind](*arguments))
+    except EOFError:
+        pass  # whoever asked has ended
     except Exception as error:
-        connection.send(RuntimeError(f"{name}: {type(error).__name__}: {error}"))
+        said = str(error).strip().splitlines()
+        connection.send(RuntimeError(f"{type(error).__name__}: {said[0] if said else 'without a message'}"))
 
 
 def _synchronize(device: str) -> Callable[[], None]:
@@ -236,6 +300,8 @@ def show(results: StepResults, console: Console) -> None:
             console.print(f"{headline(time)}; its time: {parts}", highlight=False, soft_wrap=True)
     for name, why in results.absent.items():
         console.print(f"[dim]without {name}: {why}[/]", highlight=False)
+    for size, why in results.left_out.items():
+        console.print(f"[yellow]{size} left out: {why}[/]", highlight=False)
 
 
 def load(path: Path) -> StepResults:
@@ -255,7 +321,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
     parser.add_argument("--samples", type=at_least(2), default=11, help="of each contender")
-    parser.add_argument("--contenders", nargs="+", help="fewer of them, beside eager")
+    parser.add_argument(
+        "--contenders",
+        nargs="+",
+        help="beside eager; default: all but torch.compile's modes that are not its default",
+    )
     parser.add_argument("--out", type=writable, help="default: benchmarks/results/step/MACHINE.json")
     args = parser.parse_args(arguments)
     if unknown := set(args.contenders or ()) - TRAINERS[args.device].keys():
@@ -265,29 +335,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     absent = {}
     if importlib.util.find_spec("pythae") is None:
         absent["pythae"] = "it is not installed"
-    chosen = ("eager", *(args.contenders or TRAINERS[args.device]))
+    chosen = ("eager", *(args.contenders or (n for n in TRAINERS[args.device] if "compile, " not in n)))
     names = [name for name in TRAINERS[args.device] if name in chosen and name not in absent]
     device = torch.device(args.device)
     torch.set_num_threads(args.threads)
-    measurements: list[StepTime] = []
-    for batch_size in args.batch_sizes or BATCH_SIZES[args.device]:
-        try:
-            measurements += measure(batch_size, names, args.device, args.threads, args.samples)
-        except RuntimeError as error:
-            console.print(f"[bold red]No time is reported:[/] {error}", highlight=False)
-            return 1
+    out = args.out or RESULTS / "step" / f"{machine.kind(device)}.json"
+    sizes = {f"{size} images": size for size in args.batch_sizes or BATCH_SIZES[args.device]}
     results = StepResults(
         command=command("benchmarks.step", arguments),
         **machine.provenance(device),
         network=NETWORK,
-        measurements=tuple(measurements),
+        measurements=(),
         absent=absent,
+        left_out=dict.fromkeys(sizes, _NOT_REACHED),
     )
+    for images, size in sizes.items():
+        with console.status(images):
+            found, failed = measure(size, names, args.device, args.threads, args.samples)
+        results = replace(
+            results,
+            measurements=(*results.measurements, *found),
+            failed=results.failed | {f"{name}, {images}": why for name, why in failed.items()},
+            left_out={other: why for other, why in results.left_out.items() if other != images},
+        )
+        write_json(out, asdict(results))
     show(results, console)
-    out = args.out or RESULTS / "step" / f"{machine.kind(device)}.json"
-    write_json(out, asdict(results))
     console.print(f"Written to {out}", highlight=False, soft_wrap=True)
-    return 0
+    for contender, why in results.failed.items():
+        console.print(f"FAILED step, {contender}: {why}", highlight=False, soft_wrap=True, markup=False)
+    return int(bool(results.failed))
 
 
 if __name__ == "__main__":

@@ -76,7 +76,9 @@ def contenders(device: str) -> tuple[Contender, ...]:
         Contender("eager", _constant(eager)),
         Contender("distributions", _constant(distributions)),
         *(
-            Contender(name, partial(compiled, eager, mode), missing=no_compiler(device))
+            Contender(
+                name, partial(compiled, eager, mode), missing=no_compiler(device), on_request=mode is not None
+            )
             for name, mode in modes.items()
         ),
         *(

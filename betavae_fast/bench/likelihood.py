@@ -79,7 +79,9 @@ def contenders(device: str, *, eager: Forward, nll: Nll, kinds: tuple[str, ...])
     return (
         Contender("eager", lambda: eager),
         *(
-            Contender(name, partial(compiled, eager, mode), missing=no_compiler(device))
+            Contender(
+                name, partial(compiled, eager, mode), missing=no_compiler(device), on_request=mode is not None
+            )
             for name, mode in modes.items()
         ),
         Contender("reference", lambda: reference, ours=True, max_elements=_REFERENCE_MAX_ELEMENTS),

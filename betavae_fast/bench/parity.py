@@ -52,9 +52,20 @@ class Error:
         return self.error <= self.budget < inf
 
 
-def check(op: Op, problem: Problem, forwards: dict[Contender, Forward]) -> list[Error]:
-    """Every contender's errors; ParityError if one of them exceeds its budget."""
-    formula = cache(partial(in_dtype, op, problem))
+def formula_of(op: Op, problem: Problem) -> Formula:
+    """The formula on the problem's numbers, computed once in each dtype."""
+    return cache(partial(in_dtype, op, problem))
+
+
+def check(
+    op: Op, problem: Problem, forwards: dict[Contender, Forward], formula: Formula | None = None
+) -> list[Error]:
+    """Every contender's errors; ParityError if one of them exceeds its budget.
+
+    Args:
+        formula: ``formula_of`` the problem, where it is checked in several calls.
+    """
+    formula = formula or formula_of(op, problem)
     errors = [
         e for contender, forward in forwards.items() for e in _check(op, problem, contender, forward, formula)
     ]
@@ -74,7 +85,9 @@ def _check(
         op.outputs, forward(problem.inputs, problem.noise), problem.output_grads, strict=True
     ):
         if x.shape != grad.shape:
-            raise ParityError(f"{contender.name}: {name} has shape {tuple(x.shape)}, not {tuple(grad.shape)}")
+            raise ParityError(
+                f"{contender.name}, given noise: {name} has shape {tuple(x.shape)}, not {tuple(grad.shape)}"
+            )
     given = _quantities(op, problem, forward)
     yield from _compare(formula, problem, contender, "given", given, recovery=0.0)
     if op.recover_noise is None:

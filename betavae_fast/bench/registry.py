@@ -111,6 +111,7 @@ class Contender:
         ours: held to the package's error budget: float32 arithmetic whatever the input's dtype.
         missing: why it cannot run here, or "".
         max_elements: problems larger than this, by the op's ``size``, are not worth its time or memory.
+        on_request: takes part only if it is asked for by name.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Contender:
     ours: bool = False
     missing: str = ""
     max_elements: int | None = None
+    on_request: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -73,13 +73,20 @@ class Measurement:
 
 @dataclass(frozen=True)
 class CheckedProblem:
-    """A problem whose contenders agreed, by how much they differ, and which did not take part and why."""
+    """A problem whose contenders were compared.
+
+    Args:
+        errors: by how much those that were timed differ from float64.
+        absent: who did not take part, and why.
+        failed: who was to take part, but raised an error or computed something else; it is not timed.
+    """
 
     op: str
     shape: Shape
     dtype: str
     errors: tuple[Error, ...]
     absent: dict[str, str]
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,8 @@ class Results:
     """A result file.
 
     Args:
-        left_out: problems of the configuration that were not measured, and why.
+        left_out: problems of the configuration that were not measured, and why. The file of a run that was stopped names
+            those that it had not come to.
     """
 
     op: str
@@ -100,6 +108,15 @@ class Results:
     parity: tuple[CheckedProblem, ...]
     measurements: tuple[Measurement, ...]
     left_out: dict[str, str]
+
+    @property
+    def failures(self) -> list[str]:
+        """A line for each contender that failed, with its problem and the reason."""
+        return [
+            f"{p.op} {p.shape} {p.dtype}: {name}: {why}"
+            for p in self.parity
+            for name, why in p.failed.items()
+        ]
 
     @property
     def file_name(self) -> str:

@@ -15,6 +15,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from betavae_fast.bench import copying, machine, parity
 from betavae_fast.bench.footprint import Footprint, footprint
+from betavae_fast.bench.parity import ParityError
 from betavae_fast.bench.registry import DIRECTIONS, DTYPES, Contender, Direction, Forward, Op, Problem, Shape
 from betavae_fast.bench.results import CheckedProblem, Measurement, Results
 from betavae_fast.bench.timing import CpuClock, CudaClock, Effort, Task, Timing, interleave
@@ -26,6 +27,7 @@ _PREPARED_BYTES = 256 << 20
 _FEW_ROWS = {"cpu": 512, "cuda": 4096}
 # The float64 formula's intermediates, inputs and gradients.
 _PARITY_TENSORS = 24
+_NOT_REACHED = "the run ended before it"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ def run(
     seed: int = 0,
     time_limit: float | None = None,
     watch: Callable[[str], AbstractContextManager[object]] = nullcontext,
+    keep: Callable[[Results], object] = lambda results: None,
 ) -> Results:
     """Measure every shape in every dtype, one after the other.
 
@@ -55,14 +58,28 @@ def run(
         seed: of the problems' numbers.
         time_limit: begin no problem after so many seconds.
         watch: entered with a problem's name while it is measured.
-    Raises: ParityError if contenders disagree.
+        keep: called after each problem with the results so far.
+    Raises: ParityError, after everything else has been measured and handed to ``keep``, if contenders failed.
     """
     effort = effort or Effort()
     done: list[ProblemResult] = []
-    left_out: dict[str, str] = {}
+    problems = {f"{op.name} {shape} {dtype}": (shape, dtype) for shape in shapes for dtype in dtypes}
+    left_out = dict.fromkeys(problems, _NOT_REACHED)
+    provenance = machine.provenance(device)
+
+    def so_far() -> Results:
+        return Results(
+            op=op.name,
+            command=command,
+            **provenance,
+            configuration=asdict(effort) | {"shapes": list(shapes), "dtypes": list(dtypes), "seed": seed},
+            parity=tuple(r.checked for r in done),
+            measurements=tuple(m for r in done for m in r.measurements),
+            left_out=dict(left_out),
+        )
+
     start = time.monotonic()
-    for shape, dtype in ((s, d) for s in shapes for d in dtypes):
-        name = f"{op.name} {shape} {dtype}"
+    for name, (shape, dtype) in problems.items():
         if time_limit is not None and time.monotonic() - start > time_limit:
             left_out[name] = f"the time limit of {time_limit:g} s was reached"
         elif why := op.unfit(shape) or too_large(shape, device):
@@ -70,15 +87,12 @@ def run(
         else:
             with watch(name):
                 done.append(measure(op, shape, dtype, device, effort, contenders, seed))
-    return Results(
-        op=op.name,
-        command=command,
-        **machine.provenance(device),
-        configuration=asdict(effort) | {"shapes": list(shapes), "dtypes": list(dtypes), "seed": seed},
-        parity=tuple(r.checked for r in done),
-        measurements=tuple(m for r in done for m in r.measurements),
-        left_out=left_out,
-    )
+            del left_out[name]
+        keep(so_far())
+    results = so_far()
+    if results.failures:
+        raise ParityError("\n".join(results.failures))
+    return results
 
 
 def measure(
@@ -90,17 +104,20 @@ def measure(
     contenders: Sequence[str] | None,
     seed: int,
 ) -> ProblemResult:
-    """Check all contenders on one problem, then time them; ParityError if they disagree."""
+    """Check all contenders on one problem, then time those that agree with the formula."""
     problem = op.setup(shape, DTYPES[dtype], device, seed)
     absent, forwards = line_up(op, shape, device, contenders)
     absent |= leave_out_uncompilable(problem, forwards)
-    errors = parity.check(op, problem, forwards)
+    errors, failed = leave_out_wrong(op, problem, forwards)
+    checked = CheckedProblem(op.name, shape, dtype, tuple(errors), absent, failed)
+    if not forwards:
+        return ProblemResult(checked, ())
     measurements = [
         m
         for direction in DIRECTIONS
         for m in _time(op, shape, dtype, direction, problem, {c.name: f for c, f in forwards.items()}, effort)
     ]
-    return ProblemResult(CheckedProblem(op.name, shape, dtype, tuple(errors), absent), tuple(measurements))
+    return ProblemResult(checked, tuple(measurements))
 
 
 def line_up(
@@ -113,6 +130,8 @@ def line_up(
     for contender in op.contenders(device.type):
         if names is not None and contender.name not in names:
             absent[contender.name] = "not asked for"
+        elif names is None and contender.on_request:
+            absent[contender.name] = "measured only if it is asked for"
         elif contender.missing:
             absent[contender.name] = contender.missing
         elif contender.max_elements is not None and op.size(shape) > contender.max_elements:
@@ -132,6 +151,27 @@ def leave_out_uncompilable(problem: Problem, forwards: dict[Contender, Forward])
             absent[contender.name] = f"torch.compile failed: {str(error).strip().splitlines()[0]}"
             del forwards[contender]
     return absent
+
+
+def leave_out_wrong(
+    op: Op, problem: Problem, forwards: dict[Contender, Forward]
+) -> tuple[list[parity.Error], dict[str, str]]:
+    """Remove the contenders that raise an error or compute something else: (the others' errors, the reasons by name)."""
+    formula = parity.formula_of(op, problem)
+    errors: list[parity.Error] = []
+    failed: dict[str, str] = {}
+    for contender, forward in list(forwards.items()):
+        try:
+            errors += parity.check(op, problem, {contender: forward}, formula)
+        except ParityError as error:
+            lines = str(error).splitlines()
+            failed[contender.name] = "; ".join(line.removeprefix(f"{contender.name}, ") for line in lines)
+        except Exception as error:  # whatever a compiler or a kernel raises, the others can still be measured
+            said = str(error).strip().splitlines()
+            failed[contender.name] = f"{type(error).__name__}: {said[0] if said else 'without a message'}"
+        if contender.name in failed:
+            del forwards[contender]
+    return errors, failed
 
 
 def too_large(shape: Shape, device: torch.device) -> str:

@@ -1,70 +1,95 @@
 """``python -m benchmarks.gpu``, as far as a machine without a GPU can tell."""
 
-import os
+import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import gpu
-from betavae_fast.bench.registry import op_names
-from tests import PATIENCE
+from benchmarks.lines import Line
+from benchmarks.processes import GRACE_SECONDS
+from benchmarks.trainers import TRAINERS
+from betavae_fast.bench.registry import get, op_names
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def plans(tmp_path, monkeypatch):
+    """The calls of a machine with a GPU, and those of a rehearsal."""
+    monkeypatch.setattr("betavae_fast.bench.machine.kind", lambda device: device.type)
+    monkeypatch.setattr("shutil.which", lambda tool: None)
+    return {device: gpu.lines(gpu.Place(device, tmp_path / "out", tmp_path)) for device in ("cuda", "cpu")}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_ends_at_once_with_one_line():
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu"], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
+        [sys.executable, "-m", "benchmarks.gpu"], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1 and done.stderr == ""
     assert done.stdout.startswith("No NVIDIA GPU here") and done.stdout.count("\n") == 1
 
 
-def test_all_steps_together_stay_under_ten_minutes():
-    steps = gpu.steps((9, 0))
-    assert sum(step.limit for step in steps) < 600
-    benchmarks = [f"{op} benchmark" for op in op_names()]
-    assert [s.name for s in steps] == [
-        *("build", "gpu tests", "memcheck", "racecheck"),
-        *benchmarks,
-        "training step benchmark",
-    ]
-    assert steps[0].environment["TORCH_CUDA_ARCH_LIST"] == "9.0"
+def test_the_lines_of_a_call_stay_within_it(plans):
+    for call, lines in plans["cuda"].items():
+        assert sum(line.limit for line in lines) <= gpu.CALL_SECONDS[call]
+        assert all(line.interrupted_for + GRACE_SECONDS < line.limit / 2 for line in lines)
 
 
-def test_a_step_that_fails_does_not_stop_the_next(monkeypatch, capfd):
-    script = [gpu.Step(str(code), (sys.executable, "-c", f"raise SystemExit({code})"), 60) for code in (3, 0)]
-    monkeypatch.setattr(gpu, "steps", lambda capability: script)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
-    assert gpu.main() == 1
-    summary = capfd.readouterr().out.splitlines()[-2:]
-    assert summary[0].endswith("failed with exit status 3") and summary[1].endswith("passed")
+def test_what_comes_back_is_at_most_eight_files(plans, tmp_path):
+    out = str(tmp_path / "out")
+    for lines in plans.values():
+        places = {
+            p.split("=")[-1] for found in lines.values() for line in found for p in line.command if out in p
+        }
+        assert len(places) <= 6 and all(Path(place).parent == Path(out) for place in places)
+        assert {str(path) for found in lines.values() for line in found for path in line.results} <= places
 
 
-def test_a_step_is_stopped_with_everything_it_started(tmp_path):
-    inner = "import os, signal, sys; open(sys.argv[1], 'x').write(str(os.getpid())); signal.pause()"
-    nested = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]])"
-    started = tmp_path / "pid"
-    for limit in (1, 10, 100, 1000):
-        step = gpu.Step("endless", (sys.executable, "-c", nested, inner, str(started)), limit)
-        outcome = gpu.run(step)
-        assert outcome.failed and f"stopped after its {limit} s" in outcome.verdict
-        if started.exists():  # A machine with other work to do may not have come so far.
-            break
-    deadline = time.monotonic() + PATIENCE
-    with pytest.raises(ProcessLookupError):
-        while time.monotonic() < deadline:
-            os.kill(int(started.read_text()), 0)
-            time.sleep(0.01)
+def test_a_rehearsal_has_the_same_lines_and_writes_no_results(plans, tmp_path):
+    named = {d: {call: [line.name for line in found] for call, found in p.items()} for d, p in plans.items()}
+    assert named["cpu"] == named["cuda"]
+    kept = [place for found in plans["cpu"].values() for line in found for place in line.results.values()]
+    assert kept and all(place.is_relative_to(tmp_path) for place in kept)
 
 
-def test_a_tool_that_is_not_installed_is_left_out_not_failed():
-    outcome = gpu.run(gpu.Step("memcheck", ("no-such-tool",), 1, tool="no-such-tool"))
-    assert not outcome.failed and "not on PATH" in outcome.verdict
+def test_the_contenders_that_a_gpu_is_asked_for_exist(plans):
+    lines = {line.name: line.command for line in plans["cuda"]["first"]}
+    measured = [op for op in op_names() if op in lines]
+    assert len(measured) == 3
+    for op in measured:
+        command = lines[op]
+        asked = command[command.index("--contenders") + 1 : command.index("--out")]
+        assert {"eager", "compile"} < set(asked) <= {c.name for c in get(op).contenders("cuda")}
+    assert "--contenders" not in lines["training step"] and "ours" in TRAINERS["cuda"]
+
+
+def test_nothing_is_built_where_the_library_loads(monkeypatch):
+    monkeypatch.setattr(gpu, "missing", lambda backend: "")
+    assert "loads" in gpu.build((9, 0)).missing
+    monkeypatch.setattr(gpu, "missing", lambda backend: "it was not built")
+    line = gpu.build((9, 0))
+    assert not line.missing and line.environment["TORCH_CUDA_ARCH_LIST"] == "9.0"
+
+
+def test_every_failure_is_in_the_last_lines(monkeypatch, tmp_path, capfd):
+    says = "print('FAILED tests/x.py::test_a - assert 0'); print('no FAILED'); raise SystemExit(3)"
+    script = {
+        "first": [
+            Line("wrong", (sys.executable, "-c", says), 60),
+            Line("right", (sys.executable, "-c", ""), 60),
+        ],
+        "second": [Line("silent", (sys.executable, "-c", "raise SystemExit(4)"), 60)],
+    }
+    monkeypatch.setattr(gpu, "lines", lambda place: script)
+    assert gpu.main(["--rehearse", "--out", str(tmp_path)]) == 1
+    last = capfd.readouterr().out.splitlines()[-5:]
+    assert last[0].endswith("failed with exit status 3") and last[1].endswith("passed")
+    assert last[3:] == ["FAILED wrong: tests/x.py::test_a", "FAILED silent: failed with exit status 4"]
+    assert gpu.main(["--rehearse", "--call", "second", "--out", str(tmp_path)]) == 1
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert {line["name"] for line in summary["lines"]} == {"wrong", "right", "silent"}

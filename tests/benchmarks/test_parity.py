@@ -9,6 +9,7 @@ from benchmarks.__main__ import main
 from betavae_fast.bench import parity
 from betavae_fast.bench.latent import eager
 from betavae_fast.bench.registry import Contender
+from betavae_fast.bench.results import load
 from betavae_fast.bench.runner import line_up
 
 
@@ -119,11 +120,49 @@ def test_ours_are_held_to_float32_arithmetic_in_bfloat16(small_latent):
         _check(op, torch.bfloat16, (512, 10))
 
 
-def test_a_disagreement_ends_the_run_without_a_result(small_latent, tmp_path, capsys):
-    small_latent(Contender("wrong", lambda: _sums_over_the_batch))
+def _raises(inputs, noise):
+    raise RuntimeError("no kernel image\nis there")
+
+
+def _raises_in_backward(inputs, noise):
+    class Wrong(torch.autograd.Function):
+        @staticmethod
+        def forward(context, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(context, grad):
+            raise TypeError("grad has initial type fp32")
+
+    z, kl = eager(inputs, noise)
+    return Wrong.apply(z), kl
+
+
+@pytest.mark.parametrize(
+    ("forward", "named"),
+    [
+        (_sums_over_the_batch, "wrong: given noise: kl is off by "),
+        (_transposed_kl, "wrong: given noise: kl has shape (3, 1), not (3,)"),
+        (_raises, "wrong: RuntimeError: no kernel image"),
+        (_raises_in_backward, "wrong: TypeError: grad has initial type fp32"),
+    ],
+)
+def test_one_that_fails_is_named_and_not_timed_and_the_others_are(
+    forward, named, small_latent, tmp_path, capsys
+):
+    small_latent(Contender("wrong", lambda: forward))
     out = tmp_path / "results.json"
     assert main(["latent", "--quick", "--out", str(out)]) == 1
-    assert not list(tmp_path.iterdir())
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"FAILED latent (16, 3) fp32: {named}")
+    results = load(out)
+    assert {m.contender for m in results.measurements} == {"eager", "distributions", "reference"}
+    assert list(results.parity[0].failed) == ["wrong"]
+    assert "wrong" not in {e.contender for e in results.parity[0].errors}
+
+
+def test_where_all_fail_nothing_is_written(small_latent, tmp_path, capsys):
+    small_latent(Contender("wrong", lambda: _raises))
+    options = ("--quick", "--contenders", "wrong", "--out", str(tmp_path / "results.json"))
+    assert main(["latent", *options]) == 1
     printed = capsys.readouterr().out
-    assert "Parity failed" in printed and "wrong, given noise: kl is off" in printed
-    assert "×" not in printed
+    assert "Nothing was measured" in printed and "FAILED" in printed and not list(tmp_path.iterdir())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -25,11 +27,25 @@ time.sleep(60)
 )
 def test_it_is_asked_to_end_and_then_ended(answer, status, monkeypatch):
     """A build tool that is only killed leaves its compilers running."""
-    monkeypatch.setattr(processes, "_GRACE_SECONDS", 20.0 if status == 7 else 0.1)
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 20.0 if status == 7 else 0.1)
     script = _SCRIPT.format(answer=answer)
     with processes.started((sys.executable, "-c", script), Path.cwd(), {}, subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
     assert process.returncode == status
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "with workers"])
+def test_interrupted_tests_still_write_their_report(workers, tmp_path):
+    """pytest ends by its summary and its report if it is interrupted, but at once if it is terminated."""
+    tests = "import pathlib, time\ndef test_wrong(): assert 0\ndef test_long():\n    {}; time.sleep(300)\n"
+    begun, report = tmp_path / "begun", tmp_path / "report.xml"
+    (tmp_path / "test_these.py").write_text(tests.format(f"pathlib.Path({str(begun)!r}).touch()"))
+    options = ("-c", os.devnull, f"--rootdir={tmp_path}", "-p", "no:cacheprovider", f"--junitxml={report}")
+    command = (sys.executable, "-m", "pytest", "test_these.py", *options, *workers)
+    with processes.started(command, tmp_path, {}, subprocess.PIPE, interrupted_for=60) as process:
+        while process.poll() is None and not begun.exists():
+            time.sleep(0.02)
+    assert "test_wrong" in report.read_text()
 
 
 def test_it_sees_the_environment_and_its_output_is_read(tmp_path):

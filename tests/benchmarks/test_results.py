@@ -11,8 +11,9 @@ import pytest
 
 from benchmarks import RESULTS
 from benchmarks.__main__ import main
+from betavae_fast.bench import runner
 from betavae_fast.bench.headline import headline, unsupported
-from betavae_fast.bench.registry import DIRECTIONS
+from betavae_fast.bench.registry import DIRECTIONS, get, op_names
 from betavae_fast.bench.results import Measurement, Results, load, load_all
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,10 +155,28 @@ def test_what_is_no_result_file_is_not_shown(text, tmp_path, capsys):
     assert "is not a result file of an op" in printed and "absent: No such file" in printed
 
 
-def test_an_interrupted_run_ends_in_one_line(monkeypatch, capsys):
-    def interrupted(*args, **settings):
-        raise KeyboardInterrupt
+def test_an_interrupted_run_leaves_the_problems_it_has_measured(small_latent, monkeypatch, tmp_path, capsys):
+    small_latent()
+    measure = runner.measure
 
-    monkeypatch.setattr("benchmarks.__main__.run", interrupted)
-    assert main(["latent", "--quick"]) == 130
-    assert "interrupted, nothing is written" in capsys.readouterr().out
+    def interrupted(op, shape, *settings):
+        if shape == (8, 3):
+            raise KeyboardInterrupt
+        return measure(op, shape, *settings)
+
+    monkeypatch.setattr(runner, "measure", interrupted)
+    out = tmp_path / "results.json"
+    assert main(["latent", "--quick", "--shapes", "16x3", "8x3", "4x3", "--out", str(out)]) == 130
+    assert capsys.readouterr().out.splitlines()[-1].startswith("interrupted")
+    results = load(out)
+    assert {m.shape for m in results.measurements} == {(16, 3)}
+    assert set(results.left_out) == {"latent (8, 3) fp32", "latent (4, 3) fp32"}
+    assert all("ended before" in why for why in results.left_out.values())
+
+
+@pytest.mark.parametrize("name", op_names())
+def test_slow_modes_of_the_compiler_take_part_only_if_asked_for(name):
+    op = get(name)
+    slow = {c.name for c in op.contenders("cuda") if c.name.startswith("compile-")}
+    assert slow == {c.name for c in op.contenders("cuda") if c.on_request}
+    assert not any(c.on_request for c in op.contenders("cpu"))

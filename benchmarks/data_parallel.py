@@ -1,0 +1,83 @@
+"""A group of one process: whether a step that exchanges gradients is the step that does not.
+
+    torchrun --nproc-per-node 1 -m benchmarks.data_parallel --device cuda
+
+One process needs no group, so the command line makes none. Here there is one, over NCCL on a GPU and gloo on a CPU, and
+the model is wrapped as for several. On a GPU the step, with its exchange, is recorded as a CUDA graph.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from benchmarks.arguments import available
+from betavae_fast.data.images import BinaryImages
+from betavae_fast.training.config import TrainConfig
+from betavae_fast.training.graph import graphed, side_stream
+from betavae_fast.training.loop import prepare
+from betavae_fast.training.step import TrainStep
+
+# torch's warm-up of DistributedDataParallel, the recording, and some replays.
+STEPS, WARM_UP = 20, 11
+IMAGES, BATCH_SIZE = 320, 16
+TOLERANCE = 1e-4  # of a loss, relative: gradients pass through buckets, where cuDNN may choose other kernels
+
+
+def losses(device: str, *, exchanged: bool) -> list[float]:
+    """Each step's loss."""
+    store = torch.randint(0, 256, (IMAGES, 64 * 64 // 8), generator=torch.Generator().manual_seed(0)).byte()
+    config = TrainConfig(device=device, precision="fp32", batch_size=BATCH_SIZE, steps=STEPS)
+    state = prepare(config, BinaryImages("random", store, (1, 64, 64)))
+    state.model.train()
+    found = []
+    with ExitStack() as held:
+        held.enter_context(side_stream(state.device))
+        model: nn.Module = state.model
+        if exchanged:
+            model = DistributedDataParallel(model, gradient_as_bucket_view=True)
+        step = TrainStep(state, model)
+        take, launch = step, graphed(step, state.device)
+        step.load_order(0)
+        for number in range(STEPS):
+            # Recording waits until DistributedDataParallel has settled.
+            (take if number < WARM_UP else launch)()
+            state.step += 1
+            found.append(float(step.means.read(1)["loss"]))
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.data_parallel",
+        description=(__doc__ or "").splitlines()[0],
+        allow_abbrev=False,
+    )
+    parser.add_argument("--device", type=available, choices=("cpu", "cuda"), default="cpu")
+    device: str = parser.parse_args(argv).device
+    alone = losses(device, exchanged=False)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
+    try:
+        together = losses(device, exchanged=True)
+    finally:
+        dist.destroy_process_group()
+    difference = max(abs(a - b) / abs(a) for a, b in zip(alone, together, strict=True))
+    backend = "NCCL" if device == "cuda" else "gloo"
+    print(
+        f"{backend}, one process, {STEPS} steps: losses differ by {difference:.1e} from a step without exchange"
+    )
+    if not difference <= TOLERANCE:
+        print(f"FAILED {backend}: losses differ by {difference:.1e}, more than {TOLERANCE:.0e}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

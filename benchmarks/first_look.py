@@ -1,0 +1,69 @@
+"""Which machine and versions these are, and whether each op of ours agrees with float64 there: half a minute.
+
+python -m benchmarks.first_look --device cuda
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from benchmarks.arguments import available
+from betavae_fast.bench import machine
+from betavae_fast.bench.registry import Op, get, op_names
+from betavae_fast.bench.runner import leave_out_wrong, line_up
+
+PACKAGES = ("setuptools", "numpy", "pytest", "pytest-xdist", "pythae")
+SHAPES = {"latent": (257, 33), "total_correlation": (67, 10)}
+IMAGES = (17, 1, 9, 8)  # of a likelihood
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 1 if an op of ours fails or computes something else."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.first_look",
+        description=(__doc__ or "").splitlines()[0],
+        allow_abbrev=False,
+    )
+    parser.add_argument("--device", type=available, choices=("cpu", "cuda"), default="cpu")
+    device = torch.device(parser.parse_args(argv).device)
+    for name, value in (machine.describe(device) | machine.versions()).items():
+        print(f"{name}: {value}")
+    for package in PACKAGES:
+        print(f"{package}: {_version(package)}")
+    if shutil.which("nvidia-smi"):
+        subprocess.run(("nvidia-smi",), check=False)
+    sys.stdout.flush()
+    # Each op by itself: a kernel that ends all further work on the GPU has by then told of the ops before it.
+    return max(_check(get(name), device) for name in op_names())
+
+
+def _check(op: Op, device: torch.device) -> int:
+    shape = SHAPES.get(op.name, IMAGES)
+    problem = op.setup(shape, torch.float32, device, 0)
+    ours = [c.name for c in op.contenders(device.type) if c.ours and c.name != "reference"]
+    absent, forwards = line_up(op, shape, device, ours)
+    _, failed = leave_out_wrong(op, problem, forwards)
+    agree = ", ".join(contender.name for contender in forwards) or "nobody"
+    print(f"{op.name} {shape} fp32: {agree} within the error budget", flush=True)
+    failed |= {name: why for name, why in absent.items() if name in ours}
+    for name, why in failed.items():
+        print(f"FAILED {op.name} {shape} fp32: {name}: {why}", flush=True)
+    return int(bool(failed))
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
