@@ -29,7 +29,7 @@ def started(
 ) -> Iterator[subprocess.Popen[str]]:
     """``command``, ended with everything it has started when the block is left; ``output`` as Popen's stdout.
 
-    On Linux it is also ended, by SIGTERM, when this process dies without leaving the block.
+    On Linux it is also killed when this process dies without leaving the block.
 
     Args:
         environment: beside this process's own.
@@ -60,7 +60,7 @@ def _end_with_parent() -> partial[int] | None:
     """What a new process runs before its program; loaded here, because after a fork little is safe."""
     if sys.platform != "linux":
         return None
-    return partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    return partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -1,6 +1,8 @@
 """All result files as one page with plots: ``python -m benchmarks.report`` writes docs/benchmarks.md and its pictures.
 
-Nothing is measured here, and nothing on the page is from elsewhere: a test compares it with the files.
+It also writes the table of GPU figures in README.md.
+
+Nothing is measured here, and nothing on the page or in the table is from elsewhere: a test compares them with the files.
 """
 
 from __future__ import annotations
@@ -8,12 +10,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks import RESULTS, ROOT, latency, step, time_to_loss
+from benchmarks import RESULTS, ROOT, latency, step, time_to_loss, training
+from benchmarks.gpu import HEADLINES, STEP_BATCHES
 from betavae_fast.bench.headline import seconds, size, times
-from betavae_fast.bench.registry import entry_names
+from betavae_fast.bench.registry import Shape, entry_names, get
 from betavae_fast.bench.results import Measurement, Results, load_all
 
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -35,6 +39,10 @@ interleaved rounds.
 _COLOURS = ("#e07b00", "#8c8c8c", "#7a4fa3", "#1f6fb4", "#2a9d5c", "#c0392b", "#b59a00")
 _ORACLE = "reference"  # slow by design: left out of the pictures
 _SCALING = "latent_scaling"
+README = ROOT / "README.md"
+# Around the table of GPU figures.
+_MARK = "<!-- gpu -->"
+_UNMEASURED = "not measured yet"
 
 
 def page(results: Mapping[str, Results]) -> str:
@@ -76,6 +84,71 @@ def _op_section(file: str, results: Results) -> Iterator[str]:
             cells += [str(both.launches)] if launches else []
             yield _row(cells)
         yield ""
+
+
+def gpu_table(folder: Path) -> str:
+    """A line for each figure that `make gpu` is to find, from the result files of GPUs in ``folder``."""
+    rows = [("GPU", "what", "ours", "× eager", "× torch.compile"), ("---", "---", "---:", "---:", "---:")]
+    ops = [found for found in load_all(folder).values() if found.machine["gpu"]]
+    for op, shapes in HEADLINES.items():
+        for shape, dtype in ((s, d) for s in shapes for d in get(op).dtypes):
+            what = f"{op} {shape} {dtype}, forward and backward"
+            rows += [
+                (
+                    str(found.machine["gpu"]),
+                    what,
+                    f"{seconds(m.p50)} ({m.contender})",
+                    _times(m.speedup_over_eager),
+                    _times(m.speedup_over_compile),
+                )
+                for found in ops
+                if found.op == op and (m := _fastest_of_ours(found, shape, dtype))
+            ] or [("", what, _UNMEASURED, "", "")]
+    steps = [s for s in map(step.load, sorted((folder / "step").glob("*.json"))) if s.machine["gpu"]]
+    for images in STEP_BATCHES:
+        what = f"training step, {images:,} images"
+        rows += [
+            (str(found.machine["gpu"]), what, *_step_cells(found, m))
+            for found in steps
+            for m in found.measurements
+            if (m.contender, m.batch_size) == ("ours", images)
+        ] or [("", what, _UNMEASURED, "", "")]
+    trainings = [t for t in map(training.load, sorted((folder / "train").glob("*.json"))) if t.machine["gpu"]]
+    for images, count in training.SPEEDS:
+        what = f"`betavae-fast train`, {count:,} steps of {images:,} images"
+        rows += [
+            (str(found.machine["gpu"]), what, f"{speed.images_per_second:,.0f} images/s", "", "")
+            for found in trainings
+            for speed in found.speeds
+            if (speed.batch_size, speed.steps) == (images, count)
+        ] or [("", what, _UNMEASURED, "", "")]
+    return "\n".join(map(_row, rows))
+
+
+def _fastest_of_ours(results: Results, shape: Shape, dtype: str) -> Measurement | None:
+    ours = {c.name for c in get(results.op).contenders("cuda") if c.ours} - {_ORACLE}
+    found = [m for m in _both(results) if m.contender in ours and (m.shape, m.dtype) == (shape, dtype)]
+    return min(found, key=lambda m: m.p50, default=None)
+
+
+def _step_cells(results: step.StepResults, ours: step.StepTime) -> tuple[str, str, str]:
+    compiled = [
+        m.p50
+        for m in results.measurements
+        if m.batch_size == ours.batch_size and m.contender.startswith("compile")
+    ]
+    gain = times(min(compiled) / ours.p50) if compiled else ""
+    return (
+        f"{seconds(ours.p50)}, {ours.images_per_second:,.0f} images/s",
+        times(ours.speedup_over_eager),
+        gain,
+    )
+
+
+def with_gpu_table(text: str, folder: Path) -> str:
+    """The README's ``text`` with the table between its two marks written anew."""
+    before, _, after = text.split(_MARK)
+    return f"{before}{_MARK}\n{gpu_table(folder)}\n{_MARK}{after}"
 
 
 def _step_section() -> Iterator[str]:
@@ -211,7 +284,8 @@ def main() -> int:
     for found in results.values():
         draw(found).savefig(PICTURES / _picture(found), dpi=110)
     PAGE.write_text(page(results), encoding="utf-8")
-    print(f"Written to {PAGE.relative_to(ROOT)}")
+    README.write_text(with_gpu_table(README.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
+    print(f"Written to {PAGE.relative_to(ROOT)} and {README.relative_to(ROOT)}")
     return 0
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks import RESULTS, latency, time_to_loss
 from benchmarks.all import COMMANDS
-from benchmarks.report import PAGE, PICTURES, draw, page
+from benchmarks.report import PAGE, PICTURES, README, draw, gpu_table, page, with_gpu_table
 from betavae_fast.bench.results import load_all
 from betavae_fast.bench.timing import QUICK, Timing
 
@@ -15,6 +17,29 @@ FILES = load_all(RESULTS)
 
 def test_the_page_is_what_the_files_give():
     assert PAGE.read_text(encoding="utf-8") == page(FILES), "run `make report`"
+
+
+def test_the_readme_states_the_gpu_figures_of_the_files():
+    text = README.read_text(encoding="utf-8")
+    assert text == with_gpu_table(text, RESULTS), "run `make report`"
+
+
+def test_a_gpu_figure_is_that_of_our_fastest(tmp_path):
+    assert gpu_table(tmp_path).count("not measured yet") == gpu_table(tmp_path).count("\n") - 1
+    found = FILES["latent-cpu.json"]
+    both = next(
+        m
+        for m in found.measurements
+        if (m.direction, m.dtype, m.shape) == ("forward+backward", "fp32", (64, 10))
+    )
+    rows = [
+        replace(both, contender=name, p50=p50)
+        for name, p50 in (("eager", 1e-6), ("cuda", 2e-5), ("triton", 3e-5))
+    ]
+    on_gpu = replace(found, machine=found.machine | {"gpu": "NVIDIA X"}, measurements=tuple(rows))
+    on_gpu.save(tmp_path / "latent-nvidia-x.json")
+    [line] = [line for line in gpu_table(tmp_path).splitlines() if "NVIDIA X" in line]
+    assert "latent (64, 10) fp32" in line and "| 20 µs (cuda) |" in line
 
 
 def test_every_picture_on_the_page_is_there():
