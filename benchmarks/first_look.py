@@ -22,6 +22,8 @@ from betavae_fast.bench.runner import leave_out_wrong, line_up
 PACKAGES = ("setuptools", "numpy", "pytest", "pytest-xdist", "pythae")
 SHAPES = {"latent": (257, 33), "total_correlation": (67, 10)}
 IMAGES = (17, 1, 9, 8)  # of a likelihood
+# One kind of target, which every likelihood takes: Triton compiles for a second or more for each.
+KIND = "-uint8"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _check(op: Op, device: torch.device) -> int:
     shape = SHAPES.get(op.name, IMAGES)
     problem = op.setup(shape, torch.float32, device, 0)
-    ours = [c.name for c in op.contenders(device.type) if c.ours and c.name != "reference"]
+    ours = [
+        c.name
+        for c in op.contenders(device.type)
+        if c.ours and c.name != "reference" and ("-" not in c.name or c.name.endswith(KIND))
+    ]
     absent, forwards = line_up(op, shape, device, ours)
     _, failed = leave_out_wrong(op, problem, forwards)
     agree = ", ".join(contender.name for contender in forwards) or "nobody"

@@ -25,8 +25,7 @@ PICTURES = PAGE.with_suffix("")
 _HEAD = """# Benchmarks
 
 What the files in `benchmarks/results/` hold, drawn by `make report`. Each has its command, machine, versions and commit
-in it, and was written only after all contenders of that run had agreed with the formula in float64. Medians of
-interleaved rounds.
+in it, and only contenders that agreed with the formula in float64. Medians of interleaved rounds.
 
 - **floor**: the time over that of copying the bytes that any implementation has to move, from and to memory, measured in
   the same rounds; below 1 where the problem fits into a cache. The total correlation is bound by 2 B² (D + 1)

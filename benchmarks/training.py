@@ -124,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = args.out or RESULTS / "train" / f"{machine.kind(device)}.json"
     console = Console(highlight=False, soft_wrap=True, markup=False)
     results = Training(command=command("benchmarks.training", arguments), **machine.provenance(device))
+    write_json(out, asdict(results))  # nothing is known yet
     failed: list[str] = []
     speeds, steps, log_every = SPEEDS, SHORT_STEPS, LOG_EVERY
 
