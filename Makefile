@@ -2,7 +2,7 @@
 # make test    sets up, then runs the tests
 # make bench   the benchmarks of this machine's CPU, into benchmarks/results/
 # make report  all result files as tables and plots: docs/benchmarks.md
-# make gpu     on a machine with an NVIDIA GPU, with the torch and triton found there: build, gpu tests, benchmarks
+# make gpu     on a machine with an NVIDIA GPU: gpu tests and benchmarks; builds only if the CUDA library is missing
 # make lint    formatting, lint, types
 # make docs    sets up, then builds the documentation into site/
 # make wheel   dist/*.whl: one file for torch >= 2.11 and Python >= 3.10, with CUDA kernels if nvcc is found
