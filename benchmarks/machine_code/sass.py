@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
 import shutil
+import struct
 import subprocess
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 Code = list[tuple[int, str]]  # (address, text), without padding
@@ -25,6 +29,11 @@ def dump(cubin: Path, what: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+def _instruction(line: str) -> tuple[int, str] | None:
+    at = re.match(r"\s+/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;", line)
+    return (int(at[1], 16), at[2]) if at and at[2] != "NOP" else None
+
+
 def kernels(cubin: Path) -> dict[str, Code]:
     """Every kernel of the file by its mangled name."""
     found: dict[str, Code] = {}
@@ -32,9 +41,38 @@ def kernels(cubin: Path) -> dict[str, Code]:
     for line in dump(cubin, "-sass").splitlines():
         if function := re.search(r"Function : (\w+)", line):
             found[function[1]] = code = []
-        elif (at := re.match(r"\s+/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;", line)) and at[2] != "NOP":
-            code.append((int(at[1], 16), at[2]))
+        elif instruction := _instruction(line):
+            code.append(instruction)
     return found
+
+
+def _machine_code(cubin: bytes) -> bytes:
+    """The section of an ELF file that is executed; a Triton kernel is one."""
+    (table,), (size, number) = struct.unpack_from("<Q", cubin, 40), struct.unpack_from("<HH", cubin, 58)
+    for at in range(table, table + size * number, size):
+        flags, _, offset, length = struct.unpack_from("<QQQQ", cubin, at + 8)
+        if flags & 4:
+            return cubin[offset : offset + length]
+    raise ValueError("a cubin must have an executable section, got one without")
+
+
+def disassemble(cubins: Sequence[bytes], arch: str) -> list[Code]:
+    """The instructions of files that hold a kernel each, one file's addresses after the other's.
+
+    The disassembler takes longer to start than for the work, so it is started once.
+    """
+    parts = [_machine_code(cubin) for cubin in cubins]
+    with tempfile.TemporaryDirectory() as folder:
+        raw = Path(folder) / "raw"
+        raw.write_bytes(b"".join(parts))
+        command = [str(Path(cuobjdump() or "").with_name("nvdisasm")), "--binary", arch, str(raw)]
+        listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    instructions = [i for line in listing.splitlines() if (i := _instruction(line))]
+    ends = list(itertools.accumulate(map(len, parts)))
+    return [
+        [i for i in instructions if end - len(part) <= i[0] < end]
+        for part, end in zip(parts, ends, strict=True)
+    ]
 
 
 def opcode(text: str) -> str:

@@ -13,8 +13,8 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -22,17 +22,10 @@ from unittest import mock
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
 
 from benchmarks.machine_code import sass
 from benchmarks.machine_code.launches import latent, likelihood, total_correlation
-from betavae_fast.ops.triton import (
-    latent_kernels,
-    likelihood_kernels,
-    sums,
-    total_correlation_kernels,
-    total_correlation_tables,
-)
 
 _BUDGETS = Path(__file__).resolve().parents[2] / "benchmarks" / "budgets"
 # op -> name -> what is called with a dtype; what is measured is the launch of the kernel that the name begins with, or
@@ -46,80 +39,52 @@ VARIANTS = {
 FULL_WIDTH = (*latent.FULL_WIDTH, *likelihood.FULL_WIDTH)
 CAPABILITIES = (80, 90, 100)
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_POINTERS = {
-    torch.float32: "*fp32",
-    torch.bfloat16: "*bf16",
-    torch.float16: "*fp16",
-    torch.int64: "*i64",
-    torch.uint8: "*u8",
-    torch.bool: "*i1",
-}
-_KERNELS = {
-    latent_kernels: ("latent_forward", "latent_backward"),
-    likelihood_kernels: ("likelihood_forward", "likelihood_backward"),
-    sums: ("sum_parts",),
-    total_correlation_tables: ("tabulate_rows", "tabulate_posteriors", "tabulate_logs"),
-    total_correlation_kernels: (
-        *("sum_densities", "finish_densities"),
-        *("row_gradients", "posterior_gradients", "finish_gradient"),
-    ),
-}
-
-_OPTIONS = ("num_warps", "enable_fp_fusion", "maxnreg")
 
 
 class Launch(NamedTuple):
     """A kernel and what it was called with."""
 
     kernel: Any
+    grid: tuple[int, ...]
     arguments: dict[str, Any]
     options: dict[str, Any]
-
-
-class _Recorder:
-    """Stands in a kernel's place and keeps what it is launched with."""
-
-    def __init__(self, kernel: Any, launches: list[Launch]) -> None:
-        self._kernel, self._launches = kernel, launches
-
-    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-        def launch(*positional: Any, **keywords: Any) -> None:
-            options = {k: keywords.pop(k) for k in _OPTIONS if k in keywords}
-            arguments = dict(zip(self._kernel.arg_names, positional, strict=False)) | keywords
-            self._launches.append(Launch(self._kernel, arguments, options))
-
-        return launch
 
 
 def launches_of(call: Callable[[], Any]) -> list[Launch]:
     """What ``call`` launches, in order; nothing runs."""
     found: list[Launch] = []
-    with ExitStack() as stack:
-        for module, names in _KERNELS.items():
-            for name in names:
-                stack.enter_context(mock.patch.object(module, name, _Recorder(getattr(module, name), found)))
+
+    def record(kernel: Any, *positional: Any, grid: tuple[int, ...], warmup: bool, **keywords: Any) -> None:
+        options = {name: value for name, value in keywords.items() if name not in kernel.arg_names}
+        arguments = dict(zip(kernel.arg_names, positional, strict=False)) | keywords
+        arguments = {name: value for name, value in arguments.items() if name not in options}
+        found.append(Launch(kernel, grid, arguments, options))
+
+    with mock.patch.object(JITFunction, "run", record):
         call()
     return found
 
 
-def _signature(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int], Any]]:
-    """(types, constants, attributes) as Triton's own launcher specialises them."""
-    types: dict[str, str] = {}
-    constants: dict[str, Any] = {}
-    attributes: dict[tuple[int], Any] = {}
-    for parameter in launch.kernel.params:
-        value = launch.arguments[parameter.name]
-        if parameter.is_constexpr or value is None:
-            types[parameter.name], constants[parameter.name] = "constexpr", value
-        elif isinstance(value, torch.Tensor):
-            types[parameter.name] = _POINTERS[value.dtype]
-            if value.data_ptr() % 16 == 0:
-                attributes[(parameter.num,)] = [["tt.divisibility", 16]]
-        elif isinstance(value, float):
-            types[parameter.name] = "fp32"
-        else:
-            types[parameter.name] = "i32" if -(1 << 31) <= value < 1 << 31 else "i64"
-    return types, constants, attributes
+class _Gpu:
+    """Stands in the driver's place, for a GPU that is not there; the launcher keeps its variants by device."""
+
+    def __init__(self, capability: int) -> None:
+        self._capability = capability
+
+    def get_current_device(self) -> int:
+        return self._capability
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self._capability, 32)
+
+
+def compiled(launch: Launch, capability: int) -> Any:
+    """The variant that Triton's own launcher chooses."""
+    with mock.patch.object(triton.runtime.driver, "_active", _Gpu(capability)):
+        return launch.kernel.run(grid=launch.grid, warmup=True, **launch.arguments, **launch.options)
 
 
 class Assembly(NamedTuple):
@@ -176,35 +141,50 @@ class Assembly(NamedTuple):
         }
 
 
-def compile_for(launch: Launch, capability: int) -> Assembly:
-    types, constants, attributes = _signature(launch)
-    source = ASTSource(launch.kernel, types, constants, attributes)
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch.options)
+def _read(launches: Sequence[Launch], capability: int) -> list[Assembly]:
+    variants = [compiled(launch, capability) for launch in launches]
+    cubins = [variant.asm["cubin"] for variant in variants]
+    codes = sass.disassemble(cubins, f"SM{capability}")
+    found = []
     with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder) / "kernel.cubin"
-        cubin.write_bytes(compiled.asm["cubin"])
-        (code,) = sass.kernels(cubin).values()
-        usage = sass.dump(cubin, "-res-usage")
-    resources = re.search(r"REG:(\d+) STACK:(\d+)", usage)
-    assert resources is not None, usage
-    threads = 32 * launch.options["num_warps"]
-    return Assembly(
-        ptx=compiled.asm["ptx"],
-        instructions=code,
-        registers=int(resources[1]),
-        stack=int(resources[2]),
-        shared=compiled.metadata.shared,
-        threads=threads,
-        fused=launch.options["enable_fp_fusion"],
-        elements=launch.arguments.get("BLOCK", threads) // threads,
-        pairs=launch.arguments.get("OWN", 0) * launch.arguments.get("TILE", 0) // threads,
-    )
+        for launch, variant, code in zip(launches, variants, codes, strict=True):
+            cubin = Path(folder) / "kernel.cubin"
+            cubin.write_bytes(variant.asm["cubin"])
+            usage = sass.dump(cubin, "-res-usage")
+            resources = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+            assert resources is not None, usage
+            threads = 32 * launch.options["num_warps"]
+            found.append(
+                Assembly(
+                    ptx=variant.asm["ptx"],
+                    instructions=code,
+                    registers=int(resources[1]),
+                    stack=int(resources[2]),
+                    shared=variant.metadata.shared,
+                    threads=threads,
+                    fused=launch.options["enable_fp_fusion"],
+                    elements=launch.arguments.get("BLOCK", threads) // threads,
+                    pairs=launch.arguments.get("OWN", 0) * launch.arguments.get("TILE", 0) // threads,
+                )
+            )
+    return found
+
+
+def _launch(op: str, variant: str, dtype: torch.dtype) -> Launch:
+    launches = launches_of(lambda: VARIANTS[op][variant](dtype))
+    named = (launch for launch in launches if launch.kernel.__name__ == variant.split()[0])
+    return next(named, launches[0])
 
 
 def assemble(op: str, variant: str, dtype: torch.dtype, capability: int) -> Assembly:
-    launches = launches_of(lambda: VARIANTS[op][variant](dtype))
-    named = (launch for launch in launches if launch.kernel.__name__ == variant.split()[0])
-    return compile_for(next(named, launches[0]), capability)
+    return _read([_launch(op, variant, dtype)], capability)[0]
+
+
+def assemble_all(op: str, capability: int) -> dict[tuple[str, str], Assembly]:
+    """By variant and name of the dtype."""
+    keys = list(product(VARIANTS[op], DTYPES))
+    launches = [_launch(op, variant, DTYPES[name]) for variant, name in keys]
+    return dict(zip(keys, _read(launches, capability), strict=True))
 
 
 def key(dtype_name: str, capability: int) -> str:
@@ -218,14 +198,12 @@ def budget_file(op: str) -> Path:
 def _raise_budgets(op: str, reset: bool) -> None:
     reset = reset or not budget_file(op).exists()
     budgets = {} if reset else json.loads(budget_file(op).read_text())
-    for variant in VARIANTS[op]:
+    assemblies = {capability: assemble_all(op, capability) for capability in CAPABILITIES}
+    for variant, name, capability in product(VARIANTS[op], DTYPES, CAPABILITIES):
         entry = budgets.setdefault(variant, {})
-        for name, dtype in DTYPES.items():
-            for capability in CAPABILITIES:
-                found = assemble(op, variant, dtype, capability).figures()
-                known = entry.get(key(name, capability), {})
-                entry[key(name, capability)] = {k: max(v, known.get(k, 0)) for k, v in found.items()}
-        print(variant, json.dumps(entry), flush=True)
+        known = entry.get(key(name, capability), {})
+        found = assemblies[capability][variant, name].figures()
+        entry[key(name, capability)] = {k: max(v, known.get(k, 0)) for k, v in found.items()}
     budget_file(op).write_text(json.dumps(budgets, indent=1) + os.linesep)
 
 

@@ -23,7 +23,7 @@ def _forward(estimator: str) -> Callable[[torch.dtype], None]:
 def _backward(estimator: str) -> Callable[[torch.dtype], None]:
     def call(dtype: torch.dtype) -> None:
         z, mu, logvar = (torch.empty(_BATCH, _DIMS, dtype=dtype) for _ in range(3))
-        joint, marginals = torch.empty(_BATCH), torch.empty(_BATCH, _DIMS)
+        joint, marginals = (torch.empty(shape, dtype=torch.float64) for shape in (z.shape[:1], z.shape))
         total_correlation.total_correlation_backward(
             joint, marginals, z, mu, logvar, joint, marginals, 0, 1 << 20, ESTIMATORS[estimator]
         )

@@ -16,11 +16,10 @@ from benchmarks.roofline import table
 triton = pytest.importorskip("triton")
 from benchmarks.machine_code.triton import (  # noqa: E402
     CAPABILITIES,
-    DTYPES,
     FULL_WIDTH,
     VARIANTS,
     Assembly,
-    assemble,
+    assemble_all,
     budget_file,
     key,
 )
@@ -38,20 +37,35 @@ _FMA_OF_NORMAL = 7.5  # two normals share a radius (7, and 2 of its square root)
 _FMA_OF_GRADIENT = 9  # 7 of an exponential, 2 of a reciprocal
 _FMA_OF_LOG1P = 8
 _FMA_OF_SPREAD = {"sigma": 7, "half_expm1": 2, "half_excess": 1}
+_FMA_OF_ELEMENT = {
+    "likelihood": {
+        "forward batchmean": _FMA_OF_GRADIENT + _FMA_OF_LOG1P + 1,
+        "forward batchmean, gaussian": 1,
+        "finish batchmean": _FMA_OF_GRADIENT,
+    },
+    "latent": {
+        "sample (B, 128)": _FMA_OF_NORMAL + _FMA_OF_SPREAD["sigma"] + 1,
+        "kl dim (B, 128)": sum(_FMA_OF_SPREAD.values()) + 1,
+        "forward dim (B, 128)": _FMA_OF_NORMAL + sum(_FMA_OF_SPREAD.values()) + 2,
+        "backward dim (B, 128)": _FMA_OF_NORMAL + _FMA_OF_SPREAD["sigma"] + _FMA_OF_SPREAD["half_expm1"] + 2,
+    },
+    "total_correlation": {},
+}
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize(("op", "variant"), [(op, variant) for op in VARIANTS for variant in VARIANTS[op]])
-def test_budget(op: str, variant: str, capability: int) -> None:
-    budgets = json.loads(budget_file(op).read_text())[variant]
-    for name, dtype in DTYPES.items():
-        found = assemble(op, variant, dtype, capability)
+@pytest.mark.parametrize("op", VARIANTS)
+def test_budget(op: str, capability: int) -> None:
+    budgets = json.loads(budget_file(op).read_text())
+    assemblies, above = assemble_all(op, capability), []
+    for (variant, name), found in assemblies.items():
         where = f"{variant}, {key(name, capability)}"
         assert found.stack == 0 and found.spills() == 0, f"{where}: {found.stack} bytes of stack"
         assert found.subroutines() == 0, f"{where}: calls subroutines"
         for figure, value in found.figures().items():
-            budget = budgets[key(name, capability)][figure]
-            assert value <= budget, f"{where}: {value} {figure}, budget {budget}"
+            budget = budgets[variant][key(name, capability)][figure]
+            if value > budget:
+                above.append(f"{where}: {value} {figure}, budget {budget}")
         if not found.fused:
             _check_fusion(found, where)
         if (
@@ -63,6 +77,10 @@ def test_budget(op: str, variant: str, capability: int) -> None:
             assert not table.slower({row: kernel})
         if variant in FULL_WIDTH:
             _check_width(found.opcodes("LDG") + found.opcodes("STG"), variant, where)
+    assert not above, "\n".join(above)
+    for variant, of_element in _FMA_OF_ELEMENT[op].items() if capability == 90 else ():
+        found = assemblies[variant, "float32"]
+        assert len(found.opcodes("FFMA")) == of_element * found.elements, variant
 
 
 def _check_fusion(found: Assembly, where: str) -> None:
@@ -86,27 +104,6 @@ def _check_width(opcodes: list[str], variant: str, where: str) -> None:
     gradients = [o for o in narrow if o.startswith("LDG") and not o.endswith(".64")]
     shared = variant.startswith(("backward", "finish")) and "none" not in variant
     assert len(seeds) <= 2 and len(stores) <= 1 and len(gradients) <= 8 * shared, f"{where}: {opcodes}"
-
-
-@pytest.mark.parametrize(
-    ("op", "variant", "of_element"),
-    [
-        ("likelihood", "forward batchmean", _FMA_OF_GRADIENT + _FMA_OF_LOG1P + 1),
-        ("likelihood", "forward batchmean, gaussian", 1),
-        ("likelihood", "finish batchmean", _FMA_OF_GRADIENT),
-        ("latent", "sample (B, 128)", _FMA_OF_NORMAL + _FMA_OF_SPREAD["sigma"] + 1),
-        ("latent", "kl dim (B, 128)", sum(_FMA_OF_SPREAD.values()) + 1),
-        ("latent", "forward dim (B, 128)", _FMA_OF_NORMAL + sum(_FMA_OF_SPREAD.values()) + 2),
-        (
-            "latent",
-            "backward dim (B, 128)",
-            _FMA_OF_NORMAL + _FMA_OF_SPREAD["sigma"] + _FMA_OF_SPREAD["half_expm1"] + 2,
-        ),
-    ],
-)
-def test_multiply_adds_are_those_of_the_formulas(op: str, variant: str, of_element: float) -> None:
-    found = assemble(op, variant, DTYPES["float32"], 90)
-    assert len(found.opcodes("FFMA")) == of_element * found.elements
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
