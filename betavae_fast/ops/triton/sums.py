@@ -58,7 +58,7 @@ def launch_sum_parts(
         cols,
         part_stride,
         col_stride,
-        divisor,
+        float(divisor),  # an integer would be compiled for anew, and 1 or a multiple of 16 once more
         ROWS=min(_SUM_TILE // wide, triton.next_power_of_2(count)),
         COLS=wide,
         num_warps=8,

@@ -19,7 +19,7 @@ from betavae_fast.ops.triton.numerics import INTERPRETED
 OWN = 128
 # TILE is streamed past them at a time; NEAR_TILE in the few tiles where pairs have weights of their own, which take
 # registers. Left to choose, the assembler spills some to keep to 96 or 128 of them.
-SUM_OPTIONS = {"TILE": 16}
+SUM_OPTIONS = {"TILE": 16, "maxnreg": 72}
 GRADIENT_OPTIONS = {"TILE": 32, "NEAR_TILE": 16, "maxnreg": 168}
 # What is streamed is cut into parts until there are so many programs; each part keeps a copy of the results.
 MANY_PROGRAMS, MOST_PARTS = 1024, 16
@@ -101,7 +101,7 @@ class _Problem:
         return grad, log
 
     def launch(
-        self, kernel: Any, pointers: tuple[Tensor, ...], owned: int, lines: int, parts: _Parts, **options: Any
+        self, kernel: Any, grid: tuple[int, ...], pointers: tuple[Tensor, ...], parts: _Parts, **options: Any
     ) -> None:
         """A kernel of pairs."""
         of_own = of_next = 0.0
@@ -110,7 +110,7 @@ class _Problem:
             others = self.posteriors - 1
             of_own = log2(others / self.dataset_size)
             of_next = log2((self.dataset_size - others) / self.dataset_size)
-        kernel[(_blocks(owned), parts.number, lines)](
+        kernel[grid](
             *pointers,
             *(_blocks(self.rows), _blocks(self.posteriors), self.posteriors, self.dims),
             *(self.first_row, parts.tiles, parts.part_tiles, of_own, of_next),
@@ -123,7 +123,7 @@ class _Problem:
     def sum_gradient(self, parts: Tensor, like: Tensor) -> Tensor:
         """Shares of (parts, dims, columns), put together as ``like`` is."""
         grad = like.new_empty(like.shape)
-        kernels.finish_gradient[(_blocks(len(like)), self.dims)](
+        kernels.finish_gradient[(_blocks(len(like)) * self.dims,)](
             *(parts, grad, len(like), self.dims, _blocks(len(like)), len(parts)), OWN=OWN, **_OPTIONS
         )
         return grad
@@ -138,8 +138,10 @@ def total_correlation_forward(z: Tensor, mu: Tensor, logvar: Tensor, *settings: 
         parts = _Parts.of(p.rows, p.posteriors, SUM_OPTIONS["TILE"])
         maxima, totals = (p.table(p.dims + 1, parts.number, columns=p.rows) for _ in range(2))
         pairs = (p.tabulate_rows(), *p.tabulate_posteriors(), maxima, totals)
-        p.launch(kernels.sum_densities, pairs, p.rows, p.dims + 1, parts, **SUM_OPTIONS)
-        kernels.finish_densities[(_blocks(p.rows), p.dims + 1)](
+        # Only the first axis of a grid goes beyond 65,535, and flattened images may have more dims.
+        programs = _blocks(p.rows) * (p.dims + 1)
+        p.launch(kernels.sum_densities, (programs * parts.number,), pairs, parts, **SUM_OPTIONS)
+        kernels.finish_densities[(programs,)](
             *(maxima, totals, joint, marginals),
             *(p.rows, p.posteriors, p.dims, _blocks(p.rows), parts.number, p.dataset_size),
             ESTIMATOR=p.estimator,
@@ -168,17 +170,12 @@ def total_correlation_backward(
         tile = GRADIENT_OPTIONS["TILE"]
         parts = _Parts.of(p.rows, p.posteriors, tile)
         grad_z = p.table(parts.number, p.dims, columns=p.rows).zero_()
-        p.launch(kernels.row_gradients, (*pairs, grad_z), p.rows, 1, parts, **GRADIENT_OPTIONS)
+        grid = _blocks(p.rows), parts.number
+        p.launch(kernels.row_gradients, grid, (*pairs, grad_z), parts, **GRADIENT_OPTIONS)
         parts = _Parts.of(p.posteriors, p.rows, tile)
         grads = [p.table(parts.number, p.dims, columns=p.posteriors).zero_() for _ in range(2)]
-        p.launch(
-            kernels.posterior_gradients,
-            (*pairs, *grads),
-            p.posteriors,
-            1,
-            parts,
-            **GRADIENT_OPTIONS,
-        )
+        grid = _blocks(p.posteriors), parts.number
+        p.launch(kernels.posterior_gradients, grid, (*pairs, *grads), parts, **GRADIENT_OPTIONS)
         return p.sum_gradient(grad_z, z), p.sum_gradient(grads[0], mu), p.sum_gradient(grads[1], logvar)
 
 

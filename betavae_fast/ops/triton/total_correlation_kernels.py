@@ -28,6 +28,13 @@ _SIZES = ["row_blocks", "posterior_blocks", "posteriors", "dims", "first_row", "
 
 
 @triton.jit
+def _place(blocks, parts):
+    """(block, part, line) of a program; those of a line follow each other."""
+    number = tl.program_id(0)
+    return number % blocks, number // blocks % parts, number // (blocks * parts)
+
+
+@triton.jit
 def _load_pair(tables, d, row, posterior):
     """(t, k / σ)"""
     z_ptr, center_ptr, inverse_ptr, _, row_columns, posterior_columns = tables
@@ -95,10 +102,10 @@ def sum_densities(
     row_columns = (row_blocks * OWN).to(tl.int64)
     tables = (z_ptr, center_ptr, inverse_ptr, peak_ptr, row_columns, (posterior_blocks * OWN).to(tl.int64))
     mixture = (first_row, posteriors, of_own, of_next)
-    part = tl.program_id(1)
+    parts = tl.cdiv(tiles, part_tiles)
     # The joint's programs take longest, and begin first.
-    line = tl.program_id(2)
-    row_start = tl.program_id(0) * OWN
+    block, part, line = _place(row_blocks, parts)
+    row_start = block * OWN
     column = row_start + tl.arange(0, OWN)
     maximum, total = tl.full([OWN], -_INFINITY, tl.float32), tl.zeros([OWN], tl.float32)
     for tile in range(part * part_tiles, tl.minimum(tiles, (part + 1) * part_tiles)):
@@ -110,7 +117,7 @@ def sum_densities(
         if _is_near(row_start, OWN, tile * TILE, TILE, mixture, ESTIMATOR):
             terms = _weighted(terms, row, posterior, mixture)
         maximum, total = add_powers(maximum, total, terms, 1.0)
-    at = (line * tl.num_programs(1) + part) * row_columns + column
+    at = (line * parts + part) * row_columns + column
     tl.store(maxima_ptr + at, maximum)
     tl.store(totals_ptr + at, total)
 
@@ -121,8 +128,9 @@ def finish_densities(
     ESTIMATOR: tl.constexpr, OWN: tl.constexpr,
 ):  # fmt: skip
     """Natural logarithms of one line, the parts put together."""
-    columns, line = (blocks * OWN).to(tl.int64), tl.program_id(1)
-    row = tl.program_id(0).to(tl.int64) * OWN + tl.arange(0, OWN)
+    columns = (blocks * OWN).to(tl.int64)
+    block, _, line = _place(blocks, 1)
+    row = block.to(tl.int64) * OWN + tl.arange(0, OWN)
     maximum, total = tl.full([OWN], -_INFINITY, tl.float32), tl.zeros([OWN], tl.float32)
     for part in range(parts):
         at = ((line * parts + part) * columns + row)[None, :]
@@ -248,8 +256,9 @@ def posterior_gradients(
 @triton.jit(do_not_specialize=["rows", "dims", "blocks", "parts"])
 def finish_gradient(parts_ptr, grad_ptr, rows, dims, blocks, parts, OWN: tl.constexpr):
     """One dim's gradients, the parts put together."""
-    columns, d = (blocks * OWN).to(tl.int64), tl.program_id(1)
-    row = tl.program_id(0).to(tl.int64) * OWN + tl.arange(0, OWN)
+    columns = (blocks * OWN).to(tl.int64)
+    block, _, d = _place(blocks, 1)
+    row = block.to(tl.int64) * OWN + tl.arange(0, OWN)
     total = tl.zeros([OWN], tl.float32)
     for part in range(parts):
         total += tl.load(parts_ptr + (part * dims + d) * columns + row)

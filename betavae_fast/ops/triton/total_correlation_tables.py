@@ -83,8 +83,8 @@ def tabulate_logs(
     for first in range(0, dims, DIMS):
         row, dim, is_row, is_dim = _tile(first, rows, dims, BLOCK, DIMS)
         exists, at = is_row & is_dim, (dim + 1) * columns + row
-        grad = tl.load(grad_marginals_ptr + row * grad_row + dim * grad_dim, mask=exists, other=0.0)
-        log = tl.load(marginals_ptr + row * log_row + dim * log_dim, mask=exists, other=-_INFINITY)
-        log, grad = responsibility(log, grad, weight)
-        tl.store(grad_ptr + at, grad, mask=is_dim)
-        tl.store(log_ptr + at, log, mask=is_dim)
+        of_dim = tl.load(grad_marginals_ptr + row * grad_row + dim * grad_dim, mask=exists, other=0.0)
+        log_of_dim = tl.load(marginals_ptr + row * log_row + dim * log_dim, mask=exists, other=-_INFINITY)
+        log_of_dim, of_dim = responsibility(log_of_dim, of_dim, weight)
+        tl.store(grad_ptr + at, of_dim, mask=is_dim)
+        tl.store(log_ptr + at, log_of_dim, mask=is_dim)

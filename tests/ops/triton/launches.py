@@ -1,0 +1,139 @@
+"""What the Triton operators launch, found by calling them with tensors that have no memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.machine_code.triton import Launch, launches_of
+from betavae_fast.ops.schemas import ESTIMATORS, LIKELIHOODS, OPS, REDUCTIONS, empty_kl, empty_nll
+from betavae_fast.ops.triton import latent, likelihood, total_correlation
+from tests.layouts import LAYOUTS, fits, lay_out
+from tests.ops.triton.likelihoods import KINDS, NLL_REDUCTIONS
+
+_CALLS = 300  # of each operator
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_UNLIMITED, _LIMITED = (-float("inf"), float("inf")), (-10.0, 10.0)
+# One row, one column, rows that share a tile or take several, and more than 2³¹ elements.
+_LATENTS = (
+    *((1, 1), (1500, 1), (230, 10), (65, 38), (5, 1001), (1024, 128), (1 << 25, 128)),
+    *((2, 6, 5, 7), (16, 4, 32, 32)),
+)
+_IMAGES = ((9,), (300, 1), (5, 9), (64, 784), (3, 1300), (1 << 22, 784), (2, 3, 5, 7), (16, 3, 64, 64))
+# The last has more channels than a grid's second axis is long.
+_BATCHES = ((2, 1), (3, 33), (130, 7), (300, 10), (5000, 10), (3, 70_000))
+
+FAMILIES = {"latent": latent, "likelihood": likelihood, "total_correlation": total_correlation}
+
+_Arguments = tuple[Any, ...]
+
+
+def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _tensors(draw: Random, number: int, shapes: tuple[tuple[int, ...], ...]) -> tuple[Tensor, ...]:
+    """Tensors of one shape and dtype, perhaps with rows so far apart that offsets within a tile need 64 bits."""
+    shape, dtype = draw.choice(shapes), draw.choice(_DTYPES)
+    if draw.random() < 0.05:
+        return (empty(300, 1 << 31, dtype=dtype)[:, : draw.choice((4, 38))],) * number
+    layout = draw.choice([name for name in LAYOUTS if fits(name, len(shape))])
+    return lay_out(layout, *(empty(*shape, dtype=dtype) for _ in range(number)))
+
+
+def _drawn(draw: Random, like: Tensor) -> _Arguments:
+    """rng, noise, first_row, logvar_min, logvar_max"""
+    noise = draw.choice((None, torch.empty_like(like)))
+    rng = None if noise is not None else empty(2, dtype=torch.int64)
+    return rng, noise, draw.choice((0, 1, 1 << 33)), *draw.choice((_UNLIMITED, _LIMITED))
+
+
+def _upstream(draw: Random, mu: Tensor, reduction: int) -> tuple[Tensor | None, Tensor | None]:
+    """grad_z and grad_kl, one of them perhaps None."""
+    (grad_z,) = lay_out(draw.choice([name for name in LAYOUTS if fits(name, mu.dim())]), empty(*mu.shape))
+    grad_kl = empty_kl(mu, reduction)
+    return draw.choice(((grad_z.to(mu.dtype), grad_kl), (grad_z.to(mu.dtype), None), (None, grad_kl)))
+
+
+def _latent_forward(draw: Random) -> _Arguments:
+    mu, logvar = _tensors(draw, 2, _LATENTS)
+    return mu, logvar, *_drawn(draw, mu), draw.choice(list(REDUCTIONS.values()))
+
+
+def _latent_backward(draw: Random) -> _Arguments:
+    mu, logvar, *settings, reduction = _latent_forward(draw)
+    needs = draw.choice(((True, True), (True, False), (False, True)))
+    return *_upstream(draw, mu, reduction), mu, logvar, *settings, reduction, *needs
+
+
+def _latent_backward_packed(draw: Random) -> _Arguments:
+    (packed,) = _tensors(draw, 1, tuple(shape for shape in _LATENTS if shape[1] % 2 == 0))
+    mu, reduction = packed.chunk(2, 1)[0], draw.choice(list(REDUCTIONS.values()))
+    return *_upstream(draw, mu, reduction), packed, *_drawn(draw, mu), reduction
+
+
+def _pixels(draw: Random) -> _Arguments:
+    """decoded, target, packed, likelihood, scale, reduction"""
+    decoded, target = _tensors(draw, 2, _IMAGES)
+    kind = draw.choice(KINDS)
+    if kind == "bits":
+        target = empty(len(decoded), -(-decoded[0].numel() // 8), dtype=torch.uint8)
+    elif kind != "own":
+        target = target.to(getattr(torch, kind))
+    reduction = REDUCTIONS[draw.choice(NLL_REDUCTIONS)]
+    return decoded, target, kind == "bits", draw.choice(list(LIKELIHOODS.values())), 0.5, reduction
+
+
+def _likelihood_backward(draw: Random) -> _Arguments:
+    decoded, target, *settings, reduction = _pixels(draw)
+    nll = empty_nll(decoded, reduction)
+    grad_nll = draw.choice((torch.empty_like(nll), empty().expand(nll.shape)))
+    return grad_nll, decoded, target, *settings, reduction
+
+
+def _likelihood_finish(draw: Random) -> _Arguments:
+    decoded, target, *settings, _ = _pixels(draw)
+    reduction = draw.choice([REDUCTIONS[name] for name in ("batchmean", "sum")])
+    return torch.empty_like(decoded), empty(), decoded, target, *settings, reduction
+
+
+def _total_correlation_forward(draw: Random) -> _Arguments:
+    z, mu, logvar = _tensors(draw, 3, _BATCHES)
+    settings = 0, draw.choice((10_000, 1 << 40)), draw.choice(list(ESTIMATORS.values()))
+    return z[: draw.choice((1, len(z)))], mu, logvar, *settings
+
+
+def _total_correlation_backward(draw: Random) -> _Arguments:
+    inputs = _total_correlation_forward(draw)
+    logs = OPS["total_correlation_forward"][1](*inputs)
+    return *map(torch.empty_like, logs), *inputs[:3], *logs, *inputs[3:]
+
+
+_ARGUMENTS: dict[str, Callable[[Random], _Arguments]] = {
+    "latent_forward": _latent_forward,
+    "latent_sample": lambda draw: _latent_forward(draw)[:-1],
+    "latent_kl": lambda draw: (*(arguments := _latent_forward(draw))[:2], *arguments[-3:]),
+    "latent_backward": _latent_backward,
+    "latent_backward_packed": _latent_backward_packed,
+    "likelihood_forward": lambda draw: (*_pixels(draw), draw.choice((True, False))),
+    "likelihood_backward": _likelihood_backward,
+    "likelihood_finish": _likelihood_finish,
+    "total_correlation_forward": _total_correlation_forward,
+    "total_correlation_backward": _total_correlation_backward,
+}
+
+
+@cache
+def launches(family: str) -> list[Launch]:
+    """What the operators of a family launch in hundreds of calls, the same ones every time."""
+    draw = Random(0)
+    found = []
+    for op in (op for op in OPS if op.startswith(family)):
+        for _ in range(_CALLS):
+            found += launches_of(partial(getattr(FAMILIES[family], op), *_ARGUMENTS[op](draw)))
+    return found

@@ -1,0 +1,118 @@
+"""Everything that the Triton operators launch compiles, for GPUs that need not be there."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+from collections.abc import Iterable
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton")
+from triton.runtime.jit import JITFunction  # noqa: E402
+
+from benchmarks.machine_code.triton import CAPABILITIES, Launch, compiled  # noqa: E402
+from betavae_fast.ops import triton as backend  # noqa: E402
+from betavae_fast.ops.schemas import ESTIMATORS, LIKELIHOODS, OPS  # noqa: E402
+from tests.ops.triton.launches import FAMILIES, launches  # noqa: E402
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing"
+)
+
+# Constants that are no flags: their values, or None for a number of slots, which chooses no code.
+_CONSTANTS = {
+    "KL": {-1, 0, 1, 2, 3},
+    "NLL": {0, 2, 3},
+    "LIKELIHOOD": set(LIKELIHOODS.values()),
+    "ESTIMATOR": set(ESTIMATORS.values()),
+    "UNIT": {1, 2, 4, 8},
+    "RUN": {4, 8},
+    **dict.fromkeys(("BLOCK", "ROWS", "COLS", "DIMS", "OWN", "TILE", "NEAR_TILE")),
+}
+
+
+def _traits(launch: Launch) -> frozenset[tuple[str, str, object]]:
+    """(kernel, parameter, what the compiler knows of it)"""
+
+    def known(name: str, value: object) -> object:
+        if isinstance(value, torch.Tensor):
+            return value.dtype
+        if name.isupper() or value is None:
+            return value
+        return (
+            float
+            if isinstance(value, float)
+            else torch.int32
+            if -(1 << 31) <= value < 1 << 31
+            else torch.int64
+        )
+
+    return frozenset(
+        (launch.kernel.__name__, name, known(name, value))
+        for name, value in launch.arguments.items()
+        if _CONSTANTS.get(name, name) is not None
+    )
+
+
+def _fewest(found: Iterable[Launch]) -> list[Launch]:
+    """Launches that have every trait between them: every kernel in every dtype, every branch both ways."""
+    by_traits = {_traits(launch): launch for launch in found}
+    missing, chosen = frozenset().union(*by_traits), []
+    while missing:
+        best = max(by_traits, key=lambda traits: len(traits & missing))
+        chosen.append(by_traits[best])
+        missing -= best
+    return chosen
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_launch_compiles(family: str, capability: int) -> None:
+    for launch in _fewest(launches(family)):
+        compiled(launch, capability)
+
+
+def test_no_kernel_and_no_branch_is_left_out() -> None:
+    assert all(op.startswith(tuple(FAMILIES)) for op in OPS)
+    seen: dict[tuple[str, str], set[object]] = {}
+    for family in FAMILIES:
+        for kernel, name, value in frozenset().union(*map(_traits, launches(family))):
+            seen.setdefault((kernel, name), set()).add(value)
+    modules = [
+        importlib.import_module(m.name)
+        for m in pkgutil.iter_modules(backend.__path__, f"{backend.__name__}.")
+    ]
+    # Functions that say what they are not to be specialised for are kernels.
+    kernels = {
+        f for m in modules for f in vars(m).values() if isinstance(f, JITFunction) and f.do_not_specialize
+    }
+    assert {kernel.__name__ for kernel in kernels} == {kernel for kernel, _ in seen}
+    for kernel in kernels:
+        for parameter in kernel.params:
+            wanted = _CONSTANTS.get(parameter.name, {True, False}) if parameter.is_constexpr else None
+            if wanted:
+                assert seen[kernel.__name__, parameter.name] == wanted, f"{kernel.__name__}, {parameter.name}"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_number_is_worth_a_variant(family: str) -> None:
+    """Sizes and strides differ from batch to batch: none is specialised for, and none is now an integer, now a float."""
+    found = launches(family)
+    for kernel in {launch.kernel for launch in found}:
+        numbers = [p.name for p in kernel.params if not p.is_constexpr and not p.name.endswith("_ptr")]
+        for name in numbers:
+            values = [launch.arguments[name] for launch in found if launch.kernel is kernel]
+            assert len({type(value) for value in values}) == 1, f"{kernel.__name__}, {name}"
+            assert isinstance(values[0], float) or name in kernel.do_not_specialize, (
+                f"{kernel.__name__}, {name}"
+            )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_grids_are_no_larger_than_a_gpu_takes(family: str) -> None:
+    for launch in launches(family):
+        x, *others = launch.grid
+        assert 0 < x < 1 << 31 and all(0 < n < 1 << 16 for n in others), (launch.kernel.__name__, launch.grid)
