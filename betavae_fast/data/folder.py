@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
+from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
 
-from .errors import DatasetError
+from .errors import DatasetError, memory_for
+from .idx import is_images_file
+from .image_file import UnusableImageError, has_colour, read_image, readable_suffixes
 from .images import ByteImages
 from .progress import progress_bar
 
-SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
 DEFAULT_SIZE = 64
 
-_GRAY_MODES = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "F"})
-_THREADS = 8  # decoding runs outside the interpreter's lock
+_THREADS = min(
+    8, 2 * (os.cpu_count() or 1)
+)  # decoding runs outside the interpreter's lock, and some wait for the disk
+_NAMED = 10  # files in a message
+
+Result = TypeVar("Result")
 
 
 def load_folder(
@@ -30,81 +37,208 @@ def load_folder(
 ) -> ByteImages:
     """Decodes every image below a folder: uint8 (B, C, S, S), ordered by path.
 
-    Each is turned upright as its EXIF data say, cut to its central square, and resized to S by bicubic
-    interpolation. Files with other suffixes and hidden files are left out; of an animation the first frame is
-    taken. All pixels are kept in memory (N·C·S² bytes). For a set that is slow to decode, save them once as a
-    uint8 .npy array.
+    Each is turned upright as its EXIF data say, composed onto black, cut to its central square, and resized to S by
+    bicubic interpolation. Links are followed, each folder once; of an animation the first frame is taken. Hidden
+    files are left out, and so are files in formats that are not read and the folders of runs: a warning counts them.
+    All pixels are kept in memory (N·C·S² bytes). For a set that is slow to decode, save them once as a uint8 .npy
+    array.
 
     Args:
         image_size: S, 64 by default.
-        channels: 1 for grayscale, 3 for RGB; by default what the first image has.
-    Raises: DatasetError if there is no image or one cannot be decoded; ValueError if an argument makes no
-        sense.
+        channels: 1 for grayscale, 3 for RGB; by default RGB as soon as one image has colour, which a warning says
+            where others have none.
+    Raises: DatasetError if there is no image, if some cannot be read (one error for all of them), or if the pixels do
+        not fit into memory; ValueError if an argument makes no sense.
     """
     size = DEFAULT_SIZE if image_size is None else image_size
-    paths = list_images(folder)
-    if not paths:
-        raise DatasetError(f"{folder}: no images in this folder (looked for {', '.join(sorted(SUFFIXES))})")
-    if channels is None:
-        channels = 1 if _mode(paths[0]) in _GRAY_MODES else 3
-    if channels not in (1, 3):
+    if channels not in (None, 1, 3):
         raise ValueError(f"{folder}: channels must be 1 (grayscale) or 3 (RGB), got {channels}")
-    store = np.empty((len(paths), channels, size, size), np.uint8)
-    with (
-        progress_bar(f"Decoding {folder.name}", len(paths), enabled=progress) as advance,
-        ThreadPoolExecutor(_THREADS) as pool,
-    ):
-        for row, pixels in zip(store, pool.map(_decode, paths, repeat(size), repeat(channels)), strict=True):
-            row[...] = pixels
-            advance(1)
+    listing = list_images(folder)
+    if not listing.images:
+        raise DatasetError(_no_images(folder, listing))
+    if left_out := listing.left_out():
+        warnings.warn(f"{folder}: left out {left_out}", stacklevel=2)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # what can be read is no reason to worry
+        if channels is None:
+            channels = _common_channels(folder, listing.images, progress)
+        store = _allocate(folder, (len(listing.images), channels, size, size))
+        _decode(folder, listing.images, store, progress)
     return ByteImages(str(folder), torch.from_numpy(store), (channels, size, size))
 
 
-def list_images(folder: Path) -> list[Path]:
-    """Every image file below a folder, hidden ones aside, sorted by path below it."""
-    found = [
-        Path(parent, name).relative_to(folder)
-        for parent, _, names in os.walk(folder)
-        for name in names
-        if Path(name).suffix.lower() in SUFFIXES
-    ]
-    return [folder / path for path in sorted(found) if not any(part.startswith(".") for part in path.parts)]
+@dataclass
+class Listing:
+    """The files below a folder.
+
+    Attributes:
+        images: paths of the image files, sorted by path below the folder.
+        others: number of the other files, by suffix.
+        runs: folders below it that a training run left, which were not looked into.
+    """
+
+    images: list[str] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
+    runs: list[str] = field(default_factory=list)
+
+    def left_out(self) -> str:
+        """The others, by kind: ``12 files in no image format that is read (.txt 10, .mp4 2)``; empty without any."""
+        parts = []
+        if count := self.others.total():
+            kinds = sorted(self.others.items(), key=lambda kind: (-kind[1], kind[0]))
+            named = _first([f"{suffix or 'no suffix'} {number:,}" for suffix, number in kinds])
+            parts.append(f"{count:,} file{_plural(count)} in no image format that is read ({named})")
+        if count := len(self.runs):
+            parts.append(f"{count:,} run folder{_plural(count)} ({_first(self.runs)})")
+        return " and ".join(parts)
 
 
-def _mode(path: Path) -> str:
-    with _open(path) as image:
-        mode: str = image.mode
-    return mode
+def list_images(folder: Path) -> Listing:
+    """Lists the files below a folder, hidden ones aside. Links are followed; each real folder is entered once.
+
+    Raises: DatasetError if a folder cannot be read.
+    """
+    listing, suffixes = Listing(), readable_suffixes()
+    entered = set()
+    pending = [os.fspath(folder)]
+    while pending:
+        here = pending.pop()
+        try:
+            status = os.stat(here)
+            if (status.st_dev, status.st_ino) in entered:
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            if here != os.fspath(folder) and _is_run(here):
+                listing.runs.append(os.path.relpath(here, folder))
+                continue
+            folders = []
+            with os.scandir(here) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    suffix = os.path.splitext(entry.name)[1].lower()
+                    if _is_folder(entry):
+                        folders.append(entry.path)
+                    elif suffix in suffixes and _is_file(entry):
+                        listing.images.append(entry.path)
+                    else:
+                        listing.others[suffix] += 1
+        except OSError as error:
+            raise DatasetError(f"{here}: cannot be listed: {error.strerror}") from error
+        # In order, so that of two ways to a folder the same one is taken on every machine.
+        pending += sorted(folders, reverse=True)
+    # By parts: a/b.png before a.png, because a < a.png.
+    listing.images.sort(key=lambda path: path.replace(os.sep, "\0"))
+    return listing
 
 
-def _open(path: Path) -> Image.Image:
+def _is_run(folder: str) -> bool:
+    """Whether a training run left this folder: its pictures are no data."""
+    return os.path.isfile(os.path.join(folder, "config.json")) and (
+        os.path.isdir(os.path.join(folder, "checkpoint"))
+        or os.path.isfile(os.path.join(folder, "metrics.jsonl"))
+    )
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether this is a file to read, not a pipe or a device. A link that leads nowhere is one: reading it says so."""
+    if entry.is_symlink():
+        return os.path.isfile(entry.path) or not os.path.exists(entry.path)
+    return entry.is_file()
+
+
+def _no_images(folder: Path, listing: Listing) -> str:
+    there = f"; it has {left_out}" if (left_out := listing.left_out()) else ""
+    idx_files = sorted(path.name for path in folder.iterdir() if is_images_file(path))
+    hint = f"; give an idx file by its own path: {_first(idx_files)}" if idx_files else ""
+    return f"{folder}: no images in this folder{there}{hint}"
+
+
+def _common_channels(folder: Path, images: list[str], progress: bool) -> int:
+    """3 if one of the images has colour, else 1. Only headers are read."""
+
+    def look(image: int) -> bool | None:
+        try:
+            return has_colour(images[image])
+        except UnusableImageError:
+            return None  # decoding it will tell
+
+    found = _for_each(look, len(images), f"Looking at {folder.absolute().name}", progress)
+    coloured = found.count(True)
+    if coloured and False in found:
+        warnings.warn(
+            f"{folder}: colour in {coloured:,} of {len(images):,} images (first in "
+            f"{os.path.relpath(images[found.index(True)], folder)}), so all are read as RGB; channels=1 (--channels 1) "
+            "reads them as grayscale",
+            stacklevel=3,
+        )
+    return 3 if coloured else 1
+
+
+def _allocate(folder: Path, shape: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
+    images, *image_shape = shape
+    described = f"{images:,} images of {'×'.join(map(str, image_shape))}"
+    with memory_for(
+        f"{folder} ({described})",
+        prod(shape),
+        "choose a smaller image_size (--image-size), or save the images as a uint8 .npy array, which is read from disk",
+    ):
+        return np.empty(shape, np.uint8)
+
+
+def _decode(folder: Path, images: list[str], store: npt.NDArray[np.uint8], progress: bool) -> None:
+    """Fills `store` with the images.
+
+    Raises: DatasetError that names the images that cannot be read, once all have been tried.
+    """
+    _, channels, size, _ = store.shape
+
+    def decode(image: int) -> str | None:
+        try:
+            store[image] = read_image(images[image], size, channels)
+        except UnusableImageError as error:
+            return str(error)
+        return None
+
+    reasons = _for_each(decode, len(images), f"Decoding {folder.absolute().name}", progress)
+    refused = [(image, reason) for image, reason in zip(images, reasons, strict=True) if reason is not None]
+    if len(refused) == 1:
+        raise DatasetError(": ".join(refused[0]))
+    if refused:
+        named = _first([f"{os.path.relpath(image, folder)} ({reason})" for image, reason in refused])
+        raise DatasetError(
+            f"{folder}: {len(refused):,} of {len(images):,} images cannot be read, mend or remove them: {named}"
+        )
+
+
+def _for_each(work: Callable[[int], Result], count: int, description: str, progress: bool) -> list[Result]:
+    """What ``work`` returns for 0 to count - 1, called from several threads."""
+    step = max(1, min(32, count // (8 * _THREADS)))  # a task of the pool costs as much as a small image
+    results: list[Result] = []
+
+    def block(start: int) -> list[Result]:
+        return [work(index) for index in range(start, min(start + step, count))]
+
+    pool = ThreadPoolExecutor(_THREADS)
     try:
-        return Image.open(path)
-    except Exception as error:  # Pillow's readers raise OSError, ValueError and more for damaged headers
-        raise DatasetError(f"{path}: cannot be opened as an image: {error}") from error
+        with progress_bar(description, count, enabled=progress) as advance:
+            for done in pool.map(block, range(0, count, step)):
+                results += done
+                advance(len(done))
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C, not once everything has been decoded
+    return results
 
 
-def _check(path: Path) -> None:
-    """Compares the checksums of a PNG, which decoding its pixels does not look at."""
-    with _open(path) as image:
-        try:
-            image.verify()
-        except Exception as error:  # as above
-            raise DatasetError(f"{path}: damaged image: {error}") from error
+def _first(names: Sequence[str]) -> str:
+    """The first ten names, and the number of the others."""
+    more = [f"and {len(names) - _NAMED:,} more"] if len(names) > _NAMED else []
+    return ", ".join([*names[:_NAMED], *more])
 
 
-def _decode(path: Path, size: int, channels: int) -> npt.NDArray[np.uint8]:
-    """One image as uint8 (channels, size, size)."""
-    _check(path)
-    with _open(path) as image:
-        try:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16-bit grayscale: Pillow's own conversion would clip it at 255
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            upright = upright.convert("L" if channels == 1 else "RGB")
-            square = ImageOps.fit(upright, (size, size), method=Image.Resampling.BICUBIC)
-            pixels = np.asarray(square, dtype=np.uint8).reshape(size, size, channels)
-        except Exception as error:
-            # Pillow's decoders raise OSError, SyntaxError, ValueError and more for damaged files.
-            raise DatasetError(f"{path}: damaged image: {error}") from error
-    return np.moveaxis(pixels, 2, 0)
+def _plural(count: int) -> str:
+    return "" if count == 1 else "s"

@@ -7,6 +7,7 @@ import os
 import struct
 import zlib
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,13 @@ import torch
 
 from .cache import cache_directory
 from .download import download
-from .errors import DatasetError
+from .errors import DatasetError, memory_for
 from .images import ByteImages
 
 IMAGES_FILE = "train-images-idx3-ubyte"
 DEFAULT_SIZE = 32
 
+_GZIP_RATIO = 1032  # deflate packs no more bytes than that into one
 _MAGIC = 0x00000803  # unsigned bytes (08) in three dimensions (03)
 
 
@@ -55,11 +57,18 @@ SOURCES = {
 
 
 def find_images_file(folder: Path) -> Path | None:
-    """The idx file of training images in a folder, packed or unpacked, or None."""
-    for name in (f"{IMAGES_FILE}.gz", IMAGES_FILE):
-        if (folder / name).is_file():
-            return folder / name
+    """The idx file in a folder, packed or unpacked: of its training images, else of its test images (t10k), or None."""
+    for part, joint, packed in product(("train", "t10k"), "-.", (".gz", "")):
+        path = folder / f"{part}-images{joint}idx3-ubyte{packed}"
+        if path.is_file():
+            return path
     return None
+
+
+def is_images_file(path: Path) -> bool:
+    """Whether a file is called as idx files of images are: ``…images-idx3-ubyte`` or ``…images.idx3-ubyte``, with or
+    without ``.gz``."""
+    return path.name.removesuffix(".gz").endswith(("images-idx3-ubyte", "images.idx3-ubyte"))
 
 
 def load_named_idx(
@@ -85,7 +94,8 @@ def load_named_idx(
         Path("/usr/local/share/datasets", name),
         Path("data", source.torchvision, "raw"),
     ]
-    path = next(filter(None, map(find_images_file, folders)), None)
+    found = filter(None, map(find_images_file, folders))
+    path = next((path for path in found if path.name.startswith("train-")), None)
     if path is None:
         path = cached / f"{IMAGES_FILE}.gz"
         try:
@@ -114,7 +124,10 @@ def load_idx(path: Path, *, name: str | None = None, image_size: int | None = No
     rows, columns = image_size - height, image_size - width
     if min(rows, columns) < 0:
         raise ValueError(f"{path}: image_size must be at least the stored {height}×{width}, got {image_size}")
-    padded = np.zeros((images, 1, image_size, image_size), np.uint8)
+    with memory_for(
+        f"{path} with its border", images * image_size**2, "choose a smaller image_size (--image-size)"
+    ):
+        padded = np.zeros((images, 1, image_size, image_size), np.uint8)
     padded[:, 0, rows // 2 : rows // 2 + height, columns // 2 : columns // 2 + width] = pixels
     return ByteImages(name or str(path), torch.from_numpy(padded), (1, image_size, image_size))
 
@@ -139,12 +152,19 @@ def read_idx_images(path: Path) -> npt.NDArray[np.uint8]:
             if 0 in shape:
                 raise DatasetError(f"{path}: empty: its header says {images} images of {height}×{width}")
             expected = images * height * width
-            # In pieces: a corrupt header may promise terabytes, and only what is there may cost memory.
+            # A corrupt header may promise terabytes: only what can be there is asked of the memory, and it is read in
+            # pieces.
+            largest = path.stat().st_size * (_GZIP_RATIO if path.suffix == ".gz" else 1)
             content = bytearray()
-            while len(content) <= expected and (
-                chunk := file.read(min(1 << 24, expected + 1 - len(content)))
+            with memory_for(
+                str(path),
+                min(expected, largest),
+                "save the images as a uint8 .npy array, which is read from disk",
             ):
-                content += chunk
+                while len(content) <= expected and (
+                    chunk := file.read(min(1 << 24, expected + 1 - len(content)))
+                ):
+                    content += chunk
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DatasetError(f"{path}: damaged gzip file: {error}") from error
     if len(content) != expected:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from betavae_fast import system_memory
 from betavae_fast.data import DatasetError, idx, load_dataset
 from betavae_fast.data.download import download
 from betavae_fast.data.idx import SOURCES, read_idx_images
@@ -68,6 +69,54 @@ def test_image_size_28_is_the_file_as_it_is(tmp_path: Path) -> None:
     assert np.array_equal(dataset.gather(torch.arange(5))[:, 0].numpy(), PIXELS)
     with pytest.raises(ValueError, match="28×28, got 16"):
         load_dataset(tmp_path, image_size=16)
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+@pytest.mark.parametrize("joint", ["-", "."])
+def test_a_folder_may_spell_the_file_in_all_usual_ways(tmp_path: Path, joint: str, packed: str) -> None:
+    def write(part: str, pixels: np.ndarray) -> None:
+        content = idx_bytes(shape=pixels.shape, pixels=pixels.tobytes())
+        path = tmp_path / f"{part}-images{joint}idx3-ubyte{packed}"
+        path.write_bytes(gzip.compress(content) if packed else content)
+
+    (tmp_path / f"train-labels{joint}idx1-ubyte{packed}").touch()
+    write("t10k", PIXELS[:2])
+    assert len(load_dataset(tmp_path)) == 2, "the test images if there are no others"
+    write("train", PIXELS)
+    assert np.array_equal(load_dataset(tmp_path, image_size=28).gather(torch.arange(5))[:, 0].numpy(), PIXELS)
+
+
+def test_idx_files_of_other_names_are_told_of(tmp_path: Path) -> None:
+    write_gz(tmp_path / "emnist-letters-train-images-idx3-ubyte.gz", idx_bytes())
+    with pytest.raises(
+        DatasetError, match=r"no images .*; give an idx file by its own path: emnist-letters-train-"
+    ):
+        load_dataset(tmp_path)
+
+
+def test_test_images_are_not_taken_for_a_named_set(nowhere: Path) -> None:
+    write_gz(
+        nowhere / "data" / "MNIST" / "raw" / "t10k-images-idx3-ubyte.gz",
+        idx_bytes(shape=(1, 28, 28), pixels=bytes(784)),
+    )
+    assert len(load_dataset("mnist", cache_dir=nowhere / "cache", progress=False)) == 5
+
+
+@pytest.mark.parametrize("name", ["a-images-idx3-ubyte", "a-images-idx3-ubyte.gz"])
+def test_what_does_not_fit_into_memory_is_refused_beforehand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(idx_bytes()) if name.endswith(".gz") else idx_bytes())
+    for available, told in (
+        (3919, r"needs 3\.9 kB .* 3\.9 kB are free; .*\.npy"),
+        (5119, "border: needs 5.1 kB"),
+    ):
+        monkeypatch.setattr(system_memory, "available_memory", lambda available=available: available)
+        with pytest.raises(DatasetError, match=rf"{name}.*{told}"):
+            load_dataset(path)
+    monkeypatch.setattr(system_memory, "available_memory", lambda: 5120)
+    assert len(load_dataset(path)) == 5
 
 
 @pytest.mark.parametrize(
