@@ -24,9 +24,8 @@ from .progress import progress_bar
 
 DEFAULT_SIZE = 64
 
-_THREADS = min(
-    8, 2 * (os.cpu_count() or 1)
-)  # decoding runs outside the interpreter's lock, and some wait for the disk
+# Decoding runs outside the interpreter's lock, and some threads wait for the disk.
+_THREADS = min(8, 2 * (os.cpu_count() or 1))
 _NAMED = 10  # files in a message
 
 Result = TypeVar("Result")
