@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 _MASK = 0xFFFFFFFF
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+WEYL = (0x9E3779B9, 0xBB67AE85)
 
 # Minimax coefficients, lowest power first: tools/fit_polynomials.py derives them.
-_LOG = tuple(
+LOG = tuple(
     float.fromhex(c)
     for c in (
         "-0x1.000144p+1",
@@ -27,10 +27,10 @@ _LOG = tuple(
         "0x1.2b0e74p-2",
     )
 )
-_SIN = tuple(float.fromhex(c) for c in ("0x1.921fb4p+0", "-0x1.4abba8p-1", "0x1.465a3ep-4", "-0x1.2cf5d4p-8"))
-_COS = tuple(float.fromhex(c) for c in ("0x1p+0", "-0x1.3bd3a2p+0", "0x1.03b162p-2", "-0x1.4ea9eap-6"))
-_TWO_LN2 = float.fromhex("0x1.62e43p+0")
-_SQRT_HALF_BITS = 0x3F3504F3
+SIN = tuple(float.fromhex(c) for c in ("0x1.921fb4p+0", "-0x1.4abba8p-1", "0x1.465a3ep-4", "-0x1.2cf5d4p-8"))
+COS = tuple(float.fromhex(c) for c in ("0x1p+0", "-0x1.3bd3a2p+0", "0x1.03b162p-2", "-0x1.4ea9eap-6"))
+TWO_LN2 = float.fromhex("0x1.62e43p+0")
+SQRT_HALF_BITS = 0x3F3504F3
 
 
 def make_rng(
@@ -71,10 +71,10 @@ def philox(rng: Tensor, blocks: Tensor) -> Tensor:
     c2, c3 = (stream & _MASK).expand_as(blocks), (stream >> 32 & _MASK).expand_as(blocks)
     for _ in range(10):
         # The products wrap modulo 2⁶⁴ into int64, bits intact.
-        product0, product1 = _MULTIPLIERS[0] * c0, _MULTIPLIERS[1] * c2
+        product0, product1 = MULTIPLIERS[0] * c0, MULTIPLIERS[1] * c2
         c0, c2 = (product1 >> 32 & _MASK) ^ c1 ^ key[0], (product0 >> 32 & _MASK) ^ c3 ^ key[1]
         c1, c3 = product1 & _MASK, product0 & _MASK
-        key = [k + w & _MASK for k, w in zip(key, _WEYL, strict=True)]
+        key = [k + w & _MASK for k, w in zip(key, WEYL, strict=True)]
     return torch.stack((c0, c1, c2, c3), dim=-1)
 
 
@@ -103,9 +103,9 @@ def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
 def _radius(word: Tensor) -> Tensor:
     """sqrt(−2 ln u), u = ((word >> 8) + 1)·2⁻²⁴ in (0, 1]."""
     bits = ((word >> 8) + 1).float().view(torch.int32)
-    exponent = (bits - _SQRT_HALF_BITS) >> 23
+    exponent = (bits - SQRT_HALF_BITS) >> 23
     f = (bits - (exponent << 23)).view(torch.float32) - 1
-    square = fma(_polynomial(_LOG, f), f, (24 - exponent).float() * _TWO_LN2)
+    square = fma(_polynomial(LOG, f), f, (24 - exponent).float() * TWO_LN2)
     # Not square.sqrt(): torch's float32 root is off by an ulp in 4% of cases (torch 2.13, AVX2). Through float64 it is
     # correctly rounded, as 53 >= 2 * 24 + 2 bits (Figueroa 1995, "When is double rounding innocuous?").
     return square.double().sqrt().float()
@@ -119,7 +119,7 @@ def box_muller(radius_word: Tensor, angle_word: Tensor) -> tuple[Tensor, Tensor]
     radius = _radius(radius_word)
     fraction = angle_word >> 6 & 0xFFFFFF
     t = torch.where(fraction >= 1 << 23, fraction - (1 << 24), fraction).float() * 2.0**-24
-    sine, cosine = _polynomial(_SIN, t * t) * t, _polynomial(_COS, t * t)
+    sine, cosine = _polynomial(SIN, t * t) * t, _polynomial(COS, t * t)
     quadrant = angle_word >> 30
     odd = quadrant % 2 == 1
     first = radius * torch.where(odd, sine, cosine)

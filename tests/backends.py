@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from betavae_fast.ops.backends import missing
 
@@ -24,9 +26,15 @@ def available_backends(*names: str) -> list[Any]:
     """
     return [
         pytest.param(name, marks=pytest.mark.skipif(bool(reason), reason=reason))
-        for name in names or ("reference", "cpp")
+        for name in names or ("reference", "eager", "cpp")
         for reason in (missing(name),)
     ]
+
+
+def assert_same_sum(actual: Tensor, expected: Tensor, backend: str) -> None:
+    """The same bits; from the eager backend, which adds up as torch does, in the order of memory, all but the last."""
+    rtol = 1e-6 if backend == "eager" else 0
+    torch.testing.assert_close(actual, expected, rtol=rtol, atol=0, equal_nan=True)
 
 
 def fresh_process(

@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from betavae_fast.noise import box_muller, make_rng, normals, philox
+from betavae_fast import noise
+from betavae_fast.noise import make_rng, normals, philox
+from betavae_fast.ops.eager import noise as eager_noise
 
 MASK = 0xFFFFFFFF
 PRECISION = 2e-6  # of every normal, by contract
@@ -52,6 +54,17 @@ def expected_normals(seed: int, stream: int, elements: range) -> np.ndarray:
     ]
     first = elements[0] % 4
     return exact_normals(np.array(words)).ravel()[first : first + len(elements)]
+
+
+def box_muller(radius_word: Tensor, angle_word: Tensor) -> tuple[Tensor, Tensor]:
+    """``noise.box_muller``, whose bits the eager backend must have."""
+    expected = noise.box_muller(radius_word, angle_word)
+    words = (x.numpy().view(np.uint64) for x in (radius_word, angle_word))
+    found = [torch.empty_like(x) for x in expected]
+    eager_noise.box_muller(*words, *(x.numpy() for x in found))
+    for x, y in zip(found, expected, strict=True):
+        assert torch.equal(x.view(torch.int32), y.view(torch.int32))
+    return expected
 
 
 # The known answers of Random123, philox4x32 with 10 rounds: counter, key, words.
@@ -140,10 +153,26 @@ def test_normals_follow_the_contract_from_any_element(first: int, count: int) ->
     assert actual.dtype == torch.float32 and actual.shape == (count,)
     exact = expected_normals(seed, stream, range(first, first + count))
     assert np.abs(actual.double().numpy() - exact).max() <= PRECISION
+    assert torch.equal(eager_noise.normals(torch.tensor([seed, stream]), first, count), actual)
 
 
 def test_normals_of_no_elements() -> None:
-    assert normals(make_rng("cpu", seed=1), 3, 0).shape == (0,)
+    for draw in (normals, eager_noise.normals):
+        assert draw(make_rng("cpu", seed=1), 3, 0).shape == (0,)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("first", [0, 3, 2**34 - 70_001])
+def test_the_eager_backend_draws_the_contract_s_normals_in_any_number_of_threads(
+    number: int, first: int, threads: None
+) -> None:
+    """Several of its groups and an odd rest."""
+    torch.set_num_threads(number)
+    count = 13 * eager_noise.BLOCKS_AT_ONCE + 7
+    assert torch.equal(
+        eager_noise.normals(torch.tensor([-5, 2**62]), first, count),
+        normals(torch.tensor([-5, 2**62]), first, count),
+    )
 
 
 @pytest.fixture(scope="module")

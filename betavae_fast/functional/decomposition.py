@@ -11,7 +11,7 @@ from torch import Tensor, distributed
 from betavae_fast.choices import Estimator
 from betavae_fast.functional.checks import FLOATING, check_tensor, choose_backend
 from betavae_fast.ops.backends import Backend
-from betavae_fast.ops.schemas import ESTIMATORS, kl_dtype
+from betavae_fast.ops.schemas import ESTIMATORS, kl_dtype, wide
 from betavae_fast.ops.total_correlation import AggregatedPosterior
 
 # Where the kernels' 1/σ, and 1/σ² in float64, come close to what an exponent holds.
@@ -112,7 +112,7 @@ def kl_decomposition(
         z, all_mu, all_logvar, (first_row, dataset_size, ESTIMATORS[estimator]), chosen
     )
     # The parts are differences of numbers that may be hundreds of nats.
-    wide_z, wide_mu, wide_logvar = z.double(), mu.double(), logvar.double()
+    wide_z, wide_mu, wide_logvar = map(wide, (z, mu, logvar))
     product = marginals.sum(1)
     constant = z.shape[1] * log(2 * pi)
     inverse = torch.exp(-0.5 * wide_logvar)

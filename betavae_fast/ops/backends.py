@@ -9,6 +9,7 @@ import ctypes
 import importlib
 import importlib.util
 import os
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -17,7 +18,12 @@ import torch
 
 from betavae_fast.ops.schemas import BACKENDS, OPS
 
-Backend = Literal["auto", "reference", "cpp", "triton", "cuda"]
+Backend = Literal["auto", "reference", "eager", "cpp", "triton", "cuda"]
+
+_OPS = tuple(name.removesuffix("_forward") for name in OPS if name.endswith("_forward"))
+# The kernels there are for a kind of device, the fastest first.
+_KERNELS = {"cpu": ("cpp",), "cuda": ("cuda", "triton")}
+_warned_of: set[str] = set()
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _CPP, _CUDA = _PACKAGE / "_C.so", _PACKAGE / "_C_cuda.so"
@@ -36,7 +42,7 @@ class BackendStatus(NamedTuple):
 def _build_note(library: str) -> str:
     """What setup.py wrote down when it left a library out."""
     if _BUILD_LOG.exists():
-        for line in _BUILD_LOG.read_text().splitlines():
+        for line in _BUILD_LOG.read_text(encoding="utf-8").splitlines():
             name, _, note = line.partition(": ")
             if name == library:
                 return note
@@ -53,18 +59,23 @@ def _load_library(path: Path, what: str, remedy: str) -> str:
     return ""
 
 
+def _import(backend: str) -> None:
+    for op in _OPS:
+        importlib.import_module(f"betavae_fast.ops.{backend}.{op}")
+
+
 @cache
 def missing(backend: str) -> str:
     """Why ``backend`` cannot be used here and what would bring it, or "" if it can; loads it."""
-    if backend == "reference":
+    if backend in ("reference", "eager"):
+        _import(backend)
         return ""
     if backend == "cpp":
         return _load_library(_CPP, "the C++ extension", "Install a C++17 compiler and reinstall.")
     if backend == "triton":
         if importlib.util.find_spec("triton") is None:
             return "Triton is not installed. Install it with `pip install triton`."
-        for op in ("latent", "likelihood", "total_correlation"):
-            importlib.import_module(f"betavae_fast.ops.triton.{op}")
+        _import(backend)
         if os.environ.get("TRITON_INTERPRET") == "1" or torch.cuda.is_available():
             return ""
         return "Triton needs a GPU, and torch sees none. Set TRITON_INTERPRET=1 to run its kernels in the interpreter."
@@ -89,8 +100,11 @@ choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def _choose(backend: str, device: str, dtype: torch.dtype) -> str:
     float64 = dtype == torch.float64
     if backend == "auto":
-        candidates = {"cpu": ("cpp",), "cuda": () if float64 else ("cuda", "triton")}.get(device, ())
-        return next((b for b in candidates if not missing(b)), "reference")
+        kernels = () if float64 and device == "cuda" else _KERNELS.get(device, ())
+        chosen = next(b for b in (*kernels, "eager") if not missing(b))
+        if kernels and chosen == "eager":
+            _warn_of_missing_kernels(device)
+        return chosen
     if backend not in BACKENDS:
         raise ValueError(
             f"backend must be one of {', '.join(map(repr, ('auto', *BACKENDS)))}, got {backend!r}"
@@ -105,15 +119,28 @@ def _choose(backend: str, device: str, dtype: torch.dtype) -> str:
         )
     if float64 and backend in ("triton", "cuda"):
         raise TypeError(
-            f'backend="{backend}" computes in float32: use "reference" for float64 tensors on {device}'
+            f'backend="{backend}" computes in float32: use "eager" for float64 tensors on {device}'
         )
     return backend
 
 
+def _warn_of_missing_kernels(device: str) -> None:
+    """Says why tensors of ``device`` are computed more slowly than they might be, and what would bring the kernels: once
+    a process, as Python's own filters may show the same warning again."""
+    if device in _warned_of:
+        return
+    _warned_of.add(device)
+    reasons = " ".join(map(missing, _KERNELS[device]))
+    warnings.warn(
+        f'betavae_fast computes {device} tensors in plain torch (backend="eager"); kernels would be faster: '
+        f"{reasons}",
+        stacklevel=2,
+    )
+
+
 def backend_table() -> list[BackendStatus]:
     """The state of every (op, backend) pair on this machine."""
-    ops = [name.removesuffix("_forward") for name in OPS if name.endswith("_forward")]
-    return [BackendStatus(op, b, not missing(b), missing(b)) for op in ops for b in BACKENDS]
+    return [BackendStatus(op, b, not missing(b), missing(b)) for op in _OPS for b in BACKENDS]
 
 
 def cpu_capability() -> str | None:

@@ -1,4 +1,5 @@
-"""The latent op's autograd.Functions: they hold the inputs and the noise's name, never the noise itself.
+"""The latent op's autograd.Functions. They hold the inputs and the noise's name, and the noise itself only where drawing it
+again would take longer than all the rest.
 
 ``settings`` is the operators' (first_row, logvar_min, logvar_max, reduction).
 """
@@ -16,6 +17,16 @@ from betavae_fast.ops.reference import latent as reference
 _FORWARD, _SAMPLE, _KL, _BACKWARD, _BACKWARD_PACKED = map(
     handles, ("latent_forward", "latent_sample", "latent_kl", "latent_backward", "latent_backward_packed")
 )
+_NOISE = {"eager": torch.ops.betavae_fast.latent_noise_eager.default}
+
+
+def _held(
+    backend: str, mu: Tensor, rng: Tensor | None, noise: Tensor | None, first_row: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """(rng, noise) as forward uses and backward finds them."""
+    if rng is None or backend not in _NOISE:
+        return rng, noise
+    return None, _NOISE[backend](mu, rng, first_row)
 
 
 def _twice() -> bool:
@@ -38,6 +49,7 @@ class LatentForward(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, mu, logvar, rng, noise, settings, backend):  # type: ignore[no-untyped-def]
+        rng, noise = _held(backend, mu, rng, noise, settings[0])
         ctx.save_for_backward(mu, logvar, rng, noise)
         ctx.settings, ctx.backend = settings, backend
         ctx.set_materialize_grads(False)
@@ -54,10 +66,12 @@ class LatentForwardPacked(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, packed, rng, noise, settings, backend):  # type: ignore[no-untyped-def]
+        mu, logvar = packed.chunk(2, 1)
+        rng, noise = _held(backend, mu, rng, noise, settings[0])
         ctx.save_for_backward(packed, rng, noise)
         ctx.settings, ctx.backend = settings, backend
         ctx.set_materialize_grads(False)
-        return _FORWARD[backend](*packed.chunk(2, 1), rng, noise, *settings)
+        return _FORWARD[backend](mu, logvar, rng, noise, *settings)
 
     @staticmethod
     def backward(ctx, grad_z, grad_kl):  # type: ignore[no-untyped-def]
@@ -72,6 +86,7 @@ class LatentSample(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, mu, logvar, rng, noise, settings, backend):  # type: ignore[no-untyped-def]
+        rng, noise = _held(backend, mu, rng, noise, settings[0])
         ctx.save_for_backward(mu, logvar, rng, noise)
         ctx.settings, ctx.backend = settings, backend
         ctx.set_materialize_grads(False)

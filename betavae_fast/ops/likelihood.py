@@ -66,7 +66,8 @@ def nll(
     """The NLL, differentiable by ``decoded``; ``scalar``: it is reduced to one number.
 
     The gradient is not written early where that would be in vain: float16 trains with a scaled loss, whose gradient
-    is not 1, and what torch.compile traces may not write to what it saved.
+    is not 1; what torch.compile traces may not write to what it saved; and plain torch has to wait for a device to see
+    whether the gradient is 1.
     """
     early = (
         scalar
@@ -74,6 +75,7 @@ def nll(
         and torch.is_grad_enabled()
         and decoded.dtype != torch.float16
         and not torch.compiler.is_compiling()
+        and (backend != "eager" or decoded.device.type == "cpu")
     )
     result: Any = Likelihood.apply(decoded, target, settings, early, backend)
     return result

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 NAMESPACE = "betavae_fast"
-BACKENDS = ("reference", "cpp", "triton", "cuda")
+BACKENDS = ("reference", "eager", "cpp", "triton", "cuda")
 
 # Reductions, likelihoods and estimators, as the operators take them.
 REDUCTIONS = {"none": 0, "dim": 1, "sample": 2, "batchmean": 3, "sum": 4}
@@ -29,6 +29,19 @@ _RANGE = "float logvar_min, float logvar_max"
 def kl_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of every KL and NLL: float32, or float64 for float64 input."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+_WITHOUT_FLOAT64 = ("mps",)
+
+
+def widest_dtype(device: torch.device) -> torch.dtype:
+    """float64; float32 on a device that has none."""
+    return torch.float32 if device.type in _WITHOUT_FLOAT64 else torch.float64
+
+
+def wide(x: Tensor) -> Tensor:
+    """``x`` in the widest dtype of its device."""
+    return x.to(widest_dtype(x.device))
 
 
 def empty_kl(mu: Tensor, reduction: int) -> Tensor:
@@ -116,6 +129,11 @@ def _latent_backward_packed(
     return torch.empty_like(packed)
 
 
+def _latent_noise(mu: Tensor, rng: Tensor, first_row: int) -> Tensor:
+    _check_devices(mu, rng)
+    return mu.new_empty(mu.shape, dtype=torch.float32)
+
+
 def empty_nll(decoded: Tensor, reduction: int) -> Tensor:
     """An uninitialised NLL of ``decoded``'s shape reduced; unreduced, it lies in memory as ``decoded`` does."""
     return empty_kl(decoded, reduction)
@@ -164,7 +182,8 @@ def _total_correlation_forward(
     z: Tensor, mu: Tensor, logvar: Tensor, first_row: int, dataset_size: int, estimator: int
 ) -> tuple[Tensor, Tensor]:
     _check_devices(mu, logvar, z)
-    return z.new_empty(z.shape[:1], dtype=torch.float64), z.new_empty(z.shape, dtype=torch.float64)
+    dtype = widest_dtype(z.device)
+    return z.new_empty(z.shape[:1], dtype=dtype), z.new_empty(z.shape, dtype=dtype)
 
 
 def _total_correlation_backward(
@@ -212,8 +231,8 @@ OPS: dict[str, tuple[str, Callable[..., Any]]] = {
     # device knows, that is nothing to do.
     "likelihood_finish": (f"(Tensor(a!) grad, Tensor grad_nll, {_PIXELS}) -> ()", _likelihood_finish),
     # z (b, D) against the posteriors mu, logvar (B, D) of a whole batch, of which z's own begin at first_row; joint (b,)
-    # and marginals (b, D) are log q(z) and log q(z_d), float64: backward takes them from terms of hundreds of nats, where
-    # an ulp of float32 is 1e-5 of a responsibility. All results are contiguous.
+    # and marginals (b, D) are log q(z) and log q(z_d), float64 where there is one: backward takes them from terms of
+    # hundreds of nats, where an ulp of float32 is 1e-5 of a responsibility. All results are contiguous.
     "total_correlation_forward": (
         f"({_POSTERIORS}, {_MIXTURE}) -> (Tensor joint, Tensor marginals)",
         _total_correlation_forward,
@@ -226,7 +245,15 @@ OPS: dict[str, tuple[str, Callable[..., Any]]] = {
 }
 
 library = torch.library.Library(NAMESPACE, "DEF")
+
+
+def _define(name: str, signature: str, fake: Callable[..., Any]) -> None:
+    library.define(f"{name}{signature}", tags=(torch.Tag.pt2_compliant_tag,))
+    torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=library)
+
+
 for _op, (_signature, _fake) in OPS.items():
     for _backend in BACKENDS:
-        library.define(f"{_op}_{_backend}{_signature}", tags=(torch.Tag.pt2_compliant_tag,))
-        torch.library.register_fake(f"{NAMESPACE}::{_op}_{_backend}", _fake, lib=library)
+        _define(f"{_op}_{_backend}", _signature, _fake)
+# ε by itself, float32, for the backend that keeps it from forward to backward.
+_define("latent_noise_eager", "(Tensor mu, Tensor rng, SymInt first_row) -> Tensor", _latent_noise)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from betavae_fast import (
     reparameterize,
     reparameterize_kl,
 )
+from betavae_fast.ops import backends
 from betavae_fast.ops.backends import backend_table, missing
 from betavae_fast.ops.schemas import BACKENDS
 from tests.backends import available_backends, fresh_process
@@ -87,23 +90,119 @@ def test_auto_is_cpp_for_cpu_tensors(backend: str) -> None:
     assert torch.equal(by["auto"], by["cpp"]) and not torch.equal(by["cpp"], by["reference"])
 
 
-def test_without_the_library_auto_is_the_reference(without_libraries: Path) -> None:
-    """No compiler: the package still runs, and says what is missing."""
-    code = (
-        "import torch, betavae_fast as b; from betavae_fast.ops.backends import backend_table\n"
-        "x = torch.linspace(-3, 3, 3000).view(500, 6)\n"
-        "kinds = [b.reparameterize_kl(x, x, seed=1, backend=k) for k in ('auto', 'reference')]\n"
-        "print(b.__file__)\n"
-        "print(all(map(torch.equal, *kinds)))\n"
-        "print([(row.backend, row.available) for row in backend_table()][:2])\n"
-        "try: b.gaussian_kl(x, x, backend='cpp')\n"
-        "except RuntimeError as error: print(error)\n"
-    )
-    where, equal, table, error = run_in(without_libraries, code).splitlines()
+USES = """
+import warnings
+import torch
+import betavae_fast as b
+from betavae_fast.ops.backends import backend_table, missing
+
+def use_everything(backend):
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        x = torch.linspace(-3, 3, 3000, dtype=dtype).view(500, 6).requires_grad_()
+        kinds = (
+            *b.reparameterize_kl(x, x, seed=1, backend=backend),
+            b.reparameterize(x, x, backend=backend),
+            b.gaussian_kl(x, x, backend=backend),
+            b.bernoulli_nll(x, x.detach() > 0, backend=backend),
+            *b.kl_decomposition(x, x, x, dataset_size=1000, backend=backend),
+        )
+        sum(y.sum() for y in kinds).backward()
+
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    use_everything("eager")
+    chosen = len(caught)
+    compiled = torch.compile(lambda x: b.gaussian_kl(x, x).sum(), fullgraph=True, backend="aot_eager")
+    for rows in (3, 4):
+        compiled(torch.ones(rows, 2))
+    for _ in range(3):
+        use_everything("auto")
+found = [str(w.message) for w in caught if "betavae_fast" in str(w.message)]
+print(b.__file__)
+print(chosen, len(found), found[0].endswith(missing("cpp")))
+print(found[0])
+x = torch.linspace(-3, 3, 3000).view(500, 6)
+kinds = [b.reparameterize_kl(x, x, seed=1, backend=k) for k in ("auto", "eager")]
+print(all(map(torch.equal, *kinds)))
+print([(row.backend, row.available) for row in backend_table()][:3])
+try:
+    b.gaussian_kl(x, x, backend="cpp")
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_without_the_library_auto_is_plain_torch_and_says_so_once(without_libraries: Path) -> None:
+    """No compiler: the package still runs, and says once a process what is missing and what would bring it. Python's own
+    filters may show a warning again, and torch.compile traces again."""
+    where, count, warning, equal, table, error = run_in(without_libraries, USES).splitlines()
     assert where.startswith(str(without_libraries)) and equal == "True"
-    assert table == "[('reference', True), ('cpp', False)]"
+    assert count == "0 1 True", warning
+    assert warning.startswith('betavae_fast computes cpu tensors in plain torch (backend="eager")')
+    assert "Install a C++17 compiler and reinstall." in warning
+    assert table == "[('reference', True), ('eager', True), ('cpp', False)]"
     for part in ('gaussian_kl: backend="cpp" is not available', "was not built", "compiler"):
         assert part in error
+
+
+@pytest.fixture
+def fresh_choices(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Chooses anew, as in a process where nothing has been warned of."""
+    monkeypatch.setattr(backends, "_warned_of", set())
+    backends._choose.cache_clear()
+    yield
+    backends._choose.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "reasons"),
+    [
+        ("cpu", torch.float64, ("no cpp.",)),
+        ("cuda", torch.bfloat16, ("no cuda.", "no triton.")),
+        ("cuda", torch.float64, ()),
+        ("mps", torch.float32, ()),
+        ("xpu", torch.float32, ()),
+    ],
+    ids=str,
+)
+def test_where_kernels_are_missing_or_none_exist_auto_is_plain_torch(
+    device: str,
+    dtype: torch.dtype,
+    reasons: tuple[str, ...],
+    fresh_choices: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is a warning only where kernels would have been faster."""
+    monkeypatch.setattr(backends, "missing", lambda b: "" if b in ("reference", "eager") else f"no {b}.")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert backends.choose("auto", device, dtype) == "eager"
+        assert backends.choose("auto", device, torch.float16) == "eager"
+    if device == "cuda" and not reasons:
+        reasons = ("no cuda.", "no triton.")  # of float16
+    assert [str(w.message).partition(": ")[2] for w in caught] == ([" ".join(reasons)] if reasons else [])
+
+
+def test_a_backend_that_is_there_is_preferred_without_a_word(
+    fresh_choices: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "missing", lambda b: "no." if b == "cuda" else "")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert backends.choose("auto", "cuda", torch.float32) == "triton"
+        assert backends.choose("auto", "cuda", torch.float64) == "eager"
+        assert backends.choose("auto", "cpu", torch.float64) == "cpp"
+
+
+def test_a_warning_that_is_an_error_is_raised_once(
+    fresh_choices: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "missing", lambda b: "no." if b == "cpp" else "")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="plain torch"):
+            backends.choose("auto", "cpu", torch.float32)
+        assert backends.choose("auto", "cpu", torch.float32) == "eager"
 
 
 def test_a_library_that_does_not_load_is_a_reason_not_a_crash(without_libraries: Path) -> None:
@@ -152,7 +251,7 @@ def test_the_table_names_every_backend_and_a_reason_for_each_missing_one() -> No
     for row in table:
         assert row.available == (not row.reason) == (not missing(row.backend))
         assert row.available or row.reason.endswith("."), "a reason is a sentence"
-    assert table[0].available, "the reference needs nothing"
+    assert table[0].available and table[1].available, "the reference and plain torch need nothing"
 
 
 @pytest.mark.parametrize("backend", available_backends("cpp"))

@@ -234,8 +234,8 @@ def laid_out(pair: tuple[str, str], decoded: Tensor, pixels: Tensor) -> tuple[Te
 @pytest.mark.parametrize("pair", PAIRS, ids=" ".join)
 def test_both_tensors_may_lie_anyhow_in_memory(backend: str, pair: tuple[str, str]) -> None:
     """Every width; likelihoods, kinds and dtypes in turn. A pixel's NLL and gradient depend on nothing but the pixel,
-    so these are the bits of contiguous copies (but for torch's own exp in the reference); sums may be taken in another
-    order."""
+    so these are the bits of contiguous copies (but for torch's own exp, whose last bit may depend on the layout); sums
+    may be taken in another order."""
     turn = itertools.cycle(itertools.product(KINDS, LIKELIHOODS, DTYPES))
     for features in WIDTHS:
         if not (fits(pair[0], 1 + len(features)) and fits(pair[1], 1 + len(features))):
@@ -249,11 +249,13 @@ def test_both_tensors_may_lie_anyhow_in_memory(backend: str, pair: tuple[str, st
                 found = fused(likelihood, x, target, g, **options)
                 expected = fused(likelihood, dense(x), plainly, g, **options)
                 what = f"{likelihood}, {kind} target, {dtype} {features}, {reduction}"
-                torch.testing.assert_close(found.grad, expected.grad, rtol=1e-12, atol=1e-15)
-                assert backend == "reference" or torch.equal(found.grad, expected.grad), what
+                if backend == "cpp":
+                    assert torch.equal(found.grad, expected.grad), what
+                last_bits = 4 * torch.finfo(dtype if backend == "eager" else torch.float64).eps
+                torch.testing.assert_close(found.grad, expected.grad, rtol=last_bits, atol=last_bits)
                 assert found.grad.dtype == dtype
                 assert found.grad.stride() == torch.empty_like(x).stride(), "not the decoder's format"
-                if reduction == "none" and backend != "reference":
+                if reduction == "none" and backend == "cpp":
                     assert torch.equal(found.nll, expected.nll), what
                 else:
                     torch.testing.assert_close(found.nll, expected.nll, rtol=2e-6, atol=0)
@@ -376,8 +378,8 @@ def test_strides_past_32_bits_are_followed(backend: str, tmp_path: Path) -> None
 def test_threads_and_runs_change_no_bit(
     backend: str, likelihood: str, shape: tuple[int, ...], layout: str, threads: None
 ) -> None:
-    if backend == "reference":
-        shape = (max(1, shape[0] // 8), *shape[1:])
+    if backend in ("reference", "eager"):
+        shape = (max(1, shape[0] // 8), *shape[1:])  # torch itself adds up long rows by the number of threads
     x, pixels = draw(shape, torch.float32, "uint8")
     (x,) = lay_out(layout, x) if fits(layout, x.dim()) else (x,)
     found = []

@@ -403,8 +403,10 @@ def test_gradients_may_arrive_in_any_layout(backend: str, layout: str) -> None:
 def test_threads_and_runs_change_no_bit(
     backend: str, dtype: torch.dtype, estimator: str, size: tuple[int, int], threads: None
 ) -> None:
-    if backend == "reference" and size[0] > 1000:
-        pytest.skip("the reference is torch's own arithmetic")
+    if backend in ("reference", "eager") and size[0] > 1000:
+        pytest.skip(
+            "torch's own arithmetic, which depends on the number of threads where there is much to do"
+        )
     inputs = draw(*size, dtype)
     found = []
     for n in (1, 2, 3, 3, 1):

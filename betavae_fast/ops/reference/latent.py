@@ -1,4 +1,5 @@
-"""The latent op in plain torch: the oracle. Whatever the inputs' dtype, it computes in float64 and rounds once.
+"""The latent op in plain torch: the oracle. Whatever the inputs' dtype, it computes in float64 and rounds once
+(in float32 on a device that has no float64).
 
 z = μ + exp(½v) ε,  v = log σ²
 KL per element ½ (μ² + expm1(v) − v), in nats (Kingma & Welling 2014, appendix B, arranged so that it cannot cancel to
@@ -12,24 +13,26 @@ import torch
 from torch import Tensor
 
 from betavae_fast.noise import normals
-from betavae_fast.ops.schemas import REDUCTIONS, empty_kl, kl_dtype, library
+from betavae_fast.ops.schemas import REDUCTIONS, empty_kl, kl_dtype, library, wide, widest_dtype
 
 
 def _noise(mu: Tensor, rng: Tensor | None, noise: Tensor | None, first_row: int) -> Tensor:
     if noise is not None:
-        return noise.double()
+        return wide(noise)
     assert rng is not None
+    if widest_dtype(rng.device) != torch.float64:
+        rng = rng.cpu()
     row = mu.shape[1:].numel()
-    return normals(rng, first_row * row, mu.numel()).view(mu.shape).double()
+    return wide(normals(rng, first_row * row, mu.numel()).view(mu.shape).to(mu.device))
 
 
 def _clamped(logvar: Tensor, logvar_min: float, logvar_max: float) -> Tensor:
     """In float32, as the kernels do it: which side of a bound a value lies on depends on the bound's rounding."""
-    return logvar.to(kl_dtype(logvar.dtype)).clamp(logvar_min, logvar_max).double()
+    return wide(logvar.to(kl_dtype(logvar.dtype)).clamp(logvar_min, logvar_max))
 
 
 def _sample(mu: Tensor, v: Tensor, eps: Tensor) -> Tensor:
-    return torch.empty_like(mu).copy_(mu.double() + torch.exp(0.5 * v) * eps)
+    return torch.empty_like(mu).copy_(wide(mu) + torch.exp(0.5 * v) * eps)
 
 
 def _excess(v: Tensor) -> Tensor:
@@ -38,7 +41,7 @@ def _excess(v: Tensor) -> Tensor:
 
 
 def _kl(mu: Tensor, v: Tensor, reduction: int) -> Tensor:
-    kl = 0.5 * mu.double().square() + _excess(v)
+    kl = 0.5 * wide(mu).square() + _excess(v)
     if reduction == REDUCTIONS["dim"]:
         kl = kl.mean(0)
     elif reduction == REDUCTIONS["sample"]:
@@ -82,7 +85,7 @@ def latent_kl(mu: Tensor, logvar: Tensor, logvar_min: float, logvar_max: float, 
 
 def _element_grad(grad_kl: Tensor, mu: Tensor, reduction: int) -> Tensor:
     """The gradient of each element's KL from that of the reduced KL."""
-    grad_kl = grad_kl.double()
+    grad_kl = wide(grad_kl)
     if reduction == REDUCTIONS["sample"]:
         return grad_kl.view(-1, *(1,) * (mu.dim() - 1))
     return grad_kl / mu.shape[0] if reduction in (REDUCTIONS["dim"], REDUCTIONS["batchmean"]) else grad_kl
@@ -103,17 +106,17 @@ def latent_backward(
     need_logvar: bool,
 ) -> tuple[Tensor, Tensor]:
     v = _clamped(logvar, logvar_min, logvar_max)
-    grad_mu = grad_logvar = torch.zeros((), dtype=torch.float64, device=mu.device)
+    grad_mu = grad_logvar = torch.zeros((), dtype=widest_dtype(mu.device), device=mu.device)
     if grad_z is not None:
-        grad_mu = grad_z.double()
+        grad_mu = wide(grad_z)
         if need_logvar:
             grad_logvar = grad_mu * (0.5 * torch.exp(0.5 * v) * _noise(mu, rng, noise, first_row))
     if grad_kl is not None:
         element = _element_grad(grad_kl, mu, reduction)
-        grad_mu = grad_mu + element * mu.double()
+        grad_mu = grad_mu + element * wide(mu)
         grad_logvar = grad_logvar + element * (0.5 * torch.expm1(v))
-    wide = logvar.to(kl_dtype(logvar.dtype))
-    outside = (wide < logvar_min) | (wide > logvar_max)
+    unclamped = logvar.to(kl_dtype(logvar.dtype))
+    outside = (unclamped < logvar_min) | (unclamped > logvar_max)
     return (
         torch.empty_like(mu).copy_(grad_mu) if need_mu else mu.new_empty(0),
         torch.empty_like(logvar).copy_(grad_logvar.expand_as(v).masked_fill(outside, 0))

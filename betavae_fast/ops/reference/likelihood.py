@@ -1,4 +1,5 @@
-"""The pixel likelihoods in plain torch: the oracle. Whatever the inputs' dtype, it computes in float64 and rounds once.
+"""The pixel likelihoods in plain torch: the oracle. Whatever the inputs' dtype, it computes in float64 and rounds once
+(in float32 on a device that has no float64).
 
 −log p(t | x) per pixel, in nats, and its gradient by x, the decoder's output:
     bernoulli  max(x, 0) − x t + log1p(exp(−|x|))      sigmoid(x) − t        x: logit
@@ -13,15 +14,15 @@ from math import log, pi
 import torch
 from torch import Tensor
 
-from betavae_fast.ops.schemas import LIKELIHOODS, REDUCTIONS, empty_nll, library
+from betavae_fast.ops.schemas import LIKELIHOODS, REDUCTIONS, empty_nll, library, wide, widest_dtype
 
 
 def _pixels(target: Tensor, packed: bool, like: Tensor) -> Tensor:
-    """The target in float64, of ``like``'s shape."""
+    """The target, wide, of ``like``'s shape."""
     if packed:
         bits = target.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8, device=target.device) & 1
-        return bits.flatten(1)[:, : like.shape[1:].numel()].reshape(like.shape).double()
-    return target.double() / 255 if target.dtype == torch.uint8 else target.double()
+        return wide(bits.flatten(1)[:, : like.shape[1:].numel()].reshape(like.shape))
+    return wide(target) / 255 if target.dtype == torch.uint8 else wide(target)
 
 
 def _element_nll(x: Tensor, t: Tensor, likelihood: int, scale: float) -> Tensor:
@@ -43,7 +44,7 @@ def _element_grad(x: Tensor, t: Tensor, likelihood: int, scale: float) -> Tensor
 
 def _spread(grad_nll: Tensor, decoded: Tensor, reduction: int) -> Tensor:
     """The gradient of each pixel's NLL from that of the reduced NLL."""
-    grad_nll = grad_nll.double()
+    grad_nll = wide(grad_nll)
     if reduction == REDUCTIONS["sample"]:
         return grad_nll.view(-1, *(1,) * (decoded.dim() - 1))
     return grad_nll / decoded.shape[0] if reduction == REDUCTIONS["batchmean"] else grad_nll
@@ -58,7 +59,7 @@ def likelihood_forward(
     reduction: int,
     need_grad: bool,
 ) -> tuple[Tensor, Tensor]:
-    nll = _element_nll(decoded.double(), _pixels(target, packed, decoded), likelihood, scale)
+    nll = _element_nll(wide(decoded), _pixels(target, packed, decoded), likelihood, scale)
     if reduction == REDUCTIONS["sample"]:
         nll = nll.unsqueeze(-1).flatten(1).sum(1)
     elif reduction == REDUCTIONS["batchmean"]:
@@ -67,7 +68,7 @@ def likelihood_forward(
         nll = nll.sum()
     grad = decoded.new_empty(0)
     if need_grad:
-        one = torch.ones((), dtype=torch.float64, device=decoded.device)
+        one = torch.ones((), dtype=widest_dtype(decoded.device), device=decoded.device)
         grad = likelihood_backward(one, decoded, target, packed, likelihood, scale, reduction)
     return empty_nll(decoded, reduction).copy_(nll), grad
 
@@ -81,7 +82,7 @@ def likelihood_backward(
     scale: float,
     reduction: int,
 ) -> Tensor:
-    element = _element_grad(decoded.double(), _pixels(target, packed, decoded), likelihood, scale)
+    element = _element_grad(wide(decoded), _pixels(target, packed, decoded), likelihood, scale)
     return torch.empty_like(decoded).copy_(element * _spread(grad_nll, decoded, reduction))
 
 

@@ -1,4 +1,5 @@
-"""The aggregated posterior's log-densities in plain torch: the oracle. It computes in float64 and rounds once.
+"""The aggregated posterior's log-densities in plain torch: the oracle. It computes in float64 and rounds once
+(in float32 on a device that has no float64).
 
 q(z) = Σ_j w_ij q(z | x_j), estimated from a batch of B posteriors of a data set of N (Chen et al. 2018, appendix C):
     log q(z_i)   = logsumexp_j (log w_ij + Σ_d ℓ_ijd)
@@ -22,7 +23,7 @@ from math import log, pi
 import torch
 from torch import Tensor
 
-from betavae_fast.ops.schemas import ESTIMATORS, library
+from betavae_fast.ops.schemas import ESTIMATORS, library, wide, widest_dtype
 
 _ELEMENTS_AT_ONCE = 1 << 22
 
@@ -35,14 +36,14 @@ def _row_groups(z: Tensor, mu: Tensor) -> Iterator[slice]:
 
 def _log_weights(rows: slice, first_row: int, like: Tensor, dataset_size: int, estimator: int) -> Tensor:
     """log w of these rows of z (numbered from ``first_row`` on in the batch), against all posteriors."""
-    batch = len(like)
+    batch, dtype = len(like), widest_dtype(like.device)
     if estimator == ESTIMATORS["mws"]:
-        return torch.full((1, batch), -log(dataset_size * batch), dtype=torch.float64, device=like.device)
+        return torch.full((1, batch), -log(dataset_size * batch), dtype=dtype, device=like.device)
     others = batch - 1
     own = (first_row + torch.arange(rows.start, rows.stop, device=like.device)).unsqueeze(1)
     number = torch.arange(batch, device=like.device)
     rest = log((dataset_size - others) / (dataset_size * others))
-    weights = torch.full((len(own), batch), -log(others), dtype=torch.float64, device=like.device)
+    weights = torch.full((len(own), batch), -log(others), dtype=dtype, device=like.device)
     return weights.masked_fill(number == (own + 1) % batch, rest).masked_fill(
         number == own, -log(dataset_size)
     )
@@ -50,7 +51,7 @@ def _log_weights(rows: slice, first_row: int, like: Tensor, dataset_size: int, e
 
 def _standardised(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     """(z_id − μ_jd) / σ_jd; a σ whose inverse overflows counts as the smallest whose does not."""
-    inverse = torch.exp(-0.5 * logvar).clamp(max=torch.finfo(torch.float64).max)
+    inverse = torch.exp(-0.5 * logvar).clamp(max=torch.finfo(logvar.dtype).max)
     return (z.unsqueeze(1) - mu) * inverse
 
 
@@ -61,7 +62,7 @@ def _log_density(standardised: Tensor, logvar: Tensor) -> Tensor:
 def total_correlation_forward(
     z: Tensor, mu: Tensor, logvar: Tensor, first_row: int, dataset_size: int, estimator: int
 ) -> tuple[Tensor, Tensor]:
-    wide_z, wide_mu, wide_logvar = z.double(), mu.double(), logvar.double()
+    wide_z, wide_mu, wide_logvar = wide(z), wide(mu), wide(logvar)
     joint, marginals = [wide_z.new_empty(0)], [wide_z.new_empty(0, z.shape[1])]
     for rows in _row_groups(z, mu):
         rows = slice(rows.start, min(rows.stop, len(z)))
@@ -84,8 +85,8 @@ def total_correlation_backward(
     dataset_size: int,
     estimator: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    wide_z, wide_mu, wide_logvar = z.double(), mu.double(), logvar.double()
-    precision = torch.exp(-wide_logvar).clamp(max=torch.finfo(torch.float64).max)
+    wide_z, wide_mu, wide_logvar = wide(z), wide(mu), wide(logvar)
+    precision = torch.exp(-wide_logvar).clamp(max=torch.finfo(wide_logvar.dtype).max)
     grad_z = [wide_z.new_empty(0, z.shape[1])]
     grad_mu, grad_logvar = torch.zeros_like(wide_mu), torch.zeros_like(wide_mu)
     for rows in _row_groups(z, mu):

@@ -1,0 +1,141 @@
+"""The pixel likelihoods in plain torch, in the inputs' precision, float32 for narrower ones: where no kernels were built.
+
+The formulas are the reference's.
+"""
+
+from __future__ import annotations
+
+from math import log, pi
+
+import torch
+from torch import Tensor
+
+from betavae_fast.ops.eager.groups import row_groups, total
+from betavae_fast.ops.schemas import LIKELIHOODS, REDUCTIONS, empty_nll, kl_dtype, library, widest_dtype
+
+
+def _pixels(target: Tensor, packed: bool, like: Tensor) -> Tensor:
+    """The target in the working precision, of ``like``'s shape."""
+    dtype = kl_dtype(like.dtype)
+    if packed:
+        bits = target.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8, device=target.device) & 1
+        return bits.flatten(1)[:, : like.shape[1:].numel()].reshape(like.shape).to(dtype)
+    if target.dtype == torch.bool:
+        return target.view(torch.uint8).to(dtype)  # bytes are converted several times as fast
+    return target.to(dtype).div_(255) if target.dtype == torch.uint8 else target.to(dtype)
+
+
+def _operands(x: Tensor, t: Tensor, likelihood: int, scale: float) -> tuple[Tensor, Tensor]:
+    """What both the NLL and its gradient are functions of: a Bernoulli's x and t, else (x − t) / s, twice."""
+    if likelihood == LIKELIHOODS["bernoulli"]:
+        return x, t
+    deviation = x - t
+    return (deviation,) * 2 if scale == 1 else (deviation.div_(scale),) * 2
+
+
+def _element_nll(x: Tensor, t: Tensor, likelihood: int) -> Tensor:
+    """Each pixel's NLL but for the factor and the constant."""
+    if likelihood == LIKELIHOODS["bernoulli"]:
+        return x.abs().neg_().exp_().log1p_().add_(x.clamp(min=0)).addcmul_(x, t, value=-1)
+    return x.square() if likelihood == LIKELIHOODS["gaussian"] else x.abs()
+
+
+def _constant(likelihood: int, scale: float) -> float:
+    """What each pixel's NLL has beside, but for a Bernoulli's."""
+    return log(scale) + 0.5 * log(2 * pi) if likelihood == LIKELIHOODS["gaussian"] else log(2 * scale)
+
+
+def _element_grad(x: Tensor, t: Tensor, likelihood: int, scratch: Tensor | None = None) -> Tensor:
+    """Each pixel's gradient but for the factor; the scratch memory may be x's size, and x is written over."""
+    if likelihood == LIKELIHOODS["bernoulli"]:
+        return torch.sigmoid(x, out=scratch).sub_(t)
+    if likelihood == LIKELIHOODS["laplace"]:
+        sign = torch.sign(x, out=scratch)
+        x.clamp_(sign, sign)  # NaN, whose sign is 0, stays
+    return x
+
+
+def _spread(grad_nll: Tensor, decoded: Tensor, likelihood: int, scale: float, reduction: int) -> Tensor:
+    """What makes ``_element_grad`` the gradient of the reduced NLL."""
+    if reduction == REDUCTIONS["sample"]:
+        grad_nll = grad_nll.view(-1, *(1,) * (decoded.dim() - 1))
+    elif reduction == REDUCTIONS["batchmean"]:
+        grad_nll = grad_nll / decoded.shape[0]
+    if likelihood != LIKELIHOODS["bernoulli"]:
+        grad_nll = grad_nll / scale
+    return grad_nll.expand_as(decoded)
+
+
+def likelihood_forward(
+    decoded: Tensor,
+    target: Tensor,
+    packed: bool,
+    likelihood: int,
+    scale: float,
+    reduction: int,
+    need_grad: bool,
+) -> tuple[Tensor, Tensor]:
+    nll, sums = empty_nll(decoded, reduction), []
+    for_each_row = reduction in (REDUCTIONS["none"], REDUCTIONS["sample"])
+    grad = spread = None
+    if need_grad:
+        grad = torch.empty_like(decoded)
+        spread = _spread(nll.new_ones(()), decoded, likelihood, scale, reduction)
+    for x, t, g, out_nll, out_grad in row_groups(
+        decoded, target, spread, nll if for_each_row else None, grad
+    ):
+        operands = _operands(x.to(nll.dtype), _pixels(t, packed, x), likelihood, scale)
+        element = _element_nll(*operands, likelihood)
+        if reduction == REDUCTIONS["none"]:
+            out_nll.copy_(element)
+        else:
+            images = torch.sum(element.unsqueeze(-1), tuple(range(1, decoded.dim() + 1)), out=out_nll)
+            sums.append(images.sum(dtype=widest_dtype(decoded.device)))
+        if out_grad is not None:
+            torch.mul(_element_grad(*operands, likelihood, element), g, out=out_grad)
+    summed = nll if for_each_row else total(sums)
+    if likelihood == LIKELIHOODS["gaussian"]:
+        summed.mul_(0.5)
+    count = 1 if reduction == REDUCTIONS["none"] else decoded.shape[1:].numel()
+    if reduction == REDUCTIONS["batchmean"]:
+        summed.div_(decoded.shape[0])
+    elif reduction == REDUCTIONS["sum"]:
+        count *= decoded.shape[0]
+    if likelihood != LIKELIHOODS["bernoulli"]:
+        summed.add_(count * _constant(likelihood, scale))
+    return nll.copy_(summed), decoded.new_empty(0) if grad is None else grad
+
+
+def likelihood_backward(
+    grad_nll: Tensor,
+    decoded: Tensor,
+    target: Tensor,
+    packed: bool,
+    likelihood: int,
+    scale: float,
+    reduction: int,
+) -> Tensor:
+    grad = torch.empty_like(decoded)
+    spread = _spread(grad_nll, decoded, likelihood, scale, reduction)
+    for x, t, g, out in row_groups(decoded, target, spread, grad):
+        operands = _operands(x.to(kl_dtype(x.dtype)), _pixels(t, packed, x), likelihood, scale)
+        torch.mul(_element_grad(*operands, likelihood), g, out=out)
+    return grad
+
+
+def likelihood_finish(
+    grad: Tensor,
+    grad_nll: Tensor,
+    decoded: Tensor,
+    target: Tensor,
+    packed: bool,
+    likelihood: int,
+    scale: float,
+    reduction: int,
+) -> None:
+    if grad_nll.item() != 1:
+        grad.copy_(likelihood_backward(grad_nll, decoded, target, packed, likelihood, scale, reduction))
+
+
+for _implementation in (likelihood_forward, likelihood_backward, likelihood_finish):
+    library.impl(f"{_implementation.__name__}_eager", _implementation, "CompositeExplicitAutograd")
