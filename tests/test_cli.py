@@ -319,5 +319,5 @@ def test_info_lists_every_backend(capfd):
         cli.main(["info"])
     output = capfd.readouterr().out
     assert exit_.value.code == 0
-    for word in ("torch", "python", "reference", "cpp", "triton", "cuda"):
+    for word in ("torch", "python", "reference", "eager", "cpp", "triton", "cuda"):
         assert word in output

@@ -176,7 +176,7 @@ def wrong_backend(draw: st.DrawFn, good: dict[str, Any]) -> tuple[dict[str, Any]
             scalars.filter(lambda x: not isinstance(x, str)),
             st.integers(),
             st.text(max_size=8).filter(
-                lambda name: name not in ("auto", "reference", "cpp", "triton", "cuda")
+                lambda name: name not in ("auto", "reference", "eager", "cpp", "triton", "cuda")
             ),
             st.sampled_from(["CPP", "torch", "auto ", "cuda:0", *absent]),
         )

@@ -54,7 +54,7 @@ def reparameterize_kl(
         first_row: index of mu's first row in the whole batch: shards of a batch, each with its first_row and the same
             seed, draw the noise of the whole.
         logvar_range: clamp log σ² to (lo, hi); no gradient flows to it where it was clamped.
-        backend: "auto", "reference", "cpp", "triton" or "cuda". All but "auto" raise where they cannot run.
+        backend: "auto", "reference", "eager", "cpp", "triton" or "cuda". All but "auto" raise where they cannot run.
 
     Returns:
         LatentSample(z, kl): z like mu in shape, dtype and memory format; kl in nats, float32 (float64 for float64).

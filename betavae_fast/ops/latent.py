@@ -1,5 +1,5 @@
-"""The latent op's autograd.Functions. They hold the inputs and the noise's name, and the noise itself only where drawing it
-again would take longer than all the rest.
+"""The latent op's autograd.Functions. They hold the inputs and the noise's name, and the noise itself only where drawing
+it again would take longer than all the rest.
 
 ``settings`` is the operators' (first_row, logvar_min, logvar_max, reduction).
 """

@@ -12,7 +12,7 @@ _ELEMENTS_A_THREAD = 1 << 17
 
 
 def row_groups(like: Tensor, *others: Tensor | None) -> Iterable[tuple[Any, ...]]:
-    """The same rows of ``like`` and of each other tensor of its batch, None in place of None. Away from the CPU: all rows."""
+    """The same rows of ``like`` and of each other tensor of its batch, None in place of None. Off the CPU: all rows."""
     at_once = torch.get_num_threads() * _ELEMENTS_A_THREAD
     if like.numel() <= at_once or like.device.type != "cpu":
         return ((like, *others),)

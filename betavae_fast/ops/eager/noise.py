@@ -1,8 +1,8 @@
 """The noise contract of ``betavae_fast.noise`` on the CPU: the same bits in a fraction of the time, by NumPy.
 
 Blocks are taken in groups that stay in the cache. An fma is an exact product in float64 and a sum in float64, rounded to
-float32. Those are two roundings, which may give another number than the contract's one. They do so for none of the 2²⁴ radii
-and 2²⁴ angles that there are, as tests/test_noise.py shows.
+float32. Those are two roundings, which may give another number than the contract's one. They do so for none of the 2²⁴
+radii and 2²⁴ angles that there are, as tests/test_noise.py shows.
 """
 
 from __future__ import annotations
