@@ -41,7 +41,7 @@ def reparameterize_kl(
 
     z = μ + exp(½ log σ²) ε with ε ~ N(0, I) (Kingma & Welling 2014, section 2.4); the KL is :func:`gaussian_kl`'s.
     ε is a function of (seed, stream, element index), the same bits on every device and backend. It is not stored:
-    backward computes it again.
+    backward computes it again (but for backend "eager", which keeps it).
 
     Args:
         mu, logvar: posterior mean and log-variance, same shape (B, ...), dtype (float16, bfloat16, float32 or float64)
@@ -54,7 +54,8 @@ def reparameterize_kl(
         first_row: index of mu's first row in the whole batch: shards of a batch, each with its first_row and the same
             seed, draw the noise of the whole.
         logvar_range: clamp log σ² to (lo, hi); no gradient flows to it where it was clamped.
-        backend: "auto", "reference", "eager", "cpp", "triton" or "cuda". All but "auto" raise where they cannot run.
+        backend: "auto", "reference", "eager", "cpp", "triton" or "cuda". All but "auto" raise where they cannot run;
+            "auto" takes "eager", plain torch, where no kernels were built, and says so once.
 
     Returns:
         LatentSample(z, kl): z like mu in shape, dtype and memory format; kl in nats, float32 (float64 for float64).

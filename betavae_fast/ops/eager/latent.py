@@ -2,7 +2,8 @@
 
 The formulas are the reference's, but for expm1(v) − v, which in float32 cancels near v = 0. With s = v clamped to ±¼:
     expm1(v) − v = (expm1(s) − s) + (exp(v) − exp(s)) − (v − s)    expm1(s) − s = ½ s² (1 + s/3 (1 + s/4 (1 + …)))
-The last two differences are exactly 0 within ±¼. No mask chooses between formulas: that takes torch longer than all this.
+Within ±¼ the last two differences are exactly 0, as exp(s) is exp(v) clamped. A mask that chose between two formulas
+would take torch longer than all of this.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ def _noise(mu: Tensor, rng: Tensor | None, noise: Tensor | None, first_row: int)
 
 
 def _working(x: Tensor) -> Tensor:
-    return x.to(kl_dtype(x.dtype))
+    """In the precision that is computed in; ``to`` takes its time even where it does nothing."""
+    dtype = kl_dtype(x.dtype)
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def _clamped(logvar: Tensor, logvar_min: float, logvar_max: float) -> Tensor:
@@ -100,12 +103,10 @@ def latent_forward(
 
 
 def _element_grad(grad_kl: Tensor, mu: Tensor, reduction: int) -> Tensor:
-    """The gradient of each element's KL from that of the reduced KL."""
+    """The gradient of each element's KL from that of the reduced KL, in as few elements as there are different ones."""
     if reduction == REDUCTIONS["sample"]:
-        grad_kl = grad_kl.view(-1, *(1,) * (mu.dim() - 1))
-    elif reduction in (REDUCTIONS["dim"], REDUCTIONS["batchmean"]):
-        grad_kl = grad_kl / mu.shape[0]
-    return grad_kl.expand_as(mu)
+        return grad_kl.view(-1, *(1,) * (mu.dim() - 1))
+    return grad_kl / mu.shape[0] if reduction in (REDUCTIONS["dim"], REDUCTIONS["batchmean"]) else grad_kl
 
 
 def _write_gradients(
@@ -123,11 +124,14 @@ def _write_gradients(
     reduction: int,
 ) -> None:
     """∂μ = ∂z + μ ∂KL and ∂v = ½ (σ ε ∂z + expm1(v) ∂KL), into those of the first two that are there."""
-    zero = torch.zeros((), dtype=kl_dtype(mu.dtype), device=mu.device)
-    eps = None if grad_z is None or grad_logvar is None else _noise(mu, rng, noise, first_row)
-    element = None if grad_kl is None else _element_grad(grad_kl, mu, reduction)
-    for m, v, of_z, of_kl, e, out_mu, out_v in row_groups(
-        mu, logvar, grad_z, element, eps, grad_mu, grad_logvar
+    eps = whole = half = None
+    if grad_z is not None and grad_logvar is not None:
+        eps = _noise(mu, rng, noise, first_row)
+    if grad_kl is not None:
+        element = _element_grad(grad_kl, mu, reduction)
+        whole, half = element.expand_as(mu), (0.5 * element).expand_as(mu)
+    for m, v, of_z, of_kl, half_of_kl, e, out_mu, out_v in row_groups(
+        mu, logvar, grad_z, whole, half, eps, grad_mu, grad_logvar
     ):
         if out_mu is not None:
             if of_kl is None:
@@ -138,17 +142,14 @@ def _write_gradients(
                 torch.addcmul(_working(of_z), _working(m), of_kl, out=out_mu)
         if out_v is not None:
             v = _clamped(v, logvar_min, logvar_max)
-            slope = zero
-            if of_z is not None:
-                spread = _sigma(v).mul_(e)
-                slope = torch.addcmul(
-                    zero, spread, of_z, value=0.5, out=spread if grad_kl is not None else out_v
-                )
-            if of_kl is not None:
-                torch.addcmul(slope, torch.expm1(v), of_kl, value=0.5, out=out_v)
+            if of_z is None:
+                torch.mul(torch.expm1(v), half_of_kl, out=out_v)
+            else:
+                slope = v.new_zeros(()) if half_of_kl is None else torch.expm1(v).mul_(half_of_kl)
+                torch.addcmul(slope, _sigma(v).mul_(e), _working(of_z), value=0.5, out=out_v)
     if grad_logvar is not None and (logvar_min, logvar_max) != (-inf, inf):
-        wide = _working(logvar)
-        grad_logvar.masked_fill_((wide < logvar_min) | (wide > logvar_max), 0)
+        unclamped = _working(logvar)
+        grad_logvar.masked_fill_((unclamped < logvar_min) | (unclamped > logvar_max), 0)
 
 
 def latent_backward(
@@ -187,8 +188,8 @@ def latent_backward_packed(
     reduction: int,
 ) -> Tensor:
     grad = torch.empty_like(packed)
-    (grad_mu, grad_logvar), (mu, logvar) = grad.chunk(2, 1), packed.chunk(2, 1)
     settings = (first_row, logvar_min, logvar_max, reduction)
+    (grad_mu, grad_logvar), (mu, logvar) = grad.chunk(2, 1), packed.chunk(2, 1)
     _write_gradients(grad_mu, grad_logvar, grad_z, grad_kl, mu, logvar, rng, noise, *settings)
     return grad
 
