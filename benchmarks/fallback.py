@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -131,7 +132,7 @@ def _likelihoods() -> Iterator[Case]:
                 setup=partial(likelihood.setup, binary=True),
             )
             yield Case(
-                f"{name}, {kind} target",
+                f"{name} {kind}",
                 op,
                 forward,
                 partial(_with_target, kind, partial(ours, backend=BACKEND), False),
@@ -207,7 +208,9 @@ def measure(case: Case, shape: Shape, threads: Sequence[int], quick: bool) -> It
 
 
 def show(results: Fallback, console: Console) -> None:
-    table = Table("function", "shape", "threads", "plain torch", "fallback", "ratio", "asked for")
+    table = Table("function", "shape", "threads", "plain", "fallback", "ratio", box=SIMPLE)
+    for column in table.columns:
+        column.no_wrap = True
     for r in results.ratios:
         table.add_row(
             r.function,
@@ -215,8 +218,7 @@ def show(results: Fallback, console: Console) -> None:
             str(r.threads),
             seconds(r.plain.p50),
             seconds(r.fallback.p50),
-            f"{r.ratio:.2f}" + ("" if r.ratio <= r.limit else " !"),
-            f"{r.limit:g}",
+            f"{r.ratio:.2f}" + ("" if r.ratio <= r.limit else f" > {r.limit:g}"),
         )
     console.print(table)
 
