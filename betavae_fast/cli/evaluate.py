@@ -135,7 +135,7 @@ def _measure(
 ) -> Evaluation:
     from betavae_fast.evaluation.evaluate import evaluate as measure
 
-    with _progress(console, len(dataset)) as (on_images, on_score):
+    with _progress(console, len(dataset)) as (on_images, on_metric, on_score):
         return measure(
             run.model,
             dataset,
@@ -144,6 +144,7 @@ def _measure(
             jobs=jobs,
             precision=run.precision,
             on_images=on_images,
+            on_metric=on_metric,
             on_score=on_score,
         )
 
@@ -228,21 +229,25 @@ def _compare(out: Path, runs: Sequence[EvaluatedRun], seed: int, console: Consol
 @contextmanager
 def _progress(
     console: Console, images: int
-) -> Iterator[tuple[Callable[[int], object], Callable[[Scored], object]]]:
-    """A bar for the encoding, and a line for each score; yields what to call with images and with scores."""
+) -> Iterator[tuple[Callable[[int], object], Callable[[str], object], Callable[[Scored], object]]]:
+    """A bar that tells what is done, and a line for each score; yields what to call with images, metrics and scores."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from betavae_fast.evaluation.scores import score_rows
 
-    columns = (TextColumn("Encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("", total=images)
+        task = bar.add_task("Encoding", total=images)
 
         def on_score(scored: Scored) -> None:
             values = "  ".join(f"{row.label} {row.value:.3f}" for row in score_rows([scored], 1))
             console.print(f"{values}  ({scored.codes} codes, {scored.seconds:.1f} s)")
 
-        yield lambda count: bar.advance(task, count), on_score
+        yield (
+            lambda count: bar.advance(task, count),
+            lambda name: bar.update(task, description=f"Measuring {name}"),
+            on_score,
+        )
 
 
 def _print(console: Console, evaluation: Evaluation) -> None:

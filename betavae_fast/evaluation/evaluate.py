@@ -63,6 +63,7 @@ def evaluate(
     jobs: int = 1,
     precision: torch.dtype = torch.float32,
     on_images: Callable[[int], object] = lambda count: None,
+    on_metric: Callable[[str], object] = lambda name: None,
     on_score: Callable[[Scored], object] = lambda scored: None,
 ) -> Evaluation:
     """Encode all of ``dataset`` once and measure everything on the table of codes.
@@ -72,7 +73,7 @@ def evaluate(
         metrics: which to compute; those that need factors are left out where they are not known.
         seed: of the images that each metric draws and of the sampled codes.
         jobs: processes for DCI's classifiers.
-        on_images, on_score: called as encoding and scoring go on.
+        on_images, on_metric, on_score: called after each batch, before each metric and after it.
     Raises: ValueError for a metric that these data are too small for, or codes that are not finite.
     """
     seconds, start = {}, perf_counter()
@@ -87,7 +88,8 @@ def evaluate(
         table = factor_table(encoding.mean_codes, dataset, np.random.default_rng(seed))
     seconds["factor table"] = perf_counter() - start
     scores = []
-    for scored in score(encoding, table.classes if table else None, metrics, seed=seed, jobs=jobs):
+    classes = table.classes if table else None
+    for scored in score(encoding, classes, metrics, seed=seed, jobs=jobs, on_metric=on_metric):
         scores.append(scored)
         on_score(scored)
     return Evaluation(dataset.name, dataset.identity, seed, summary, encoding, table, scores, seconds)

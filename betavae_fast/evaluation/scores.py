@@ -102,7 +102,13 @@ def score_rows(scores: Iterable[Scored], num_factors: int) -> list[ScoreRow]:
 
 
 def score(
-    encoding: Encoding, factors: Factors | None, names: Iterable[MetricName], *, seed: int, jobs: int = 1
+    encoding: Encoding,
+    factors: Factors | None,
+    names: Iterable[MetricName],
+    *,
+    seed: int,
+    jobs: int = 1,
+    on_metric: Callable[[str], object] = lambda name: None,
 ) -> Iterator[Scored]:
     """The metrics of these names, in the order of ``METRICS``, each with a generator of its own: which others
     are asked for changes no figure.
@@ -110,6 +116,7 @@ def score(
     Args:
         factors: (N, K) integer classes of the N images; None leaves out the metrics that need them.
         jobs: processes that DCI's classifiers are shared by; they change no figure.
+        on_metric: called with a metric's name before it is computed.
     Raises: as the metrics do.
     """
     wanted = {name for name in names if factors is not None or not METRICS[name].needs_factors}
@@ -121,6 +128,7 @@ def score(
             continue
         compute = partial(metric.compute, jobs=jobs) if name == "dci" else metric.compute
         for kind in ("mean", "sampled") if metric.sampled else ("mean",):
+            on_metric(name)
             start = perf_counter()
             result = compute(codes[kind], factors, np.random.default_rng([seed, number]))
             yield Scored(name, kind, result, perf_counter() - start)

@@ -27,7 +27,8 @@ class LitBetaVAE(lightning.LightningModule):
     """:class:`betavae_fast.BetaVAE` and :class:`betavae_fast.BetaVAELoss` as a LightningModule, with Adam.
 
     Batches are images (B, C, H, W), alone or first in a list. Logs ``loss``, ``reconstruction`` and ``kl`` in nats per
-    image, with ``val_`` before them in validation, where z = μ. Floating-point images are checked as the targets of
+    image, with ``val_`` before them in validation and ``test_`` in a test, where z = μ. ``Trainer.predict`` gives each
+    batch's posterior means and log-variances. Floating-point images are checked as the targets of
     :class:`betavae_fast.BetaVAELoss`.
 
     Args:
@@ -59,17 +60,29 @@ class LitBetaVAE(lightning.LightningModule):
     def validation_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int) -> dict[str, Tensor]:
         return self._step(batch, "val_")
 
+    def test_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int) -> dict[str, Tensor]:
+        return self._step(batch, "test_")
+
+    def predict_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int) -> tuple[Tensor, Tensor]:
+        """The codes of the batch: μ and log σ², (B, D) each."""
+        mu, logvar = self.model.encode(_images(batch))
+        return mu, logvar
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=self.lr)
 
     def _step(self, batch: Tensor | Sequence[Tensor], prefix: str) -> dict[str, Tensor]:
-        x = batch if isinstance(batch, Tensor) else batch[0]
+        x = _images(batch)
         out = self.model(x)
         loss = self.criterion(out.decoded, x, out.kl)
         values = {"loss": loss.total, "reconstruction": loss.reconstruction, "kl": loss.kl}
         named = {prefix + name: value for name, value in values.items()}
         self.log_dict(named, prog_bar=True, batch_size=len(x))
         return {"loss": loss.total, "kl_per_dim": loss.kl_per_dim.detach()}
+
+
+def _images(batch: Tensor | Sequence[Tensor]) -> Tensor:
+    return batch if isinstance(batch, Tensor) else batch[0]
 
 
 class CapacityLogger(lightning.Callback):

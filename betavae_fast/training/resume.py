@@ -55,7 +55,8 @@ def resume(
     if folder is not None:
         if checkpoint is not None:
             tidy_checkpoint(folder.checkpoint)
-        remove_leftovers(folder.path)
+        for place in (folder.path, folder.pictures):
+            remove_leftovers(place)
         drop_metrics_after(folder.metrics, state.step)
         write_config(folder, state.config, dataset.identity)
     return state

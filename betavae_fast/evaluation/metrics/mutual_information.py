@@ -43,6 +43,8 @@ def entropies(classes: Factors) -> NDArray[np.float64]:
 def mutual_information_matrix(a: Factors, b: Factors) -> NDArray[np.float64]:
     """I(a_i; b_j) = H(a_i) + H(b_j) − H(a_i, b_j) in nats, for every column of ``a`` and every one of ``b``.
 
+    Of a table with itself (``a is b``) each pair is counted once.
+
     From N samples it is biased upwards, for independent variables by about (A − 1)(B − 1) / 2N with A and B
     classes (Miller 1955). Renaming classes changes no bit, and I(a; a) is exactly the entropy of a.
 
@@ -55,9 +57,16 @@ def mutual_information_matrix(a: Factors, b: Factors) -> NDArray[np.float64]:
     array([[0.6931, 0.    ],
            [0.    , 0.6931]])
     """
-    a, b = _numbered(a), _numbered(b)
-    joint = np.stack([_joint_entropies(a, column) for column in b.T], axis=1)
-    alone_a, alone_b = entropies(a)[:, None], entropies(b)
+    ranks_a = _numbered(a)
+    if a is b:
+        ranks_b = ranks_a
+        joint = np.zeros((ranks_a.shape[1],) * 2)
+        for j, column in enumerate(ranks_a.T):
+            joint[j, : j + 1] = joint[: j + 1, j] = _joint_entropies(ranks_a[:, : j + 1], column)
+    else:
+        ranks_b = _numbered(b)
+        joint = np.stack([_joint_entropies(ranks_a, column) for column in ranks_b.T], axis=1)
+    alone_a, alone_b = entropies(ranks_a)[:, None], entropies(ranks_b)
     return np.clip(alone_a + alone_b - joint, 0.0, np.minimum(alone_a, alone_b))
 
 

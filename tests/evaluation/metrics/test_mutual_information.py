@@ -76,3 +76,11 @@ def test_bins_are_those_of_a_histogram(seed, num_bins, on_edges):
 def test_twenty_bins_keep_up_to_twenty_consecutive_classes_apart(classes):
     factors = np.arange(classes)[:, None]
     assert len(np.unique(discretise(factors, 20))) == classes
+
+
+def test_a_table_with_itself_gives_the_bits_of_two_equal_tables() -> None:
+    """Each pair is then counted once."""
+    classes = np.random.default_rng(0).integers(0, 7, (500, 9))
+    assert np.array_equal(
+        mutual_information_matrix(classes, classes), mutual_information_matrix(classes, classes.copy())
+    )
