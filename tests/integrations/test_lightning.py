@@ -78,6 +78,16 @@ def test_it_trains_and_logs(images: Tensor, tmp_path: Path) -> None:
     ]
 
 
+def test_it_tests_and_predicts_codes(images: Tensor, tmp_path: Path) -> None:
+    lit, run = module(), trainer(tmp_path)
+    loader = DataLoader(TensorDataset(images), batch_size=32)
+    run.test(lit, loader, verbose=False)
+    assert run.callback_metrics.keys() == {"test_loss", "test_reconstruction", "test_kl"}
+    mu, logvar = (torch.cat(parts) for parts in zip(*run.predict(lit, loader), strict=True))
+    for found, expected in zip((mu, logvar), lit.model.encode(images), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 def test_pixels_of_another_range_end_the_training(images: Tensor, tmp_path: Path) -> None:
     validation = DataLoader(images, batch_size=32)
     for training, found in ((images.float(), "0 to 219"), (images.double() / 127.5 - 1, r"-1 to 0\.717")):
