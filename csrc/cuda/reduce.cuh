@@ -34,12 +34,15 @@ __device__ __forceinline__ float sum_cta(float x, float* shared) {
 }
 
 // The sums of a CTA's columns: the rows of the tile are folded in half until one is left. `shared` holds a tile;
-// visit(column in the tile, sum).
+// visit(column in the tile, sum), for its own columns alone: those beyond it are another CTA's.
 template <int n, class Visit>
 __device__ __forceinline__ void sum_columns(const Partition& cut, const float (&x)[n], float* shared, Visit visit) {
   if (cut.tile_rows == 1) {
 #pragma unroll
-    for (int j = 0; j < n; ++j) visit(static_cast<int>(threadIdx.x) * n + j, x[j]);
+    for (int j = 0; j < n; ++j) {
+      const int i = static_cast<int>(threadIdx.x) * n + j;
+      if (i < cut.tile_cols) visit(i, x[j]);
+    }
     return;
   }
 #pragma unroll

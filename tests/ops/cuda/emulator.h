@@ -4,6 +4,7 @@
 // order of both.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -40,15 +41,16 @@ struct Index3 {
 
 constexpr size_t stack_size = 256 * 1024;
 
+// Fibers take turns by jumps: swapcontext asks the kernel for the signal mask each time.
 struct Fiber {
-  ucontext_t context;
+  jmp_buf left_at;
   std::unique_ptr<char[]> stack{new char[stack_size]};  // not cleared: pages that no call reaches take no memory
   bool finished = false;
   const char* stopped_at = nullptr;
 };
 
 inline Index3 thread_index, block_index;
-inline ucontext_t scheduler;
+inline jmp_buf scheduler;
 inline std::vector<Fiber> fibers;
 inline std::function<void()> body;
 inline uint64_t exchanged[1024];
@@ -57,12 +59,33 @@ inline uint64_t exchanged[1024];
 inline void synchronise(const char* where) {
   Fiber& fiber = fibers[thread_index.x];
   fiber.stopped_at = where;
-  swapcontext(&fiber.context, &scheduler);
+  if (_setjmp(fiber.left_at) == 0) _longjmp(scheduler, 1);
 }
 
+// What a fiber does: be the same thread of one CTA after the other.
 inline void enter() {
-  body();
-  fibers[thread_index.x].finished = true;
+  while (true) {
+    synchronise("the end");
+    body();
+    fibers[thread_index.x].finished = true;
+  }
+}
+
+inline void take_turn(unsigned thread) {
+  thread_index.x = thread;
+  if (_setjmp(scheduler) == 0) _longjmp(fibers[thread].left_at, 1);
+}
+
+inline void make_fibers(unsigned count) {
+  fibers = std::vector<Fiber>(count);
+  for (unsigned t = 0; t < count; ++t) {
+    static ucontext_t context;
+    getcontext(&context);
+    context.uc_stack = {fibers[t].stack.get(), 0, stack_size};
+    makecontext(&context, enter, 0);
+    thread_index.x = t;
+    if (_setjmp(scheduler) == 0) setcontext(&context);
+  }
 }
 
 // The numbers from 0 to count, in the order in which CTAs and threads take their turns.
@@ -75,22 +98,12 @@ inline std::vector<unsigned> turns(unsigned count) {
 }
 
 inline void run_cta(unsigned cta, const std::vector<unsigned>& threads) {
-  if (fibers.size() < threads.size()) fibers = std::vector<Fiber>(threads.size());
   block_index.x = cta;
-  for (unsigned t : threads) {
-    Fiber& fiber = fibers[t];
-    fiber.finished = false;
-    getcontext(&fiber.context);
-    fiber.context.uc_stack = {fiber.stack.get(), 0, stack_size};
-    fiber.context.uc_link = &scheduler;
-    makecontext(&fiber.context, enter, 0);
-  }
+  for (unsigned t : threads) fibers[t].finished = false;
   const Fiber& first = fibers[threads[0]];
   while (!first.finished) {
     for (unsigned t : threads) {
-      thread_index.x = t;
-      fibers[t].stopped_at = nullptr;
-      swapcontext(&scheduler, &fibers[t].context);
+      take_turn(t);
       if (fibers[t].finished != first.finished || fibers[t].stopped_at != first.stopped_at) {
         std::fprintf(stderr, "CTA %u: thread %u stopped at %s, thread %u at %s\n", cta, t, fibers[t].stopped_at,
                      threads[0], first.stopped_at);
@@ -102,6 +115,7 @@ inline void run_cta(unsigned cta, const std::vector<unsigned>& threads) {
 
 template <class Kernel, class... Arguments>
 void launch(Kernel kernel, unsigned ctas, unsigned threads, const Arguments&... arguments) {
+  if (fibers.size() < threads) make_fibers(threads);
   body = [&] { kernel(arguments...); };
   const std::vector<unsigned> order = turns(threads);
   for (unsigned cta : turns(ctas)) run_cta(cta, order);

@@ -1,6 +1,6 @@
 """The CUDA backend on a CPU: its own kernels and operators, under an emulator of CTAs (emulate.py).
 
-What this cannot show, test_gpu.py does: the device's arithmetic, races, launches.
+What this cannot show, test_gpu.py does: the device's arithmetic, launches, races that show in neither order.
 """
 
 import pytest
@@ -9,6 +9,7 @@ import torch
 from betavae_fast.ops.backends import missing
 from tests.ops.cuda import emulate, parity
 
+pytestmark = pytest.mark.usefixtures("order")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 REDUCTIONS = ("none", "dim", "sample", "batchmean", "sum")
 
@@ -34,11 +35,20 @@ def library(tmp_path_factory):
         ((3, 1300), torch.float32),  # panels
         ((2, 4, 6, 6), torch.float32),
         ((2, 3, 5, 7), torch.bfloat16),
+        *(((1, 1), dtype) for dtype in DTYPES),  # nothing evens out the luck of a rounding
     ],
     ids=str,
 )
 def test_parity_with_float64_in_every_layout(shape, dtype, reduction):
     parity.check_parity(torch.Size(shape), dtype, reduction, "cpu")
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(1, 1025), (1, 1500), (1, 3000), (1, 9000), (2, 5000)], ids=str)
+def test_few_rows_are_cut_into_broad_panels(shape, dtype, reduction):
+    """Broader than a CTA has threads for, or narrower: none may write beyond its own."""
+    parity.check_parity(torch.Size(shape), dtype, reduction, "cpu", layouts=("contiguous",))
 
 
 @pytest.mark.parametrize("shape", [(33, 12), (3, 2, 2, 5)], ids=str)

@@ -8,7 +8,7 @@ from betavae_fast.ops.schemas import ESTIMATORS
 from tests.ops.cuda import emulate
 from tests.ops.cuda import total_correlation_parity as parity
 
-pytestmark = pytest.mark.usefixtures("poisoned_memory")
+pytestmark = pytest.mark.usefixtures("poisoned_memory", "order")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,7 +24,10 @@ def library(tmp_path_factory):
 @pytest.mark.parametrize(
     ("size", "dtype"),
     [
-        *((size, torch.float32) for size in ((2, 1), (2, 33), (3, 2), (3, 16), (17, 1), (17, 7), (64, 16))),
+        *(
+            (size, torch.float32)
+            for size in ((2, 1), (2, 33), (3, 2), (3, 7), (3, 16), (17, 1), (17, 7), (64, 16))
+        ),
         *((size, torch.float32) for size in ((130, 2), (130, 33), (64, 200))),
         *((size, dtype) for size in ((17, 7), (64, 16)) for dtype in (torch.bfloat16, torch.float16)),
     ],

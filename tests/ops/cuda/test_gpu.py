@@ -7,6 +7,7 @@ import betavae_fast
 from betavae_fast.noise import make_rng, normals
 from betavae_fast.ops.backends import missing
 from tests.cuda_graphs import captured
+from tests.ops import second_gpu
 from tests.ops.cuda import parity
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(missing("cuda")), reason=missing("cuda"))]
@@ -15,6 +16,8 @@ REDUCTIONS = ("none", "dim", "sample", "batchmean", "sum")
 SHAPES = (
     (64, 10),
     (1, 1),
+    (1, 1500),
+    (1, 3000),
     (3000, 1),
     (7, 3),
     (33, 128),
@@ -112,10 +115,14 @@ def test_a_launch_goes_to_the_current_stream():
     assert kl.item() == 32.0
 
 
-def test_more_than_2_to_the_31_elements():
+@second_gpu.needed
+def test_a_second_gpu_is_served_while_the_first_is_current():
+    second_gpu.check("cuda")
+
+
+def test_more_than_2_to_the_31_elements(gpu_memory):
     rows, cols = (1 << 31) // 128 + 5, 128
-    if torch.cuda.mem_get_info()[0] < 5 * rows * cols * 2:
-        pytest.skip("not enough GPU memory for 2^31 elements")
+    gpu_memory(5 * rows * cols * 2)
     zero = torch.zeros(rows, cols, dtype=torch.bfloat16, device="cuda")
     zero[-1] = 1.0
     z, kl = parity.ops().latent_forward_cuda(zero, zero, make_rng("cuda", seed=4), None, 0, *parity.ANY, 2)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import product
+
 import pytest
 import torch
 
@@ -18,6 +21,7 @@ from tests.budget import (
 )
 from tests.cuda_graphs import captured
 from tests.layouts import LAYOUTS, dense, fits, lay_out
+from tests.ops import second_gpu
 from tests.ops.triton.likelihoods import (
     KINDS,
     NLL_REDUCTIONS,
@@ -107,13 +111,11 @@ def test_graph_replays_draw_what_the_seed_tensor_says() -> None:
 
 
 @pytest.mark.parametrize("shape", [((1 << 31) // 128 + 3, 128), (3, (1 << 30) + 1)], ids=str)
-def test_beyond_32_bits(shape: tuple[int, int]) -> None:
-    count = shape[0] * shape[1]
-    if torch.cuda.mem_get_info()[0] < 8 * count:
-        pytest.skip(f"needs {8 * count >> 30} GiB of free GPU memory")
+def test_beyond_32_bits(shape: tuple[int, int], gpu_memory: Callable[[int], None]) -> None:
+    count, tail = shape[0] * shape[1], 1 << 16
+    gpu_memory(8 * count)
     zero = torch.zeros(shape, dtype=torch.bfloat16, device="cuda")
     z, kl = reparameterize_kl(zero, zero, seed=5, reduction="sum", backend="triton")
-    tail = 1 << 16
     want = noise.normals(torch.tensor([5, 0]), count - tail, tail).bfloat16()
     assert kl == 0 and torch.equal(z.view(-1)[-tail:].cpu(), want)
     del z
@@ -123,28 +125,43 @@ def test_beyond_32_bits(shape: tuple[int, int]) -> None:
     )
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@second_gpu.needed
+def test_a_second_gpu_is_served_while_the_first_is_current() -> None:
+    second_gpu.check("triton")
+
+
+# Every likelihood with every kind of pixels, and every dtype with every reduction: all with all would be 508 kernels to
+# compile.
+LIKELIHOOD_CASES = dict.fromkeys(
+    (
+        *(
+            (likelihood, kind, DTYPES[(i + j) % 3], NLL_REDUCTIONS[(i + j) % 4])
+            for (i, likelihood), (j, kind) in product(enumerate(LIKELIHOODS), enumerate(KINDS))
+        ),
+        *(("bernoulli", "uint8", dtype, reduction) for dtype, reduction in product(DTYPES, NLL_REDUCTIONS)),
+    )
+)
+
+
+@pytest.mark.parametrize(("likelihood", "kind", "dtype", "reduction"), LIKELIHOOD_CASES)
 @pytest.mark.parametrize("shape", [(64, 3, 64, 64), (515, 3, 5, 7)], ids=str)
-def test_likelihood_error(shape: tuple[int, ...], likelihood: str, kind: str, dtype: torch.dtype) -> None:
+def test_likelihood_error(
+    shape: tuple[int, ...], likelihood: str, kind: str, dtype: torch.dtype, reduction: str
+) -> None:
     decoded = torch.linspace(-30, 30, torch.Size(shape).numel()).view(shape).to(dtype)
-    target = pixels(shape, dtype, kind)
+    target, mode = pixels(shape, dtype, kind), settings(likelihood, kind, reduction)
     on_gpu = decoded.cuda(), as_taken(target, kind).cuda()
-    for reduction in NLL_REDUCTIONS:
-        mode = settings(likelihood, kind, reduction)
-        nll, early = torch.ops.betavae_fast.likelihood_forward_triton(*on_gpu, *mode, True)
-        grad_nll = torch.linspace(-1, 2, nll.numel()).view(nll.shape)
-        late = torch.ops.betavae_fast.likelihood_backward_triton(grad_nll.cuda(), *on_gpu, *mode)
-        for grad, of_nll in ((early, torch.ones_like(grad_nll)), (late, grad_nll)):
-            exact, plain = (
-                f(decoded, target, of_nll, likelihood, reduction)
-                for f in (exact_likelihood, plain_likelihood)
-            )
-            for i, got in enumerate((nll, grad)):
-                budget = Budget()
-                budget.add(got.cpu(), exact[i], plain[i])
-                budget.check(f"{('nll', 'grad')[i]}, {reduction}")
+    nll, early = torch.ops.betavae_fast.likelihood_forward_triton(*on_gpu, *mode, True)
+    grad_nll = torch.linspace(-1, 2, nll.numel()).view(nll.shape)
+    late = torch.ops.betavae_fast.likelihood_backward_triton(grad_nll.cuda(), *on_gpu, *mode)
+    for grad, of_nll in ((early, torch.ones_like(grad_nll)), (late, grad_nll)):
+        exact, plain = (
+            f(decoded, target, of_nll, likelihood, reduction) for f in (exact_likelihood, plain_likelihood)
+        )
+        for i, got in enumerate((nll, grad)):
+            budget = Budget()
+            budget.add(got.cpu(), exact[i], plain[i])
+            budget.check(("nll", "grad")[i])
 
 
 @pytest.mark.parametrize("kind", ["own", "bits"])
