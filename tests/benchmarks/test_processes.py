@@ -41,8 +41,12 @@ def test_interrupted_tests_still_write_their_report(workers, tmp_path):
     begun, report = tmp_path / "begun", tmp_path / "report.xml"
     (tmp_path / "test_these.py").write_text(tests.format(f"pathlib.Path({str(begun)!r}).touch()"))
     options = ("-c", os.devnull, f"--rootdir={tmp_path}", "-p", "no:cacheprovider", f"--junitxml={report}")
-    command = (sys.executable, "-m", "pytest", "test_these.py", *options, *workers)
+    quiet = ("-q", "--no-header")  # then the first F is that of the failed test
+    command = (sys.executable, "-m", "pytest", "test_these.py", *options, *quiet, *workers)
     with processes.started(command, tmp_path, {}, subprocess.PIPE, interrupted_for=60) as process:
+        assert process.stdout is not None
+        while process.stdout.read(1) not in ("F", ""):  # the report of test_wrong has come
+            pass
         while process.poll() is None and not begun.exists():
             time.sleep(0.02)
     assert "test_wrong" in report.read_text()
