@@ -34,15 +34,14 @@ def test_it_is_asked_to_end_and_then_ended(answer, status, monkeypatch):
     assert process.returncode == status
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "with workers"])
-def test_interrupted_tests_still_write_their_report(workers, tmp_path):
+def test_interrupted_tests_still_write_their_report(tmp_path):
     """pytest ends by its summary and its report if it is interrupted, but at once if it is terminated."""
     tests = "import pathlib, time\ndef test_wrong(): assert 0\ndef test_long():\n    {}; time.sleep(300)\n"
     begun, report = tmp_path / "begun", tmp_path / "report.xml"
     (tmp_path / "test_these.py").write_text(tests.format(f"pathlib.Path({str(begun)!r}).touch()"))
     options = ("-c", os.devnull, f"--rootdir={tmp_path}", "-p", "no:cacheprovider", f"--junitxml={report}")
     quiet = ("-q", "--no-header")  # then the first F is that of the failed test
-    command = (sys.executable, "-m", "pytest", "test_these.py", *options, *quiet, *workers)
+    command = (sys.executable, "-m", "pytest", "test_these.py", *options, *quiet, "-p", "no:xdist")
     with processes.started(command, tmp_path, {}, subprocess.PIPE, interrupted_for=60) as process:
         assert process.stdout is not None
         while process.stdout.read(1) not in ("F", ""):  # the report of test_wrong has come
