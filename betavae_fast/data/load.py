@@ -9,7 +9,7 @@ from .arrays import load_array
 from .dsprites import is_dsprites_archive, published_dsprites, rendered_dsprites
 from .errors import DatasetError
 from .folder import load_folder
-from .idx import IMAGES_FILE, SOURCES, find_images_file, load_idx, load_named_idx
+from .idx import SOURCES, find_images_file, is_images_file, load_idx, load_named_idx
 from .images import ImageDataset
 
 NAMES = ("dsprites", *SOURCES)
@@ -97,7 +97,7 @@ def _load(
         return published_dsprites(path, cache_dir=cache_dir, progress=progress)
     if path.suffix in (".npy", ".npz"):
         return load_array(path, progress=progress)
-    if path.name.removesuffix(".gz").endswith(IMAGES_FILE.removeprefix("train-")):
+    if is_images_file(path):
         return load_idx(path, image_size=image_size)
     raise DatasetError(
         f"{path}: not a supported form: expected a folder of images, an .npy or .npz array, "
