@@ -28,10 +28,14 @@ def _noise(mu: Tensor, rng: Tensor | None, noise: Tensor | None, first_row: int)
     return latent_noise(mu, rng, first_row)
 
 
-def _working(x: Tensor) -> Tensor:
-    """In the precision that is computed in; ``to`` takes its time even where it does nothing."""
-    dtype = kl_dtype(x.dtype)
+def _as(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x.to(dtype)``, which takes its time even where it has nothing to do."""
     return x if x.dtype == dtype else x.to(dtype)
+
+
+def _working(x: Tensor) -> Tensor:
+    """In the precision that is computed in."""
+    return _as(x, kl_dtype(x.dtype))
 
 
 def _clamped(logvar: Tensor, logvar_min: float, logvar_max: float) -> Tensor:
@@ -67,7 +71,7 @@ def latent_sample(
     z = torch.empty_like(mu)
     for m, v, eps, out in row_groups(mu, logvar, _noise(mu, rng, noise, first_row), z):
         sigma = _sigma(_clamped(v, logvar_min, logvar_max))
-        torch.addcmul(_working(m), sigma, eps.to(sigma.dtype), out=out)
+        torch.addcmul(_working(m), sigma, _as(eps, sigma.dtype), out=out)
     return z
 
 

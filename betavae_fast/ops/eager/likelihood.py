@@ -45,14 +45,21 @@ def _constant(likelihood: int, scale: float) -> float:
     return log(scale) + 0.5 * log(2 * pi) if likelihood == LIKELIHOODS["gaussian"] else log(2 * scale)
 
 
-def _element_grad(x: Tensor, t: Tensor, likelihood: int, scratch: Tensor | None = None) -> Tensor:
+def _element_grad(
+    x: Tensor, t: Tensor, likelihood: int, scratch: Tensor | None = None, has_nan: bool = True
+) -> Tensor:
     """Each pixel's gradient but for the factor; the scratch memory may be x's size, and x is written over."""
     if likelihood == LIKELIHOODS["bernoulli"]:
         return torch.sigmoid(x, out=scratch).sub_(t)
-    if likelihood == LIKELIHOODS["laplace"]:
-        sign = torch.sign(x, out=scratch)
-        x.clamp_(sign, sign)  # NaN, whose sign is 0, stays
-    return x
+    if likelihood == LIKELIHOODS["gaussian"]:
+        return x
+    sign = torch.sign(x, out=scratch)
+    return x.clamp_(sign, sign) if has_nan else sign  # NaN, whose sign is 0, stays NaN
+
+
+def _has_nan(total: Tensor) -> bool:
+    """Whether there was a NaN among what was added up, if that can be seen without waiting for a device."""
+    return total.device.type != "cpu" or bool(total.isnan())
 
 
 def _spread(grad_nll: Tensor, decoded: Tensor, likelihood: int, scale: float, reduction: int) -> Tensor:
@@ -92,7 +99,8 @@ def likelihood_forward(
             images = torch.sum(element.unsqueeze(-1), tuple(range(1, decoded.dim() + 1)), out=out_nll)
             sums.append(images.sum(dtype=widest_dtype(decoded.device)))
         if out_grad is not None:
-            torch.mul(_element_grad(*operands, likelihood, element), g, out=out_grad)
+            slope = _element_grad(*operands, likelihood, element, _has_nan(sums[-1]))
+            torch.mul(slope, g, out=out_grad)
     summed = nll if for_each_row else total(sums)
     if likelihood == LIKELIHOODS["gaussian"]:
         summed.mul_(0.5)

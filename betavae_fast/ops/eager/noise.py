@@ -8,6 +8,8 @@ radii and 2²⁴ angles that there are, as tests/test_noise.py shows.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +19,22 @@ from torch import Tensor
 from betavae_fast import noise
 from betavae_fast.ops.schemas import library, widest_dtype
 
-# 64 kB an array, of which there are about 20.
+# 256 kB an array of words.
 BLOCKS_AT_ONCE = 1 << 14
+# Fewer are drawn sooner than a thread is started.
+BLOCKS_A_THREAD = 1 << 12
 
-_32, _MASK = np.uint64(32), np.uint64(0xFFFFFFFF)
-_M0, _M1 = map(np.uint64, noise.MULTIPLIERS)
-_W0, _W1 = map(np.uint64, noise.WEYL)
-_SIGN = np.int32(-(1 << 31))
+
+def _constants(dtype: type[np.generic], *values: float) -> tuple[NDArray[Any], ...]:
+    """Arrays without dimensions: to begin with a number, or with a scalar of its own, takes NumPy twice as long."""
+    return tuple(np.array(value, dtype) for value in values)
+
+
+_8, _32, _MASK, _M0, _M1 = _constants(np.uint64, 8, 32, 0xFFFFFFFF, *noise.MULTIPLIERS)
+_ONE, _TWO, _EIGHT, _23, _24, _31 = _constants(np.int32, 1, 2, 8, 23, 24, 31)
+_SIGN, _SQRT_HALF_BITS = _constants(np.int32, -(1 << 31), noise.SQRT_HALF_BITS)
+_UNIT, _ULP, _TWO_LN2 = _constants(np.float32, 1, 2.0**-24, noise.TWO_LN2)
+_LOG, _SIN, _COS = (_constants(np.float64, *c) for c in (noise.LOG, noise.SIN, noise.COS))
 
 Floats = NDArray[np.float32]
 Words = NDArray[np.uint64]
@@ -35,8 +46,12 @@ def philox(seed: int, stream: int, blocks: Words) -> tuple[Words, Words]:
     (c0, c2), (c1, c3), (product1, product0) = even, odd, products
     c0[:], c1[:] = blocks & _MASK, blocks >> _32
     c2[:], c3[:] = stream & 0xFFFFFFFF, stream >> 32 & 0xFFFFFFFF
-    k0, k1 = np.uint64(seed & 0xFFFFFFFF), np.uint64(seed >> 32 & 0xFFFFFFFF)
-    for _ in range(10):
+    rounds = np.arange(10, dtype=np.uint64)
+    keys0, keys1 = (
+        (rounds * np.uint64(w) + np.uint64(half)) & _MASK
+        for w, half in zip(noise.WEYL, (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF), strict=True)
+    )
+    for k0, k1 in zip(keys0, keys1, strict=True):
         np.multiply(c0, _M0, out=product0)
         np.multiply(c2, _M1, out=product1)
         np.right_shift(products, _32, out=even)
@@ -44,11 +59,10 @@ def philox(seed: int, stream: int, blocks: Words) -> tuple[Words, Words]:
         c0 ^= k0
         c2 ^= k1
         np.bitwise_and(products, _MASK, out=odd)
-        k0, k1 = k0 + _W0 & _MASK, k1 + _W1 & _MASK
     return even, odd
 
 
-def _polynomial(coefficients: tuple[float | Floats, ...], x: Floats) -> Floats:
+def _polynomial(coefficients: tuple[NDArray[Any], ...], x: Floats) -> Floats:
     """Horner's rule in fused multiply-adds; lowest power first."""
     wide_x = x.astype(np.float64)
     total, value = wide_x * coefficients[-1], np.empty_like(x)
@@ -63,28 +77,28 @@ def _polynomial(coefficients: tuple[float | Floats, ...], x: Floats) -> Floats:
 
 
 def _radius(word: Words) -> Floats:
-    bits = ((word >> np.uint64(8)).astype(np.int32) + np.int32(1)).astype(np.float32).view(np.int32)
-    exponent = (bits - np.int32(noise.SQRT_HALF_BITS)) >> 23
-    bits -= exponent << 23
+    bits = ((word >> _8).astype(np.int32) + _ONE).astype(np.float32).view(np.int32)
+    exponent = (bits - _SQRT_HALF_BITS) >> _23
+    bits -= exponent << _23
     f = bits.view(np.float32)
-    f -= np.float32(1)
-    constant = (24 - exponent).astype(np.float32) * np.float32(noise.TWO_LN2)
+    f -= _UNIT
+    constant = (_24 - exponent).astype(np.float32) * _TWO_LN2
     # The polynomial times f plus the constant: one more step of Horner's rule.
-    square = _polynomial((constant, *noise.LOG), f)
+    square = _polynomial((constant, *_LOG), f)
     return np.sqrt(square, out=square)
 
 
 def box_muller(radius_word: Words, angle_word: Words, first: Floats, second: Floats) -> None:
     """``noise.box_muller`` into the last two; turning by quadrants swaps and negates by the bits."""
     word = angle_word.astype(np.uint32).view(np.int32)
-    t = (word << 2 >> 8).astype(np.float32)  # The 24 bits below the top two, as a signed number.
-    t *= np.float32(2.0**-24)
+    t = (word << _TWO >> _EIGHT).astype(np.float32)  # The 24 bits below the top two, as a signed number.
+    t *= _ULP
     square = t * t
-    cosine, sine = _polynomial(noise.COS, square), _polynomial(noise.SIN, square)
+    cosine, sine = _polynomial(_COS, square), _polynomial(_SIN, square)
     sine *= t
     x, y = cosine.view(np.int32), sine.view(np.int32)
-    low_bit_first = word << 1
-    swap = (x ^ y) & low_bit_first >> 31
+    low_bit_first = word << _ONE
+    swap = (x ^ y) & low_bit_first >> _31
     x ^= swap
     y ^= swap
     x ^= (word ^ low_bit_first) & _SIGN
@@ -102,20 +116,23 @@ def normals(rng: Tensor, first: int, count: int) -> Tensor:
     start, stop = first // 4, -(-(first + count) // 4)
     elements = np.empty((stop - start, 2, 2), np.float32)
 
-    def fill(begin: int) -> None:
-        end = min(begin + BLOCKS_AT_ONCE, stop)
-        even, odd = philox(seed, stream, np.arange(begin, end, dtype=np.uint64))
-        pairs = elements[begin - start : end - start].T
-        box_muller(even, odd, pairs[0], pairs[1])
+    def fill(part: tuple[int, int]) -> None:
+        for begin in range(*part, BLOCKS_AT_ONCE):
+            end = min(begin + BLOCKS_AT_ONCE, part[1])
+            even, odd = philox(seed, stream, np.arange(begin, end, dtype=np.uint64))
+            pairs = elements[begin - start : end - start].T
+            box_muller(even, odd, pairs[0], pairs[1])
 
-    groups = range(start, stop, BLOCKS_AT_ONCE)
-    threads = min(torch.get_num_threads(), len(groups))
-    if threads > 1:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(fill, groups))
+    threads = max(1, min(torch.get_num_threads(), (stop - start) // BLOCKS_A_THREAD))
+    own, *others = pairwise(start + (stop - start) * i // threads for i in range(threads + 1))
+    if others:
+        with ThreadPoolExecutor(len(others)) as pool:
+            parts = [pool.submit(fill, part) for part in others]
+            fill(own)
+            for part in parts:
+                part.result()
     else:
-        for begin in groups:
-            fill(begin)
+        fill(own)
     drawn = torch.from_numpy(elements.reshape(-1)[first % 4 : first % 4 + count])
     return drawn.to(rng.device)
 
