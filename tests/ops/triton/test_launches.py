@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
-from collections.abc import Iterable
+from functools import cache
+from itertools import combinations
 
 import pytest
 import torch
@@ -33,45 +34,59 @@ _CONSTANTS = {
     **dict.fromkeys(("BLOCK", "ROWS", "COLS", "DIMS", "OWN", "TILE", "NEAR_TILE")),
 }
 
+_Trait = tuple[str, str, object]
 
-def _traits(launch: Launch) -> frozenset[tuple[str, str, object]]:
-    """(kernel, parameter, what the compiler knows of it)"""
 
-    def known(name: str, value: object) -> object:
-        if isinstance(value, torch.Tensor):
-            return value.dtype
-        if name.isupper() or value is None:
-            return value
-        return (
-            float
-            if isinstance(value, float)
-            else torch.int32
-            if -(1 << 31) <= value < 1 << 31
-            else torch.int64
-        )
+def _known(name: str, value: object) -> object:
+    """What the compiler knows of an argument."""
+    if name.isupper() or value is None:
+        return value
+    if isinstance(value, torch.Tensor):
+        return value.dtype
+    if isinstance(value, float):
+        return torch.float32
+    return torch.int32 if -(1 << 31) <= value < 1 << 31 else torch.int64
 
+
+def _traits(launch: Launch) -> frozenset[_Trait]:
+    """(kernel, parameter, what is known of it)"""
     return frozenset(
-        (launch.kernel.__name__, name, known(name, value))
+        (launch.kernel.__name__, name, _known(name, value))
         for name, value in launch.arguments.items()
         if _CONSTANTS.get(name, name) is not None
     )
 
 
-def _fewest(found: Iterable[Launch]) -> list[Launch]:
-    """Launches that have every trait between them: every kernel in every dtype, every branch both ways."""
-    by_traits = {_traits(launch): launch for launch in found}
-    missing, chosen = frozenset().union(*by_traits), []
-    while missing:
-        best = max(by_traits, key=lambda traits: len(traits & missing))
-        chosen.append(by_traits[best])
-        missing -= best
+def _pairs(traits: frozenset[_Trait]) -> frozenset[frozenset[_Trait]]:
+    """Any two that choose between branches: constants, and whether a tensor is there."""
+    flags = [
+        (kernel, name, known is None if name.endswith("_ptr") else known)
+        for kernel, name, known in traits
+        if name.endswith("_ptr") or (name.isupper() and name not in ("UNIT", "RUN"))
+    ]
+    return frozenset(map(frozenset, combinations(flags, 2)))
+
+
+@cache
+def _chosen(family: str) -> dict[int, list[Launch]]:
+    """Few launches for each GPU that have every trait between them; and for one of the GPUs every pair of flags."""
+    by_traits = {_traits(launch): launch for launch in launches(family)}
+    of_pairs = {traits: _pairs(traits) for traits in by_traits}
+    pairs = frozenset().union(*of_pairs.values())
+    chosen: dict[int, list[Launch]] = {capability: [] for capability in CAPABILITIES}
+    for capability in CAPABILITIES:
+        missing = frozenset().union(*by_traits)
+        while missing or (pairs and capability == CAPABILITIES[-1]):
+            best = max(by_traits, key=lambda t: (len(t & missing), len(of_pairs[t] & pairs)))
+            chosen[capability].append(by_traits[best])
+            missing, pairs = missing - best, pairs - of_pairs[best]
     return chosen
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_launch_compiles(family: str, capability: int) -> None:
-    for launch in _fewest(launches(family)):
+    for launch in _chosen(family)[capability]:
         compiled(launch, capability)
 
 
