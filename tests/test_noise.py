@@ -166,9 +166,9 @@ def test_normals_of_no_elements() -> None:
 def test_the_eager_backend_draws_the_contract_s_normals_in_any_number_of_threads(
     number: int, first: int, threads: None
 ) -> None:
-    """Several of its groups and an odd rest."""
+    """Several groups a thread, and an odd rest."""
     torch.set_num_threads(number)
-    count = 13 * eager_noise.BLOCKS_AT_ONCE + 7
+    count = 4 * 3 * max(eager_noise.BLOCKS_A_THREAD, 2 * eager_noise.BLOCKS_AT_ONCE) + 7
     assert torch.equal(
         eager_noise.normals(torch.tensor([-5, 2**62]), first, count),
         normals(torch.tensor([-5, 2**62]), first, count),

@@ -21,8 +21,8 @@ from betavae_fast.ops.schemas import library, widest_dtype
 
 # 256 kB an array of words.
 BLOCKS_AT_ONCE = 1 << 14
-# Fewer are drawn sooner than a thread is started.
-BLOCKS_A_THREAD = 1 << 12
+# For fewer, a thread more costs what it brings: torch's own threads hold on to their cores for a while.
+BLOCKS_A_THREAD = 1 << 15
 
 
 def _constants(dtype: type[np.generic], *values: float) -> tuple[NDArray[Any], ...]:
@@ -44,7 +44,8 @@ def philox(seed: int, stream: int, blocks: Words) -> tuple[Words, Words]:
     """``noise.philox``: the blocks' words 0 and 2, and their words 1 and 3, each of shape (2, blocks)."""
     even, odd, products = (np.empty((2, len(blocks)), np.uint64) for _ in range(3))
     (c0, c2), (c1, c3), (product1, product0) = even, odd, products
-    c0[:], c1[:] = blocks & _MASK, blocks >> _32
+    np.bitwise_and(blocks, _MASK, out=c0)
+    np.right_shift(blocks, _32, out=c1)
     c2[:], c3[:] = stream & 0xFFFFFFFF, stream >> 32 & 0xFFFFFFFF
     rounds = np.arange(10, dtype=np.uint64)
     keys0, keys1 = (
