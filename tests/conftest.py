@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -12,6 +13,8 @@ import torch
 
 from betavae_fast.bench import copying
 from betavae_fast.training import memory, precision
+
+_M_MMAP_THRESHOLD = -3  # in glibc's malloc.h
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,8 +37,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def little_memory() -> Iterator[None]:
-    """Commands run in the tests' own process leave it as small as it was: training would have it keep all memory it
-    frees, and the benchmarks keep a copy larger than any cache, which takes 2 GB on a server."""
+    """Tests leave their process as small as it was.
+
+    What glibc is told here makes it return every large piece of memory as soon as it is free; by itself it would learn
+    from the first ones to keep them. Training would have it keep all, and the benchmarks keep a copy that is larger than
+    any cache, which takes 2 GB on a server.
+    """
+    if sys.platform.startswith("linux") and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 20)
     last_level_cache = copying.last_level_cache
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "keep_freed_memory", lambda: False)
@@ -48,13 +57,11 @@ def little_memory() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", autouse=True)
-def freed_memory_goes_back() -> Iterator[None]:
-    """To the system, which glibc would not give it: over all modules that makes half a gigabyte."""
-    yield
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
-    if trim is not None:
-        trim(0)
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """A program started in the background may ignore SIGINT, and hands that on to those it starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
