@@ -32,7 +32,7 @@ CPP_SOURCES = [
     *(f"csrc/register_cpu_{op}.cpp" for op in OPS),
 ]
 CUDA_SOURCES = [
-    *("csrc/cuda/reduce.cu", "csrc/cuda/total_correlation_prepare.cu"),
+    *(f"csrc/cuda/{name}.cu" for name in ("probe", "reduce", "total_correlation_prepare")),
     *(f"csrc/cuda/{op}_{direction}.cu" for op in OPS for direction in ("forward", "backward")),
     *(f"csrc/register_cuda_{op}.cpp" for op in OPS),
 ]

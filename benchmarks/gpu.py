@@ -8,7 +8,7 @@ The lines are in the order of what they are worth, each with a limit of its own.
 folder (log.txt, summary.json, and at most six result files), and the results under benchmarks/results/ too. A line that
 fails or is stopped does not keep the others from running, and leaves what it had. The last lines printed name everything
 that failed; the exit status is 0 only if nothing did. Nothing is downloaded, and the extension is built only where its
-CUDA library is missing.
+CUDA library is missing or does not run.
 """
 
 from __future__ import annotations
@@ -192,9 +192,9 @@ def _largest_batch(place: Place, limit: float) -> Line:
 
 
 def build(capability: tuple[int, int]) -> Line:
-    """Only where the CUDA library is missing or does not load: built elsewhere, it can be carried along."""
+    """Only where the CUDA library is missing or does not run: built elsewhere, it can be carried along."""
     environment = {"BETAVAE_FAST_CUDA": "1", "TORCH_CUDA_ARCH_LIST": "{}.{}".format(*capability)}
-    why = "" if missing("cuda") else "the library is there and loads"
+    why = "" if missing("cuda") else "the library is there and runs"
     command = (sys.executable, "setup.py", "build_ext", "--inplace")
     return Line("build", command, _BUILD_SECONDS, environment, missing=why)
 

@@ -81,9 +81,30 @@ def missing(backend: str) -> str:
         return "Triton needs a GPU, and torch sees none. Set TRITON_INTERPRET=1 to run its kernels in the interpreter."
     if not torch.cuda.is_available():
         return "torch sees no CUDA device. Use a CUDA build of torch on a machine with an NVIDIA GPU."
-    return _load_library(
-        _CUDA, "the CUDA extension", 'Install the CUDA toolkit and reinstall, or use backend="triton".'
+    return (
+        _load_library(
+            _CUDA, "the CUDA extension", 'Install the CUDA toolkit and reinstall, or use backend="triton".'
+        )
+        or _cuda_does_not_run()
     )
+
+
+def _cuda_does_not_run() -> str:
+    """Why the kernels of the loaded CUDA library cannot run on torch's current device, or ""."""
+    if error := _cuda_error(_CUDA):
+        return (
+            f"the CUDA extension does not run on {torch.cuda.get_device_name()} ({error}). Update the NVIDIA driver "
+            'and reinstall betavae_fast on this machine, or use backend="triton".'
+        )
+    return ""
+
+
+def _cuda_error(library: Path) -> str:
+    """CUDA's own words for why a kernel of ``library`` cannot run on the current device, or ""."""
+    probe = ctypes.CDLL(str(library)).betavae_fast_cuda_error
+    probe.restype = ctypes.c_char_p
+    error: bytes | None = probe()
+    return "" if error is None else error.decode()
 
 
 def choose(backend: str, device: str, dtype: torch.dtype) -> str:

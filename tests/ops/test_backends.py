@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
 import shutil
+import subprocess
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +26,7 @@ from betavae_fast import (
 from betavae_fast.ops import backends
 from betavae_fast.ops.backends import backend_table, missing
 from betavae_fast.ops.schemas import BACKENDS
-from tests.backends import available_backends, fresh_process
+from tests.backends import ROOT, available_backends, fresh_process
 
 PACKAGE = Path(betavae_fast.__file__).parent
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU makes this backend available")
@@ -219,6 +222,39 @@ def test_a_library_that_does_not_load_is_a_reason_not_a_crash(without_libraries:
     assert (
         'backend="cpp" is not available' in error and "does not load" in error and torch.__version__ in error
     )
+
+
+@pytest.fixture
+def cuda_that_cannot_run(fresh_choices: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A GPU that torch and Triton can use, a CUDA library that loads, and a driver that is too old for it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
+    monkeypatch.setattr(backends, "_load_library", lambda *names: "")
+    monkeypatch.setattr(backends, "_cuda_error", lambda library: "CUDA driver version is insufficient")
+    missing.cache_clear()
+    yield
+    missing.cache_clear()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_kernels_that_the_gpu_cannot_run_are_not_chosen_and_the_table_says_why(
+    cuda_that_cannot_run: None,
+) -> None:
+    """Loading the library tells nothing of the driver, nor of the architectures it was compiled for."""
+    assert backends.choose("auto", "cuda", torch.float32) == "triton"
+    with pytest.raises(RuntimeError, match=r"Some GPU \(CUDA driver version is insufficient\)"):
+        backends.choose("cuda", "cuda", torch.float32)
+    reasons = [row.reason for row in backend_table() if row.backend == "cuda"]
+    assert all("driver version is insufficient" in reason for reason in reasons)
+
+
+@NO_GPU
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc was not found")
+def test_the_probe_of_the_cuda_library_tells_without_a_driver_what_is_missing(tmp_path: Path) -> None:
+    """It is compiled alone: the whole library wants a torch that was built with CUDA."""
+    library, source = tmp_path / "probe.so", ROOT / "csrc" / "cuda" / "probe.cu"
+    subprocess.run(["nvcc", "-shared", "-Xcompiler=-fPIC", "-o", library, source], check=True)
+    assert re.search("driver version is insufficient|no CUDA-capable device", backends._cuda_error(library))
 
 
 @pytest.mark.parametrize("call", CALLS)
