@@ -51,7 +51,10 @@ def make_rng(
         return torch.randint((1 << 63) - 1, (2,), dtype=torch.int64, device=device, generator=generator)
     if isinstance(seed, Tensor):
         return seed
-    return torch.tensor((seed - (1 << 64) if seed >= 1 << 63 else seed, 0), dtype=torch.int64, device=device)
+    # Filled on the device: a copy from the host would wait for a GPU, and no CUDA graph can hold one.
+    pair = torch.zeros(2, dtype=torch.int64, device=device)
+    pair[0].fill_(seed - (1 << 64) if seed >= 1 << 63 else seed)
+    return pair
 
 
 def philox(rng: Tensor, blocks: Tensor) -> Tensor:

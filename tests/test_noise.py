@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from betavae_fast import noise
+from betavae_fast import noise, reparameterize_kl
 from betavae_fast.noise import make_rng, normals, philox
 from betavae_fast.ops.eager import noise as eager_noise
+from tests.training.recording import Recording
 
 MASK = 0xFFFFFFFF
 PRECISION = 2e-6  # of every normal, by contract
@@ -236,6 +237,13 @@ def test_seeds_and_streams_that_differ_by_one_bit_share_nothing() -> None:
 )
 def test_an_int_seed_is_its_64_bits_with_stream_0(seed: int, stored: int) -> None:
     assert make_rng("cpu", seed=seed).tolist() == [stored, 0]
+
+
+def test_an_int_seed_needs_nothing_that_a_cuda_graph_cannot_hold() -> None:
+    """Such as a copy from the host's memory, for which a GPU's stream would stop, too."""
+    moments = torch.zeros(4, 3)
+    with Recording():
+        reparameterize_kl(moments, moments, seed=7)
 
 
 def test_a_seed_tensor_is_passed_on_unread() -> None:
