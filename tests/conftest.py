@@ -57,6 +57,16 @@ def little_memory() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def freed_memory_goes_back() -> Iterator[None]:
+    """What a module's tests compiled is forgotten, and small pieces of free memory go back to the system."""
+    yield
+    if dynamo := sys.modules.get("torch._dynamo"):
+        dynamo.reset()
+    if sys.platform.startswith("linux") and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
     """A program started in the background may ignore SIGINT, and hands that on to those it starts."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import log, pi
 from typing import NamedTuple
 
 import torch
@@ -11,11 +10,8 @@ from torch import Tensor, distributed
 from betavae_fast.choices import Estimator
 from betavae_fast.functional.checks import FLOATING, check_tensor, choose_backend
 from betavae_fast.ops.backends import Backend
-from betavae_fast.ops.schemas import ESTIMATORS, kl_dtype, wide
-from betavae_fast.ops.total_correlation import AggregatedPosterior
-
-# Where the kernels' 1/σ, and 1/σ² in float64, come close to what an exponent holds.
-_SMALLEST_LOGVAR = {torch.float32: -150.0, torch.float64: -690.0}
+from betavae_fast.ops.schemas import ESTIMATORS, kl_dtype
+from betavae_fast.ops.total_correlation import KLParts
 
 
 class KLDecomposition(NamedTuple):
@@ -69,6 +65,23 @@ def kl_decomposition(
     >>> round(float(parts.mutual_information), 4)  # log 2
     0.6931
     """
+    parts = kl_parts(
+        z, mu, logvar, dataset_size=dataset_size, estimator=estimator, group=group, backend=backend
+    )
+    return KLDecomposition(*parts.unbind())
+
+
+def kl_parts(
+    z: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    *,
+    dataset_size: int,
+    estimator: Estimator,
+    group: distributed.ProcessGroup | None,
+    backend: Backend,
+) -> Tensor:
+    """:func:`kl_decomposition` as one tensor of shape (3,), for a weighted sum to be one launch on a GPU."""
     caller = "kl_decomposition"
     for name, x in (("z", z), ("mu", mu), ("logvar", logvar)):
         check_tensor(caller, name, x, FLOATING)
@@ -91,35 +104,27 @@ def kl_decomposition(
     # Once and for all, so that the gradients that come back by several ways are added before they are rounded.
     dtype = kl_dtype(torch.promote_types(torch.promote_types(z.dtype, mu.dtype), logvar.dtype))
     z, mu, logvar = (x.flatten(1).to(dtype) for x in (z, mu, logvar))
-    logvar = torch.where(logvar < _SMALLEST_LOGVAR[dtype], _SMALLEST_LOGVAR[dtype], logvar)
-    all_mu, all_logvar, first_row = mu, logvar, 0
+    all_mu = all_logvar = None
+    first_row, batch = 0, len(z)
     if group is not None:
         if not isinstance(group, distributed.ProcessGroup):
             raise TypeError(
                 f"{caller}: group must be a ProcessGroup, got {type(group).__name__} {group!r:.60}"
             )
         all_mu, all_logvar, first_row = _gather(mu, group), _gather(logvar, group), group.rank() * len(z)
+        batch = len(all_mu)
     if not isinstance(dataset_size, int) or isinstance(dataset_size, bool):
         raise TypeError(f"{caller}: dataset_size must be an int, got {dataset_size!r:.60}")
-    if dataset_size < max(1, len(all_mu)) or dataset_size >= 1 << 53:
+    if dataset_size < max(1, batch) or dataset_size >= 1 << 53:
         raise ValueError(
-            f"{caller}: dataset_size must be at least the batch size, {len(all_mu)}, and below 2^53, got {dataset_size}"
+            f"{caller}: dataset_size must be at least the batch size, {batch}, and below 2^53, got {dataset_size}"
         )
-    if estimator == "mss" and len(all_mu) == 1:
+    if estimator == "mss" and batch == 1:
         raise ValueError(f'{caller}: estimator "mss" needs a batch of at least 2, got 1')
     chosen = choose_backend(caller, z, backend)
-    joint, marginals = AggregatedPosterior.apply(
-        z, all_mu, all_logvar, (first_row, dataset_size, ESTIMATORS[estimator]), chosen
-    )
-    # The parts are differences of numbers that may be hundreds of nats.
-    wide_z, wide_mu, wide_logvar = map(wide, (z, mu, logvar))
-    product = marginals.sum(1)
-    constant = z.shape[1] * log(2 * pi)
-    inverse = torch.exp(-0.5 * wide_logvar)
-    conditional = -0.5 * ((((wide_z - wide_mu) * inverse).square() + wide_logvar).sum(1) + constant)
-    prior = -0.5 * (wide_z.square().sum(1) + constant)
-    parts = (conditional - joint).mean(), (joint - product).mean(), (product - prior).mean()
-    return KLDecomposition(*(part.to(dtype) for part in parts))
+    settings = (first_row, dataset_size, ESTIMATORS[estimator])
+    parts: Tensor = KLParts.apply(z, mu, logvar, all_mu, all_logvar, settings, chosen)
+    return parts
 
 
 class _Gather(torch.autograd.Function):

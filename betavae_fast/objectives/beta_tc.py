@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from betavae_fast.functional import Estimator, kl_decomposition
+import torch
+from torch import Tensor
+
+from betavae_fast.functional import Estimator
+from betavae_fast.functional.decomposition import KLDecomposition, kl_parts
 from betavae_fast.objectives.checks import check_not_negative
 from betavae_fast.objectives.interface import LossInputs, Objective, ObjectiveOutput
 from betavae_fast.objectives.processes import whole_batch
@@ -36,7 +40,8 @@ class BetaTC(Objective):
     0.6931
     """
 
-    logged = ("mutual_information", "total_correlation", "dimension_wise_kl")
+    logged = KLDecomposition._fields
+    _weights: Tensor
 
     def __init__(
         self,
@@ -52,14 +57,13 @@ class BetaTC(Objective):
         for name, weight in (("alpha", alpha), ("beta", beta), ("gamma", gamma)):
             check_not_negative(name, weight)
         self.dataset_size = dataset_size
-        self.alpha = alpha
-        self.beta = beta
-        self.gamma = gamma
+        self.weights = (alpha, beta, gamma)
+        self.register_buffer("_weights", torch.tensor(self.weights), persistent=False)
         self.estimator: Estimator = estimator
         self.backend: Backend = backend
 
     def forward(self, inputs: LossInputs) -> ObjectiveOutput:
-        parts = kl_decomposition(
+        parts = kl_parts(
             inputs.z,
             inputs.mu,
             inputs.logvar,
@@ -68,10 +72,7 @@ class BetaTC(Objective):
             group=whole_batch(),
             backend=self.backend,
         )
-        total = (
-            inputs.reconstruction
-            + self.alpha * parts.mutual_information
-            + self.beta * parts.total_correlation
-            + self.gamma * parts.dimension_wise_kl
-        )
-        return ObjectiveOutput(total, parts._asdict())
+        if self._weights.dtype != parts.dtype:  # once: a step in a CUDA graph finds them as they are to be
+            self._weights = parts.new_tensor(self.weights)
+        total = inputs.reconstruction + torch.dot(parts, self._weights)
+        return ObjectiveOutput(total, dict(zip(self.logged, parts.unbind(), strict=True)))

@@ -68,10 +68,8 @@ class FactorVAE(Objective):
         total_correlation = _log_ratio(functional_call(self.discriminator, frozen, z)).mean()
         half = len(z) // 2
         joint, product = z.detach()[:half], self._permuted(z.detach()[half:])
-        joint_ratio, product_ratio = (
-            _log_ratio(self.discriminator(joint)),
-            _log_ratio(self.discriminator(product)),
-        )
+        ratios = _log_ratio(self.discriminator(torch.cat((joint, product))))
+        joint_ratio, product_ratio = ratios.split((half, len(z) - half))
         loss = 0.5 * (softplus(-joint_ratio).mean() + softplus(product_ratio).mean())
         right = 0.5 * ((joint_ratio > 0).to(z.dtype).mean() + (product_ratio < 0).to(z.dtype).mean())
         total = inputs.reconstruction + inputs.kl + self.gamma * total_correlation + (loss - loss.detach())
@@ -88,7 +86,7 @@ class FactorVAE(Objective):
     def update(self, reconstruction: Tensor, kl: Tensor) -> None:
         for weight in self.discriminator.parameters():
             if weight.grad is not None:
-                weight.grad.copy_(mean_over_processes(weight.grad))
+                weight.grad = mean_over_processes(weight.grad)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._rng[1] += 1
@@ -108,4 +106,5 @@ def _discriminator(latent_dim: int, width: int) -> nn.Sequential:
 
 def _log_ratio(logits: Tensor) -> Tensor:
     """log D − log(1 − D) of its two logits, (B, 2) -> (B,)."""
-    return logits[:, 0] - logits[:, 1]
+    real, permuted = logits.unbind(1)
+    return real - permuted

@@ -58,4 +58,4 @@ class Objective(nn.Module):
 
     def update(self, reconstruction: Tensor, kl: Tensor) -> None:
         """To be called after each update of the weights, with the batch's means: moves what is not learned by gradient
-        descent on the total. Most objectives have nothing to move."""
+        descent on the total. Most objectives have nothing to move, and do not override it."""

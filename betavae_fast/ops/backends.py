@@ -26,7 +26,7 @@ _KERNELS = {"cpu": ("cpp",), "cuda": ("cuda", "triton")}
 _warned_of: set[str] = set()
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-_CPP, _CUDA = _PACKAGE / "_C.so", _PACKAGE / "_C_cuda.so"
+CPP_LIBRARY, CUDA_LIBRARY = _PACKAGE / "_C.so", _PACKAGE / "_C_cuda.so"
 _BUILD_LOG = _PACKAGE / "_build.txt"
 
 
@@ -64,6 +64,12 @@ def _import(backend: str) -> None:
         importlib.import_module(f"betavae_fast.ops.{backend}.{op}")
 
 
+def _replace_plain_torch() -> None:
+    """Let Triton compute on a GPU what all backends share and is plain torch elsewhere (``ops/kl_parts.py``)."""
+    if importlib.util.find_spec("triton") is not None:
+        importlib.import_module("betavae_fast.ops.triton.kl_parts")
+
+
 @cache
 def missing(backend: str) -> str:
     """Why ``backend`` cannot be used here and what would bring it, or "" if it can; loads it."""
@@ -71,19 +77,23 @@ def missing(backend: str) -> str:
         _import(backend)
         return ""
     if backend == "cpp":
-        return _load_library(_CPP, "the C++ extension", "Install a C++17 compiler and reinstall.")
+        return _load_library(CPP_LIBRARY, "the C++ extension", "Install a C++17 compiler and reinstall.")
     if backend == "triton":
         if importlib.util.find_spec("triton") is None:
             return "Triton is not installed. Install it with `pip install triton`."
         _import(backend)
+        _replace_plain_torch()
         if os.environ.get("TRITON_INTERPRET") == "1" or torch.cuda.is_available():
             return ""
         return "Triton needs a GPU, and torch sees none. Set TRITON_INTERPRET=1 to run its kernels in the interpreter."
     if not torch.cuda.is_available():
         return "torch sees no CUDA device. Use a CUDA build of torch on a machine with an NVIDIA GPU."
+    _replace_plain_torch()
     return (
         _load_library(
-            _CUDA, "the CUDA extension", 'Install the CUDA toolkit and reinstall, or use backend="triton".'
+            CUDA_LIBRARY,
+            "the CUDA extension",
+            'Install the CUDA toolkit and reinstall, or use backend="triton".',
         )
         or _cuda_does_not_run()
     )
@@ -91,7 +101,7 @@ def missing(backend: str) -> str:
 
 def _cuda_does_not_run() -> str:
     """Why the kernels of the loaded CUDA library cannot run on torch's current device, or ""."""
-    if error := _cuda_error(_CUDA):
+    if error := _cuda_error(CUDA_LIBRARY):
         return (
             f"the CUDA extension does not run on {torch.cuda.get_device_name()} ({error}). Update the NVIDIA driver "
             'and reinstall betavae_fast on this machine, or use backend="triton".'
@@ -168,6 +178,6 @@ def cpu_capability() -> str | None:
     """The instruction set the C++ kernels chose ("baseline", "avx2", "avx512"); None where they are missing."""
     if missing("cpp"):
         return None
-    name = ctypes.CDLL(str(_CPP)).betavae_fast_cpu_capability
+    name = ctypes.CDLL(str(CPP_LIBRARY)).betavae_fast_cpu_capability
     name.restype = ctypes.c_char_p
     return name().decode()

@@ -1,4 +1,4 @@
-"""The autograd.Function of the aggregated posterior's log-densities: it keeps the results, never the B × B terms.
+"""The autograd.Function of the KL's parts: it keeps the aggregated posterior's log-densities, never the B × B terms.
 
 ``settings`` is the operators' (first_row, dataset_size, estimator).
 """
@@ -11,30 +11,68 @@ import torch
 from torch import Tensor
 
 from betavae_fast.ops.handles import handles
+from betavae_fast.ops.kl_parts import SMALLEST_LOGVAR, kl_parts
 from betavae_fast.ops.reference import total_correlation as reference
 
 _FORWARD, _BACKWARD = map(handles, ("total_correlation_forward", "total_correlation_backward"))
+_PARTS = torch.ops.betavae_fast.kl_parts.default
+_PARTS_BACKWARD = torch.ops.betavae_fast.kl_parts_backward.default
 
 
-class AggregatedPosterior(torch.autograd.Function):
-    """(z, mu, logvar, settings, backend) -> (joint, marginals): log q(z_i), shape (b,), and log q(z_id), shape (b, D)."""
+class KLParts(torch.autograd.Function):
+    """(z, mu, logvar, all_mu, all_logvar, settings, backend) -> parts, as ``ops/kl_parts.py`` defines them.
+
+    all_mu, all_logvar: the posteriors that q is made of, if they are others than z's own; else None.
+    """
 
     @staticmethod
-    def forward(ctx, z, mu, logvar, settings, backend):  # type: ignore[no-untyped-def]
-        joint, marginals = _FORWARD[backend](z, mu, logvar, *settings)
-        ctx.save_for_backward(z, mu, logvar, joint, marginals)
+    def forward(ctx, z, mu, logvar, all_mu, all_logvar, settings, backend):  # type: ignore[no-untyped-def]
+        mixture_mu = mu if all_mu is None else all_mu
+        mixture_logvar = _clamped(logvar if all_logvar is None else all_logvar)
+        joint, marginals = _FORWARD[backend](z, mixture_mu, mixture_logvar, *settings)
+        ctx.save_for_backward(z, mu, logvar, all_mu, all_logvar, mixture_logvar, joint, marginals)
         ctx.settings, ctx.backend = settings, backend
-        return joint, marginals
+        return _PARTS(z, mu, logvar, joint, marginals)
 
     @staticmethod
-    def backward(ctx, grad_joint, grad_marginals):  # type: ignore[no-untyped-def]
-        # With create_graph=True the gradients are to be differentiated again: the reference, called as plain torch code,
-        # is differentiable to any order.
-        twice = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        backward: Any = reference.total_correlation_backward if twice else _BACKWARD[ctx.backend]
-        grads: tuple[Tensor, ...] = backward(grad_joint, grad_marginals, *ctx.saved_tensors, *ctx.settings)
-        return (
-            *(g if need else None for g, need in zip(grads, ctx.needs_input_grad[:3], strict=True)),
-            None,
-            None,
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        z, mu, logvar, all_mu, all_logvar, mixture_logvar, joint, marginals = ctx.saved_tensors
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return *_differentiable(grad, (z, mu, logvar, all_mu, all_logvar), ctx.settings), None, None
+        of_joint, of_marginals = ((grad[1:] - grad[:-1]) / len(z)).to(joint.dtype).unbind()
+        grad_z, *of_mixture = _BACKWARD[ctx.backend](
+            of_joint.expand_as(joint),
+            of_marginals.expand_as(marginals),
+            z,
+            mu if all_mu is None else all_mu,
+            mixture_logvar,
+            joint,
+            marginals,
+            *ctx.settings,
         )
+        if all_mu is None:
+            return *_PARTS_BACKWARD(grad, z, mu, logvar, grad_z, *of_mixture), None, None, None, None
+        of_all_mu, of_all_logvar = of_mixture
+        of_all_logvar.masked_fill_(all_logvar < SMALLEST_LOGVAR[z.dtype], 0)
+        of_own = _PARTS_BACKWARD(grad, z, mu, logvar, grad_z, None, None)
+        return *of_own, of_all_mu, of_all_logvar, None, None
+
+
+def _clamped(logvar: Tensor) -> Tensor:
+    return logvar.clamp(min=SMALLEST_LOGVAR[logvar.dtype])
+
+
+def _differentiable(
+    grad: Tensor, inputs: tuple[Tensor | None, ...], settings: tuple[int, int, int]
+) -> tuple[Tensor | None, ...]:
+    """The gradients of ``inputs`` as plain torch code has them, which is differentiable to any order."""
+    z, mu, logvar, all_mu, all_logvar = inputs
+    assert z is not None and mu is not None and logvar is not None
+    mixture_mu, mixture_logvar = (
+        mu if all_mu is None else all_mu,
+        logvar if all_logvar is None else all_logvar,
+    )
+    mixture: Any = reference.total_correlation_forward(z, mixture_mu, _clamped(mixture_logvar), *settings)
+    wanted = [x for x in inputs if x is not None and x.requires_grad]
+    found = iter(torch.autograd.grad(kl_parts(z, mu, logvar, *mixture), wanted, grad, create_graph=True))
+    return tuple(next(found) if x is not None and x.requires_grad else None for x in inputs)

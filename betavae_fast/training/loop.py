@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from betavae_fast.nn import BetaVAE
@@ -14,15 +15,29 @@ from betavae_fast.training.device import convolutions
 from betavae_fast.training.distributed import any_process, data_parallel, peers, world_size
 from betavae_fast.training.graph import graphed, side_stream
 from betavae_fast.training.metrics import Metrics, MetricsWriter
+from betavae_fast.training.moment import Moment
 from betavae_fast.training.run_folder import RunFolder
+from betavae_fast.training.running_means import RunningMeans
 from betavae_fast.training.state import TrainState, prepare
 from betavae_fast.training.step import TrainStep
 
 __all__ = ["DivergedError", "TrainState", "prepare", "train"]
 
 
+# On a GPU an entry is written so many steps late: these are queued already, and the GPU goes on meanwhile.
+_STEPS_AHEAD = 8
+
+
 class DivergedError(RuntimeError):
     """The loss or the weights are no longer finite."""
+
+
+class _Interval(NamedTuple):
+    """Steps to be logged as one."""
+
+    sums: Tensor  # of what they measured
+    begun: Moment
+    ended: Moment
 
 
 def train(
@@ -51,7 +66,6 @@ def train(
         ProcessLostError if another process has ended.
     """
     config = state.config
-    logged_step, logged_at = state.step, time.perf_counter()
     state.model.train()
     with ExitStack() as held:
         writer = None
@@ -62,7 +76,15 @@ def train(
         held.enter_context(peers())
         step = TrainStep(state, data_parallel(state.model))
         take_step = graphed(step, state.device)
+
+        def publish(interval: _Interval) -> None:
+            metrics = _summarise(step.means, interval, state)
+            if writer is not None:
+                writer.write(metrics)
+            on_metrics(metrics)
+
         loaded_epoch, stopped = -1, False
+        begun, pending = Moment(state.device, state.step), None
         while not (state.finished or stopped):
             epoch = state.step // state.batches.per_epoch
             if epoch != loaded_epoch:
@@ -75,18 +97,23 @@ def train(
             log = save or state.step % config.log_every == 0
             if log or world_size() == 1:
                 stopped = any_process(should_stop())
+            if pending is not None and (log or stopped or state.step == pending.ended.step + _STEPS_AHEAD):
+                publish(pending)
+                pending = None
             if log or stopped:
-                # Waits for the device, so that the time taken is the steps' own.
-                interval = step.means.read((state.step - logged_step) * config.accumulate * world_size())
-                now = time.perf_counter()
-                metrics = _summarise(interval, state, state.step - logged_step, now - logged_at)
-                logged_step, logged_at = state.step, now
-                if writer is not None:
-                    writer.write(metrics)
-                on_metrics(metrics)
+                pending = _Interval(step.means.take(), begun, Moment(state.device, state.step))
+                begun = pending.ended
+            if pending is not None and (save or stopped or not _runs_behind(state.device)):
+                publish(pending)
+                pending = None
             if folder is not None and (save or stopped):  # after the metrics have shown the loss to be finite
                 _save(state, folder)
     return state.model.eval()
+
+
+def _runs_behind(device: torch.device) -> bool:
+    """Whether steps are only queued when a call returns."""
+    return device.type == "cuda"
 
 
 def _save(state: TrainState, folder: RunFolder) -> None:
@@ -104,23 +131,26 @@ def _save(state: TrainState, folder: RunFolder) -> None:
         raise DivergedError(f"{error} after step {state.step}") from error
 
 
-def _summarise(means: dict[str, Tensor], state: TrainState, steps: int, seconds: float) -> Metrics:
-    """The entry for the last ``steps`` steps, which took ``seconds``."""
+def _summarise(running: RunningMeans, interval: _Interval, state: TrainState) -> Metrics:
+    """The entry for an interval. Waits for the device to have finished it."""
+    seconds = interval.ended.seconds_since(interval.begun)
+    end, steps = interval.ended.step, interval.ended.step - interval.begun.step
+    means = running.divide(interval.sums, steps * state.config.accumulate * world_size())
     for name, mean in means.items():
         if not mean.isfinite().all():
-            raise DivergedError(f"the {name.replace('_', ' ')} is not finite after step {state.step}")
-    loss = float(means["loss"])
+            raise DivergedError(f"the {name.replace('_', ' ')} is not finite after step {end}")
     batch_size = state.batches.batch_size
+    kl_per_dim, mean_dispersion = means["kl_per_dim"], 0.5 * means["squared_mean"]
     return Metrics(
-        step=state.step,
-        images=state.step * batch_size,
+        step=end,
+        images=end * batch_size,
         seconds=round(seconds, 3),
         images_per_second=round(steps * batch_size / seconds, 1),
-        loss=loss,
+        loss=float(means["loss"]),
         reconstruction=float(means["reconstruction"]),
-        kl=float(means["kl_per_dim"].sum()),
-        kl_per_dim=means["kl_per_dim"].tolist(),
-        mean_dispersion=means["mean_dispersion"].tolist(),
-        variance=means["variance"].tolist(),
+        kl=float(kl_per_dim.sum()),
+        kl_per_dim=kl_per_dim.tolist(),
+        mean_dispersion=mean_dispersion.tolist(),
+        variance=(kl_per_dim - mean_dispersion).clamp(min=0).tolist(),  # rounding may go below
         objective={name: float(means[name]) for name in state.objective.logged},
     )

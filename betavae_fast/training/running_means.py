@@ -24,15 +24,35 @@ class RunningMeans:
     """
 
     def __init__(self, device: torch.device | str, **sizes: int) -> None:
-        self._sizes = sizes
+        self._names = tuple(sizes)
         self._sums = torch.zeros(sum(sizes.values()), device=device)
+        self._parts = self._sums.split(list(sizes.values()))
 
     def add(self, **values: Tensor) -> None:
         """Add one value for each name."""
-        self._sums += torch.cat([values[name].detach().view(size) for name, size in self._sizes.items()])
+        torch._foreach_add_(
+            self._parts,
+            [
+                values[name].detach().view_as(part)
+                for name, part in zip(self._names, self._parts, strict=True)
+            ],
+        )
 
     def read(self, count: int) -> dict[str, Tensor]:
         """The means over ``count`` additions, in all processes together, as float64 on the CPU; starts anew."""
-        means = sum_over_processes(self._sums.cpu().double()) / count
+        sums = self._sums.cpu()
         self._sums.zero_()
-        return dict(zip(self._sizes, means.split(list(self._sizes.values())), strict=True))
+        return self.divide(sums, count)
+
+    def take(self) -> Tensor:
+        """The sums on their way to the CPU; starts anew. On a GPU they are there once the work queued so far is done."""
+        on_gpu = self._sums.is_cuda
+        sums = torch.empty_like(self._sums, device="cpu", pin_memory=on_gpu)
+        sums.copy_(self._sums, non_blocking=on_gpu)
+        self._sums.zero_()
+        return sums
+
+    def divide(self, sums: Tensor, count: int) -> dict[str, Tensor]:
+        """``read`` of what ``take`` has brought."""
+        means = sum_over_processes(sums.double()) / count
+        return dict(zip(self._names, means.split([part.numel() for part in self._parts]), strict=True))

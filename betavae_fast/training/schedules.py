@@ -14,6 +14,11 @@ from torch import Tensor
 from betavae_fast.training.config import TrainConfig
 
 
+def is_constant(config: TrainConfig) -> bool:
+    """Whether every update has the same learning rate."""
+    return config.lr_schedule == "constant" and not config.lr_warmup
+
+
 def learning_rate(step: Tensor, config: TrainConfig) -> Tensor:
     """The learning rate of the update that follows ``step`` others; float64 scalar.
 

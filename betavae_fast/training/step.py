@@ -9,12 +9,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
-from betavae_fast.nn import split_kl
-from betavae_fast.objectives import LossInputs
+from betavae_fast.objectives import LossInputs, Objective
 from betavae_fast.training.distributed import rank
 from betavae_fast.training.precision import autocast
 from betavae_fast.training.running_means import RunningMeans
-from betavae_fast.training.schedules import learning_rate
+from betavae_fast.training.schedules import is_constant, learning_rate
 from betavae_fast.training.state import TrainState
 
 
@@ -44,15 +43,18 @@ class TrainStep:
         self._order = torch.empty(
             state.batches.per_epoch, state.batches.batch_size, dtype=torch.int64, device=device
         )
-        self._share = torch.tensor(1 / config.accumulate, device=device)
+        self._one = torch.ones((), device=device)
+        self._moves_objective = type(state.objective).update is not Objective.update
+        if is_constant(config):
+            for group in state.optimizer.param_groups:
+                group["lr"].fill_(config.lr)
         dims = config.latent_dim
         self.means = RunningMeans(
             device,
             loss=1,
             reconstruction=1,
             kl_per_dim=dims,
-            mean_dispersion=dims,
-            variance=dims,
+            squared_mean=dims,
             **dict.fromkeys(state.objective.logged, 1),
         )
 
@@ -62,26 +64,31 @@ class TrainStep:
 
     def __call__(self) -> None:
         state, config = self._state, self._state.config
-        for group in state.optimizer.param_groups:
-            group["lr"].copy_(learning_rate(self._step, config))
+        if not is_constant(config):
+            for group in state.optimizer.param_groups:
+                group["lr"].copy_(learning_rate(self._step, config))
 
         indices = self._order.index_select(0, self._step % len(self._order)).flatten()
         state.optimizer.zero_grad(set_to_none=True)
-        losses = []
+        parts = []
         for part in range(config.accumulate):
             first_row = self._first_row + part * state.rows
             with nullcontext() if part == config.accumulate - 1 else self._without_exchange():
-                losses.append(self._add_gradients(indices[first_row : first_row + state.rows], first_row))
+                parts.append(self._add_gradients(indices[first_row : first_row + state.rows], first_row))
+        if config.accumulate > 1:
+            self._divide_gradients(config.accumulate)
         if config.clip_grad_norm is not None:
             clip_grad_norm_(state.model.parameters(), config.clip_grad_norm)
         state.optimizer.step()
-        reconstruction, kl = torch.stack(losses).mean(0)
-        state.objective.update(reconstruction, kl)
+        if self._moves_objective:
+            state.objective.update(
+                _mean([part.reconstruction.detach() for part in parts]),
+                _mean([part.kl.detach() for part in parts]),
+            )
         self._step += 1
 
-    def _add_gradients(self, indices: Tensor, first_row: int) -> Tensor:
-        """Forward and backward of a part of the batch, which starts at its row ``first_row``; its reconstruction loss
-        and KL."""
+    def _add_gradients(self, indices: Tensor, first_row: int) -> LossInputs:
+        """Forward and backward of a part of the batch, which starts at its row ``first_row``; what the objective saw."""
         state = self._state
         images = state.dataset.gather(indices)
         with autocast(state.device, state.precision):
@@ -89,16 +96,33 @@ class TrainStep:
             reconstruction = state.reconstruction(out.decoded, images)
         inputs = LossInputs(reconstruction, out.kl, out.z, out.mu, out.logvar, self._step)
         total, metrics = state.objective(inputs)
-        total.backward(self._share)
+        total.backward(self._one)
         with torch.no_grad():
-            split = split_kl(out.mu, out.logvar)
-            losses = torch.stack((reconstruction, inputs.kl))
+            squared_mean = out.mu.square().mean(0)
         self.means.add(
-            loss=total, reconstruction=reconstruction, kl_per_dim=out.kl, **split._asdict(), **metrics
+            loss=total,
+            reconstruction=reconstruction,
+            kl_per_dim=out.kl,
+            squared_mean=squared_mean,
+            **metrics,
         )
-        return losses
+        return inputs
+
+    def _divide_gradients(self, parts: int) -> None:
+        """Turn sums over the parts of a batch into means.
+
+        Each part's loss has the gradient 1, which is what the likelihood's forward pass has prepared for.
+        """
+        for module in (self._state.model, self._state.objective):
+            gradients = [p.grad for p in module.parameters() if p.grad is not None]
+            if gradients:
+                torch._foreach_div_(gradients, parts)
 
     def _without_exchange(self) -> AbstractContextManager[None]:
         """Gradients stay this process's own, until the batch's last part brings the others'."""
         network = self._network
         return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
+
+
+def _mean(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(parts).mean()

@@ -49,6 +49,22 @@ def same_weights(a, b) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.model.parameters(), b.model.parameters(), strict=True))
 
 
+@pytest.mark.parametrize(("log_every", "lag"), [(1, 1), (3, 3), (12, 8), (20, 5)])
+def test_entries_written_behind_the_device_are_the_same(dataset, tmp_path, monkeypatch, log_every, lag):
+    """As on a GPU, which has steps queued while the host writes."""
+    config = with_(steps=30, log_every=log_every, checkpoint_every=25)
+    _, at_once = run(config, dataset, tmp_path / "a")
+    monkeypatch.setattr(loop, "_runs_behind", lambda device: True)
+    done, late = [0], []
+    hooks = {
+        "on_step": lambda step: done.append(step),
+        "on_metrics": lambda metrics: late.append(done[-1] - metrics.step),
+    }
+    _, behind = run(config, dataset, tmp_path / "b", **hooks)
+    assert without_times(behind) == without_times(at_once)
+    assert (max(late), late[-1]) == (lag, 0)
+
+
 @IN_ANY_PRECISION
 def test_the_same_seed_gives_the_same_run_bit_for_bit(dataset, tmp_path, precision):
     config = with_(precision=precision)

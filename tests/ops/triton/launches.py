@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.machine_code.triton import Launch, launches_of
 from betavae_fast.ops.schemas import ESTIMATORS, LIKELIHOODS, OPS, REDUCTIONS, empty_kl, empty_nll
-from betavae_fast.ops.triton import latent, likelihood, total_correlation
+from betavae_fast.ops.triton import bias_relu, kl_parts, latent, likelihood, total_correlation
 from tests.layouts import LAYOUTS, fits, lay_out
 from tests.ops.triton.likelihoods import KINDS, NLL_REDUCTIONS
 
@@ -28,7 +28,19 @@ _IMAGES = ((9,), (300, 1), (5, 9), (64, 784), (3, 1300), (1 << 22, 784), (2, 3, 
 # The last has more channels than a grid's second axis is long.
 _BATCHES = ((2, 1), (3, 33), (130, 7), (300, 10), (5000, 10), (3, 70_000))
 
-FAMILIES = {"latent": latent, "likelihood": likelihood, "total_correlation": total_correlation}
+# One tile and several, runs of 1, 2, 4 and 8 channels or pixels, and more than 2³¹ elements.
+_HIDDEN = (
+    *((1, 1), (7, 2), (64, 256), (5000, 1200), (2, 3, 5, 7), (2, 12, 3, 2), (3, 33, 2, 2), (16, 4, 64, 64)),
+    *((64, 32, 32, 32), (1 << 22, 1024), (1 << 16, 64, 32, 32)),
+)
+
+FAMILIES = {
+    "latent": latent,
+    "likelihood": likelihood,
+    "total_correlation": total_correlation,
+    "kl_parts": kl_parts,
+    "bias_relu": bias_relu,
+}
 
 _Arguments = tuple[Any, ...]
 
@@ -114,7 +126,34 @@ def _total_correlation_backward(draw: Random) -> _Arguments:
     return *map(torch.empty_like, logs), *inputs[:3], *logs, *inputs[3:]
 
 
-_ARGUMENTS: dict[str, Callable[[Random], _Arguments]] = {
+def _kl_parts(draw: Random) -> _Arguments:
+    dtype = draw.choice((torch.float32, torch.float64))
+    z, mu, logvar = (x.to(dtype) for x in _tensors(draw, 3, _BATCHES))
+    return z, mu, logvar, *OPS["total_correlation_forward"][1](z, mu, logvar, 0, 1 << 40, 0)
+
+
+def _kl_parts_backward(draw: Random) -> _Arguments:
+    z, mu, logvar, *_ = _kl_parts(draw)
+    of_mixture = draw.choice(((torch.empty_like(mu), torch.empty_like(logvar)), (None, None)))
+    return empty(3, dtype=z.dtype), z, mu, logvar, torch.empty_like(z), *of_mixture
+
+
+def _bias_relu(draw: Random) -> _Arguments:
+    """x, bias"""
+    shape, dtype = draw.choice(_HIDDEN), draw.choice((*_DTYPES, torch.float64))
+    x = empty(*shape, dtype=dtype)
+    if len(shape) == 4 and draw.random() < 0.5:
+        x = x.to(memory_format=torch.channels_last)
+    return x, empty(shape[1], dtype=draw.choice((dtype, torch.float32)))
+
+
+def _bias_relu_backward(draw: Random) -> _Arguments:
+    output, bias = _bias_relu(draw)
+    return torch.empty_like(output), output, draw.choice((None, empty(1, dtype=torch.int32))), bias.dtype
+
+
+# Draws of each operator's arguments.
+ARGUMENTS: dict[str, Callable[[Random], _Arguments]] = {
     "latent_forward": _latent_forward,
     "latent_sample": lambda draw: _latent_forward(draw)[:-1],
     "latent_kl": lambda draw: (*(arguments := _latent_forward(draw))[:2], *arguments[-3:]),
@@ -125,6 +164,10 @@ _ARGUMENTS: dict[str, Callable[[Random], _Arguments]] = {
     "likelihood_finish": _likelihood_finish,
     "total_correlation_forward": _total_correlation_forward,
     "total_correlation_backward": _total_correlation_backward,
+    "kl_parts": _kl_parts,
+    "kl_parts_backward": _kl_parts_backward,
+    "bias_relu_": _bias_relu,
+    "bias_relu_backward": _bias_relu_backward,
 }
 
 
@@ -133,7 +176,7 @@ def launches(family: str) -> list[Launch]:
     """What the operators of a family launch in hundreds of calls, the same ones every time."""
     draw = Random(0)
     found = []
-    for op in (op for op in OPS if op.startswith(family)):
+    for op in (op for op in ARGUMENTS if op.startswith(family)):
         for _ in range(_CALLS):
-            found += launches_of(partial(getattr(FAMILIES[family], op), *_ARGUMENTS[op](draw)))
+            found += launches_of(partial(getattr(FAMILIES[family], op), *ARGUMENTS[op](draw)))
     return found

@@ -11,7 +11,14 @@ from tests.backends import fresh_process
 
 pytest.importorskip("triton")
 
-MODULES = ("test_parity", "test_noise", "test_error", "test_likelihood", "test_total_correlation")
+MODULES = (
+    "test_parity",
+    "test_noise",
+    "test_error",
+    "test_likelihood",
+    "test_total_correlation",
+    "test_kl_parts",
+)
 
 
 def test_interpreted() -> None:

@@ -16,8 +16,9 @@ from triton.runtime.jit import JITFunction  # noqa: E402
 
 from benchmarks.machine_code.triton import CAPABILITIES, Launch, compiled  # noqa: E402
 from betavae_fast.ops import triton as backend  # noqa: E402
-from betavae_fast.ops.schemas import ESTIMATORS, LIKELIHOODS, OPS  # noqa: E402
-from tests.ops.triton.launches import FAMILIES, launches  # noqa: E402
+from betavae_fast.ops.kl_parts import SMALLEST_LOGVAR  # noqa: E402
+from betavae_fast.ops.schemas import ESTIMATORS, LAYER_OPS, LIKELIHOODS, OPS  # noqa: E402
+from tests.ops.triton.launches import ARGUMENTS, FAMILIES, launches  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing"
@@ -31,7 +32,9 @@ _CONSTANTS = {
     "ESTIMATOR": set(ESTIMATORS.values()),
     "UNIT": {1, 2, 4, 8},
     "RUN": {4, 8},
-    **dict.fromkeys(("BLOCK", "ROWS", "COLS", "DIMS", "OWN", "TILE", "NEAR_TILE")),
+    "BLOCKS": {1, 2, 4, 8, 16},
+    "FLOOR": set(SMALLEST_LOGVAR.values()),
+    **dict.fromkeys(("BLOCK", "ROWS", "COLS", "DIMS", "OWN", "TILE", "NEAR_TILE", "PARTS", "SUMS")),
 }
 
 _Trait = tuple[str, str, object]
@@ -91,7 +94,7 @@ def test_every_launch_compiles(family: str, capability: int) -> None:
 
 
 def test_no_kernel_and_no_branch_is_left_out() -> None:
-    assert all(op.startswith(tuple(FAMILIES)) for op in OPS)
+    assert {*OPS, *LAYER_OPS} <= set(ARGUMENTS)
     seen: dict[tuple[str, str], set[object]] = {}
     for family in FAMILIES:
         for kernel, name, value in frozenset().union(*map(_traits, launches(family))):

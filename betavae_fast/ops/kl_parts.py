@@ -1,0 +1,108 @@
+"""The parts of the KL, given the aggregated posterior's log-densities, as two operators of one launch each.
+
+With N(x) = −½ (x² + log 2π) and the standardised sample n = (z − μ) / σ, the parts are means over the rows of
+    mutual information  Σ_d (N(n) − ½ v) − log q(z)          v = log σ²
+    total correlation   log q(z) − Σ_d log q(z_d)
+    dimension-wise KL   Σ_d (log q(z_d) − N(z)).
+Gradients of what does not go through log q, for g = (g_MI, g_TC, g_DW) over the number of rows:
+    ∂z = −g_MI n / σ + g_DW z    ∂μ = g_MI n / σ    ∂v = ½ g_MI (n² − 1).
+
+The code here is plain torch, which any device runs. Triton replaces it on a GPU (``ops/triton/kl_parts.py``), where about
+sixty launches would take longer than the pairs of a batch.
+"""
+
+from __future__ import annotations
+
+from math import log, pi
+
+import torch
+from torch import Tensor
+
+from betavae_fast.ops.schemas import NAMESPACE, kl_dtype, library, wide
+
+# Where the kernels' 1/σ, and 1/σ² in float64, come close to what an exponent holds.
+SMALLEST_LOGVAR = {torch.float32: -150.0, torch.float64: -690.0}
+_LOG_2PI = log(2 * pi)
+
+
+def kl_parts(z: Tensor, mu: Tensor, logvar: Tensor, joint: Tensor, marginals: Tensor) -> Tensor:
+    """(mutual information, total correlation, dimension-wise KL), shape (3,).
+
+    Args:
+        z, mu, logvar: (B, D); ``logvar`` counts as at least ``SMALLEST_LOGVAR``.
+        joint: log q(z), (B,), in the widest dtype of the device.
+        marginals: log q(z_d), (B, D), likewise.
+    """
+    wide_z, wide_mu, wide_logvar = wide(z), wide(mu), wide(logvar).clamp(min=SMALLEST_LOGVAR[z.dtype])
+    standardised = (wide_z - wide_mu) * torch.exp(-0.5 * wide_logvar)
+    conditional = -0.5 * (standardised.square() + wide_logvar + _LOG_2PI).sum(1)
+    prior = -0.5 * (wide_z.square() + _LOG_2PI).sum(1)
+    product = marginals.sum(1)
+    return torch.stack((conditional - joint, joint - product, product - prior)).mean(1).to(kl_dtype(z.dtype))
+
+
+def kl_parts_backward(
+    grad: Tensor,
+    z: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    grad_z: Tensor,
+    grad_mu: Tensor | None,
+    grad_logvar: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of z, μ and log σ²: those that came through log q, which are the last arguments, and the rest.
+
+    Args:
+        grad: of the parts, (3,).
+        grad_mu, grad_logvar: None where log q is that of other posteriors than ``mu`` and ``logvar``.
+    """
+    floor = SMALLEST_LOGVAR[z.dtype]
+    of_information, _, of_dimensions = wide(grad / len(z)).unbind()
+    wide_z, wide_logvar = wide(z), wide(logvar).clamp(min=floor)
+    inverse = torch.exp(-0.5 * wide_logvar)
+    standardised = (wide_z - wide(mu)) * inverse
+    pull = standardised * inverse * of_information
+    of_logvar = 0.5 * of_information * (standardised.square() - 1)
+    if grad_logvar is not None:
+        of_logvar = of_logvar + grad_logvar
+    return (
+        (grad_z + (of_dimensions * wide_z - pull)).to(z.dtype),
+        (pull if grad_mu is None else grad_mu + pull).to(mu.dtype),
+        of_logvar.to(logvar.dtype).masked_fill(logvar < floor, 0),
+    )
+
+
+def _fake_parts(z: Tensor, mu: Tensor, logvar: Tensor, joint: Tensor, marginals: Tensor) -> Tensor:
+    return z.new_empty(3, dtype=kl_dtype(z.dtype))
+
+
+def _fake_backward(
+    grad: Tensor,
+    z: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    grad_z: Tensor,
+    grad_mu: Tensor | None,
+    grad_logvar: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return z.new_empty(z.shape), mu.new_empty(mu.shape), logvar.new_empty(logvar.shape)
+
+
+for _name, _signature, _implementation, _fake in (
+    (
+        "kl_parts",
+        "(Tensor z, Tensor mu, Tensor logvar, Tensor joint, Tensor marginals) -> Tensor",
+        kl_parts,
+        _fake_parts,
+    ),
+    (
+        "kl_parts_backward",
+        "(Tensor grad, Tensor z, Tensor mu, Tensor logvar, Tensor grad_z, Tensor? grad_mu, Tensor? grad_logvar)"
+        " -> (Tensor, Tensor, Tensor)",
+        kl_parts_backward,
+        _fake_backward,
+    ),
+):
+    library.define(_name + _signature, tags=(torch.Tag.pt2_compliant_tag,))
+    library.impl(_name, _implementation, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"{NAMESPACE}::{_name}", _fake, lib=library)
