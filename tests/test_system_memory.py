@@ -19,3 +19,11 @@ def test_a_container_has_what_its_limit_leaves(tmp_path, monkeypatch, limit, roo
     monkeypatch.setattr(system_memory, "CGROUP", tmp_path)
     found = system_memory.available_memory()
     assert found == room or (room is None and found > machine / 2)
+
+
+def test_where_the_system_tells_nothing_nothing_is_refused(monkeypatch):
+    def unknown():
+        raise ValueError("this system does not tell how much memory it has")
+
+    monkeypatch.setattr(system_memory, "available_memory", unknown)
+    system_memory.check_fits("a set", 10**18)

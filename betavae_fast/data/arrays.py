@@ -159,9 +159,17 @@ def load_array(path: Path, *, progress: bool = True) -> ImageDataset:
             f"{path}: images must be bool, uint8 or floating point in [0, 1], got {source.dtype}"
         )
     images = DiskImages(str(path), source, layout, binary=_is_binary(source, path, progress=progress))
-    if on_disk and images._held_bytes > min(IN_MEMORY_BYTES, available_memory() // 2):
+    if on_disk and images._held_bytes > _most_in_memory():
         return images
     return images.in_memory()
+
+
+def _most_in_memory() -> int:
+    """The bytes up to which a set is held in memory: of those that are free half, where the system tells."""
+    try:
+        return min(IN_MEMORY_BYTES, available_memory() // 2)
+    except ValueError:
+        return IN_MEMORY_BYTES
 
 
 def _open(path: Path) -> tuple[_Source, bool]:

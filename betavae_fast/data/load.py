@@ -45,7 +45,8 @@ def load_dataset(
       cached. It is not the published file; see `betavae_fast.data.sprites`.
     - the path of the published dsprites_ndarray_…_64x64.npz: that file, checked by its git blob id.
     - "mnist", "fashion-mnist": their 60,000 training images, found on this machine or downloaded; also the
-      path of an idx3 file (.gz or not) or of the folder it is in. 28×28, with a black border up to 32×32.
+      path of an idx3 file, whose name ends in images-idx3-ubyte or images.idx3-ubyte, with .gz or without, or of the
+      folder it is in. 28×28, with a black border up to 32×32.
     - the path of a folder: every image below it, cut square and resized to 64×64.
     - the path of an .npy or .npz file: an array of images, bool, uint8 or floating point in [0, 1].
 
@@ -53,7 +54,7 @@ def load_dataset(
         cache_dir: where to keep what was rendered, unpacked or downloaded; by default $BETAVAE_FAST_CACHE,
             else betavae_fast in the user's cache folder.
         image_size: another size for folders (resized) and idx files (border).
-        channels: 1 or 3, for folders: grayscale or RGB instead of what the first image has.
+        channels: 1 or 3, for folders: grayscale or RGB. By default a folder is RGB as soon as one image has colour.
         progress: show a progress bar on stderr while rendering, decoding or downloading.
     Returns: an `ImageDataset`; one that is also `KnownFactors` if the factors are known.
     Raises: DatasetError (a ValueError), one line, if the data are missing, damaged or of no supported form;
@@ -101,5 +102,5 @@ def _load(
         return load_idx(path, image_size=image_size)
     raise DatasetError(
         f"{path}: not a supported form: expected a folder of images, an .npy or .npz array, "
-        f"or an idx file whose name ends in images-idx3-ubyte or images-idx3-ubyte.gz"
+        "or an idx file whose name ends in images-idx3-ubyte or images.idx3-ubyte, with .gz or without"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,20 @@ def test_npz_with_one_array_or_a_usual_name(tmp_path: Path) -> None:
 def test_other_arrays_are_refused(tmp_path: Path, array: np.ndarray, told: str) -> None:
     with pytest.raises(DatasetError, match=told):
         load_dataset(save(tmp_path, array))
+
+
+@pytest.mark.parametrize("save_as", [np.save, np.savez_compressed], ids=["on disk", "whole"])
+def test_arrays_load_where_the_system_does_not_tell_its_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_as: Callable[..., None]
+) -> None:
+    def unknown() -> int:
+        raise ValueError("this system does not tell how much memory it has")
+
+    monkeypatch.setattr("betavae_fast.system_memory.available_memory", unknown)
+    monkeypatch.setattr("betavae_fast.data.arrays.available_memory", unknown)
+    path = tmp_path / ("images.npy" if save_as is np.save else "images.npz")
+    save_as(path, BYTES)
+    assert np.array_equal(pixels(load_dataset(path)), BYTES)
 
 
 def test_a_pickle_called_npy_is_never_opened(tmp_path: Path) -> None:
