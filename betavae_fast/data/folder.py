@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .errors import DatasetError, memory_for
+from .errors import DatasetError, UnusableImageError, memory_for
 from .idx import is_images_file
-from .image_file import UnusableImageError, has_colour, read_image, readable_suffixes
+from .image_file import has_colour, read_image, readable_suffixes
 from .images import ByteImages
 from .progress import progress_bar
 

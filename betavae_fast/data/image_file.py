@@ -2,50 +2,34 @@
 
 from __future__ import annotations
 
-import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageCms, ImageFile, ImageOps, ImagePalette, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from .errors import UnusableImageError
+from .image_colours import Floats, over_black
+from .image_samples import DEEP, ImageSamples, check_tiff, raw_mode, read_samples
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
-
-Samples = npt.NDArray[Any]
-Floats = npt.NDArray[np.floating[Any]]
 
 NO_PICTURES = frozenset({"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MCIDAS", "MPEG", "WMF"})
 """Formats that Pillow registers and that are not read: measurements (BUFR, FITS, GRIB, HDF5, McIDAS), a container of
 news (IPTC), video (MPEG, which Pillow only identifies), and drawings that need another program (EPS, WMF)."""
 
-_DEEP = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})  # Pillow's integers of more than 8 bits
-_GRAY = frozenset({"1", "L", "LA", "La", "F"}) | _DEEP
-_READ = _GRAY | {"RGB", "RGBA", "RGBa"}
-_CONVERTED = dict.fromkeys(("P", "PA"), "RGBA") | dict.fromkeys(
-    ("RGBX", "CMYK", "YCbCr", "LAB", "HSV"), "RGB"
-)
+_GRAY = DEEP | {"1", "L", "LA", "La", "F"}
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as in Pillow's conversion to L
-
-# Tags of TIFF
-_BITS, _COMPRESSION, _PHOTOMETRIC, _PLANAR, _COLOR_MAP, _SAMPLE_FORMAT = 258, 259, 262, 284, 320, 339
-_SUBSAMPLING = 530
-
-# What Pillow raises for EXIF data, reading them or writing them back.
-_BROKEN_EXIF = SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error
 
 _LARGE = 1 << 24  # pixels
 _large_images = threading.Lock()  # held while one is decoded: several at once could take gigabytes
-
-
-class UnusableImageError(Exception):
-    """The reason why a file cannot be read as an image: one line, without the file's name."""
 
 
 def readable_suffixes() -> frozenset[str]:
@@ -61,7 +45,7 @@ def has_colour(path: str) -> bool:
     """
     with _reasons(), open(path, "rb") as file, _open(file) as image:
         if image.mode not in ("P", "PA"):
-            return image.mode not in _GRAY and _stored(image) != "LA;16B"
+            return image.mode not in _GRAY and raw_mode(image) != "LA;16B"
         if image.palette is None:
             image.load()
         assert image.palette is not None
@@ -83,14 +67,15 @@ def read_image(path: str, size: int, channels: int) -> npt.NDArray[np.uint8]:
         channels: 1 for grayscale (the luma of colours), 3 for RGB.
     Raises: UnusableImageError.
     """
-    with (
-        _reasons(),
+    with _reasons():
         # Given a path, Pillow maps uncompressed files into memory, and a rotated TIFF with its sides swapped.
-        _open_intact(BytesIO(Path(path).read_bytes())) as image,
-        _large_images if image.width * image.height > _LARGE else nullcontext(),
-    ):
-        colours, opacity, white = _samples(image)
-        pixels = _resized(colours, opacity, size) * np.float32(255 / white)
+        content = Path(path).read_bytes()
+        with (
+            _open_intact(BytesIO(content)) as image,
+            _large_images if image.width * image.height > _LARGE else nullcontext(),
+        ):
+            samples = read_samples(image, content)
+            pixels = _resized(samples, size) * np.float32(255 / samples.white)
     if channels == 1 and len(pixels) == 3:
         pixels = np.tensordot(_LUMA, pixels, 1)[None]
     return np.broadcast_to(np.rint(pixels.clip(0, 255)).astype(np.uint8), (channels, size, size))
@@ -106,7 +91,7 @@ def _open(file: IO[bytes]) -> ImageFile.ImageFile:
     """An image of which the header has been read."""
     image = Image.open(file, formats=_formats())
     if image.format == "TIFF":
-        _check_tiff(image)
+        check_tiff(image)
     return image
 
 
@@ -140,125 +125,15 @@ def _reasons() -> Iterator[None]:
         raise UnusableImageError(f"damaged image: {' '.join(told.split())}") from error
 
 
-def _check_tiff(image: ImageFile.ImageFile) -> None:
-    """Refuses the layouts that Pillow reads as noise, and takes a palette of 8 bits for one, as libtiff does."""
-    tags: Any = image.tag_v2  # type: ignore[attr-defined]
-    if image.mode in ("RGB", "RGBA", "CMYK") and _depth(image)[0] > 8 and tags.get(_PLANAR) == 2:
-        raise UnusableImageError(
-            "a 16-bit TIFF with a plane for each channel; save it with interleaved channels"
-        )
-    if image.mode == "YCbCr" and tags.get(_SUBSAMPLING, (2, 2)) != (1, 1):
-        raise UnusableImageError("an uncompressed TIFF with subsampled colours; save it as RGB")
-    if image.mode == "F" and tags.prefix == b"MM" and tags.get(_COMPRESSION, 1) != 1:
-        raise UnusableImageError("a compressed floating-point TIFF in big-endian order; save it uncompressed")
-    if image.mode in ("P", "PA") and max(tags[_COLOR_MAP]) < 256:
-        image.palette = ImagePalette.raw("RGB;L", bytes(tags[_COLOR_MAP]))
-
-
-def _depth(image: ImageFile.ImageFile) -> tuple[int, bool]:
-    """The bits of a sample as the file stores it, and whether they have a sign. To be asked before decoding."""
-    if image.format == "TIFF":
-        tags: Any = image.tag_v2  # type: ignore[attr-defined]
-        return tags.get(_BITS, (1,))[0], tags.get(_SAMPLE_FORMAT, (1,))[0] == 2
-    if image.format == "JPEG2000":
-        content = image.fp.getvalue()  # type: ignore[union-attr]
-        first_component = content[content.index(b"\xff\x4f\xff\x51") + 42]  # Ssiz, in the first segment
-        return (first_component & 127) + 1, False
-    if image.mode == "I" and image.format not in ("PNG", "PPM"):  # whose 16 bits Pillow holds in 32
-        return 32, True
-    return 16 if image.mode in _DEEP else 8, False
-
-
-def _samples(image: ImageFile.ImageFile) -> tuple[Samples, Floats | None, int]:
-    """An image, upright: its colours (H, W, 1 or 3), the opacity of each pixel (H, W) from 0 to 1 or None if all are
-    opaque, and the value of white."""
-    hidden, (bits, signed) = _hidden_value(image), _depth(image)
-    white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
-    image.load()
-    with suppress(*_BROKEN_EXIF):  # turns nothing
-        ImageOps.exif_transpose(image, in_place=True)
-    mode = _CONVERTED.get(image.mode, image.mode)
-    values: Samples = np.asarray(image if mode == image.mode else _converted(image, mode))
-    _check_range(values, mode, bits, signed)
-    if mode == "F" or mode == "1":
-        white = 1
-    elif image.format == "JPEG2000":  # Pillow moves the bits to the top of 8 or 16
-        full = 65535 if mode in _DEEP else 255
-        white = full - (full >> bits)
-    else:
-        white = (1 << bits) - 1 if mode in _DEEP else 255
-    if white_is_zero and (mode == "F" or mode in _DEEP):  # Pillow has done it in the other modes
-        values = white - values
-    values = values.reshape(*values.shape[:2], -1)
-    opacity: Floats | None = None
-    if mode in ("LA", "RGBA"):
-        opacity = values[..., -1] / np.float32(white)
-    elif hidden is not None:
-        opacity = (values != hidden).any(2).astype(np.float32)
-    return values[..., : 1 if values.shape[2] < 3 else 3], opacity, white
-
-
-def _check_range(values: Samples, mode: str, bits: int, signed: bool) -> None:
-    """Refuses pixels of which nothing says which value is white.
-
-    That follows from the file's depth and never from its pixels, so that all files of a set are scaled alike.
-    """
-    if mode not in _READ:
-        raise UnusableImageError(f"pixels of Pillow's mode {mode}; save it as grayscale or RGB")
-    if mode == "F" and not ((values >= 0) & (values <= 1)).all():  # written so that NaN fails too
-        found = "NaN" if np.isnan(values).any() else f"{values.min():g} to {values.max():g}"
-        raise UnusableImageError(
-            f"floating-point pixels must lie in [0, 1], found {found}; divide them by white, or save 8-bit integers"
-        )
-    if mode != "F" and (signed or (mode in _DEEP and bits > 16)):
-        values = values.view(f"{'i' if signed else 'u'}{values.itemsize}")
-        raise UnusableImageError(
-            f"{'signed' if signed else 'unsigned'} {bits}-bit integers, found {values.min()} to {values.max()}: nothing "
-            "says which value is white; save 8-bit or unsigned 16-bit integers"
-        )
-
-
-def _hidden_value(image: ImageFile.ImageFile) -> int | tuple[int, ...] | None:
-    """The value whose pixels are transparent in an image without alpha, or None. To be asked before decoding."""
-    value: Any = image.info.get("transparency")
-    if value is None or not (image.mode in ("1", "L", "RGB") or image.mode in _DEEP):
-        return None
-    stored = _stored(image)
-    if stored == "RGB;16B":
-        raise UnusableImageError(
-            "one of its 16-bit colours is transparent, and Pillow keeps 8 bits; save it with alpha"
-        )
-    if image.mode == "1":
-        return int(value > 0)
-    # Pillow spreads 2 or 4 bits over 8, but leaves the transparent value as stored.
-    step = 85 if stored == "L;2" else 17 if stored == "L;4" else 1
-    return value * step if step > 1 and value <= 255 // step else value
-
-
-def _converted(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode != "LAB":
-        return image.convert(mode)
-    # What Pillow's conversion does too, but that one interpolates in a coarse table and is off by up to 50 of 255.
-    profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    exact = ImageCms.buildTransform(*profiles, "LAB", mode, flags=ImageCms.Flags.NOOPTIMIZE)
-    return exact.apply(image)
-
-
-def _stored(image: ImageFile.ImageFile) -> object:
-    """How a PNG stores samples, in Pillow's terms."""
-    return image.tile[0][3] if image.format == "PNG" and image.tile else None
-
-
-def _resized(colours: Samples, opacity: Floats | None, size: int) -> Floats:
+def _resized(samples: ImageSamples, size: int) -> Floats:
     """The central square of an image, composed onto black and resized: (C, size, size)."""
-    height, width, channels = colours.shape
+    height, width, _ = samples.values.shape
     side = min(height, width)
     rows, down = _bicubic(height, side, size)
     columns, across = _bicubic(width, side, size)
-    window = colours[rows, columns].astype(np.float32)
-    if opacity is not None:
-        window *= opacity[rows, columns, None]
-    width = window.shape[1]
+    window = samples.values[rows, columns].astype(np.float32)
+    window = over_black(window, samples.mode, samples.white, samples.hidden)
+    _, width, channels = window.shape
     lower = (down @ window.reshape(-1, width * channels)).reshape(size, width, channels)
     both: Floats = across @ lower.transpose(1, 0, 2).reshape(width, size * channels)
     return both.reshape(size, size, channels).transpose(2, 1, 0)

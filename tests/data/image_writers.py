@@ -100,3 +100,37 @@ def pnm(samples: np.ndarray, maximum: int, *, plain: bool) -> bytes:
     if plain:
         return header + " ".join(map(str, samples.reshape(-1).tolist())).encode() + b"\n"
     return header + samples.astype(">u2" if maximum > 255 else "u1").tobytes()
+
+
+def bmp(pixels: np.ndarray, masks: Sequence[int]) -> bytes:
+    """A BMP of (H, W) pixels of 16 bits, in which the three masks find the colours."""
+    height, width = pixels.shape
+    rows = [row.astype("<u2").tobytes() + bytes(2 * (width % 2)) for row in pixels[::-1]]
+    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 16, 3, 0, 0, 0, 0, 0) + struct.pack(
+        "<3I", *masks
+    )
+    return b"BM" + struct.pack("<IHHI", 0, 0, 0, 14 + len(info)) + info + b"".join(rows)
+
+
+def dds(pixels: np.ndarray, masks: Sequence[int]) -> bytes:
+    """A DDS of (H, W) unsigned pixels, in which three or four masks find the channels."""
+    height, width = pixels.shape
+    alpha = len(masks) == 4
+    layout = struct.pack("<3I", 0x1 | 0x2 | 0x4 | 0x1000, height, width) + bytes(4 * 14)
+    form = struct.pack("<8I", 32, 0x40 | alpha, 0, 8 * pixels.itemsize, *masks, *([] if alpha else [0]))
+    header = struct.pack("<I", 124) + layout + form + struct.pack("<I", 0x1000) + bytes(16)
+    return b"DDS " + header + pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
+
+
+def tga(pixels: np.ndarray, kind: int, opacity_bits: int, entries: np.ndarray | None = None) -> bytes:
+    """A TGA of (H, W) unsigned pixels whose first row is the upper one, with entries of 16 bits as its palette if any.
+
+    Args:
+        kind: 1 with a palette, 2 of colours, 3 of greys.
+    """
+    height, width = pixels.shape
+    palette = b"" if entries is None else entries.astype("<u2").tobytes()
+    mapped = (0, 0, 0, 0) if entries is None else (1, 0, len(entries), 16)
+    sizes = width, height, 8 * pixels.itemsize, 0x20 | opacity_bits
+    header = struct.pack("<BBBHHBHHHHBB", 0, mapped[0], kind, *mapped[1:], 0, 0, *sizes)
+    return header + palette + pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
