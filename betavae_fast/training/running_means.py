@@ -40,7 +40,7 @@ class RunningMeans:
 
     def read(self, count: int) -> dict[str, Tensor]:
         """The means over ``count`` additions, in all processes together, as float64 on the CPU; starts anew."""
-        sums = self._sums.cpu()
+        sums = self._sums.to("cpu", copy=True)  # on a CPU, too, as the sums start anew
         self._sums.zero_()
         return self.divide(sums, count)
 
