@@ -49,9 +49,17 @@ def _build_note(library: str) -> str:
     return "it has not been built"
 
 
-def _load_library(path: Path, what: str, remedy: str) -> str:
+def _load_library(path: Path, what: str, needs: str, otherwise: str = "") -> str:
+    """Loads a library. Returns why it cannot be used, and what would bring it, or ""."""
     if not path.exists():
-        return f"{what} was not built ({_build_note(path.stem)}). {remedy}"
+        note = _build_note(path.stem)
+        if note.startswith("the compiler failed"):
+            remedy = "Mend that error"
+        elif note.endswith("=0 at install time"):
+            remedy = "Unset that variable"
+        else:
+            remedy = f"Install {needs}"
+        return f"{what} was not built ({note}). {remedy} and reinstall{otherwise}."
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
@@ -77,7 +85,7 @@ def missing(backend: str) -> str:
         _import(backend)
         return ""
     if backend == "cpp":
-        return _load_library(CPP_LIBRARY, "the C++ extension", "Install a C++17 compiler and reinstall.")
+        return _load_library(CPP_LIBRARY, "the C++ extension", "a C++17 compiler")
     if backend == "triton":
         if importlib.util.find_spec("triton") is None:
             return "Triton is not installed. Install it with `pip install triton`."
@@ -93,7 +101,8 @@ def missing(backend: str) -> str:
         _load_library(
             CUDA_LIBRARY,
             "the CUDA extension",
-            'Install the CUDA toolkit and reinstall, or use backend="triton".',
+            "the CUDA toolkit",
+            ', or use backend="triton"',
         )
         or _cuda_does_not_run()
     )

@@ -148,6 +148,28 @@ def test_without_the_library_auto_is_plain_torch_and_says_so_once(without_librar
         assert part in error
 
 
+@pytest.mark.parametrize(
+    ("note", "remedy"),
+    [
+        (
+            "the compiler failed: latent.cpp:9:5: error: 'x' was not declared",
+            "Mend that error and reinstall.",
+        ),
+        ("BETAVAE_FAST_CPP=0 at install time", "Unset that variable and reinstall."),
+        ("c++ or g++ was not found at install time", "Install a C++17 compiler and reinstall."),
+    ],
+    ids=["failed", "left out", "no compiler"],
+)
+def test_the_remedy_fits_what_kept_the_library_from_being_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, note: str, remedy: str
+) -> None:
+    """A compiler that failed is there: to install one would change nothing."""
+    (tmp_path / "_build.txt").write_text(f"_C_cuda: another reason\n_C: {note}\n")
+    monkeypatch.setattr(backends, "_BUILD_LOG", tmp_path / "_build.txt")
+    monkeypatch.setattr(backends, "CPP_LIBRARY", tmp_path / "_C.so")
+    assert missing.__wrapped__("cpp") == f"the C++ extension was not built ({note}). {remedy}"
+
+
 @pytest.fixture
 def fresh_choices(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Chooses anew, as in a process where nothing has been warned of."""
