@@ -1,4 +1,4 @@
-"""How a training on the CPU fares beside other programs: ``python -m benchmarks.busy``.
+"""Times a training on the CPU beside other programs: ``python -m benchmarks.busy``.
 
 The command line trains on rendered sprites (burgess, batch 64) alone, beside processes that keep a core each busy, and
 beside a second training like it. Rates are medians over the log without its first entry. Writes busy/MACHINE.json.
@@ -33,7 +33,7 @@ _SPIN = "while True: pass"
 
 @dataclass(frozen=True)
 class Setting:
-    """A training of ``threads`` threads and what runs beside it; images a second of each training."""
+    """A training of ``threads`` threads, the programs that run beside it, and the images a second of each training."""
 
     beside: str
     threads: int
@@ -49,7 +49,7 @@ class Busy(Provenance):
 
 @contextmanager
 def spinning(count: int) -> Iterator[None]:
-    """``count`` processes that each keep a core busy."""
+    """Keeps ``count`` cores busy, each by a process of its own."""
     processes = [subprocess.Popen([sys.executable, "-c", _SPIN]) for _ in range(count)]
     try:
         yield
@@ -60,7 +60,7 @@ def spinning(count: int) -> Iterator[None]:
 
 
 def train(runs: int, steps: int, threads: int, wait_policy: str) -> tuple[float, ...]:
-    """Images a second of ``runs`` trainings side by side."""
+    """Runs ``runs`` trainings side by side. Returns the images a second of each."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     if wait_policy:
         environment["OMP_WAIT_POLICY"] = wait_policy

@@ -1,4 +1,4 @@
-"""A group of one process: whether a step that exchanges gradients is the step that does not.
+"""Checks in a group of one process that a step that exchanges gradients is the step that does not.
 
     torchrun --nproc-per-node 1 -m benchmarks.data_parallel --device cuda
 

@@ -1,4 +1,4 @@
-"""How long the eager backend takes beside the lines written by hand: ``python -m benchmarks.fallback``.
+"""Times the eager backend beside the lines written by hand: ``python -m benchmarks.fallback``.
 
 The eager backend is what ``auto`` takes where no kernels were built. Forward and backward of each function are checked
 for parity, then timed beside plain torch in interleaved rounds, at each number of threads. Plain torch converts the
@@ -41,7 +41,7 @@ from betavae_fast.functional import (
 )
 
 BACKEND: Any = "eager"
-# The ratios to plain torch that are asked for. With noise there is more to do: its bits are the same everywhere.
+# The largest ratio to plain torch that is accepted. With noise there is more to do: its bits are the same everywhere.
 LIMIT, LIMIT_WITH_NOISE = 1.2, 3.0
 LATENTS: tuple[Shape, ...] = ((65536, 128), (65536, 10), (4096, 10), (64, 10))
 IMAGES: tuple[Shape, ...] = ((256, 3, 64, 64), (64, 1, 64, 64))
@@ -54,7 +54,7 @@ class Case:
 
     Args:
         op: brings the problems, and the formula by which parity is checked.
-        limit: of the ratio.
+        limit: the largest ratio that is accepted.
     """
 
     name: str
@@ -98,7 +98,7 @@ def _kl_problem(shape: Shape, dtype: torch.dtype, device: torch.device, seed: in
     return replace(problem, output_grads=problem.output_grads[1:], noise=None)
 
 
-# Which of a likelihood problem's inputs is the target, and its conversion.
+# The place of the target among a likelihood problem's inputs, and its conversion.
 _TARGETS: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {
     "float": (1, lambda t: t),
     "uint8": (2, lambda t: t.float() / 255),

@@ -1,4 +1,4 @@
-"""Which machine and versions these are, and whether each op of ours agrees with float64 there: half a minute.
+"""Prints the machine and its versions, and checks each op of ours against float64 there: half a minute.
 
 python -m benchmarks.first_look --device cuda
 """

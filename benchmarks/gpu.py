@@ -34,7 +34,7 @@ from betavae_fast.bench import machine
 from betavae_fast.ops.backends import missing
 
 CALL_SECONDS = {"first": 480.0, "second": 200.0}
-# What is measured of an op: the most telling sizes.
+# The most telling sizes of each op, which are measured.
 HEADLINES = {
     "latent": ((1 << 20, 64), (4096, 10), (64, 10)),
     "bernoulli_nll": ((16384, 1, 64, 64),),
@@ -48,7 +48,7 @@ _PYTEST_GRACE = 15.0
 
 @dataclass(frozen=True)
 class Place:
-    """Where the lines run, and how much of each: all of it on a GPU, as little as possible in a rehearsal.
+    """The device of the lines, and the length of each: whole on a GPU, as short as possible in a rehearsal.
 
     Args:
         out: a folder for what each line finds.
@@ -65,14 +65,14 @@ class Place:
 
     @property
     def images(self) -> Path:
-        """What a rehearsal trains on."""
+        """The images that a rehearsal trains on."""
         path = self.scratch / "tiny.npy"
         if not path.exists():
             np.save(path, np.random.default_rng(0).random((256, 8, 8)) < 0.2)
         return path
 
     def result(self, folder: str, prefix: str = "") -> Path:
-        """Where a copy of a result belongs; a rehearsal's is thrown away."""
+        """The place of a copy of a result; a rehearsal's is thrown away."""
         results = self.scratch / "results" if self.tiny else RESULTS
         return results / folder / f"{prefix}{machine.kind(torch.device(self.device))}.json"
 

@@ -1,4 +1,4 @@
-"""Commands run one after the other, each within its own limit, and what is known of them on disk at every moment.
+"""Runs commands one after the other, each within its own limit. All that is known of them is on disk at every moment.
 
 ``log.txt`` gets their output as it is written. ``summary.json`` is written anew, whole or not at all, when a command
 begins and when it has ended. A command names what failed in lines that begin with FAILED, as pytest does.
@@ -49,10 +49,10 @@ class Line:
 
 @dataclass
 class Outcome:
-    """What became of a line.
+    """The verdict on a line, the seconds that it took, and its failures.
 
     Args:
-        failures: what failed in it, as it named them itself.
+        failures: the parts that failed in it, as it named them itself.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Training by the real command on this machine: how fast, and whether what it promises holds.
+"""Trains by the real command on this machine: measures its speed, and checks what it promises.
 
     python -m benchmarks.training --device cuda
 
@@ -35,7 +35,8 @@ from betavae_fast.training.run_folder import RunFolder
 
 SPEEDS = ((64, 20_000), (4096, 500))  # batch size, steps
 SHORT_STEPS, LOG_EVERY = 400, 50
-# Of the loss of a logged interval, relative. The same batches and noise, but rounding differences grow with the steps.
+# The relative error of the loss of a logged interval. Batches and noise are the same, but rounding differences grow with
+# the steps.
 CPU_TOLERANCE = 0.1
 
 
