@@ -34,6 +34,7 @@ CPP_SOURCES = [
 CUDA_SOURCES = [
     *(f"csrc/cuda/{name}.cu" for name in ("probe", "reduce", "total_correlation_prepare")),
     *(f"csrc/cuda/{op}_{direction}.cu" for op in OPS for direction in ("forward", "backward")),
+    "csrc/cuda/tuning.cpp",
     *(f"csrc/register_cuda_{op}.cpp" for op in OPS),
 ]
 CPP = setuptools.Extension(f"{PACKAGE}._C", CPP_SOURCES, optional=True)

@@ -5,10 +5,10 @@
     python -m benchmarks.gpu --rehearse                    # both on a CPU: the same lines, tiny
 
 The lines are in the order of what they are worth, each with a limit of its own. What is known is on disk at once: in the
-folder (log.txt, summary.json, and at most six result files), and the results under benchmarks/results/ too. A line that
-fails or is stopped does not keep the others from running, and leaves what it had. The last lines printed name everything
-that failed; the exit status is 0 only if nothing did. Nothing is downloaded, and the extension is built only where its
-CUDA library is missing or does not run.
+folder (log.txt, summary.json, and at most six result files a call), and the results under benchmarks/results/ too. A line
+that fails or is stopped does not keep the others from running, and leaves what it had. The last lines printed name
+everything that failed; the exit status is 0 only if nothing did. Nothing is downloaded, and the extension is built only
+where its CUDA library is missing or does not run.
 """
 
 from __future__ import annotations
@@ -90,10 +90,12 @@ def lines(place: Place) -> dict[str, list[Line]]:
             _step(place, 95),
         ],
         "second": [
-            *(_sanitizer(place, tool, 45) for tool in ("memcheck", "racecheck")),
-            _profiler(place, 40),
-            _module(place, "data parallel", 40, "benchmarks.data_parallel", launcher=_ONE_PROCESS),
-            _largest_batch(place, 30),
+            _tuning(place, 45),
+            _sanitizer(place, "memcheck", 40),
+            _sanitizer(place, "racecheck", 35),
+            _profiler(place, 25),
+            _module(place, "data parallel", 30, "benchmarks.data_parallel", launcher=_ONE_PROCESS),
+            _largest_batch(place, 25),
         ],
     }
 
@@ -155,6 +157,12 @@ def _step(place: Place, limit: float) -> Line:
     return _module(
         place, "training step", limit, "benchmarks.step", *options, "--out", str(written), results=kept
     )
+
+
+def _tuning(place: Place, limit: float) -> Line:
+    written = place.out / "tuning.json"
+    kept = {written: place.result("tuning")}
+    return _module(place, "tuning sweep", limit, "benchmarks.tuning", "--out", str(written), results=kept)
 
 
 def _sanitizer(place: Place, tool: str, limit: float) -> Line:

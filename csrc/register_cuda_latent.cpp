@@ -84,7 +84,7 @@ void forward(LatentForward p, const Tensor& mu, const Tensor& logvar, const Rng*
     return;
   }
   const Keeps keeps = kl ? cuda::keeps_of(reduction) : Keeps::nothing;
-  p.cut = Partition(p.problem.rows, p.problem.cols(), cuda::group_of(p.dtype), keeps);
+  p.cut = Partition(p.problem.rows, p.problem.cols(), cuda::group_of(p.dtype), keeps, cuda::tuning);
   check_grid(p.cut);
   p.rng = rng ? rng->data() : nullptr;
   p.first_element = first_row * p.problem.cols();
@@ -175,7 +175,7 @@ void backward(LatentBackward p, const std::optional<Tensor>& grad_z, const std::
     return;
   }
   const Keeps keeps = keeps_of(p.grad_kl);
-  p.cut = Partition(p.problem.rows, p.problem.cols(), cuda::group_of(p.dtype), keeps);
+  p.cut = Partition(p.problem.rows, p.problem.cols(), cuda::group_of(p.dtype), keeps, cuda::tuning);
   check_grid(p.cut);
   p.rng = rng ? rng->data() : nullptr;
   p.first_element = first_row * p.problem.cols();

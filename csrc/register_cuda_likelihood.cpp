@@ -133,7 +133,7 @@ class Operands {
 };
 
 void cut(LikelihoodArguments& p, const Tensor& decoded, const Tensor& target, Keeps keeps) {
-  p.cut = Partition(p.problem.rows, p.problem.cols(), cuda::group_of(p.dtype), keeps);
+  p.cut = Partition(p.problem.rows, p.problem.cols(), cuda::group_of(p.dtype), keeps, cuda::tuning);
   check_grid(p.cut);
   const int64_t bytes = static_cast<int64_t>(decoded.element_size());
   p.vector = vectorize(p.problem, p.cut, bytes, p.decoded) && vectorize(p.problem, p.cut, bytes, p.grad);

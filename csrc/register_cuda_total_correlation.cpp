@@ -83,7 +83,7 @@ void describe(Mixture& p, Workspace& workspace, const Tensor& z, const Tensor& m
 
 // How a row's stream is cut does not depend on how many rows there are: shards of a batch get the bits of the whole.
 Cut cut_posteriors(const Mixture& p, int64_t ctas_a_tile) {
-  return Cut(p.posterior_stride / cuda::own * ctas_a_tile, p.posteriors);
+  return Cut(p.posterior_stride / cuda::own * ctas_a_tile, p.posteriors, cuda::tuning);
 }
 
 std::tuple<Tensor, Tensor> total_correlation_forward(const Tensor& z, const Tensor& mu, const Tensor& logvar,
@@ -140,7 +140,7 @@ std::tuple<Tensor, Tensor, Tensor> total_correlation_backward(const Tensor& grad
   for (float** array : {&p.grad_joint, &p.joint}) workspace.add(*array, p.row_stride);
   for (float** array : {&p.grad_marginals, &p.marginals}) workspace.add(*array, p.dims * p.row_stride);
   p.of_rows = cut_posteriors(p, 1);
-  p.of_posteriors = Cut(p.posterior_stride / cuda::own, p.rows);
+  p.of_posteriors = Cut(p.posterior_stride / cuda::own, p.rows, cuda::tuning);
   workspace.add(p.joint_mass, p.of_rows.splits * p.row_stride);
   workspace.add(p.row_sums, p.of_rows.splits * 3 * p.dims * p.row_stride);
   workspace.add(p.posterior_sums, p.of_posteriors.splits * 3 * p.dims * p.posterior_stride);

@@ -1,5 +1,5 @@
-// Which elements a CTA and each of its threads own: plain arithmetic, by shape alone, so that the order of every sum is
-// the same for every memory layout, run and GPU. No CUDA in it: tests/ops/cuda walks it with g++.
+// Which elements a CTA and each of its threads own: plain arithmetic, by shape and tuning alone, so that the order of
+// every sum is the same for every memory layout, run and GPU. No CUDA in it: tests/ops/cuda walks it with g++.
 //
 // The batch, rows x cols, is covered by tiles: one step of one CTA, `group` consecutive elements a thread. Narrow rows
 // lie whole in a tile, several above each other; wide rows are cut into panels. A CTA owns an item: tiles below each
@@ -8,6 +8,7 @@
 
 #include "../include/numerics.h"
 #include "../problem.h"
+#include "tuning.h"
 
 namespace betavae_fast::cuda {
 
@@ -52,12 +53,10 @@ struct Partition {
   bool folded = true;  // rows follow each other in a tile without a gap, whatever the group; else rows begin a group
   Divider by_panels, by_width;
 
-  static constexpr int64_t panel_cols = 256;    // 512 bytes at least, read by one CTA from each row
-  static constexpr int64_t enough_ctas = 2048;  // fill any GPU a few times over
-  static constexpr int64_t most_tiles = 32;     // bounds the number of float additions in a row
+  static constexpr int64_t panel_cols = 256;  // 512 bytes at least, read by one CTA from each row
 
   Partition() = default;
-  Partition(int64_t batch_rows, int64_t batch_cols, int group_size, Keeps keeps)
+  Partition(int64_t batch_rows, int64_t batch_cols, int group_size, Keeps keeps, Tuning tuned)
       : rows(batch_rows), cols(batch_cols), elements(batch_rows * batch_cols), group(group_size) {
     const int64_t tile = int64_t{cta_threads} * group;
     if (keeps == Keeps::nothing && cols % group != 0 && period() > tile) {
@@ -82,8 +81,8 @@ struct Partition {
     }
     by_panels = Divider(panels);
     row_tiles = (rows + tile_rows - 1) / tile_rows;
-    const int64_t wanted = (row_tiles * panels + enough_ctas - 1) / enough_ctas;
-    item_tiles = static_cast<int32_t>(wanted < 1 ? 1 : wanted > most_tiles ? most_tiles : wanted);
+    const int64_t wanted = (row_tiles * panels + tuned.enough_ctas - 1) / tuned.enough_ctas;
+    item_tiles = static_cast<int32_t>(wanted < 1 ? 1 : wanted > tuned.most_tiles ? tuned.most_tiles : wanted);
     items = (row_tiles + item_tiles - 1) / item_tiles;
     tile_stride = tile_rows * cols;
   }

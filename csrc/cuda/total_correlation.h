@@ -6,6 +6,7 @@
 
 #include "../include/mixture.h"
 #include "../problem.h"
+#include "tuning.h"
 
 namespace betavae_fast::cuda {
 
@@ -16,15 +17,16 @@ constexpr int others_each = 8, others = mixture_warps * others_each;  // of a wa
 inline int64_t tiles_of(int64_t count, int64_t tile) { return (count + tile - 1) / tile; }
 inline int64_t padded(int64_t count) { return tiles_of(count, own) * own; }
 
-// How a stream is split among CTAs that own the same: by shape alone, enough to fill a GPU, few because the sums of
-// each are kept until they are added up in order.
+// How a stream is split among CTAs that own the same: by shape and tuning alone, enough to fill a GPU, few because the
+// sums of each are kept until they are added up in order. No more CTAs than wanted: a few beyond those that a GPU holds
+// at once would take as long as all the others.
 struct Cut {
-  static constexpr int64_t enough_ctas = 1024, max_splits = 32;
+  static constexpr int64_t max_splits = 32;
   int64_t splits = 0, tiles = 0;  // tiles of a split
 
   Cut() = default;
-  Cut(int64_t ctas, int64_t streamed) : all_(tiles_of(streamed, others)) {
-    const int64_t wanted = ctas < enough_ctas ? tiles_of(enough_ctas, ctas) : 1;
+  Cut(int64_t ctas, int64_t streamed, Tuning tuned) : all_(tiles_of(streamed, others)) {
+    const int64_t wanted = ctas < tuned.mixture_ctas ? tuned.mixture_ctas / ctas : 1;
     tiles = tiles_of(all_, wanted < max_splits ? wanted : max_splits);
     splits = tiles_of(all_, tiles);
   }

@@ -56,7 +56,7 @@ def build(folder: Path, op: str) -> Path:
         *(f"-I{p}" for p in include_paths()),
     ]
     commands = [[*cuda, str(kernel.with_suffix(".cpp"))] for kernel in kernels]
-    commands.append([*common, *torch_flags, str(operators)])
+    commands += [[*common, *torch_flags, str(source)] for source in (operators, tree / "cuda" / "tuning.cpp")]
     objects = [str(folder / f"{i}.o") for i in range(len(commands))]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda c, o: subprocess.run([*c, "-o", o], check=True), commands, objects))

@@ -6,16 +6,22 @@
 #include <vector>
 
 #include "../../../csrc/cuda/partition.h"
+#include "../../../csrc/cuda/total_correlation.h"
 
 using namespace betavae_fast;
 using namespace betavae_fast::cuda;
 
 namespace {
 
+// As it is by default, one tile to a CTA of these few elements, and so that some, or all, of a panel's tiles belong to one.
+Tuning tuned;
+const Tuning tunings[] = {Tuning(), {5, 3, 1}, {1, 1 << 20, 1}, {1 << 30, 1, 1}};
+
 void require(bool holds, const char* what, const Problem& p, int group, Keeps keeps) {
   if (holds) return;
-  std::printf("%s: rows %lld, outer %lld, inner %lld, group %d, keeps %d\n", what, static_cast<long long>(p.rows),
-              static_cast<long long>(p.outer), static_cast<long long>(p.inner), group, static_cast<int>(keeps));
+  std::printf("%s: rows %lld, outer %lld, inner %lld, group %d, keeps %d, enough_ctas %lld, most_tiles %lld\n", what,
+              static_cast<long long>(p.rows), static_cast<long long>(p.outer), static_cast<long long>(p.inner), group,
+              static_cast<int>(keeps), static_cast<long long>(tuned.enough_ctas), static_cast<long long>(tuned.most_tiles));
   std::exit(1);
 }
 
@@ -33,7 +39,8 @@ View strided(const Problem& p, int layout, int group) {
 }
 
 void walk(const Problem& p, int group, Keeps keeps) {
-  const Partition cut(p.rows, p.cols(), group, keeps);
+  const Partition cut(p.rows, p.cols(), group, keeps, tuned);
+  require(cut.item_tiles <= tuned.most_tiles, "too many tiles", p, group, keeps);
   std::vector<int> owners(static_cast<size_t>(cut.elements));
   for (int layout = 0; layout < 6; ++layout) {
     Tiled view;
@@ -85,14 +92,19 @@ int main() {
       for (int64_t rows : {1, 2, 3, 4, 7, 33, 100, 1025})
         for (int64_t inner : sizes)
           for (int64_t outer : {1, 3, 4})
-            if (rows * outer * inner <= 40000) walk({rows, outer, inner}, group, keeps);
+            for (const Tuning& tuning : tunings)
+              if (rows * outer * inner <= 40000) {
+                tuned = tuning;
+                walk({rows, outer, inner}, group, keeps);
+              }
+  tuned = Tuning();
   // Many tiles an item: the last is cut short, and so is the last item.
   for (int64_t cols : {1, 3, 10, 128, 300}) walk({2500001 / cols, 1, cols}, 4, Keeps::columns);
   // Beyond 2^32 elements only the ends can be looked at.
   for (Keeps keeps : {Keeps::nothing, Keeps::columns, Keeps::rows})
     for (int64_t cols : {1, 7, 128, 1001, 3 << 20}) {
       const Problem p{(int64_t{5} << 32) / cols + 1, 1, cols};
-      const Partition cut(p.rows, cols, 8, keeps);
+      const Partition cut(p.rows, cols, 8, keeps, tuned);
       int64_t end = 0;
       require(cut.ctas() < (int64_t{1} << 31), "too many CTAs", p, 8, keeps);
       for (int64_t cta = cut.ctas() - cut.panels; cta < cut.ctas(); ++cta)
@@ -103,6 +115,21 @@ int main() {
         }
       require(end == cut.elements && cut.elements == p.rows * cols, "wrong end", p, 8, keeps);
     }
+  // What is streamed past CTAs is split among no more of them than wanted, and every tile belongs to one split.
+  for (int64_t wanted : {1, 7, 1024, 4096})
+    for (int64_t ctas : {1, 3, 16, 160, 640, 1023, 5000})
+      for (int64_t streamed : {1, 31, 33, 1000, 2048, 8192}) {
+        const Cut cut(ctas, streamed, {1, 1, wanted});
+        const Problem p{ctas, 1, streamed};
+        require(cut.splits == 1 || ctas * cut.splits <= wanted, "too many splits", p, 0, Keeps::nothing);
+        require(cut.splits <= Cut::max_splits, "too many splits", p, 0, Keeps::nothing);
+        int64_t tile = 0;
+        for (int64_t split = 0; split < cut.splits; ++split) {
+          require(cut.first_tile(split) == tile && cut.last_tile(split) > tile, "wrong split", p, 0, Keeps::nothing);
+          tile = cut.last_tile(split);
+        }
+        require(tile == tiles_of(streamed, others), "wrong last split", p, 0, Keeps::nothing);
+      }
   for (int64_t d : {1, 2, 3, 5, 7, 10, 255, 256, 641, 65537, 2147483647})
     for (int64_t n : {0, 1, 2, 9, 10, 254, 255, 256, 65536, 1 << 30, 2147483646, 2147483647})
       require(Divider(d).quotient(static_cast<uint32_t>(n)) == n / d, "wrong quotient", {n, 1, d}, 0, Keeps::nothing);

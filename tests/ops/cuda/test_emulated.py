@@ -6,11 +6,18 @@ What this cannot show, test_gpu.py does: the device's arithmetic, launches, race
 import pytest
 import torch
 
+from benchmarks.cuts import cuda_cut
 from betavae_fast.ops.backends import missing
 from tests.ops.cuda import emulate, parity
 
 pytestmark = pytest.mark.usefixtures("order")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Some tiles to a CTA, all that a panel has, and one, as by default with so few.
+CUTS = (
+    {"enough_ctas": 2, "most_tiles": 3},
+    {"enough_ctas": 1, "most_tiles": 1 << 20},
+    {"enough_ctas": 1, "most_tiles": 1},
+)
 REDUCTIONS = ("none", "dim", "sample", "batchmean", "sum")
 
 
@@ -18,9 +25,11 @@ REDUCTIONS = ("none", "dim", "sample", "batchmean", "sum")
 def library(tmp_path_factory):
     missing("reference")
     try:
-        torch.ops.load_library(str(emulate.build(tmp_path_factory.mktemp("emulated"), "latent")))
+        path = emulate.build(tmp_path_factory.mktemp("emulated"), "latent")
     except LookupError as reason:
         pytest.skip(str(reason))
+    torch.ops.load_library(str(path))
+    return path
 
 
 @pytest.mark.usefixtures("poisoned_memory")
@@ -49,6 +58,31 @@ def test_parity_with_float64_in_every_layout(shape, dtype, reduction):
 def test_few_rows_are_cut_into_broad_panels(shape, dtype, reduction):
     """Broader than a CTA has threads for, or narrower: none may write beyond its own."""
     parity.check_parity(torch.Size(shape), dtype, reduction, "cpu", layouts=("contiguous",))
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("figures", CUTS, ids=str)
+@pytest.mark.parametrize("shape", [(700, 10), (61, 77), (30, 1300), (2, 3000)], ids=str)
+def test_parity_however_a_launch_is_cut(library, shape, figures):
+    """With several tiles to a CTA, the last of them and the last CTA cut short; with all of them; and with one."""
+    with cuda_cut(library, figures):
+        for reduction in REDUCTIONS:
+            parity.check_parity(
+                torch.Size(shape), torch.float32, reduction, "cpu", layouts=("contiguous", "packed")
+            )
+
+
+def test_the_order_of_sums_follows_the_cut(library):
+    """Else the test above would test the default again and again."""
+    x = torch.randn(5000, 30, generator=torch.Generator().manual_seed(0))
+
+    def kl(figures):
+        with cuda_cut(library, figures):
+            return torch.ops.betavae_fast.latent_kl_cuda(x, x, *parity.ANY, parity.REDUCTIONS["dim"])
+
+    default, others = kl({}), [kl(figures) for figures in CUTS]
+    assert not any(torch.equal(default, other) for other in others[:2]) and torch.equal(default, others[2])
+    assert torch.equal(kl({}), default)
 
 
 @pytest.mark.parametrize("shape", [(33, 12), (3, 2, 2, 5)], ids=str)

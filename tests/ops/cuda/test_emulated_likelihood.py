@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from benchmarks.cuts import cuda_cut
 from betavae_fast.ops.backends import missing
 from tests.ops.cuda import emulate
 from tests.ops.cuda import likelihood_parity as parity
@@ -14,9 +15,11 @@ pytestmark = pytest.mark.usefixtures("order")
 def library(tmp_path_factory):
     missing("reference")
     try:
-        torch.ops.load_library(str(emulate.build(tmp_path_factory.mktemp("emulated"), "likelihood")))
+        path = emulate.build(tmp_path_factory.mktemp("emulated"), "likelihood")
     except LookupError as reason:
         pytest.skip(str(reason))
+    torch.ops.load_library(str(path))
+    return path
 
 
 @pytest.mark.usefixtures("poisoned_memory")
@@ -36,6 +39,15 @@ def test_parity_with_float64_in_every_layout(dtype, kind, likelihood):
 def test_parity_whatever_the_shape(shape, kind):
     for dtype, reduction in ((torch.float32, "none"), (torch.bfloat16, "sample"), (torch.float32, "sum")):
         parity.check_parity(shape, dtype, kind, "bernoulli", reduction, "cpu")
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("tiles", [1, 3, 1 << 20])
+@pytest.mark.parametrize("shape", [(700, 10), (30, 1300), (40, 3, 5, 7)], ids=str)
+def test_parity_however_a_launch_is_cut(library, shape, tiles):
+    with cuda_cut(library, {"enough_ctas": 1, "most_tiles": tiles}):
+        for reduction in parity.NLL_REDUCTIONS:
+            parity.check_parity(shape, torch.float32, "uint8", "bernoulli", reduction, "cpu")
 
 
 def test_sums_over_many_ctas_are_those_of_one():

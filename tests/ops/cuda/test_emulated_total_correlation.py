@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from benchmarks.cuts import cuda_cut
 from betavae_fast.ops.backends import missing
 from betavae_fast.ops.schemas import ESTIMATORS
 from tests.ops.cuda import emulate
@@ -15,9 +16,11 @@ pytestmark = pytest.mark.usefixtures("poisoned_memory", "order")
 def library(tmp_path_factory):
     missing("reference")
     try:
-        torch.ops.load_library(str(emulate.build(tmp_path_factory.mktemp("emulated"), "total_correlation")))
+        path = emulate.build(tmp_path_factory.mktemp("emulated"), "total_correlation")
     except LookupError as reason:
         pytest.skip(str(reason))
+    torch.ops.load_library(str(path))
+    return path
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -35,6 +38,14 @@ def library(tmp_path_factory):
 )
 def test_parity_with_a_brute_force(size, dtype, estimator):
     parity.check_parity(*size, dtype, estimator, "cpu")
+
+
+@pytest.mark.parametrize("ctas", [1, 7, 1 << 20])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("size", [(130, 2), (290, 7)], ids=str)
+def test_parity_however_many_ctas_share_what_is_streamed(library, size, estimator, ctas):
+    with cuda_cut(library, {"mixture_ctas": ctas}):
+        parity.check_parity(*size, torch.float32, estimator, "cpu")
 
 
 @pytest.mark.parametrize("dtype", parity.DTYPES, ids=str)

@@ -1,0 +1,60 @@
+"""Launches of our GPU kernels, cut otherwise than they are by default.
+
+The order of sums follows the cut, so that their last bits may differ.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+_TRITON = {
+    "latent": "betavae_fast.ops.triton.tiles",
+    "total_correlation": "betavae_fast.ops.triton.total_correlation",
+}
+
+
+class _Tuning(ctypes.Structure):
+    """The struct of that name in csrc/cuda/tuning.h."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("enough_ctas", "most_tiles", "mixture_ctas")]
+
+
+@contextmanager
+def cuda_cut(library: Path, figures: Mapping[str, int]) -> Iterator[None]:
+    """Within the block, the launches of this CUDA library are cut by other ``figures``, named as in
+    csrc/cuda/tuning.h."""
+    find = ctypes.CDLL(str(library)).betavae_fast_cuda_tuning
+    find.restype = ctypes.POINTER(_Tuning)
+    with _changed(find().contents, figures):
+        yield
+
+
+@contextmanager
+def triton_cut(op: str, figures: Mapping[str, int]) -> Iterator[None]:
+    """Within the block, Triton's launches of an op are cut by other ``figures``, the constants of ops/triton."""
+    from betavae_fast.ops.triton.tiles import row_tiling
+
+    with _changed(importlib.import_module(_TRITON[op]), figures):
+        row_tiling.cache_clear()
+        try:
+            yield
+        finally:
+            row_tiling.cache_clear()
+
+
+@contextmanager
+def _changed(holder: object, figures: Mapping[str, int]) -> Iterator[None]:
+    before = {name: getattr(holder, name) for name in figures}
+    if not all(value >= 1 for value in figures.values()):
+        raise ValueError(f"each figure must be at least 1, got {dict(figures)}")
+    try:
+        for name, value in figures.items():
+            setattr(holder, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(holder, name, value)

@@ -1,0 +1,170 @@
+"""Tries other cuts of the GPU kernels' work than the default: ``python -m benchmarks.tuning --device cuda``.
+
+Forward and backward of the latent op and of the total correlation, with more and with fewer CTAs or programs, of more and
+of fewer tiles. Each is recorded as a CUDA graph, so that the kernels are timed and not the host. Writes
+tuning/MACHINE.json anew after each problem.
+
+On a CPU the C++ kernels, whose cut is fixed, stand in: that rehearses the command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+
+import torch
+
+from benchmarks import RESULTS
+from benchmarks.arguments import available, command, writable
+from benchmarks.cuts import cuda_cut, triton_cut
+from betavae_fast.bench import machine
+from betavae_fast.bench.headline import seconds
+from betavae_fast.bench.registry import DTYPES, Op, Shape, get
+from betavae_fast.bench.results import Provenance, write_json
+from betavae_fast.bench.runner import task
+from betavae_fast.bench.timing import CpuClock, CudaClock, Effort, Task, Timing, interleave
+from betavae_fast.ops.backends import CUDA_LIBRARY
+
+Figures = Mapping[str, int]
+
+# Large, middling and small ones of the latent op, and batches of the total correlation.
+PROBLEMS: dict[str, tuple[tuple[str, Shape, str], ...]] = {
+    "cuda": (
+        ("latent", (1 << 20, 64), "fp32"),
+        ("latent", (1 << 20, 64), "bf16"),
+        ("latent", (16384, 64), "fp32"),
+        ("latent", (4096, 10), "fp32"),
+        ("total_correlation", (2048, 10), "fp32"),
+        ("total_correlation", (8192, 10), "fp32"),
+    ),
+    "cpu": (("latent", (16, 3), "fp32"), ("total_correlation", (16, 3), "fp32")),
+}
+# Where one CTA or program would be enough, each takes the most tiles, whatever the shape. The default's cut is among
+# them, which shows how far two measurements of the same differ.
+_TILES = (1, 2, 4, 8, 16, 32, 64)
+CUTS: dict[tuple[str, str], tuple[Figures, ...]] = {
+    ("cuda", "latent"): tuple({"enough_ctas": 1, "most_tiles": tiles} for tiles in _TILES),
+    ("cuda", "total_correlation"): tuple({"mixture_ctas": ctas} for ctas in (512, 1024, 2048, 4096)),
+    ("triton", "latent"): tuple({"MANY_PROGRAMS": 1, "MOST_TILES": tiles} for tiles in _TILES),
+    ("triton", "total_correlation"): tuple(
+        {"MANY_PROGRAMS": programs, "MOST_PARTS": parts}
+        for programs, parts in product((512, 1024, 4096), (16, 32))
+    ),
+    ("cpp", "latent"): (),
+    ("cpp", "total_correlation"): (),
+}
+BACKENDS = {"cuda": ("cuda", "triton"), "cpu": ("cpp",)}
+DEFAULT = "default"
+_EFFORT = {
+    "cuda": Effort(sample_seconds=0.002, task_seconds=0.1, min_samples=5, max_samples=30),
+    "cpu": Effort(sample_seconds=0.0005, task_seconds=0.01, min_samples=3, max_samples=5),
+}
+
+
+@dataclass(frozen=True)
+class Tried:
+    """The seconds of one forward and backward pass, under each cut."""
+
+    op: str
+    shape: Shape
+    dtype: str
+    backend: str
+    cuts: dict[str, Timing]
+    failed: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Sweep(Provenance):
+    tried: tuple[Tried, ...]
+
+
+def try_cuts(op: Op, shape: Shape, dtype: str, backend: str, device: torch.device) -> Tried:
+    """Time one problem under every cut of a backend, side by side."""
+    contender = next(c for c in op.contenders(device.type) if c.name == backend)
+    if contender.missing:
+        return Tried(op.name, shape, dtype, backend, {}, {DEFAULT: contender.missing})
+    problem, forward = op.setup(shape, DTYPES[dtype], device, 0), contender.build()
+    record = _recorder(device)
+    tasks, failed = [], {}
+    for figures in ({}, *CUTS[backend, op.name]):
+        name = " ".join(f"{what}={value}" for what, value in figures.items()) or DEFAULT
+        try:
+            with _cut(backend, op.name, figures):
+                call = task("forward+backward", name, problem, forward, max_calls=1).call
+                tasks.append(Task(name, record(lambda call=call: call(None))))  # type: ignore[misc]
+        except Exception as error:  # whatever one cut does to a compiler or a launch, the others can be timed
+            failed[name] = f"{type(error).__name__}: {error}"
+    clock = CpuClock() if device.type == "cpu" else CudaClock(flush=False)
+    cuts = interleave(tasks, clock, _EFFORT[device.type]) if tasks else {}
+    return Tried(op.name, shape, dtype, backend, cuts, failed)
+
+
+def _cut(backend: str, op: str, figures: Figures) -> AbstractContextManager[None]:
+    match backend:
+        case "cuda":
+            return cuda_cut(CUDA_LIBRARY, figures)
+        case "triton":
+            return triton_cut(op, figures)
+    return nullcontext()
+
+
+def _recorder(device: torch.device) -> Callable[[Callable[[], object]], Callable[[object], object]]:
+    """Makes of a call what is timed: on a GPU the replay of its graph. The graphs share their memory, as none reads what
+    another has left there."""
+    if device.type == "cpu":
+        return lambda call: lambda _: call()
+    pool = torch.cuda.graph_pool_handle()
+
+    def record(call: Callable[[], object]) -> Callable[[object], object]:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            call()  # compiles
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            call()
+        return lambda _: graph.replay()
+
+    return record
+
+
+def lines(tried: Tried) -> Iterator[str]:
+    """The fastest first, and then what failed."""
+    about = f"{tried.op} {tried.shape} {tried.dtype} {tried.backend}"
+    for name, timing in sorted(tried.cuts.items(), key=lambda item: item[1].p50):
+        beside = (
+            f", {timing.p50 / tried.cuts[DEFAULT].p50:.3f} of the default" if DEFAULT in tried.cuts else ""
+        )
+        yield f"{about}: {name}: {seconds(timing.p50)}{beside}"
+    for name, why in tried.failed.items():
+        yield f"FAILED {about}: {name}: {why}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 1 if a cut could not be tried."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.tuning", description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+    )
+    parser.add_argument("--device", type=available, choices=PROBLEMS, default="cuda")
+    parser.add_argument("--out", type=writable, help="default: benchmarks/results/tuning/MACHINE.json")
+    args = parser.parse_args(arguments)
+    device = torch.device(args.device)
+    out: Path = args.out or RESULTS / "tuning" / f"{machine.kind(device)}.json"
+    origin = {"command": command("benchmarks.tuning", arguments), **machine.provenance(device)}
+    tried: list[Tried] = []
+    for backend, (name, shape, dtype) in product(BACKENDS[args.device], PROBLEMS[args.device]):
+        tried.append(try_cuts(get(name), shape, dtype, backend, device))
+        print("\n".join(lines(tried[-1])), flush=True)
+        write_json(out, asdict(Sweep(**origin, tried=tuple(tried))))
+    return int(any(entry.failed for entry in tried))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,12 @@
+#include "tuning.h"
+
+namespace betavae_fast::cuda {
+
+Tuning tuning;
+
+}  // namespace betavae_fast::cuda
+
+// The process's tuning, for the caller to read and to change while no operator of the library runs.
+extern "C" __attribute__((visibility("default"))) betavae_fast::cuda::Tuning* betavae_fast_cuda_tuning() {
+  return &betavae_fast::cuda::tuning;
+}
