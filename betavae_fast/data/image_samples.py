@@ -230,12 +230,23 @@ def _meaning(image: ImageFile.ImageFile, content: bytes) -> str:
         return "LA"
     if image.format == "TIFF" and stored.startswith("RGBa"):
         return "RGBa"
-    # A TGA file tells how many bits of a pixel are its opacity. Pillow takes any fourth channel for it.
-    if image.format == "TGA" and image.mode in ("RGBA", "LA") and content[17] & 15 == 0:
-        if image.mode == "LA":
+    if image.format == "TGA" and image.mode in ("RGBA", "LA"):
+        return _meaning_of_tga(image.mode, content)
+    return "RGBA" if image.mode in ("P", "PA") else image.mode
+
+
+def _meaning_of_tga(mode: str, content: bytes) -> str:
+    """The mode of pixels with a channel more than their colours, which Pillow takes for opacity always.
+
+    The header tells how many bits of a pixel are opacity, and a file's extension whether they are multiplied into it.
+    """
+    if content[17] & 15 == 0:
+        if mode == "LA":
             raise UnusableImageError("a grey TGA of 16 bits that declares no opacity; save it as PNG")
         return "RGBX"
-    return "RGBA" if image.mode in ("P", "PA") else image.mode
+    extension = int.from_bytes(content[-26:-22], "little") if content.endswith(b"TRUEVISION-XFILE.\0") else 0
+    premultiplied = extension > 0 and content[extension + 494 : extension + 495] == b"\4"
+    return mode.replace("A", "a") if premultiplied else mode
 
 
 def _check_palette_of_pcx(image: ImageFile.ImageFile, content: bytes) -> None:

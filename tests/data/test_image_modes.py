@@ -452,9 +452,12 @@ def few_bits(source: Source) -> Picture:
         index = source.samples(1)[..., 0]
         content = tga(index.astype(np.uint8), 1, 0, pixels)
         return Picture(content, ".tga", over_black(colours, alpha)[index], coloured=True)
-    declared = source.pick(0, widths[3])
-    truth = over_black(colours, alpha) if declared else colours
-    return Picture(tga(pixels, 2, declared), ".tga", truth, coloured=True)
+    declared, premultiplied = source.pick((0, False), (widths[3], False), (widths[3], True))
+    content = tga(pixels, 2, declared)
+    if premultiplied:
+        content += bytes(494) + b"\4" + struct.pack("<II", len(content), 0) + b"TRUEVISION-XFILE.\0"
+    truth = over_black(colours, alpha) if declared and not premultiplied else colours
+    return Picture(content, ".tga", truth, coloured=True)
 
 
 def refused(source: Source) -> Picture:
