@@ -9,6 +9,7 @@ from math import log, pi
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from betavae_fast.ops.eager.groups import row_groups, total
 from betavae_fast.ops.schemas import LIKELIHOODS, REDUCTIONS, empty_nll, kl_dtype, library, widest_dtype
@@ -33,10 +34,18 @@ def _operands(x: Tensor, t: Tensor, likelihood: int, scale: float) -> tuple[Tens
     return (deviation,) * 2 if scale == 1 else (deviation.div_(scale),) * 2
 
 
+def _dense(x: Tensor) -> Tensor:
+    """``x`` without gaps in memory: torch's vectors do not round as its loops over strided numbers do."""
+    if x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last):
+        return x
+    return x.clone()
+
+
 def _element_nll(x: Tensor, t: Tensor, likelihood: int) -> Tensor:
     """Each pixel's NLL but for the factor and the constant."""
     if likelihood == LIKELIHOODS["bernoulli"]:
-        return x.abs().neg_().exp_().log1p_().add_(x.clamp(min=0)).addcmul_(x, t, value=-1)
+        # log(1 + e^x) − x t; beyond 40 the logarithm is x to the last digit, in float64 too.
+        return softplus(_dense(x), threshold=40).addcmul_(x, t, value=-1)
     return x.square() if likelihood == LIKELIHOODS["gaussian"] else x.abs()
 
 
@@ -99,7 +108,8 @@ def likelihood_forward(
             images = torch.sum(element.unsqueeze(-1), tuple(range(1, decoded.dim() + 1)), out=out_nll)
             sums.append(images.sum(dtype=widest_dtype(decoded.device)))
         if out_grad is not None:
-            slope = _element_grad(*operands, likelihood, element, _has_nan(sums[-1]))
+            has_nan = likelihood == LIKELIHOODS["laplace"] and _has_nan(sums[-1])
+            slope = _element_grad(*operands, likelihood, element, has_nan)
             torch.mul(slope, g, out=out_grad)
     summed = nll if for_each_row else total(sums)
     if likelihood == LIKELIHOODS["gaussian"]:

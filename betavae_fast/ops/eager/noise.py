@@ -30,7 +30,10 @@ def _constants(dtype: type[np.generic], *values: float) -> tuple[NDArray[Any], .
     return tuple(np.array(value, dtype) for value in values)
 
 
-_8, _32, _MASK, _M0, _M1 = _constants(np.uint64, 8, 32, 0xFFFFFFFF, *noise.MULTIPLIERS)
+_8, _32, _MASK = _constants(np.uint64, 8, 32, 0xFFFFFFFF)
+# Words 2 and 0 by row; what the rounds add to the key's halves, which are rows too.
+_MULTIPLIERS = np.array(noise.MULTIPLIERS[::-1], np.uint64)[:, None]
+_ROUND_KEYS = np.arange(10, dtype=np.uint64)[:, None, None] * np.array(noise.WEYL, np.uint64)[:, None]
 _ONE, _TWO, _EIGHT, _23, _24, _31 = _constants(np.int32, 1, 2, 8, 23, 24, 31)
 _SIGN, _SQRT_HALF_BITS = _constants(np.int32, -(1 << 31), noise.SQRT_HALF_BITS)
 _UNIT, _ULP, _TWO_LN2 = _constants(np.float32, 1, 2.0**-24, noise.TWO_LN2)
@@ -43,22 +46,16 @@ Words = NDArray[np.uint64]
 def philox(seed: int, stream: int, blocks: Words) -> tuple[Words, Words]:
     """``noise.philox``: the blocks' words 0 and 2, and their words 1 and 3, each of shape (2, blocks)."""
     even, odd, products = (np.empty((2, len(blocks)), np.uint64) for _ in range(3))
-    (c0, c2), (c1, c3), (product1, product0) = even, odd, products
-    np.bitwise_and(blocks, _MASK, out=c0)
-    np.right_shift(blocks, _32, out=c1)
-    c2[:], c3[:] = stream & 0xFFFFFFFF, stream >> 32 & 0xFFFFFFFF
-    rounds = np.arange(10, dtype=np.uint64)
-    keys0, keys1 = (
-        (rounds * np.uint64(w) + np.uint64(half)) & _MASK
-        for w, half in zip(noise.WEYL, (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF), strict=True)
-    )
-    for k0, k1 in zip(keys0, keys1, strict=True):
-        np.multiply(c0, _M0, out=product0)
-        np.multiply(c2, _M1, out=product1)
+    np.bitwise_and(blocks, _MASK, out=even[0])
+    np.right_shift(blocks, _32, out=odd[0])
+    even[1], odd[1] = stream & 0xFFFFFFFF, stream >> 32 & 0xFFFFFFFF
+    halves = np.array([[seed & 0xFFFFFFFF], [seed >> 32 & 0xFFFFFFFF]], np.uint64)
+    swapped = even[::-1]  # words 2 and 0: a round leaves the product of each where the other was
+    for key in _ROUND_KEYS + halves & _MASK:
+        np.multiply(swapped, _MULTIPLIERS, out=products)
         np.right_shift(products, _32, out=even)
         even ^= odd
-        c0 ^= k0
-        c2 ^= k1
+        even ^= key
         np.bitwise_and(products, _MASK, out=odd)
     return even, odd
 
