@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import exp, log
 
 import numpy as np
@@ -29,7 +29,8 @@ from torch import Tensor
 from benchmarks import RESULTS
 from benchmarks.arguments import at_least, command, writable_folder
 from betavae_fast.bench import machine
-from betavae_fast.bench.results import Provenance, write_json
+from betavae_fast.bench.results import Provenance
+from betavae_fast.files import write_json
 from betavae_fast.functional import KLDecomposition, kl_decomposition
 
 DIM = 10
@@ -238,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         measurements=measurements,
     )
     show(results, console)
-    write_json(args.out / "bias.json", asdict(results))
+    write_json(args.out / "bias.json", results)
     draw(measurements).savefig(args.out / "bias.png", dpi=110)
     console.print(f"Written to {args.out}", highlight=False, soft_wrap=True)
     return 0

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -23,7 +23,8 @@ from rich.console import Console
 from benchmarks import RESULTS
 from benchmarks.arguments import command, positive, writable
 from betavae_fast.bench import machine
-from betavae_fast.bench.results import Provenance, write_json
+from betavae_fast.bench.results import Provenance
+from betavae_fast.files import write_json
 from betavae_fast.training.metrics import read_metrics
 from betavae_fast.training.run_folder import RunFolder
 
@@ -115,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings=tuple(settings),
     )
     out = args.out or RESULTS / "busy" / f"{machine.kind(device)}.json"
-    write_json(out, asdict(results))
+    write_json(out, results)
     console.print(f"Written to {out}")
     return 0
 

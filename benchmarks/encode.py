@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import get_args
 
 import torch
@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from benchmarks import RESULTS
 from benchmarks.arguments import available, command, positive, writable
 from betavae_fast.bench import machine
-from betavae_fast.bench.results import Provenance, write_json
+from betavae_fast.bench.results import Provenance
 from betavae_fast.bench.timing import CpuClock, CudaClock, Effort, Task, Timing, interleave
 from betavae_fast.choices import Architecture
 from betavae_fast.data import load_dataset
 from betavae_fast.data.images import ImageDataset
 from betavae_fast.evaluation.encoding import encode
+from betavae_fast.files import write_json
 from betavae_fast.nn import BetaVAE
 from betavae_fast.training.memory import keep_freed_memory
 
@@ -121,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(f"{name}: {rate:,.0f} images/s", highlight=False)
     console.print(f"{results.speedup:.2f}× eager", highlight=False)
     out = args.out or RESULTS / "encode" / f"{machine.kind(device)}.json"
-    write_json(out, asdict(results))
+    write_json(out, results)
     console.print(f"Written to {out}", highlight=False, soft_wrap=True)
     return 0
 

@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from math import log, pi
 from pathlib import Path
@@ -29,8 +29,9 @@ from benchmarks.arguments import command, positive, writable
 from betavae_fast.bench import latent, likelihood, machine, parity, total_correlation
 from betavae_fast.bench.headline import seconds
 from betavae_fast.bench.registry import Contender, Forward, Op, Outputs, Problem, Shape
-from betavae_fast.bench.results import Provenance, write_json
+from betavae_fast.bench.results import Provenance
 from betavae_fast.bench.timing import BRIEF, QUICK, CpuClock, Task, Timing, interleave
+from betavae_fast.files import write_json
 from betavae_fast.functional import (
     bernoulli_nll,
     gaussian_kl,
@@ -271,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     show(results, console)
     if args.out or not (args.functions or args.quick):
         out = args.out or RESULTS / "fallback" / f"{machine.kind(device)}.json"
-        write_json(out, asdict(results))
+        write_json(out, results)
         console.print(f"Written to {out}", highlight=False, soft_wrap=True)
     return 0
 

@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,8 +23,9 @@ from benchmarks.arguments import available, command, positive, writable
 from betavae_fast.bench import machine
 from betavae_fast.bench.headline import seconds
 from betavae_fast.bench.latent import setup
-from betavae_fast.bench.results import Provenance, write_json
+from betavae_fast.bench.results import Provenance
 from betavae_fast.bench.timing import CpuClock, CudaClock, Effort, Task, Timing, interleave
+from betavae_fast.files import write_json
 from betavae_fast.functional import reparameterize_kl
 from betavae_fast.functional.checks import choose_backend
 from betavae_fast.noise import make_rng
@@ -131,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     show(results, console)
     out = args.out or RESULTS / "latency" / f"{machine.kind(device)}.json"
-    write_json(out, asdict(results))
+    write_json(out, results)
     console.print(f"Written to {out}", highlight=False, soft_wrap=True)
     return 0
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks import ROOT
 from benchmarks.processes import GRACE_SECONDS, started
-from betavae_fast.bench.results import write_json
+from betavae_fast.files import write_json
 
 # Also pytest's "[gw3] [ 40%] FAILED tests/…", of a test that has just ended, and its summary's "FAILED tests/… - reason".
 _FAILED = re.compile(r"^(?:\[gw\d+\] \[ *\d+%\] )?(?:FAILED|ERROR) (\S.*?)\s*$", re.MULTILINE)

@@ -24,7 +24,7 @@ from benchmarks import RESULTS, ROOT
 from benchmarks.arguments import at_least, command, writable_folder
 from betavae_fast.choices import ACTIVE_NATS
 from betavae_fast.data import DatasetError, ImageDataset, load_dataset
-from betavae_fast.data.cache import atomic_writer
+from betavae_fast.files import atomic_writer
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.loop import train
 from betavae_fast.training.metrics import Metrics

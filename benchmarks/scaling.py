@@ -25,8 +25,8 @@ from benchmarks.arguments import at_least, command, positive, writable_folder
 from betavae_fast.bench import machine
 from betavae_fast.bench.headline import size
 from betavae_fast.bench.registry import Problem
-from betavae_fast.bench.results import write_json
 from betavae_fast.bench.total_correlation import contenders, setup
+from betavae_fast.files import write_json
 
 DIM = 10
 # Eager needs a gigabyte at 2,048, and 16 at 8,192.

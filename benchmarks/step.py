@@ -16,7 +16,7 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -32,7 +32,8 @@ from benchmarks.arguments import at_least, available, command, positive, writabl
 from benchmarks.trainers import IMAGES, TRAINERS, Trainer
 from betavae_fast.bench import machine
 from betavae_fast.bench.headline import seconds, times
-from betavae_fast.bench.results import Provenance, write_json
+from betavae_fast.bench.results import Provenance
+from betavae_fast.files import write_json
 
 NETWORK = f"burgess, 1×64×64, 10 channels, Bernoulli, β = 4, float32, {IMAGES:,} images in memory"
 BATCH_SIZES = {"cpu": (64, 1024), "cuda": (64, 512, 4096, 16384)}
@@ -358,7 +359,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             failed=results.failed | {f"{name}, {images}": why for name, why in failed.items()},
             left_out={other: why for other, why in results.left_out.items() if other != images},
         )
-        write_json(out, asdict(results))
+        write_json(out, results)
     show(results, console)
     console.print(f"Written to {out}", highlight=False, soft_wrap=True)
     for contender, why in results.failed.items():

@@ -12,7 +12,7 @@ import json
 import sys
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
@@ -25,7 +25,8 @@ from benchmarks.arguments import available, command, positive, writable
 from benchmarks.step import NETWORK
 from benchmarks.trainers import TRAINERS
 from betavae_fast.bench import machine
-from betavae_fast.bench.results import Provenance, write_json
+from betavae_fast.bench.results import Provenance
+from betavae_fast.files import write_json
 
 CONTENDERS = ("eager", "pythae", "ours")
 BATCH_SIZE, TARGET, WINDOW, MOST_STEPS = 64, 150.0, 50, 4000
@@ -105,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         absent=absent,
     )
     out = args.out or RESULTS / "time-to-loss" / f"{machine.kind(device)}.json"
-    write_json(out, asdict(results))
+    write_json(out, results)
     console.print(f"Written to {out}")
     return 0
 

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,7 +28,8 @@ from benchmarks import RESULTS, ROOT
 from benchmarks.arguments import available, command, positive, writable
 from benchmarks.processes import started
 from betavae_fast.bench import machine
-from betavae_fast.bench.results import Provenance, write_json
+from betavae_fast.bench.results import Provenance
+from betavae_fast.files import write_json
 from betavae_fast.training.checkpoint import load_checkpoint
 from betavae_fast.training.metrics import read_metrics
 from betavae_fast.training.run_folder import RunFolder
@@ -125,14 +126,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = args.out or RESULTS / "train" / f"{machine.kind(device)}.json"
     console = Console(highlight=False, soft_wrap=True, markup=False)
     results = Training(command=command("benchmarks.training", arguments), **machine.provenance(device))
-    write_json(out, asdict(results))  # nothing is known yet
+    write_json(out, results)  # nothing is known yet
     failed: list[str] = []
     speeds, steps, log_every = SPEEDS, SHORT_STEPS, LOG_EVERY
 
     def keep(**found: Any) -> None:
         nonlocal results
         results = replace(results, **found)
-        write_json(out, asdict(results))
+        write_json(out, results)
 
     with tempfile.TemporaryDirectory(prefix="betavae-fast-training-") as name:
         options = ["--data", args.data]

@@ -25,9 +25,10 @@ from benchmarks.cuts import cuda_cut, triton_cut
 from betavae_fast.bench import machine
 from betavae_fast.bench.headline import seconds
 from betavae_fast.bench.registry import DTYPES, Op, Shape, get
-from betavae_fast.bench.results import Provenance, write_json
+from betavae_fast.bench.results import Provenance
 from betavae_fast.bench.runner import task
 from betavae_fast.bench.timing import CpuClock, CudaClock, Effort, Task, Timing, interleave
+from betavae_fast.files import write_json
 from betavae_fast.ops.backends import CUDA_LIBRARY
 
 Figures = Mapping[str, int]

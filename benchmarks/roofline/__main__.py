@@ -22,7 +22,7 @@ from benchmarks.roofline.kernels import TRITON, Row, of_cuda, of_triton
 from benchmarks.roofline.machines import MACHINES
 from benchmarks.roofline.model import Kernel
 from benchmarks.roofline.table import FILE, PAGE, entry, slower, write_page
-from betavae_fast.bench.results import write_json
+from betavae_fast.files import write_json
 
 _ARCHS = {"sm_90": 90, "sm_80": 80}
 _OF_PAIRS = "total_correlation"

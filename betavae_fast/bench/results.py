@@ -7,15 +7,14 @@ machine; the command in it writes it anew.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
 from betavae_fast.bench.parity import Error
 from betavae_fast.bench.registry import Shape
-from betavae_fast.data.cache import atomic_writer
+from betavae_fast.files import write_json
 
 
 @dataclass(frozen=True)
@@ -123,14 +122,7 @@ class Results:
         return f"{self.op}-{self.machine['kind']}.json"
 
     def save(self, path: Path) -> None:
-        write_json(path, asdict(self))
-
-
-def write_json(path: Path, document: Mapping[str, object]) -> None:
-    """Any result file, whole or not at all; its folder is made. ValueError for a number that is not finite."""
-    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
-    with atomic_writer(path) as file:
-        file.write(f"{text}\n".encode())
+        write_json(path, self)
 
 
 def check_writable(path: Path) -> None:

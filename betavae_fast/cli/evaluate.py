@@ -159,13 +159,13 @@ def _write(
     console: Console,
 ) -> None:
     """Write evaluation.json, the pictures and report.html into ``results``, and print what was found."""
-    from betavae_fast.data.cache import atomic_writer
     from betavae_fast.evaluation.evaluate import write_evaluation
     from betavae_fast.evaluation.evaluation_pictures import write_evaluation_pictures
     from betavae_fast.evaluation.html import render_run
     from betavae_fast.evaluation.report import MAX_TRAVERSED, write_pictures
     from betavae_fast.evaluation.summary import choose_images
     from betavae_fast.evaluation.traversal_files import write_moving_traversal
+    from betavae_fast.files import atomic_writer
 
     write_evaluation(results.evaluation, evaluation)
     summary = evaluation.summary
@@ -190,11 +190,10 @@ def _compare(out: Path, runs: Sequence[EvaluatedRun], seed: int, console: Consol
     """The comparison of several runs, in ``out``."""
     import numpy as np
 
-    from betavae_fast.data.cache import atomic_writer
     from betavae_fast.evaluation import pictures
     from betavae_fast.evaluation.html import render_comparison
-    from betavae_fast.evaluation.json_values import write_json
     from betavae_fast.evaluation.metrics import udr_scores
+    from betavae_fast.files import atomic_writer, write_json
 
     evaluations = [run.evaluation for run in runs]
     udr = None

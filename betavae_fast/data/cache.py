@@ -1,30 +1,24 @@
-"""Files the package keeps between runs: where, how they are written, and packed rows with a checksum."""
+"""The files that data sets keep between runs: their folder, and packed rows with a checksum."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import secrets
 import tempfile
-import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from betavae_fast.files import atomic_writer
+
 from .errors import DatasetError
 
 _HEADER_BYTES = 4096  # a page, so that the rows behind it are mapped on a page boundary
-_STALE_SECONDS = 3600.0
-_TOKEN_BYTES = 8
-_STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 def cache_directory(cache_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -44,58 +38,6 @@ def cache_directory(cache_dir: str | os.PathLike[str] | None = None) -> Path:
         return Path.home() / ".cache" / "betavae_fast"
     except RuntimeError:  # neither $HOME nor an entry in the system's list of users
         return Path(tempfile.gettempdir()) / f"betavae_fast-{os.getuid()}"
-
-
-@contextmanager
-def atomic_writer(path: Path) -> Iterator[BinaryIO]:
-    """Opens a temporary neighbour of `path`, renamed to `path` once it is whole and on disk.
-
-    A reader sees the old file or the new one, never a part; of several writers the last one wins. If the
-    block raises, nothing is left. Leftovers of writers that were killed are removed once they are an hour
-    old.
-
-    Raises: OSError, which names `path`, if the disk is full or refuses.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        with suppress(FileNotFoundError):  # its writer may finish at this moment
-            if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
-                leftover.unlink()
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(_TOKEN_BYTES)}.tmp")
-    try:
-        # "x" rather than tempfile: the file gets the permissions of the user's umask, so a shared cache can
-        # be shared.
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        _name_storage_error(error, path)
-        raise
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Within the block, an error of a full or failing disk names `path`: a write fails without a file's name."""
-    try:
-        yield
-    except OSError as error:
-        _name_storage_error(error, path)
-        raise
-
-
-def _name_storage_error(error: BaseException, path: Path) -> None:
-    if isinstance(error, OSError) and error.errno in _STORAGE_ERRORS:
-        error.filename = str(path)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Removes what killed `atomic_writer`s left in `folder`, however new: nobody else may be writing there."""
-    for leftover in folder.glob(f".*.{'[0-9a-f]' * 2 * _TOKEN_BYTES}.tmp"):
-        leftover.unlink(missing_ok=True)
 
 
 def _header(rows: npt.NDArray[np.uint8]) -> bytes:

@@ -6,7 +6,8 @@ import hashlib
 import urllib.request
 from pathlib import Path
 
-from .cache import atomic_writer
+from betavae_fast.files import atomic_writer
+
 from .errors import DatasetError
 from .progress import progress_bar
 

@@ -18,9 +18,9 @@ from betavae_fast.data.images import ImageDataset
 from betavae_fast.evaluation.encoding import Encoding, encode
 from betavae_fast.evaluation.factor_table import FactorTable, factor_table
 from betavae_fast.evaluation.findings import findings
-from betavae_fast.evaluation.json_values import write_json
 from betavae_fast.evaluation.scores import Scored, ScoreRow, score, score_rows
 from betavae_fast.evaluation.summary import Summary, summarise
+from betavae_fast.files import write_json
 from betavae_fast.nn import BetaVAE
 
 FORMAT = 1

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from betavae_fast.choices import ACTIVE_NATS
 from betavae_fast.data.images import ImageDataset
-from betavae_fast.evaluation.json_values import write_json
+from betavae_fast.files import write_json
 from betavae_fast.nn import BetaVAE, BetaVAELoss, split_kl
 from betavae_fast.training.metrics import Metrics
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from betavae_fast.data.cache import atomic_writer
 from betavae_fast.evaluation import pictures
 from betavae_fast.evaluation.encoding import Encoding
 from betavae_fast.evaluation.summary import Channel
 from betavae_fast.evaluation.traversal import posterior_values, traverse
+from betavae_fast.files import atomic_writer
 from betavae_fast.nn import BetaVAE
 
 EXTENT = 3.0  # standard deviations on either side

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from betavae_fast.data.cache import atomic_writer, remove_leftovers
 from betavae_fast.data.identity import DataIdentity
+from betavae_fast.files import atomic_writer, remove_leftovers
 from betavae_fast.nn import BetaVAE
 from betavae_fast.objectives import Objective
 from betavae_fast.training.config import TrainConfig

@@ -11,7 +11,7 @@ from types import TracebackType
 from torch.utils.tensorboard import SummaryWriter
 
 from betavae_fast.choices import ACTIVE_NATS
-from betavae_fast.data.cache import atomic_writer, naming
+from betavae_fast.files import atomic_writer, naming
 from betavae_fast.training.sealed import CheckpointError
 
 

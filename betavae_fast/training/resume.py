@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from betavae_fast.data.cache import remove_leftovers
 from betavae_fast.data.errors import DatasetError
 from betavae_fast.data.identity import describe_difference
 from betavae_fast.data.images import ImageDataset
+from betavae_fast.files import remove_leftovers
 from betavae_fast.training.checkpoint import (
     Checkpoint,
     has_checkpoint,

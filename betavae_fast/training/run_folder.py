@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from betavae_fast.data.cache import remove_leftovers
 from betavae_fast.data.identity import DataIdentity
+from betavae_fast.files import remove_leftovers
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.sealed import CheckpointError, read_sealed, write_sealed
 

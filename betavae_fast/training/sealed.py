@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from betavae_fast.data.cache import atomic_writer
+from betavae_fast.files import atomic_writer
 
 _SEAL = b',\n  "sha256": "'
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import training
 from benchmarks.training import Speed, Training, load
-from betavae_fast.bench.results import write_json
+from betavae_fast.files import write_json
 
 KEPT = Training("python -m benchmarks.training", "", {}, {}, {})
 

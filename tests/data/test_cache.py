@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from betavae_fast.data import DatasetError
-from betavae_fast.data.cache import atomic_writer, cache_directory, load_or_build, read_rows, write_rows
+from betavae_fast.data.cache import cache_directory, load_or_build, read_rows, write_rows
+from betavae_fast.files import atomic_writer
 
 ROWS = np.random.default_rng(0).integers(0, 256, (50, 16), dtype=np.uint8)
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from betavae_fast.data.cache import atomic_writer
+from betavae_fast.files import atomic_writer
 
 Images = NDArray[np.floating]  # (..., C, H, W) in [0, 1]
 

@@ -2,8 +2,8 @@
 
 The formulas are the reference's, but for expm1(v) − v, which in float32 cancels near v = 0. With s = v clamped to ±⅛:
     expm1(v) − v = (expm1(s) − s) + (expm1(v) − expm1(s)) − (v − s)    expm1(s) − s = ½ s² (1 + s/3 (1 + s/4 (1 + …)))
-Within ±⅛ the last two differences are exactly 0, as expm1(s) is expm1(v) clamped. In float32 the result is right to 2.2e-6
-of itself, and to 1.8e-7 where a channel is almost unused. A mask that chose between two formulas would take as many steps.
+Within ±⅛ the last two differences are exactly 0, as expm1(s) is expm1(v) clamped. The relative error in float32 is up to
+2.2e-6, and 1.8e-7 where a channel is almost unused. A mask that chose between two formulas would take as many steps.
 """
 
 from __future__ import annotations

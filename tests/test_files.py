@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 
-from betavae_fast.evaluation.json_values import write_json
 from betavae_fast.evaluation.summary import Channel
+from betavae_fast.files import write_json
 
 
 def test_what_json_has_no_word_for_comes_back(tmp_path):
