@@ -10,18 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from betavae_fast.ops.batched import is_batched
 from betavae_fast.ops.handles import handles
 from betavae_fast.ops.reference import likelihood as reference
 
 _FORWARD, _BACKWARD, _FINISH = map(
     handles, ("likelihood_forward", "likelihood_backward", "likelihood_finish")
 )
-
-
-def _is_batched(x: Tensor) -> bool:
-    """Whether x stands for many tensors, under torch.func.vmap or is_grads_batched: one result cannot be theirs."""
-    functorch = torch._C._functorch
-    return functorch.is_batchedtensor(x) or functorch.is_legacy_batchedtensor(x)
 
 
 class Likelihood(torch.autograd.Function):
@@ -48,7 +43,7 @@ class Likelihood(torch.autograd.Function):
         # code, is differentiable to any order.
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             grad = reference.likelihood_backward(grad_nll, decoded, target, *ctx.settings)
-        elif (grad := ctx.grad) is None or _is_batched(grad_nll):
+        elif (grad := ctx.grad) is None or is_batched(grad_nll):
             grad = _BACKWARD[ctx.backend](grad_nll, decoded, target, *ctx.settings)
         else:
             ctx.grad = None
