@@ -141,7 +141,7 @@ class Assembly(NamedTuple):
         }
 
 
-def _read(launches: Sequence[Launch], capability: int) -> list[Assembly]:
+def read(launches: Sequence[Launch], capability: int) -> list[Assembly]:
     variants = [compiled(launch, capability) for launch in launches]
     cubins = [variant.asm["cubin"] for variant in variants]
     codes = sass.disassemble(cubins, f"SM{capability}")
@@ -177,14 +177,14 @@ def _launch(op: str, variant: str, dtype: torch.dtype) -> Launch:
 
 
 def assemble(op: str, variant: str, dtype: torch.dtype, capability: int) -> Assembly:
-    return _read([_launch(op, variant, dtype)], capability)[0]
+    return read([_launch(op, variant, dtype)], capability)[0]
 
 
 def assemble_all(op: str, capability: int) -> dict[tuple[str, str], Assembly]:
     """By variant and name of the dtype."""
     keys = list(product(VARIANTS[op], DTYPES))
     launches = [_launch(op, variant, DTYPES[name]) for variant, name in keys]
-    return dict(zip(keys, _read(launches, capability), strict=True))
+    return dict(zip(keys, read(launches, capability), strict=True))
 
 
 def key(dtype_name: str, capability: int) -> str:

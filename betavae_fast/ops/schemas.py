@@ -1,8 +1,8 @@
 """What every operator takes and returns: one schema and one fake an op, registered once for each backend.
 
-The operators are pure (but for ``likelihood_finish``, which says what it writes) and know nothing of autograd;
-``ops/latent.py`` and ``ops/likelihood.py`` join them to it. An implementation is reached as
-``torch.ops.betavae_fast.<op>_<backend>.default``; the backend's own module (or compiled library) provides it.
+The operators are pure (but for those that say what they write) and know nothing of autograd; the modules of ``ops``
+join them to it. An implementation is reached as ``torch.ops.betavae_fast.<op>_<backend>.default``; the backend's own
+module (or compiled library) provides it. What layers call has one name for all devices, without a backend's.
 """
 
 from __future__ import annotations
@@ -202,6 +202,18 @@ def _total_correlation_backward(
     return z.new_empty(z.shape), mu.new_empty(mu.shape), logvar.new_empty(logvar.shape)
 
 
+def _bias_relu_(x: Tensor, bias: Tensor) -> Tensor:
+    _check_devices(x, bias)
+    return x.new_empty(1, dtype=torch.int32)
+
+
+def _bias_relu_backward(
+    grad: Tensor, output: Tensor, counter: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    _check_devices(output, grad, counter)
+    return torch.empty_like(output), output.new_empty(output.shape[1], dtype=dtype)
+
+
 _POSTERIORS = "Tensor z, Tensor mu, Tensor logvar"
 _MIXTURE = "SymInt first_row, int dataset_size, int estimator"
 _PIXELS = "Tensor decoded, Tensor target, bool packed, int likelihood, float scale, int reduction"
@@ -244,6 +256,20 @@ OPS: dict[str, tuple[str, Callable[..., Any]]] = {
     ),
 }
 
+# What a network's layers call, with one implementation for each kind of device: op -> (signature, fake).
+LAYER_OPS: dict[str, tuple[str, Callable[..., Any]]] = {
+    # max(x + bias, 0) in place of x (B, C, ...), contiguous or channels_last; bias (C,) may have another dtype. Returns a
+    # counter, int32[1]: zero, without a launch of its own.
+    "bias_relu_": ("(Tensor(a!) x, Tensor bias) -> Tensor counter", _bias_relu_),
+    # The gradients of x, laid out as the output is, and of the bias, in ``dtype``. With a counter, which is zero before
+    # and after, a GPU needs one launch; without, a second one for large batches.
+    "bias_relu_backward": (
+        "(Tensor grad, Tensor output, Tensor(a!)? counter, ScalarType dtype)"
+        " -> (Tensor grad_x, Tensor grad_bias)",
+        _bias_relu_backward,
+    ),
+}
+
 library = torch.library.Library(NAMESPACE, "DEF")
 
 
@@ -255,5 +281,7 @@ def _define(name: str, signature: str, fake: Callable[..., Any]) -> None:
 for _op, (_signature, _fake) in OPS.items():
     for _backend in BACKENDS:
         _define(f"{_op}_{_backend}", _signature, _fake)
+for _op, (_signature, _fake) in LAYER_OPS.items():
+    _define(_op, _signature, _fake)
 # ε by itself, float32, for the backend that keeps it from forward to backward.
 _define("latent_noise_eager", "(Tensor mu, Tensor rng, SymInt first_row) -> Tensor", _latent_noise)

@@ -8,6 +8,7 @@ from torch import nn
 
 from betavae_fast.nn.architectures.stages import SMALLEST_MAP, count_stages
 from betavae_fast.nn.convolutions import ConvTranspose2d
+from betavae_fast.nn.sequential import Sequential
 
 CHANNELS = 32
 HIDDEN = 256
@@ -47,4 +48,4 @@ def burgess(image_shape: tuple[int, int, int], latent_dim: int) -> tuple[nn.Sequ
         decoder[f"deconv{stage}"] = ConvTranspose2d(CHANNELS, CHANNELS, kernel_size=4, stride=2, padding=1)
         decoder[f"deconv{stage}_relu"] = nn.ReLU(inplace=True)
     decoder[f"deconv{stages}"] = ConvTranspose2d(CHANNELS, image_channels, kernel_size=4, stride=2, padding=1)
-    return nn.Sequential(encoder), nn.Sequential(decoder)
+    return Sequential(encoder), Sequential(decoder)

@@ -9,6 +9,7 @@ from torch import nn
 
 from betavae_fast.nn.architectures.stages import SMALLEST_MAP, count_stages
 from betavae_fast.nn.convolutions import ConvTranspose2d
+from betavae_fast.nn.sequential import Sequential
 
 WIDE, NARROW = 64, 32
 HIDDEN = 256
@@ -62,4 +63,4 @@ def locatello(image_shape: tuple[int, int, int], latent_dim: int) -> tuple[nn.Se
     decoder[f"deconv{stages}"] = ConvTranspose2d(
         in_channels, image_channels, kernel_size=4, stride=2, padding=1
     )
-    return nn.Sequential(encoder), nn.Sequential(decoder)
+    return Sequential(encoder), Sequential(decoder)

@@ -8,6 +8,8 @@ from math import prod
 
 from torch import nn
 
+from betavae_fast.nn.sequential import Sequential
+
 HIDDEN = 1200
 
 
@@ -28,4 +30,4 @@ def mlp(image_shape: tuple[int, int, int], latent_dim: int) -> tuple[nn.Sequenti
         decoder[f"fc{layer}_tanh"] = nn.Tanh()
     decoder["fc4"] = nn.Linear(HIDDEN, pixels)
     decoder["unflatten"] = nn.Unflatten(1, image_shape)
-    return nn.Sequential(encoder), nn.Sequential(decoder)
+    return Sequential(encoder), Sequential(decoder)

@@ -52,10 +52,10 @@ fma = _interpreted_fma if INTERPRETED.value else _fma
 
 @triton.jit
 def to_bfloat16(x):
-    """Rounded to the nearest, ties to even; the interpreter's own conversion cuts off."""
+    """Rounded to the nearest, ties to even; the interpreter's own conversion cuts off, and errs on subnormal numbers."""
     if INTERPRETED:
         bits = x.to(tl.uint32, bitcast=True).to(tl.uint64)
-        bits += 0x7FFF + ((bits >> 16) & 1)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 << 16
         x = tl.where(x == x, bits.to(tl.uint32).to(tl.float32, bitcast=True), x)
     return x.to(tl.bfloat16)
 

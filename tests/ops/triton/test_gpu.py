@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from itertools import product
 
@@ -43,6 +44,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 @pytest.fixture(autouse=True)
 def _loaded() -> None:
     assert not missing("triton"), missing("triton")
+    importlib.import_module("betavae_fast.ops.triton.bias_relu")
 
 
 @pytest.mark.parametrize(
@@ -190,6 +192,71 @@ def test_finish_leaves_alone_what_is_finished_and_waits_for_nothing() -> None:
         torch.cuda.set_sync_debug_mode(mode_before)
     want = torch.ops.betavae_fast.likelihood_backward_triton(other, decoded, target, *mode)
     assert (grad == 77).all() and torch.equal(overwritten, want)
+
+
+def _plain_bias_relu(y: torch.Tensor, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradients before the ReLU that put out y, and of the bias."""
+    masked = grad.masked_fill(y <= 0, 0)
+    return masked, masked.sum([dim for dim in range(y.dim()) if dim != 1])
+
+
+@pytest.mark.parametrize("dtype", (*DTYPES, torch.float64), ids=str)
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (64, 32, 32, 32),
+        (5, 33, 17, 9),
+        (256, 1, 64, 64),
+        (3, 3, 5, 7),
+        (1, 64, 4, 4),
+        (4096, 256),
+        (64, 1200),
+    ],
+    ids=str,
+)
+def test_bias_and_relu(shape: tuple[int, ...], last: bool, dtype: torch.dtype) -> None:
+    """Bits are the same in every run, whichever program ends last, and with the sum in a launch of its own."""
+    draw = torch.Generator().manual_seed(7)
+    x, grad = (torch.randn(shape, generator=draw).to(dtype) for _ in range(2))
+    bias = torch.randn(shape[1], generator=draw).to(torch.promote_types(dtype, torch.float32))
+    y = x.cuda()
+    if last and len(shape) == 4:
+        y = y.to(memory_format=torch.channels_last)
+    counter = torch.ops.betavae_fast.bias_relu_(y, bias.cuda())
+    want = (x.to(bias.dtype) + bias.view(-1, *[1] * (len(shape) - 2))).relu().to(dtype)
+    assert torch.equal(y.cpu(), want) and counter == 0
+    backward = lambda counted: torch.ops.betavae_fast.bias_relu_backward(grad.cuda(), y, counted, bias.dtype)
+    grad_x, grad_bias = backward(counter)
+    for counted in (None, *(counter,) * 50):
+        assert all(torch.equal(a, b) for a, b in zip(backward(counted), (grad_x, grad_bias), strict=True))
+    assert counter == 0 and grad_x.stride() == y.stride()
+    plain_x, plain_bias = _plain_bias_relu(y, grad.cuda().to(bias.dtype))
+    _, exact_bias = _plain_bias_relu(y, grad.cuda().double())
+    assert torch.equal(grad_x, plain_x.to(dtype)) and grad_bias.dtype == bias.dtype
+    if dtype == torch.float64:
+        torch.testing.assert_close(grad_bias, exact_bias)
+    else:
+        budget = Budget()
+        budget.add(grad_bias.cpu(), exact_bias.cpu().numpy(), plain_bias.cpu())
+        budget.check("the bias's gradient")
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_bias_and_relu_beyond_32_bits(last: bool, gpu_memory: Callable[[int], None]) -> None:
+    shape = (1, 3, 1 << 15, 1 << 15)
+    gpu_memory(6 * torch.Size(shape).numel())
+    layout = torch.channels_last if last else torch.contiguous_format
+    y = torch.zeros(shape, dtype=torch.bfloat16, device="cuda").to(memory_format=layout)
+    bias = torch.tensor([1.0, -1.0, 2.0], device="cuda")
+    counter = torch.ops.betavae_fast.bias_relu_(y, bias)
+    for channel, value in enumerate((1, 0, 2)):
+        assert (y[:, channel] == value).all()
+    grad = torch.ones((), dtype=torch.bfloat16, device="cuda").expand(shape)
+    grad_x, grad_bias = torch.ops.betavae_fast.bias_relu_backward(grad, y, counter, torch.float32)
+    assert torch.equal(grad_bias, torch.tensor([1.0, 0.0, 1.0], device="cuda") * (1 << 30))
+    for channel, value in enumerate((1, 0, 1)):
+        assert (grad_x[:, channel] == value).all()
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)

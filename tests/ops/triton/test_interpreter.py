@@ -18,6 +18,7 @@ MODULES = (
     "test_likelihood",
     "test_total_correlation",
     "test_kl_parts",
+    "test_bias_relu",
 )
 
 

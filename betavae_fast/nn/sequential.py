@@ -1,0 +1,127 @@
+"""``nn.Sequential`` that runs a hidden layer and its ReLU together on a GPU, where each kernel launched costs time.
+
+After a convolution torch launches one kernel for the bias and one for the ReLU; in the backward pass one for the ReLU,
+and one that sums up the bias's gradient. Here each of these two is one, which also goes through the memory once. The
+matrix product of a linear layer, cuBLASLt's, takes bias and ReLU along. cuDNN has a convolution with bias and ReLU, which
+would save one more launch, but heeds no request for deterministic algorithms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._jit_internal import is_scripting
+from torch.autograd import forward_ad
+from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook
+
+from betavae_fast.nn.convolutions import ConvTranspose2d
+from betavae_fast.ops.bias_relu import BiasRelu, LinearRelu, runs_on
+
+
+def fuses(x: Tensor) -> bool:
+    """True if layers run together with their ReLUs for the input ``x``: Triton serves its GPU, and nothing looks into
+    the layers, as torch.compile, torch.export, torch.func and forward-mode differentiation do."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) is Tensor
+        and x.is_cuda
+        and not torch._C._is_tracing()
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+        and runs_on(x.device)
+    )
+
+
+class Sequential(nn.Sequential):
+    """``torch.nn.Sequential``: the same modules, parameters and results, with fewer kernels on a GPU.
+
+    A layer runs by itself as soon as it or its ReLU has a hook.
+
+    >>> layers = Sequential(nn.Linear(3, 2), nn.ReLU())
+    >>> x = torch.randn(4, 3)
+    >>> torch.equal(layers(x), layers[1](layers[0](x)))
+    True
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        # Two conditions, as TorchScript leaves out only what stands under the first.
+        if not is_scripting():  # noqa: SIM102
+            if fuses(input):
+                return _run(list(self), input)
+        for layer in self:
+            input = layer(input)
+        return input
+
+
+def _run(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
+    taken = False  # by the layer before
+    for layer, following in zip(layers, (*layers[1:], None), strict=True):
+        if taken:
+            taken = False
+            continue
+        taken = _is_pair(layer, following, x)
+        x = _TOGETHER[type(layer)][1](layer, x) if taken else layer(x)
+    return x
+
+
+def _is_pair(layer: Any, following: nn.Module | None, x: Tensor) -> bool:
+    """True if ``following`` is a ReLU that ``layer``, before it, can take along."""
+    return (
+        type(following) is nn.ReLU
+        and type(layer) in _TOGETHER
+        and x.dim() == _TOGETHER[type(layer)][0]
+        and _is_bare(layer)
+        and _is_bare(following)
+        and layer.bias is not None
+        and all(
+            type(parameter) in (nn.Parameter, Tensor)
+            and parameter.device == x.device
+            and parameter.dtype == layer.weight.dtype
+            for parameter in (layer.weight, layer.bias)
+        )
+    )
+
+
+def _is_bare(module: nn.Module) -> bool:
+    """True if a call of ``module`` is no more than its class's ``forward``: no hook, no ``forward`` in its place."""
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return not any(hooks) and "forward" not in vars(module) and not _has_any_global_hook()
+
+
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    weight = layer.weight
+    if torch.is_autocast_enabled(x.device.type):
+        # Autocast does not know the product that ends in a ReLU. What it leaves alone is float64.
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight = (t if t.dtype == torch.float64 else t.to(dtype) for t in (x, weight))
+    result: Tensor = LinearRelu.apply(x, weight, layer.bias)
+    return result
+
+
+def _convolution(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    result: Tensor = BiasRelu.apply(layer._conv_forward(x, layer.weight, None), layer.bias)
+    return result
+
+
+def _transposed(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
+    settings: Any = (layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation)
+    result: Tensor = BiasRelu.apply(F.conv_transpose2d(x, layer.weight, None, *settings), layer.bias)
+    return result
+
+
+# Layer -> the dimensions of its input, and what runs it together with its ReLU.
+_TOGETHER: dict[type[nn.Module], tuple[int, Callable[[Any, Tensor], Tensor]]] = {
+    nn.Linear: (2, _linear),
+    nn.Conv2d: (4, _convolution),
+    nn.ConvTranspose2d: (4, _transposed),
+    ConvTranspose2d: (4, _transposed),
+}

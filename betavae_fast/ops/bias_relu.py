@@ -1,0 +1,84 @@
+"""A hidden layer's ReLU together with what comes before it: as autograd.Functions, for the GPUs that Triton serves.
+
+Both save what the ReLU puts out, as torch's own does: where that is positive the gradient passes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from betavae_fast.ops.backends import missing
+from betavae_fast.ops.batched import is_batched
+from betavae_fast.ops.reference.bias_relu import all_but_channels
+
+_BIAS_RELU = torch.ops.betavae_fast.bias_relu_.default
+_BACKWARD = torch.ops.betavae_fast.bias_relu_backward.default
+
+
+@cache
+def runs_on(device: torch.device) -> bool:
+    """True if Triton compiles and launches a kernel for the GPU ``device``; a warning says once why not.
+
+    Triton can be installed and find no C compiler, or not know the GPU.
+    """
+    if missing("triton"):
+        return False
+    try:
+        importlib.import_module("betavae_fast.ops.triton.bias_relu")
+        _BIAS_RELU(torch.zeros(1, 1, device=device), torch.zeros(1, device=device))
+    except Exception as error:  # of any of the programs that Triton calls
+        warnings.warn(f"ReLUs run by themselves on {device}: Triton fails there ({error})", stacklevel=2)
+        return False
+    return True
+
+
+def _backward(
+    grad: Tensor, output: Tensor, counter: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Computes the gradients before the ReLU and of the bias; in plain torch where they are to be differentiated again
+    (create_graph=True) or many are asked for at a time."""
+    if torch.is_grad_enabled() or is_batched(grad):
+        grad = grad.masked_fill(output.detach() <= 0, 0)
+        return grad, grad.sum(all_but_channels(output), dtype=dtype)
+    return _BACKWARD(grad, output, counter, dtype)
+
+
+class BiasRelu(torch.autograd.Function):
+    """(x, bias) -> max(x + bias, 0) in place of x; bias by channel, the second dimension."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        ctx.counter, ctx.bias_dtype = _BIAS_RELU(x, bias), bias.dtype
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        (output,) = ctx.saved_tensors
+        return _backward(grad, output, ctx.counter, ctx.bias_dtype)
+
+
+class LinearRelu(torch.autograd.Function):
+    """(x, weight, bias) -> max(x weightᵀ + bias, 0); x and weight in one dtype, in which the bias is added."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        # cuBLASLt's matrix product ends in bias and ReLU.
+        output = torch._addmm_activation(bias.to(x.dtype), x, weight.t())
+        ctx.save_for_backward(x, weight, output)
+        ctx.bias_dtype = bias.dtype
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        x, weight, output = ctx.saved_tensors
+        need_x, need_weight, _ = ctx.needs_input_grad
+        grad, grad_bias = _backward(grad, output, None, ctx.bias_dtype)
+        return grad @ weight if need_x else None, grad.t() @ x if need_weight else None, grad_bias

@@ -1,0 +1,112 @@
+"""The bias and ReLU of a hidden layer in Triton: choose the tiles and launch."""
+
+# mypy: disable-error-code="import-untyped,no-untyped-call"
+from __future__ import annotations
+
+from math import gcd
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from betavae_fast.ops.schemas import kl_dtype, library
+from betavae_fast.ops.triton import bias_relu_kernels as kernels
+
+# Elements of a tile, and the channels of one where they are neighbours in memory: 128 bytes of float32.
+TILE, PANEL = 4096, 32
+# Two or three on each processor of a large GPU: they keep its memory busy, and their shares are soon added up.
+MOST_PROGRAMS = 256
+# So few tiles are summed faster by one program than by several whose shares have to be added up.
+FEW_TILES = 4
+_OPTIONS = {"num_warps": 8, "enable_fp_fusion": False}
+
+
+class _Cut(NamedTuple):
+    """The tiles of a tensor (batch, channels, ...)."""
+
+    positions: int
+    channels: int
+    inner: int  # neighbours in memory that belong to one channel
+    rows: int
+    cols: int
+
+    @property
+    def tiles(self) -> int:
+        return -(-self.positions // self.rows)
+
+    @property
+    def panels(self) -> int:
+        return -(-self.channels // self.cols)
+
+    @property
+    def chunks(self) -> int:
+        """Programs that share a panel. Their number follows from shapes alone, as a sum must not depend on the GPU."""
+        return 1 if self.tiles <= FEW_TILES else min(self.tiles, max(1, MOST_PROGRAMS // self.panels))
+
+    def options(self) -> dict[str, Any]:
+        """Arguments that choose the variant of a kernel."""
+        last = self.inner == 1
+        return {
+            "LAST": last,
+            "WIDE": self.positions * self.channels >= 1 << 31,
+            "UNIT": gcd(8, self.channels if last else self.inner),
+            "ROWS": self.rows,
+            "COLS": self.cols,
+        }
+
+
+def _cut(x: Tensor) -> _Cut:
+    channels = x.shape[1]
+    positions = x.numel() // channels
+    if x.is_contiguous():
+        inner = positions // x.shape[0]
+    elif x.is_contiguous(memory_format=torch.channels_last):
+        inner = 1
+    else:
+        raise ValueError(f"bias_relu takes contiguous or channels_last tensors, got strides {x.stride()}")
+    cols = min(PANEL, triton.next_power_of_2(channels)) if inner == 1 else 1
+    return _Cut(positions, channels, inner, TILE // cols, cols)
+
+
+def bias_relu_(x: Tensor, bias: Tensor) -> Tensor:
+    counter = x.new_empty(1, dtype=torch.int32)
+    if x.numel():
+        cut = _cut(x)
+        with torch.cuda.device_of(x):
+            kernels.bias_relu[(cut.tiles * cut.panels,)](
+                x, bias.contiguous(), counter, *cut[:3], **cut.options(), **_OPTIONS
+            )
+    return counter
+
+
+def bias_relu_backward(
+    grad: Tensor, output: Tensor, counter: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    grad_x, grad_bias = torch.empty_like(output), output.new_empty(output.shape[1], dtype=dtype)
+    if not output.numel():
+        return grad_x, grad_bias.zero_()
+    cut = _cut(output)
+    grad = grad.contiguous(
+        memory_format=torch.contiguous_format if output.is_contiguous() else torch.channels_last
+    )
+    chunks = cut.chunks
+    final = chunks == 1
+    sums = min(64, triton.next_power_of_2(cut.channels))
+    parts = min(TILE // sums, triton.next_power_of_2(chunks))
+    shares = None if final else output.new_empty(chunks, cut.channels, dtype=kl_dtype(output.dtype))
+    with torch.cuda.device_of(output):
+        kernels.bias_relu_backward[(chunks * cut.panels,)](
+            grad, output, grad_x, shares, grad_bias, None if final else counter,
+            *cut[:3], cut.tiles, chunks,
+            FINAL=final, PARTS=parts, SUMS=sums, **cut.options(), **_OPTIONS,
+        )  # fmt: skip
+        if not final and counter is None:
+            kernels.sum_shares[(-(-cut.channels // sums),)](
+                shares, grad_bias, chunks, cut.channels, PARTS=parts, SUMS=sums, **_OPTIONS
+            )
+    return grad_x, grad_bias
+
+
+for _implementation in (bias_relu_, bias_relu_backward):
+    library.impl(_implementation.__name__, _implementation, "CUDA")

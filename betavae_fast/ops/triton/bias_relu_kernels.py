@@ -1,0 +1,129 @@
+"""A hidden layer's bias and ReLU in one pass, and their gradients in another.
+
+A tile is ROWS positions (a row of a batch, or a pixel of an image) of COLS channels. Where the channels of a position are
+neighbours (LAST), a program takes a panel of them; where those of a channel's plane are, a single channel.
+"""
+
+# mypy: disable-error-code="import-untyped,no-untyped-def,no-untyped-call,untyped-decorator"
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from betavae_fast.ops.triton.addresses import tile_store
+
+_SIZES = ["positions", "channels", "inner"]
+
+
+@triton.jit
+def _wide(x):
+    """x in the precision of all arithmetic here: float32, or float64 for float64."""
+    return x if x.dtype == tl.float64 else x.to(tl.float32)
+
+
+@triton.jit
+def _place(
+    tile, channel, positions, channels, inner,
+    LAST: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """(offsets of a tile's elements, mask of those that exist); runs of UNIT neighbours are contiguous and aligned.
+
+    WIDE: offsets may pass 2³¹.
+    """
+    if WIDE:
+        tile = tile.to(tl.int64)
+        channel = channel.to(tl.int64)
+    position = tl.arange(0, ROWS) + tile * ROWS
+    across: tl.constexpr = UNIT if LAST else 1
+    down: tl.constexpr = 1 if LAST else UNIT
+    known = tl.max_constancy(position < positions, down)[:, None]
+    exists = known & tl.max_constancy(channel < channels, across)[None, :]
+    if LAST:
+        offset = position[:, None] * channels + channel[None, :]
+    else:
+        image = position // inner
+        start = image * channels * inner + (position - image * inner)
+        offset = start[:, None] + (channel * inner)[None, :]
+    offset = tl.multiple_of(offset, (down, across))
+    return tl.max_contiguous(offset, (down, across)), exists
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def bias_relu(
+    x_ptr, bias_ptr, counter_ptr, positions, channels, inner,
+    LAST: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    """max(x + bias, 0) in place of x, a tile a program; the first sets the backward pass's counter to zero."""
+    panels = tl.cdiv(channels, COLS)
+    tile, panel = tl.program_id(0) // panels, tl.program_id(0) % panels
+    channel = panel * COLS + tl.arange(0, COLS)
+    offset, exists = _place(tile, channel, positions, channels, inner, LAST, WIDE, UNIT, ROWS)
+    x = _wide(tl.load(x_ptr + offset, mask=exists, other=0.0))
+    x += tl.load(bias_ptr + channel, mask=channel < channels, other=0.0).to(x.dtype)[None, :]
+    tile_store(x_ptr + offset, tl.where(x <= 0.0, 0.0, x), exists, True)  # NaN stays, as in torch
+    if tl.program_id(0) == 0:
+        tl.store(counter_ptr, 0)
+
+
+@triton.jit
+def _sum_shares(
+    shares_ptr, grad_bias_ptr, first, chunks, channels, PARTS: tl.constexpr, SUMS: tl.constexpr
+):  # fmt: skip
+    """Writes the bias's gradient for SUMS channels from ``first`` on: all chunks' shares, PARTS at a time, in float64."""
+    channel = first + tl.arange(0, SUMS)
+    part = tl.arange(0, PARTS)
+    total = tl.zeros([PARTS, SUMS], tl.float64)
+    for chunk in range(0, chunks, PARTS):
+        exists = (part < chunks - chunk)[:, None] & (channel < channels)[None, :]
+        at = (part + chunk)[:, None] * channels + channel[None, :]
+        # Other programs have just written them, and the first-level cache is this processor's own.
+        total += tl.load(shares_ptr + at, mask=exists, other=0.0, cache_modifier=".cg").to(tl.float64)
+    total = tl.sum(total, 0)
+    total = total if grad_bias_ptr.dtype.element_ty == tl.float64 else total.to(tl.float32)
+    tile_store(grad_bias_ptr + channel, total, channel < channels, True)
+
+
+@triton.jit(do_not_specialize=["chunks", "channels"])
+def sum_shares(
+    shares_ptr, grad_bias_ptr, chunks, channels, PARTS: tl.constexpr, SUMS: tl.constexpr
+):  # fmt: skip
+    _sum_shares(shares_ptr, grad_bias_ptr, tl.program_id(0) * SUMS, chunks, channels, PARTS, SUMS)
+
+
+@triton.jit(do_not_specialize=[*_SIZES, "tiles", "chunks"])
+def bias_relu_backward(
+    grad_ptr, output_ptr, grad_x_ptr, shares_ptr, grad_bias_ptr, counter_ptr,
+    positions, channels, inner, tiles, chunks,
+    FINAL: tl.constexpr, LAST: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, PARTS: tl.constexpr, SUMS: tl.constexpr,
+):  # fmt: skip
+    """Writes the gradient where the output is positive and, for each channel, its sum: the bias's gradient.
+
+    A program owns every ``chunks``-th tile of a panel and adds them up in order. FINAL: one program does a whole panel.
+    Otherwise each leaves its share. With a counter, the program that counts last adds up all of them in the order of the
+    chunks, so that the sum does not depend on which program that is.
+    """
+    panels = tl.cdiv(channels, COLS)
+    chunk, panel = tl.program_id(0) // panels, tl.program_id(0) % panels
+    channel = panel * COLS + tl.arange(0, COLS)
+    total = tl.zeros([ROWS, COLS], tl.float64 if grad_ptr.dtype.element_ty == tl.float64 else tl.float32)
+    for tile in range(chunk, tiles, chunks):
+        offset, exists = _place(tile, channel, positions, channels, inner, LAST, WIDE, UNIT, ROWS)
+        output = tl.load(output_ptr + offset, mask=exists, other=0.0)
+        grad = _wide(tl.load(grad_ptr + offset, mask=exists, other=0.0))
+        grad = tl.where(_wide(output) <= 0.0, 0.0, grad)  # a NaN's gradient passes, as in torch
+        tile_store(grad_x_ptr + offset, grad, exists, True)
+        total += grad
+    share = tl.sum(total, 0)
+    if FINAL:
+        tile_store(grad_bias_ptr + channel, share, channel < channels, True)
+    else:
+        tl.store(shares_ptr + chunk * channels + channel, share, mask=channel < channels)
+        if counter_ptr is not None:
+            # The barrier puts the stores of all threads before the one thread's atomic addition, which releases them to
+            # the program that counts the last one, and acquires there what the others have released.
+            tl.debug_barrier()
+            if tl.atomic_add(counter_ptr, 1, sem="acq_rel", scope="gpu") == chunks * panels - 1:
+                for first in range(0, channels, SUMS):
+                    _sum_shares(shares_ptr, grad_bias_ptr, first, chunks, channels, PARTS, SUMS)
+                tl.store(counter_ptr, 0)
