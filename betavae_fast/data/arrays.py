@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import prod
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -18,7 +18,7 @@ from betavae_fast.system_memory import available_memory, check_fits, format_byte
 from .array_file import open_member, open_npy
 from .bits import pack_bits
 from .errors import DatasetError
-from .images import BinaryImages, ByteImages, ImageDataset
+from .images import BinaryImages, ByteImages, ImageDataset, from_channels_last
 from .progress import progress_bar
 
 IN_MEMORY_BYTES = 1 << 30
@@ -100,19 +100,30 @@ class DiskImages(ImageDataset):
 
     def in_memory(self, device: torch.device | str = "cpu") -> BinaryImages | ByteImages:
         """A copy held in the memory of ``device``: a bit a pixel if binary, else a byte."""
-        row = (-(-prod(self.image_shape) // 8),) if self._binary else self.image_shape
-        store = torch.empty((len(self), *row), dtype=torch.uint8, device=device)
+        count, pixels = len(self), prod(self.image_shape)
+        if self._binary:
+            bits = torch.empty((count, -(-pixels // 8)), dtype=torch.uint8, device=device)
+            self._copy_blocks(bits, self._canonical)
+            return BinaryImages(self.name, bits, self.image_shape)
+        shape = (count, *self.image_shape)
+        store = torch.empty(shape, dtype=torch.uint8, device=device, memory_format=torch.channels_last)
+        self._copy_blocks(store, self._pixels)
+        return ByteImages(self.name, store, self.image_shape)
+
+    def _copy_blocks(self, store: Tensor, converted: Callable[[Array], npt.NDArray[Any]]) -> None:
+        """Fill ``store`` with all rows of the source, converted block by block."""
         for start, rows in self._source.blocks(_BLOCK_BYTES):
-            store[start : start + len(rows)] = torch.from_numpy(self._canonical(rows))
-        kind = BinaryImages if self._binary else ByteImages
-        return kind(self.name, store, self.image_shape)
+            store[start : start + len(rows)] = torch.from_numpy(converted(rows))
 
     def canonical_bytes(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
         return self._canonical(self._source.read(start, stop))
 
     def _take(self, indices: Tensor) -> Tensor:
+        """As the data set in memory lays them out."""
         pixels = self._pixels(self._source.take(indices.numpy()))
-        return torch.from_numpy(np.ascontiguousarray(pixels))
+        if self._binary:
+            return torch.from_numpy(np.ascontiguousarray(pixels))
+        return from_channels_last(torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))))
 
     def _pixel_sums(self) -> Tensor:
         total = torch.zeros(self.image_shape, dtype=torch.int64)

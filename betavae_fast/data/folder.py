@@ -179,14 +179,15 @@ def _common_channels(folder: Path, images: list[str], progress: bool) -> int:
 
 
 def _allocate(folder: Path, shape: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
-    images, *image_shape = shape
-    described = f"{images:,} images of {'×'.join(map(str, image_shape))}"
+    """An array (N, C, H, W) in which the channels of a pixel lie side by side, as `ByteImages` keeps them."""
+    images, channels, height, width = shape
+    described = f"{images:,} images of {channels}×{height}×{width}"
     with memory_for(
         f"{folder} ({described})",
         prod(shape),
         "choose a smaller image_size (--image-size), or save the images as a uint8 .npy array, which is read from disk",
     ):
-        return np.empty(shape, np.uint8)
+        return np.empty((images, height, width, channels), np.uint8).transpose(0, 3, 1, 2)
 
 
 def _decode(folder: Path, images: list[str], store: npt.NDArray[np.uint8], progress: bool) -> None:

@@ -40,8 +40,26 @@ def test_gather_returns_exactly_the_images_asked_for(
     for dataset, pixels in random_pair(seed, count, shape):
         gathered = dataset.gather(indices)
         assert gathered.dtype == pixels.dtype
-        assert gathered.is_contiguous()
         assert torch.equal(gathered, pixels[indices])
+        in_channels_last = isinstance(dataset, ByteImages) and shape[0] > 1
+        order = torch.channels_last if in_channels_last else torch.contiguous_format
+        assert gathered.is_contiguous(memory_format=order)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_colour_is_the_same_data_however_it_was_given(memory_format: torch.memory_format) -> None:
+    """Sums, the identity's bytes and the pixels go by position, not by memory."""
+    for channels in (1, 3):
+        pixels = random_pair(1, 7, (channels, 5, 4))[1][1]
+        dataset = ByteImages("colour", pixels.contiguous(memory_format=memory_format), (channels, 5, 4))
+        assert torch.equal(dataset.store, pixels)
+        assert dataset.canonical_bytes(1, 6).tobytes() == pixels[1:6].numpy().tobytes()
+        expected = (pixels.double().mean(0) / 255).float()
+        torch.testing.assert_close(dataset.mean_image(), expected, rtol=2e-7, atol=0)
+        assert dataset.mean_image().is_contiguous()
+        # torch describes a single channel either way, and chooses convolutions by it.
+        strides = dataset.gather(torch.arange(7)).stride()
+        assert strides == ((20, 20, 4, 1) if channels == 1 else (60, 1, 12, 3))
 
 
 @pytest.mark.parametrize("count", [1, 254, 255, 256, 3 * 255 + 7, 32 * 255 + 300])

@@ -54,6 +54,7 @@ inline jmp_buf scheduler;
 inline std::vector<Fiber> fibers;
 inline std::function<void()> body;
 inline uint64_t exchanged[1024];
+inline int64_t looked_up = 0;  // groups of pixels, of each of which the place was computed (emulate.py)
 
 // Gives way to the other threads of the CTA until all have come here.
 inline void synchronise(const char* where) {
@@ -132,6 +133,9 @@ T exchange(T value, unsigned from) {
 }
 
 }  // namespace emulator
+
+// Weak: every source has it.
+extern "C" __attribute__((weak)) int64_t emulated_look_ups() { return emulator::looked_up; }
 
 #define threadIdx emulator::thread_index
 #define blockIdx emulator::block_index

@@ -1,9 +1,12 @@
 """The CUDA backend's likelihood on a CPU, as test_emulated.py has the latent op."""
 
+import ctypes
+
 import pytest
 import torch
 
 from benchmarks.cuts import cuda_cut
+from betavae_fast.data import ByteImages
 from betavae_fast.ops.backends import missing
 from tests.ops.cuda import emulate
 from tests.ops.cuda import likelihood_parity as parity
@@ -48,6 +51,30 @@ def test_parity_however_a_launch_is_cut(library, shape, tiles):
     with cuda_cut(library, {"enough_ctas": 1, "most_tiles": tiles}):
         for reduction in parity.NLL_REDUCTIONS:
             parity.check_parity(shape, torch.float32, "uint8", "bernoulli", reduction, "cpu")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_a_data_set_are_read_as_wide_as_a_decoder_leaves_its_own(library, channels):
+    """Many at once, and not each by its place: both have a pixel's channels side by side."""
+    look_ups = ctypes.CDLL(str(library)).emulated_look_ups
+    look_ups.restype = ctypes.c_int64
+    shape = (channels, 8, 8)
+    pixels = torch.randint(0, 256, (5, *shape), generator=torch.Generator().manual_seed(0)).byte()
+    images = ByteImages("random", pixels, shape).gather(torch.tensor([3, 1, 0]))
+    decoded = torch.zeros(3, *shape).contiguous(memory_format=torch.channels_last)
+
+    def counted(target):
+        before = look_ups()
+        _, grad = parity.ops().likelihood_forward_cuda(
+            decoded, target, False, 0, 1.0, parity.REDUCTIONS["sum"], True
+        )
+        parity.ops().likelihood_finish_cuda(
+            grad, 2 * torch.ones(()), decoded, target, False, 0, 1.0, parity.REDUCTIONS["sum"]
+        )
+        return look_ups() - before
+
+    assert counted(images) == 0
+    assert channels == 1 or counted(images.contiguous()) > 0, "nothing is counted"
 
 
 def test_sums_over_many_ctas_are_those_of_one():
