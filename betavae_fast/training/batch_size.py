@@ -54,12 +54,14 @@ def largest_batch_size(
     """
 
     def trial(rows: int) -> None:
-        images = dataset.gather(torch.zeros(rows, dtype=torch.int64, device=device))
-        with autocast(device, precision):
-            out = model(images, seed=0)
-            loss = reconstruction(out.decoded, images) + out.kl.sum()
-        loss.backward()
-        model.zero_grad(set_to_none=True)
+        try:
+            images = dataset.gather(torch.zeros(rows, dtype=torch.int64, device=device))
+            with autocast(device, precision):
+                out = model(images, seed=0)
+                loss = reconstruction(out.decoded, images) + out.kl.sum()
+            loss.backward()
+        finally:  # a backward pass that has run out of memory has come to some of the parameters
+            model.zero_grad(set_to_none=True)
 
     device, parts = dataset.device, world_size() * accumulate
     if device.type == "cuda":
@@ -98,6 +100,12 @@ def _fits_on_gpu(trial: Callable[[int], None], rows: int, device: torch.device) 
     try:
         trial(rows)
     except torch.OutOfMemoryError:
+        return False
+    except RuntimeError:
+        # So cuDNN and the kernels refuse more elements than they can number. Images that fit half as many at a time are
+        # right in all but their number.
+        if rows == 1:
+            raise
         return False
     return torch.cuda.max_memory_reserved(device) - before <= CUDA_SHARE * free
 

@@ -5,6 +5,7 @@ Without torchrun every function here is that of a single process.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,6 +35,9 @@ def process_group() -> Iterator[None]:
         dist.init_process_group("cpu:gloo,cuda:nccl" if has_nccl() else "gloo")
     try:
         yield
+    except BaseException as error:
+        _clear_frames(error)
+        raise
     finally:
         dist.destroy_process_group()
 
@@ -97,6 +101,14 @@ def peers() -> Iterator[None]:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             raise ProcessLostError(f"another process of this run has ended ({_reason(error)})") from error
         raise
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """Drop the variables of the calls that an error has ended. A CUDA graph among them that holds NCCL's exchange would
+    outlive the group, which waits for it."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _reason(error: RuntimeError) -> str:

@@ -66,6 +66,53 @@ def test_the_choice_leaves_no_trace(many):
         assert torch.equal(a, b) and a.grad is None
 
 
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU with memory for everything, as far as the choice looks at one."""
+    for name, answer in (
+        ("mem_get_info", (1 << 30, 1 << 30)),
+        ("memory_reserved", 0),
+        ("max_memory_reserved", 0),
+    ):
+        monkeypatch.setattr(torch.cuda, name, lambda device, answer=answer: answer)
+    for name in ("empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *device: None)
+    return torch.device("cuda")
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
+def test_more_elements_than_cudnn_takes_do_not_fit_either(gpu, error):
+    """cuDNN says so by an error without a class of its own."""
+
+    def trial(rows):
+        if rows > 20:
+            raise error("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED")
+
+    assert batch_size.largest_power_of_two(lambda rows: batch_size._fits_on_gpu(trial, rows, gpu), 1000) == 16
+
+
+def test_what_is_wrong_with_one_image_is_no_matter_of_memory(gpu):
+    def trial(rows):
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        batch_size._fits_on_gpu(trial, 1, gpu)
+
+
+def test_a_backward_pass_without_enough_memory_leaves_no_gradient(many):
+    state = prepare(replace(CONFIG, batch_size=64), many)
+
+    def out_of_memory(gradient):
+        raise torch.OutOfMemoryError
+
+    next(state.model.parameters()).register_hook(out_of_memory)  # the first layer's, the last to be reached
+    with pytest.raises(torch.OutOfMemoryError):
+        batch_size.largest_batch_size(
+            state.model, state.reconstruction, state.dataset, precision=torch.float32, accumulate=1
+        )
+    assert all(parameter.grad is None for parameter in state.model.parameters())
+
+
 def test_a_batch_that_does_not_split_is_named(dataset):
     with pytest.raises(
         ValueError, match="batch_size 10 does not split into 1 processes × 4 accumulated parts"

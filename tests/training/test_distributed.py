@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +71,30 @@ def endless_pair(environment: dict[str, str], port: str) -> Iterator[list[subpro
         for process in processes:
             process.kill()
             process.communicate()
+
+
+def test_what_an_error_still_holds_is_gone_before_the_group(monkeypatch):
+    """Such as the CUDA graph of a step, with NCCL's exchange in it."""
+
+    class Graph:
+        pass
+
+    graphs, alive = [], []
+
+    def exchange(graph):
+        graphs.append(weakref.ref(graph))
+        raise RuntimeError("gloo: Connection reset by peer")
+
+    def train():
+        with distributed.peers():
+            exchange(Graph())
+
+    monkeypatch.setattr(distributed, "launched_processes", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "init_process_group", lambda backend: None)
+    monkeypatch.setattr(distributed.dist, "destroy_process_group", lambda: alive.append(graphs[0]()))
+    with pytest.raises(distributed.ProcessLostError), distributed.process_group():
+        train()
+    assert alive == [None]
 
 
 def test_two_processes_take_the_steps_of_one(environment, free_port):
