@@ -1,1 +1,1 @@
-"""How fast each op is here, against what people write by hand: contenders, parity, interleaved times, the floor."""
+"""Measures the speed of each op against code that people write by hand: contenders, parity, interleaved times, floor."""

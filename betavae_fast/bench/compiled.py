@@ -13,13 +13,13 @@ from betavae_fast.bench.registry import Forward, Outputs
 
 
 def compiled(eager: Forward, mode: str | None) -> Forward:
-    """``eager`` compiled for the shapes it will see."""
+    """Compile ``eager`` for the shapes of its first call."""
     function = torch.compile(eager, mode=mode, fullgraph=True, dynamic=False)
     if mode is None:
         return function
 
     def replay(inputs: tuple[Tensor, ...], noise: Tensor | None) -> Outputs:
-        """These modes replay CUDA graphs, which reuse the last step's outputs: say that a new one begins."""
+        """Mark the start of a new step: these modes replay CUDA graphs, which overwrite the last step's outputs."""
         torch.compiler.cudagraph_mark_step_begin()
         return function(inputs, noise)
 
@@ -27,7 +27,7 @@ def compiled(eager: Forward, mode: str | None) -> Forward:
 
 
 def no_compiler(device: str) -> str:
-    """Why torch.compile cannot run on ``device`` here, or ""."""
+    """The reason why torch.compile cannot run on ``device`` here, or ""."""
     default = "clang++" if sys.platform == "darwin" else "g++"
     if device == "cpu" and not shutil.which(cxx := os.environ.get("CXX", default)):  # as torch looks for it
         return f"torch.compile needs a C++ compiler, and {cxx} was not found"

@@ -1,4 +1,4 @@
-"""The floor: how fast this machine copies, measured among the contenders, with as many threads."""
+"""The floor: the speed at which this machine copies, measured between the contenders and with as many threads."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def fits_in_cache(moved: int, device: torch.device) -> bool:
 
 
 def copy_tasks(moved: int, device: torch.device) -> tuple[Task, ...]:
-    """A copy too large for any cache and, where the problem fits into one, a copy of the same bytes."""
+    """A copy too large for any cache and, if the problem fits into a cache, a copy of as many bytes as the problem."""
     if fits_in_cache(moved, device):
         return _memory_copy(device), _copy_task(SAME_SIZE, moved, device)
     return (_memory_copy(device),)
 
 
 def memory_copy_bytes(device: torch.device) -> int:
-    """Read and written by the large copy."""
+    """The bytes that the large copy reads and writes together."""
     return 2 * max(_AT_LEAST[device.type], 4 * last_level_cache(device))
 
 
@@ -35,7 +35,7 @@ def gigabytes_per_second(moved: int, timing: Timing) -> float:
 
 @cache
 def _memory_copy(device: torch.device) -> Task:
-    """Made once: filling so much memory takes time."""
+    """The large copy. It is made once, because filling so much memory takes time."""
     return _copy_task(MEMORY, memory_copy_bytes(device), device)
 
 

@@ -1,4 +1,4 @@
-"""What a call takes beside its time: memory at its peak and, on a GPU, kernel launches; as torch's profiler sees them."""
+"""Measures the peak memory of a call and, on a GPU, its kernel launches, with torch's profiler."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from betavae_fast.bench.timing import Task
 
-# The profiler's own messages would stand among the tables.
+# Keeps the profiler's own messages out of the printed tables.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 _CALL = "the call"
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Of one call.
+    """The memory and the launches of one call.
 
     Args:
-        peak_bytes: allocated through torch at one time beside what existed before, outputs included.
-        launches: kernels, copies and fills on the device; None on a CPU and where the profiler cannot see them.
+        peak_bytes: most bytes that torch held at one time above those held before the call, outputs included.
+        launches: number of kernels, copies and fills on the device; None on a CPU, or if the profiler sees none.
     """
 
     peak_bytes: int
@@ -35,7 +35,7 @@ def footprint(task: Task, device: torch.device) -> Footprint:
 
 
 def _on_cpu(task: Task) -> Footprint:
-    # The preparation is recorded too: of memory that it allocated, the call's release would not be known.
+    # The preparation is recorded too: the profiler ignores the release of memory whose allocation it did not see.
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         prepared = task.prepare()
         with record_function(_CALL):

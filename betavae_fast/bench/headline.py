@@ -1,4 +1,4 @@
-"""A figure as the README states it, and the way back from a README to the result files."""
+"""Writes a measurement as the README states it, and checks the README's statements against the result files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 
 
 def headline(m: Measurement) -> str:
-    """One line, without the ratios to what did not run beside it:
+    """The measurement in one line. The ratio to a contender that did not run is left out.
 
     ``latent fwd+bwd (64, 10) fp32, cpp: 20 µs, 3.0× eager, 2.0× torch.compile, 9.9× the floor (20.5 kB at
     10.2 GB/s)``
@@ -44,7 +44,7 @@ def size(count: int) -> str:
 
 
 def unsupported(text: str, results: Iterable[Results]) -> list[str]:
-    """The headlines in ``text`` that no result file gives, word for word; empty if it can be trusted."""
+    """The headlines in ``text`` that follow from no result file, word for word; empty if all of them do."""
     known = {headline(m) for r in results for m in r.measurements}
     claims = re.findall(_CLAIM, " ".join(text.split()))
     return [claim for claim in claims if claim not in known]

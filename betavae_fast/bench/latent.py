@@ -15,15 +15,15 @@ from betavae_fast.bench.registry import Contender, Cost, Forward, Op, Outputs, P
 from betavae_fast.functional import reparameterize_kl
 from betavae_fast.ops.backends import missing
 
-# The reference computes in float64 through dozens of temporaries: beyond this it shows nothing new.
+# The reference computes in float64 with dozens of temporaries; larger problems would only take longer.
 _REFERENCE_MAX_ELEMENTS = 1 << 21
 
 
 def setup(shape: Shape, dtype: torch.dtype, device: torch.device, seed: int) -> Problem:
-    """Posteriors as training leaves them, σ between about 0.2 and 1.6, and a gradient for each output.
+    """Posteriors like those of a trained model, σ between about 0.2 and 1.6, and a gradient for each output.
 
-    The KL's is large, as the mean over the batch makes it small again: parity must see both parts of each
-    gradient.
+    The KL's gradient is large, because the mean over the batch divides it again. Otherwise the parity check could not see
+    the KL's part of the gradients beside z's.
     """
     generator = torch.Generator(device).manual_seed(seed)
 
@@ -37,7 +37,7 @@ def setup(shape: Shape, dtype: torch.dtype, device: torch.device, seed: int) -> 
 
 
 def eager(inputs: tuple[Tensor, ...], noise: Tensor | None) -> Outputs:
-    """The lines of the textbook."""
+    """The textbook formula."""
     mu, logvar = inputs
     z = mu + (0.5 * logvar).exp() * (torch.randn_like(mu) if noise is None else noise)
     kl = (-0.5 * (1 + logvar - mu**2 - logvar.exp())).mean(0)
@@ -48,7 +48,7 @@ def distributions(inputs: tuple[Tensor, ...], noise: Tensor | None) -> Outputs:
     mu, logvar = inputs
     posterior = Normal(mu, (0.5 * logvar).exp())
     prior = Normal(torch.zeros((), dtype=mu.dtype, device=mu.device), 1.0)
-    # rsample() takes no noise; this is what it does with its own.
+    # rsample() accepts no noise, so its formula is written out for given noise.
     z = posterior.rsample() if noise is None else posterior.loc + noise * posterior.scale
     return z, kl_divergence(posterior, prior).mean(0)
 
@@ -94,9 +94,8 @@ def contenders(device: str) -> tuple[Contender, ...]:
     )
 
 
-# A normal: half of a Box–Muller pair (log, sin, cos; three products and a root) and a quarter of a Philox
-# block (10 rounds of two wide products and two three-way xors). The spread: one exp gives σ, four operations
-# more expm1.
+# A normal number costs half of a Box–Muller pair (log, sin, cos; three products and a root) and a quarter of a Philox
+# block (10 rounds of two wide products and two three-way xors). One exp gives σ, and four more operations give expm1.
 _NOISE = Cost(reads=0, writes=0, transcendentals=1.5, arithmetic=2, integer=10)
 _SPREAD = Cost(reads=0, writes=0, transcendentals=1, arithmetic=4, integer=0)
 # z: 1. KL: ½μ·μ + (½ expm1 − ½v): 3, and 1 to add it up.
@@ -127,7 +126,7 @@ OP = Op(
     recover_noise=recover_noise,
 )
 
-# How its time grows with the batch at 32 channels, and with the channels at 4096 rows.
+# Shapes that show how the time grows with the batch at 32 channels, and with the channels at 4096 rows.
 _ROWS, _CHANNELS = (64, 256, 1024, 16384, 65536), (2, 8, 32, 128, 512, 2048)
 _GRID = tuple((rows, 32) for rows in _ROWS) + tuple((4096, channels) for channels in _CHANNELS)
 SCALING = replace(OP, name="latent_scaling", shapes={"cpu": _GRID, "cuda": _GRID}, dtypes=("fp32",))

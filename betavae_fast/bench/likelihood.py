@@ -15,7 +15,7 @@ from betavae_fast.bench.registry import Contender, Cost, Forward, Op, Outputs, P
 from betavae_fast.functional import PackedBits, bernoulli_nll, gaussian_nll, laplace_nll
 from betavae_fast.ops.backends import missing
 
-# The reference computes in float64 through a dozen temporaries: beyond this it shows nothing new.
+# The reference computes in float64 with a dozen temporaries; larger problems would only take longer.
 _REFERENCE_MAX_ELEMENTS = 1 << 21
 _SCALE = 0.5
 
@@ -23,16 +23,16 @@ Nll = Callable[..., Tensor]
 
 
 def setup(shape: Shape, dtype: torch.dtype, device: torch.device, seed: int, *, binary: bool) -> Problem:
-    """A decoder's output and images: as floats, as bytes, as bools and as bits.
+    """A decoder's output, and images as floats, bytes, bools and bits.
 
-    Grey images have no bools and no bits; what stands in their place is not used.
+    Grey images have no bools or bits; the tensors in those two places are then unused.
     """
     generator = torch.Generator(device).manual_seed(seed)
     decoded = (2 * torch.randn(shape, generator=generator, device=device)).to(dtype).requires_grad_()
     bytes_ = torch.randint(0, 256, shape, generator=generator, device=device, dtype=torch.uint8)
     if binary:
         bytes_ = (bytes_ < 32).to(torch.uint8) * 255
-    # 0 and 1 in any dtype; a grey byte's value in float32, as the kernels have it.
+    # 0 and 1 are exact in any dtype. Grey values stay float32, the precision in which the kernels convert bytes.
     floats = bytes_.float() / 255
     bools = bytes_ > 127
     return Problem(
@@ -43,7 +43,7 @@ def setup(shape: Shape, dtype: torch.dtype, device: torch.device, seed: int, *, 
 
 
 def eager_bernoulli(inputs: tuple[Tensor, ...], noise: Tensor | None) -> Outputs:
-    # In float16 the sum over the pixels would overflow: as under autocast, which computes it in float32.
+    # The sum over the pixels would overflow in float16. Autocast computes it in float32, too.
     logits, target = (x.float() if x.dtype == torch.float16 else x for x in inputs[:2])
     return (binary_cross_entropy_with_logits(logits, target, reduction="sum"),)
 
@@ -59,7 +59,7 @@ def eager_laplace(inputs: tuple[Tensor, ...], noise: Tensor | None) -> Outputs:
     return ((mean - target).abs().sum() / _SCALE + mean.numel() * log(2 * _SCALE),)
 
 
-# Which of a problem's inputs is the target.
+# The position of each kind of target among a problem's inputs.
 _TARGETS = {"float": 1, "uint8": 2, "bool": 3, "bits": 4}
 
 
@@ -112,7 +112,7 @@ def _op(name: str, nll: Nll, eager: Forward, kinds: tuple[str, ...], cost: Cost)
         contenders=partial(contenders, eager=eager, nll=nll, kinds=kinds),
         cost={
             "forward": cost,
-            # All that is left: the gradient has to be written.
+            # The forward pass reads everything that the gradient needs, so only the gradient has to be written.
             "backward": Cost(reads=0, writes=1, transcendentals=0, arithmetic=0, integer=0),
         },
     )

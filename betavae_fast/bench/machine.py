@@ -1,4 +1,4 @@
-"""Where and with what a benchmark ran."""
+"""Describes the machine, the commit and the versions that a benchmark ran with."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNKNOWN_CACHE = 32 << 20
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """What a result file says of its origin beside the command: ``date``, ``commit``, ``machine``, ``versions``."""
+    """The origin of a result file, apart from its command: ``date``, ``commit``, ``machine``, ``versions``."""
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": commit(),
@@ -29,7 +29,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
 
 
 def kind(device: torch.device) -> str:
-    """The machine's part of a result file's name: "cpu" or the GPU's."""
+    """The machine's part of a result file's name: "cpu", or the name of the GPU."""
     if device.type == "cpu":
         return "cpu"
     return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
@@ -61,7 +61,7 @@ def versions() -> dict[str, str | None]:
 
 
 def commit() -> dict[str, object]:
-    """The commit that ran, and whether anything but results differed from it; None for an installed package."""
+    """``revision``, the commit that ran, and ``dirty``, True if any file but results differs; None outside a checkout."""
     if not (_CHECKOUT / ".git").exists():
         return {"revision": None, "dirty": None}
     changes = _output("git", "status", "--porcelain", "--", ".", ":!benchmarks/results")
@@ -70,13 +70,13 @@ def commit() -> dict[str, object]:
 
 
 def busy() -> bool:
-    """Whether other programs have been running; False where the system does not say."""
+    """True if other programs were running in the last minute; False if the system does not report its load."""
     return hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5
 
 
 @cache
 def last_level_cache(device: torch.device) -> int:
-    """Bytes; a guess where the system does not say."""
+    """The size of the last-level cache in bytes; 32 MiB if the system does not report it."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties().L2_cache_size)
     folder = Path("/sys/devices/system/cpu/cpu0/cache")

@@ -1,9 +1,9 @@
-"""Do the contenders compute the same thing? No time counts before this has been answered.
+"""Checks that the contenders compute the same thing, before any of them is timed.
 
-Each contender is run on the problem that will be timed. Given the problem's noise, its outputs and gradients
-are compared with the formula in float64. Then with noise it draws itself, which is what is timed: the noise
-is recovered from its outputs, must look standard normal and differ from call to call, and the formula, given
-it, must agree again.
+Each contender is run on the problem that will be timed. First it is given the problem's noise, and its outputs and
+gradients are compared with the formula in float64. Then it draws its own noise, as it will when it is timed. That noise
+is recovered from its outputs; it must look standard normal and differ from call to call, and the formula with the
+recovered noise must agree with the outputs and gradients.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from torch import Tensor
 
 from betavae_fast.bench.registry import Contender, Forward, Op, Problem
 
-# Ours: twice the plain float32 formula's error plus one rounding. The others get their own dtype's formula,
-# and more slack: it is asked whether they do the same work, not how well.
+# Our backends may have twice the error of the plain float32 formula, plus one rounding. The others are compared with the
+# formula in their own dtype and have more slack: they must do the same work, but need not be as exact.
 _OURS, _PEER = 2.0, 8.0
-# Noise recovered from a rounded sample carries its rounding, into the gradients too.
+# Noise recovered from a rounded sample carries the sample's rounding, which the gradients then have, too.
 _RECOVERED = 4.0
-# Standard errors of the noise's mean and variance: less than one false alarm in 10⁷, however few the numbers. (A sum of n
-# squares exceeds n + 2√(n x) + 2x with probability e⁻ˣ at most; x = 18. Laurent & Massart 2000, lemma 1.)
+# Standard errors allowed to the noise's mean and variance: less than one false alarm in 10⁷, even for few numbers. (A sum
+# of n squares exceeds n + 2√(n x) + 2x with probability e⁻ˣ at most; x = 18. Laurent & Massart 2000, lemma 1.)
 _MOMENTS = 6.0
 
 
-# The formula's outputs and gradients in a dtype.
+# Maps a dtype to the formula's outputs and gradients in it.
 Formula = Callable[[torch.dtype], dict[str, Tensor]]
 
 
 class ParityError(Exception):
-    """A contender computes something else: nothing may be reported."""
+    """A contender's results differ from the formula's, so its times would mean nothing."""
 
 
 @dataclass(frozen=True)
 class Error:
-    """How far one quantity of a contender is from float64: largest difference over largest value."""
+    """The error of one quantity of a contender against float64: the largest difference over the largest value."""
 
     contender: str
     noise: str
@@ -48,22 +48,23 @@ class Error:
 
     @property
     def within_budget(self) -> bool:
-        # False for NaN. A budget is infinite where the plain formula overflows, which then measures nothing.
+        # False for NaN. The budget is infinite if the plain formula overflows: it then proves nothing, so False again.
         return self.error <= self.budget < inf
 
 
 def formula_of(op: Op, problem: Problem) -> Formula:
-    """The formula on the problem's numbers, computed once in each dtype."""
+    """The formula applied to the problem; its results in each dtype are computed once and kept."""
     return cache(partial(in_dtype, op, problem))
 
 
 def check(
     op: Op, problem: Problem, forwards: dict[Contender, Forward], formula: Formula | None = None
 ) -> list[Error]:
-    """Every contender's errors; ParityError if one of them exceeds its budget.
+    """The errors of every contender.
 
     Args:
-        formula: ``formula_of`` the problem, where it is checked in several calls.
+        formula: result of ``formula_of``, to share it between several calls.
+    Raises: ParityError if an error exceeds its budget, or an output has the wrong shape.
     """
     formula = formula or formula_of(op, problem)
     errors = [
@@ -109,7 +110,7 @@ def _check(
 
 
 def _quantities(op: Op, problem: Problem, forward: Forward) -> dict[str, Tensor]:
-    """Outputs and gradients by name, copied: a CUDA graph's replay would overwrite them."""
+    """The outputs and gradients by name. They are copied, because the replay of a CUDA graph overwrites its outputs."""
     outputs = tuple(forward(problem.inputs, problem.noise))
     gradients = torch.autograd.grad(outputs, problem.leaves, problem.grads_like(outputs))
     names = (*op.outputs, *(f"gradient {i}" for i in range(len(gradients))))
@@ -117,7 +118,7 @@ def _quantities(op: Op, problem: Problem, forward: Forward) -> dict[str, Tensor]
 
 
 def in_dtype(op: Op, problem: Problem, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The formula in ``dtype``, on the problem's own numbers."""
+    """The formula's outputs and gradients in ``dtype``, on the numbers of the problem."""
     inputs = tuple(x.detach().to(dtype).requires_grad_(x.requires_grad) for x in problem.inputs)
     noise = None if problem.noise is None else problem.noise.to(dtype)
     return _quantities(op, replace(problem, inputs=inputs, noise=noise), op.formula)
@@ -134,11 +135,11 @@ def _compare(
     arithmetic = torch.float32 if contender.ours else problem.inputs[0].dtype
     exact, plain = formula(torch.float64), formula(arithmetic)
     factor = _OURS if contender.ours else _PEER
-    # torch.compile adds a column up one by one in float32: on average, the roundings grow with the root of
+    # torch.compile adds the terms of a column one by one in float32; the error grows on average with the square root of
     # their number.
     serial_sum = 0.0 if contender.ours else len(problem.inputs[0]) ** 0.5 * _rounding(torch.float32)
     for name, truth in exact.items():
-        # On a small problem the plain formula can be exact by luck; ours is within 3 ulp, luck or not.
+        # On a small problem the plain formula can be exact by chance, so the budget starts from at least 3 roundings.
         likely = max(_distance(plain[name], truth), 3 * _rounding(arithmetic))
         budget = factor * likely + _rounding(found[name].dtype) + recovery + serial_sum
         yield Error(contender.name, noise, name, _distance(found[name], truth), budget)

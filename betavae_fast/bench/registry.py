@@ -1,4 +1,4 @@
-"""What an op must bring to be measured; the same entry feeds parity, speed and memory."""
+"""The description of an op that a benchmark needs. The same entry serves the measurements of parity, speed and memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, 
 
 Shape = tuple[int, ...]
 Outputs = tuple[Tensor, ...]
-# (problem's inputs, its noise or None: draw your own) -> outputs
+# (the problem's inputs, its noise or None to draw new noise) -> outputs
 Forward = Callable[[tuple[Tensor, ...], Tensor | None], Outputs]
 
 _ENTRIES = {
@@ -28,7 +28,7 @@ _ENTRIES = {
     "laplace_nll": ("betavae_fast.bench.likelihood", "LAPLACE"),
     "total_correlation": ("betavae_fast.bench.total_correlation", "OP"),
 }
-# An op in more shapes, and as a layer uses it: not part of `make gpu`, whose time is for the kernels.
+# Ops in more shapes, and as a layer uses them. `make gpu` leaves them out to spend its time on the kernels.
 _USES = {
     "latent_scaling": ("betavae_fast.bench.latent", "SCALING"),
     "spatial": ("betavae_fast.bench.spatial", "CONTIGUOUS"),
@@ -38,7 +38,7 @@ _USES = {
 
 @dataclass(frozen=True)
 class Problem:
-    """One (shape, dtype, device) of an op: what every contender is given, made once."""
+    """The numbers of one (shape, dtype, device) of an op, made once and given to every contender."""
 
     inputs: tuple[Tensor, ...]
     output_grads: tuple[Tensor, ...]
@@ -49,22 +49,22 @@ class Problem:
         return tuple(x for x in self.inputs if x.requires_grad)
 
     def grads_like(self, outputs: Outputs) -> tuple[Tensor, ...]:
-        """The gradients of outputs in these dtypes."""
+        """The gradients, in the dtypes of ``outputs``."""
         return tuple(g.to(o.dtype) for g, o in zip(self.output_grads, outputs, strict=True))
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The least any implementation does, for each element; what is smaller by the batch size is left out.
+    """The least work that any implementation does for one element. Work that is done once for the batch is left out.
 
     Args:
-        reads, writes: tensors of the problem's shape and dtype that go through memory once.
-        transcendentals: exp, log, sin, cos.
-        arithmetic: floating-point operations beside them; a fused multiply-add counts once.
-        integer: operations on 32-bit words.
-        target_bytes: read once beside the tensors: a target's, in the smallest dtype that is usual.
-        pair_exponentials: for each pair of rows, and for each channel of a pair.
-        pair_arithmetic: for each channel of a pair of rows.
+        reads, writes: number of tensors of the problem's shape and dtype that are read or written once.
+        transcendentals: number of exp, log, sin and cos.
+        arithmetic: number of other floating-point operations; a fused multiply-add counts once.
+        integer: number of operations on 32-bit words.
+        target_bytes: bytes of the target, read once, in the smallest usual dtype.
+        pair_exponentials: number of exp for each pair of rows, and as many again for each channel of a pair.
+        pair_arithmetic: number of floating-point operations for each channel of a pair of rows.
     """
 
     reads: int
@@ -89,7 +89,7 @@ class Cost:
         )
 
     def operations(self, shape: Shape) -> tuple[int, int, int]:
-        """(transcendentals, arithmetic, integer) in total."""
+        """The total numbers of (transcendental, arithmetic, integer) operations."""
         elements, batch = prod(shape), shape[0]
         exponentials = self.pair_exponentials * (batch * elements + batch * batch)
         return (
@@ -108,10 +108,10 @@ class Contender:
 
     Args:
         build: makes the callable; called once for each problem.
-        ours: held to the package's error budget: float32 arithmetic whatever the input's dtype.
-        missing: why it cannot run here, or "".
-        max_elements: problems larger than this, by the op's ``size``, are not worth its time or memory.
-        on_request: takes part only if it is asked for by name.
+        ours: True if it must keep the package's error budget, that of float32 arithmetic for an input of any dtype.
+        missing: reason why it cannot run here, or "".
+        max_elements: the largest problem, by the op's ``size``, that is worth its time and memory.
+        on_request: True if it takes part only when asked for by name.
     """
 
     name: str
@@ -127,15 +127,15 @@ class Op:
     """A benchmark's entry.
 
     Args:
-        shapes: by device type, the most telling first.
+        shapes: the shapes to measure, by device type, the most informative first.
         setup: (shape, dtype, device, seed) -> Problem.
         formula: the textbook formula in plain torch, in the dtype of its inputs; in float64 it is the truth.
-        contenders: by device type. "eager" is among them; "compile…" are torch.compile's.
-        cost: of "forward" and "backward".
+        contenders: device type -> contenders. One is called "eager"; the names of torch.compile's begin with "compile".
+        cost: the costs of "forward" and "backward".
         recover_noise: (inputs, outputs), both float64 -> the standard normal noise that a contender drew
             itself; None for an op without noise.
-        size: of a shape's problem: its elements, unless contenders keep more than those.
-        unfit: why a shape is not one of this op's, or "".
+        size: shape -> size of the problem: its number of elements, or more if contenders keep more than those.
+        unfit: shape -> reason why the op cannot have this shape, or "".
     """
 
     name: str
@@ -157,17 +157,17 @@ class Op:
 
 
 def parse_shape(text: str) -> Shape:
-    """``65536x128`` -> (65536, 128); () if it is not written so."""
+    """Parse ``65536x128`` into (65536, 128); return () for text of another form."""
     return tuple(map(int, text.split("x"))) if re.fullmatch(r"[1-9]\d*(x[1-9]\d*)+", text) else ()
 
 
 def op_names() -> tuple[str, ...]:
-    """The ops that have kernels of their own."""
+    """The names of the ops that have kernels of their own."""
     return tuple(_ENTRIES)
 
 
 def entry_names() -> tuple[str, ...]:
-    """All that can be measured."""
+    """The names of all entries that can be measured."""
     return (*_ENTRIES, *_USES)
 
 

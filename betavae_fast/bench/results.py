@@ -1,7 +1,7 @@
 """The result file: everything a reader needs to believe a figure, or to measure it again.
 
-Times are in seconds, sizes in bytes, bandwidths in GB/s (10⁹ bytes). A file holds one op on one kind of
-machine; the command in it writes it anew.
+Times are in seconds, sizes in bytes, bandwidths in GB/s (10⁹ bytes). A file holds one op on one kind of machine. It
+contains the command that writes it anew.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from betavae_fast.files import write_json
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a result file begins with: the command that measures the same again, and ``machine.provenance``."""
+    """The origin of a result file: the command that measures the same again, and ``machine.provenance``."""
 
     command: str
     date: str
@@ -33,16 +33,17 @@ class Measurement:
     """One contender in one direction of one problem.
 
     Args:
-        bytes, transcendentals, arithmetic, integer: the least any implementation moves and computes in total.
+        bytes, transcendentals, arithmetic, integer: the least that any implementation moves and computes in total.
         gigabytes_per_second: ``bytes`` over p50.
-        copy_gigabytes_per_second: of a copy too large for any cache, measured in the same rounds.
-        floor_ratio: p50 over the time that copy takes for ``bytes``.
-        cache_copy_gigabytes_per_second, cache_floor_ratio: the same for a copy of ``bytes``, where the
-            problem's tensors fit into the last-level cache; else None.
-        speedup_over_eager, speedup_over_compile: their p50 (the fastest mode's of torch.compile) over this
-            one; None where they did not run.
-        peak_bytes: allocated at one time beside the inputs, outputs included; None in files older than the field.
-        launches: kernels, copies and fills of one call on a GPU; None on a CPU.
+        copy_gigabytes_per_second: bandwidth of a copy too large for any cache, measured in the same rounds.
+        floor_ratio: p50 over the time in which that copy moves ``bytes``.
+        cache_copy_gigabytes_per_second, cache_floor_ratio: the same for a copy of ``bytes`` if the problem's
+            tensors fit into the last-level cache, else None.
+        speedup_over_eager, speedup_over_compile: p50 of eager, or of torch.compile's fastest mode, over this p50;
+            None if it did not run.
+        peak_bytes: most bytes allocated at one time besides the inputs, outputs included; None in files older than
+            the field.
+        launches: number of kernels, copies and fills of one call on a GPU; None on a CPU.
     """
 
     op: str
@@ -75,9 +76,9 @@ class CheckedProblem:
     """A problem whose contenders were compared.
 
     Args:
-        errors: by how much those that were timed differ from float64.
-        absent: who did not take part, and why.
-        failed: who was to take part, but raised an error or computed something else; it is not timed.
+        errors: the errors against float64 of the contenders that were timed.
+        absent: the contenders that did not take part, each with the reason.
+        failed: the contenders that raised an error or computed something else, each with the reason; they are not timed.
     """
 
     op: str
@@ -93,8 +94,8 @@ class Results:
     """A result file.
 
     Args:
-        left_out: problems of the configuration that were not measured, and why. The file of a run that was stopped names
-            those that it had not come to.
+        left_out: the problems of the configuration that were not measured, each with the reason. If the run was stopped,
+            the problems it had not reached are among them.
     """
 
     op: str
@@ -126,7 +127,10 @@ class Results:
 
 
 def check_writable(path: Path) -> None:
-    """OSError if no file can be written there, to be known before anything is measured; its folder is made."""
+    """Make the folder of ``path`` and check, before anything is measured, that a file can be written there.
+
+    Raises: OSError if it cannot.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder")
@@ -135,7 +139,7 @@ def check_writable(path: Path) -> None:
 
 
 def load(path: Path) -> Results:
-    """A result file; TypeError if a field is missing or unknown."""
+    """Read a result file. Raises: TypeError if a field is missing or unknown."""
     document = json.loads(path.read_text(encoding="utf-8"))
     parity = tuple(_checked_problem(entry) for entry in document.pop("parity"))
     measurements = tuple(_record(Measurement, entry) for entry in document.pop("measurements"))
@@ -153,7 +157,7 @@ def _checked_problem(entry: dict[str, Any]) -> CheckedProblem:
 
 
 def _record(kind: type, entry: dict[str, Any]) -> Any:
-    """A dataclass from its fields, with lists as the tuples they were."""
+    """Make a dataclass from the JSON of its fields; lists become the tuples they were."""
     if unknown := entry.keys() - {f.name for f in fields(kind)}:
         raise TypeError(f"{kind.__name__} has no {', '.join(sorted(unknown))}")
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()})

@@ -1,4 +1,4 @@
-"""One op on one machine: each problem is checked, then timed."""
+"""Measures one op on one machine: checks each problem's contenders, then times them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from betavae_fast.bench.results import CheckedProblem, Measurement, Results
 from betavae_fast.bench.timing import CpuClock, CudaClock, Effort, Task, Timing, interleave
 from betavae_fast.system_memory import available_memory
 
-# The preparations of a backward sample are forward passes that stay alive until it is over.
+# Memory for the forward passes that are prepared for a backward sample and stay alive until it ends.
 _PREPARED_BYTES = 256 << 20
-# From the formula's time for so many rows that of a whole batch is foretold; fewer on a GPU measure its launches.
+# Rows on which the formula is timed to predict its time for a whole batch. With fewer, a GPU would only time launches.
 _FEW_ROWS = {"cpu": 512, "cuda": 4096}
-# The float64 formula's intermediates, inputs and gradients.
+# Number of tensors the float64 formula holds: intermediates, inputs and gradients.
 _PARITY_TENSORS = 24
 _NOT_REACHED = "the run ended before it"
 
@@ -53,11 +53,11 @@ def run(
     """Measure every shape in every dtype, one after the other.
 
     Args:
-        command: what measures the same again.
-        contenders: take only those of these names.
-        seed: of the problems' numbers.
-        time_limit: begin no problem after so many seconds.
-        watch: entered with a problem's name while it is measured.
+        command: the command that measures the same again.
+        contenders: names of the contenders to measure; None for all that need not be requested by name.
+        seed: the seed of the problems' numbers.
+        time_limit: seconds after which no further problem is begun.
+        watch: makes a context manager from a problem's name; it is active while the problem is measured.
         keep: called after each problem with the results so far.
     Raises: ParityError, after everything else has been measured and handed to ``keep``, if contenders failed.
     """
@@ -123,7 +123,10 @@ def measure(
 def line_up(
     op: Op, shape: Shape, device: torch.device, names: Sequence[str] | None = None
 ) -> tuple[dict[str, str], dict[Contender, Forward]]:
-    """(who does not take part, and why; who does), with nothing compiled for an earlier problem in reach."""
+    """The absent contenders, each with the reason, and the forward functions of the others.
+
+    Resets torch.compile, so that no contender uses code compiled for an earlier problem.
+    """
     torch.compiler.reset()
     absent: dict[str, str] = {}
     forwards: dict[Contender, Forward] = {}
@@ -142,7 +145,10 @@ def line_up(
 
 
 def leave_out_uncompilable(problem: Problem, forwards: dict[Contender, Forward]) -> dict[str, str]:
-    """Removes what torch.compile cannot compile here, for want of headers for example; the reasons by name."""
+    """Remove the contenders that torch.compile cannot compile here, for example because headers are missing.
+
+    Returns: the reasons by contender.
+    """
     absent: dict[str, str] = {}
     for contender in [c for c in forwards if c.name.startswith("compile")]:
         try:
@@ -156,7 +162,10 @@ def leave_out_uncompilable(problem: Problem, forwards: dict[Contender, Forward])
 def leave_out_wrong(
     op: Op, problem: Problem, forwards: dict[Contender, Forward]
 ) -> tuple[list[parity.Error], dict[str, str]]:
-    """Remove the contenders that raise an error or compute something else: (the others' errors, the reasons by name)."""
+    """Remove the contenders that raise an error or compute something else.
+
+    Returns: the errors of the remaining contenders, and the reasons for the removed ones by name.
+    """
     formula = parity.formula_of(op, problem)
     errors: list[parity.Error] = []
     failed: dict[str, str] = {}
@@ -166,7 +175,7 @@ def leave_out_wrong(
         except ParityError as error:
             lines = str(error).splitlines()
             failed[contender.name] = "; ".join(line.removeprefix(f"{contender.name}, ") for line in lines)
-        except Exception as error:  # whatever a compiler or a kernel raises, the others can still be measured
+        except Exception as error:  # from a compiler or a kernel; the others can still be measured
             said = str(error).strip().splitlines()
             failed[contender.name] = f"{type(error).__name__}: {said[0] if said else 'without a message'}"
         if contender.name in failed:
@@ -175,26 +184,26 @@ def leave_out_wrong(
 
 
 def too_large(shape: Shape, device: torch.device) -> str:
-    """Why the memory that is free does not suffice to check this problem, or ""."""
+    """The reason if too little memory is free to check this problem, else ""."""
     free = available_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
     needed = _PARITY_TENSORS * 8 * prod(shape)
     return f"needs {needed >> 30} GiB of memory, {free >> 30} GiB are free" if needed > free else ""
 
 
 def check_seconds(op: Op, shape: Shape, dtype: str, device: torch.device) -> float:
-    """About how long the parity check of a problem takes, from the formula's time on a smaller batch."""
+    """The approximate seconds of a problem's parity check, extrapolated from the formula's time on a smaller batch."""
     few = (min(shape[0], _FEW_ROWS[device.type]), *shape[1:])
     problem = op.setup(few, DTYPES[dtype], device, 0)
     clock = CpuClock() if device.type == "cpu" else CudaClock(flush=False)
     _, seconds = (clock(lambda: parity.in_dtype(op, problem, torch.float64)) for _ in range(2))
     _, forwards = line_up(op, shape, device)
-    # In float64 and in the contenders' dtype: once with given noise, and with what each contender has drawn.
+    # The formula runs in float64 and in the contenders' dtype, once with given noise and once with each contender's own.
     times = 2 if op.recover_noise is None else 2 + 2 * len(forwards)
     return times * seconds * op.size(shape) / op.size(few)
 
 
 def task(direction: Direction, name: str, problem: Problem, forward: Forward, max_calls: int) -> Task:
-    """A contender as it is timed: it draws its own noise, and its forward keeps what its backward needs."""
+    """The timed call of a contender. It draws its own noise, and its forward pass saves what backward needs."""
     inputs, leaves = problem.inputs, problem.leaves
     run = partial(forward, inputs, None)
     grads = problem.grads_like(run())
@@ -221,7 +230,7 @@ def _time(
     device = problem.inputs[0].device
     moved = op.cost_of(direction).bytes(shape, DTYPES[dtype])
     in_cache = copying.fits_in_cache(moved, device)
-    # CUDA graphs keep one forward pass alive, not many.
+    # CUDA graphs reuse their outputs' memory, so that only one forward pass can be alive at a time.
     max_calls = 1 if device.type == "cuda" else max(1, min(1000, _PREPARED_BYTES // (2 * moved)))
     tasks = [task(direction, name, problem, forward, max_calls) for name, forward in forwards.items()]
     clock = CpuClock() if device.type == "cpu" else CudaClock(flush=not in_cache)

@@ -1,4 +1,4 @@
-"""Spatial latents: sample and KL of an encoder's packed output, as latent diffusion asks for them, in both formats."""
+"""Spatial latents: sample and KL of an encoder's packed output, as in latent diffusion, contiguous and channels-last."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from betavae_fast.bench.registry import Contender, Forward, Op, Outputs, Problem
 def setup(
     shape: Shape, dtype: torch.dtype, device: torch.device, seed: int, *, channels_last: bool
 ) -> Problem:
-    """The latent op's problem, packed (B, 2·C, ...), and a gradient for z and for each image's KL."""
+    """Posteriors as in the latent op's problem, packed (B, 2·C, ...), with gradients for z and for each image's KL."""
     generator = torch.Generator(device).manual_seed(seed)
     memory_format = torch.contiguous_format
     if channels_last:
@@ -36,7 +36,7 @@ def setup(
 
 
 def eager(inputs: tuple[Tensor, ...], noise: Tensor | None) -> Outputs:
-    """What diffusers' DiagonalGaussianDistribution computes, over all dimensions but the batch."""
+    """The formula of diffusers' DiagonalGaussianDistribution, summed over all dimensions but the batch."""
     mean, logvar = inputs[0].chunk(2, dim=1)
     logvar = logvar.clamp(-30.0, 20.0)
     std, var = (0.5 * logvar).exp(), logvar.exp()

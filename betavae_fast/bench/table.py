@@ -1,4 +1,4 @@
-"""Results on the terminal."""
+"""Prints results on the terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from betavae_fast.bench.results import Measurement, Results
 
 
 def show(results: Results, console: Console) -> None:
-    """A table for each problem and direction, and what did not take part."""
+    """Print a table for each problem and direction, then the contenders and problems that were left out."""
     machine = results.machine
     where = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} threads"
     console.print(f"[bold]{results.op}[/] on {where}, torch {results.versions['torch']}, {results.date}")
@@ -37,12 +37,12 @@ def show(results: Results, console: Console) -> None:
 
 
 def headlines(results: Results) -> list[str]:
-    """Of our own backends, forward and backward together: the lines that a README may state."""
+    """The lines that a README may state: those of our own backends, forward and backward together."""
     return [headline(m) for m in _ours(results)]
 
 
 def gains(results: Results) -> list[str]:
-    """What our fastest backend saves in each problem, forward and backward together, as a sentence."""
+    """A sentence for each problem: the time and memory that our fastest backend saves, forward and backward together."""
     return [
         _gain(min(found, key=lambda m: m.p50), results)
         for _, rows in groupby(_ours(results), lambda m: (m.shape, m.dtype))

@@ -1,8 +1,7 @@
-"""Times of several tasks measured side by side.
+"""Measures the times of several tasks side by side.
 
-A sample is some calls in a row, as many as the timer needs to be exact; its time is that of one call. The
-samples of all tasks are interleaved in rounds of changing order, so that a machine that slows down slows them
-all.
+A sample is a series of calls, long enough for the timer to be exact; its time is divided by the number of calls. The
+samples of all tasks are interleaved in rounds of changing order, so that a machine that slows down slows all tasks alike.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ import torch
 
 @dataclass(frozen=True)
 class Task:
-    """``call(prepare())``, of which only ``call`` is timed: a sample's items are prepared before it
-    starts."""
+    """``call(prepare())``, of which only ``call`` is timed: all items of a sample are prepared before it starts."""
 
     name: str
     call: Callable[[Any], object]
@@ -32,12 +30,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure.
+    """The duration of a measurement.
 
     Args:
-        sample_seconds: the least a sample should take.
-        task_seconds: what the samples of a task take together.
-        min_samples, max_samples: their number, whatever they take.
+        sample_seconds: the least duration of a sample.
+        task_seconds: the duration of all samples of a task together.
+        min_samples, max_samples: bounds of the number of samples, which have priority over ``task_seconds``.
     """
 
     sample_seconds: float = 0.005
@@ -46,15 +44,15 @@ class Effort:
     max_samples: int = 100
 
 
-# For an answer within a minute.
+# Gives an answer within a minute.
 BRIEF = Effort(sample_seconds=0.002, task_seconds=0.4, min_samples=5)
-# For a look, not for figures.
+# Gives a first impression; the figures are too noisy to quote.
 QUICK = Effort(sample_seconds=0.0005, task_seconds=0.02, min_samples=3, max_samples=20)
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one call."""
+    """Percentiles of the seconds of one call."""
 
     p20: float
     p50: float
@@ -64,10 +62,10 @@ class Timing:
 
 
 class Clock(Protocol):
-    """Seconds that a function takes."""
+    """Measures the seconds that a function takes."""
 
     def settle(self) -> None:
-        """Let what the task before has left running come to its end."""
+        """Wait until the previous task's remaining work has ended."""
 
     def __call__(self, work: Callable[[], object]) -> float: ...
 
@@ -78,8 +76,10 @@ class CpuClock:
     SPIN_SECONDS = 0.003
 
     def settle(self) -> None:
-        """torch and the code that torch.compile generates may each bring an OpenMP of their own, whose
-        threads wait actively for more work, in the way of whoever comes next.
+        """Wait until idle OpenMP threads have stopped spinning.
+
+        torch and the code that torch.compile generates may each load their own OpenMP. Its threads spin for a while
+        after their work and would take the cores from the next task.
         """
         sleep(self.SPIN_SECONDS)
 
@@ -93,8 +93,8 @@ class CudaClock:
     """Device time between two events.
 
     Args:
-        flush: overwrite the L2 cache before each sample, with so much that the device is still at it while
-            the host enqueues the work, whose launch gaps are then not timed.
+        flush: overwrite the L2 cache before each sample. The write is so large that the device is still busy with it
+            while the host enqueues the work; gaps between launches are then not timed.
     """
 
     FLUSHED_BYTES = 1 << 30
@@ -117,7 +117,7 @@ class CudaClock:
 
 
 def interleave(tasks: Sequence[Task], clock: Clock, effort: Effort) -> dict[str, Timing]:
-    """The tasks' times by name. A task that gets fewer samples has them spread over all rounds."""
+    """The times of the tasks by name. The samples of a task that needs fewer are spread over all rounds."""
     with _no_garbage_collection():
         plans = [_plan(task, clock, effort) for task in tasks]
         rounds = max(samples for _, samples in plans)
@@ -134,7 +134,7 @@ def interleave(tasks: Sequence[Task], clock: Clock, effort: Effort) -> dict[str,
 
 
 def _plan(task: Task, clock: Clock, effort: Effort) -> tuple[int, int]:
-    """(calls in a sample, number of samples), after a warm-up."""
+    """The number of calls in a sample and the number of samples, found after a warm-up."""
     for _ in range(2):
         _sample(task, 1, clock)
     calls, seconds = 1, _sample(task, 1, clock)
@@ -146,7 +146,7 @@ def _plan(task: Task, clock: Clock, effort: Effort) -> tuple[int, int]:
 
 
 def _sample(task: Task, calls: int, clock: Clock) -> float:
-    """Seconds a call. Short calls get an untimed one first, which wakes the threads and warms the cache."""
+    """The seconds of one call. Before a series of short calls, an untimed one wakes the threads and warms the cache."""
     call, prepared = task.call, [task.prepare() for _ in range(calls)]
     clock.settle()
     if calls > 1:

@@ -1,4 +1,4 @@
-"""The decomposition of the KL by a batch: log q(z) and each log q(z_d), from all pairs of rows, and their gradients."""
+"""The decomposition of a batch's KL: log q(z) and each log q(z_d) from all pairs of rows, and their gradients."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from betavae_fast.functional import kl_decomposition
 from betavae_fast.ops.backends import missing
 
 DATASET_SIZE = 737_280
-# Eager keeps seven tensors of B × B × D: at (2048, 10) 168 MB each, at (8192, 10) 2.7 GB.
+# Eager code keeps seven tensors of B × B × D: 168 MB each at (2048, 10), 2.7 GB each at (8192, 10).
 _EAGER_TENSORS = 8
 _EAGER_MAX_ELEMENTS = {"cpu": 2048 * 2048 * 10, "cuda": 8192 * 8192 * 10}
-# The parity check computes all pairs by the formula, in float64 too.
+# The parity check applies the formula to all pairs of rows, in float64 too, so that the batch must not be too large.
 _MOST_ROWS = 32768
-# At a time. On a CPU, few enough for the cache: 1.7 s instead of 6.0 for 2048 rows in float64, one thread.
+# Terms that the formula computes at a time. On a CPU they fit into the cache: 1.7 s instead of 6.0 for 2048 rows in
+# float64 with one thread.
 _FORMULA_TERMS = {"cpu": 1 << 20, "cuda": 1 << 24}
 
 
 def setup(shape: Shape, dtype: torch.dtype, device: torch.device, seed: int) -> Problem:
-    """Posteriors as training leaves them, σ between about 0.2 and 1.6, a sample of each, and β-TCVAE's weights."""
+    """Posteriors like those of a trained model, σ between about 0.2 and 1.6, a sample of each, and β-TCVAE's weights."""
     generator = torch.Generator(device).manual_seed(seed)
 
     def normal() -> Tensor:
@@ -43,7 +44,7 @@ def _log_normal(z: Tensor, mu: Tensor | float, logvar: Tensor | float) -> Tensor
 
 
 def _aggregated(rows: Tensor, z: Tensor, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
-    """log q(z) and the sum of log q(z_d) of these rows of z, by stratified sampling: the code as everyone writes it."""
+    """log q(z) and the sum of log q(z_d) of these rows of z by stratified sampling, in the code people usually write."""
     batch, others = len(mu), len(mu) - 1
     column = torch.arange(batch, device=z.device)
     log_weights = torch.full((len(rows), batch), -log(others), dtype=z.dtype, device=z.device)
@@ -67,7 +68,7 @@ def eager(inputs: tuple[Tensor, ...], noise: Tensor | None) -> Outputs:
 
 
 def formula(inputs: tuple[Tensor, ...], noise: Tensor | None) -> Outputs:
-    """The same, some rows at a time, forgotten until backward: also where eager's memory does not suffice."""
+    """The same as ``eager``, some rows at a time and recomputed in backward, so that it needs much less memory."""
     z, mu, logvar = inputs
     every = torch.arange(len(z), device=z.device)
     found = [
@@ -83,7 +84,7 @@ def _ours(backend: str, inputs: tuple[Tensor, ...], noise: Tensor | None) -> Out
 
 
 def _eager_max_elements(device: str) -> int:
-    """What is worth eager's time and fits into the GPU."""
+    """The largest problem that is worth eager's time and fits into the memory of the GPU."""
     most = _EAGER_MAX_ELEMENTS[device]
     if device == "cpu" or not torch.cuda.is_available():
         return most
@@ -114,12 +115,12 @@ def contenders(device: str) -> tuple[Contender, ...]:
     )
 
 
-# exp of each pair's density, and of each channel's. (z − μ)/σ: 2, its square + log σ²: 1, the sum over channels: 1, and
-# 1 to add the exponential up.
+# One exp for each pair's density, and one for each channel's. (z − μ)/σ: 2, its square + log σ²: 1, the sum over
+# channels: 1, and 1 to add the exponential up.
 _FORWARD = Cost(
     reads=3, writes=0, transcendentals=0, arithmetic=0, integer=0, pair_exponentials=1, pair_arithmetic=5
 )
-# The density again: 4. W = g p + g_d p_d: 2, W (z − μ)/σ: 1, and 3 to add up three gradients.
+# Computing the density again: 4. W = g p + g_d p_d: 2, W (z − μ)/σ: 1, and 3 to add up three gradients.
 _BACKWARD = Cost(
     reads=3, writes=3, transcendentals=0, arithmetic=0, integer=0, pair_exponentials=1, pair_arithmetic=10
 )
@@ -132,7 +133,7 @@ def _size(shape: Shape) -> int:
 
 def _unfit(shape: Shape) -> str:
     if len(shape) == 2 and 2 <= shape[0] <= _MOST_ROWS:
-        # There the plain formula's errors cancel, and any other's look wrong beside them.
+        # With one channel, the plain formula's errors cancel, and any other implementation would look wrong beside it.
         return "is 0: one channel has none" if shape[1] == 1 else ""
     return f"is compared by all pairs of rows: a batch of 2 to {_MOST_ROWS}, by channels"
 
