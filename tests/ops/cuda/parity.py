@@ -14,6 +14,12 @@ from tests.layouts import LAYOUTS, dense, fits, lay_out
 
 FIRST_ROW = 4
 ANY = (-math.inf, math.inf)
+# Some tiles to a CTA, all that a panel has, and one, as by default with so few.
+CUTS = (
+    {"enough_ctas": 2, "most_tiles": 3},
+    {"enough_ctas": 1, "most_tiles": 1 << 20},
+    {"enough_ctas": 1, "most_tiles": 1},
+)
 
 
 def ops():

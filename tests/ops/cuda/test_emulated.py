@@ -12,12 +12,6 @@ from tests.ops.cuda import emulate, parity
 
 pytestmark = pytest.mark.usefixtures("order")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Some tiles to a CTA, all that a panel has, and one, as by default with so few.
-CUTS = (
-    {"enough_ctas": 2, "most_tiles": 3},
-    {"enough_ctas": 1, "most_tiles": 1 << 20},
-    {"enough_ctas": 1, "most_tiles": 1},
-)
 REDUCTIONS = ("none", "dim", "sample", "batchmean", "sum")
 
 
@@ -61,7 +55,7 @@ def test_few_rows_are_cut_into_broad_panels(shape, dtype, reduction):
 
 
 @pytest.mark.usefixtures("poisoned_memory")
-@pytest.mark.parametrize("figures", CUTS, ids=str)
+@pytest.mark.parametrize("figures", parity.CUTS, ids=str)
 @pytest.mark.parametrize("shape", [(700, 10), (61, 77), (30, 1300), (2, 3000)], ids=str)
 def test_parity_however_a_launch_is_cut(library, shape, figures):
     """With several tiles to a CTA, the last of them and the last CTA cut short; with all of them; and with one."""
@@ -80,7 +74,7 @@ def test_the_order_of_sums_follows_the_cut(library):
         with cuda_cut(library, figures):
             return torch.ops.betavae_fast.latent_kl_cuda(x, x, *parity.ANY, parity.REDUCTIONS["dim"])
 
-    default, others = kl({}), [kl(figures) for figures in CUTS]
+    default, others = kl({}), [kl(figures) for figures in parity.CUTS]
     assert not any(torch.equal(default, other) for other in others[:2]) and torch.equal(default, others[2])
     assert torch.equal(kl({}), default)
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 import betavae_fast
+from benchmarks.cuts import cuda_cut
 from betavae_fast.noise import make_rng, normals
-from betavae_fast.ops.backends import missing
+from betavae_fast.ops.backends import CUDA_LIBRARY, missing
 from tests.cuda_graphs import captured
 from tests.ops import second_gpu
 from tests.ops.cuda import parity
@@ -40,6 +41,14 @@ def _reference():
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_parity_with_float64_in_every_layout(shape, dtype, reduction):
     parity.check_parity(torch.Size(shape), dtype, reduction, "cuda")
+
+
+@pytest.mark.parametrize("figures", parity.CUTS, ids=str)
+@pytest.mark.parametrize("shape", [(700, 10), (30, 1300)], ids=str)
+def test_parity_however_a_launch_is_cut(shape, figures):
+    with cuda_cut(CUDA_LIBRARY, figures):
+        for reduction in REDUCTIONS:
+            parity.check_parity(torch.Size(shape), torch.float32, reduction, "cuda", layouts=("contiguous",))
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (65536, 128), (64, 32768)], ids=str)
@@ -100,6 +109,13 @@ def test_a_graph_replays_forward_and_backward_with_a_new_seed():
         graph.replay()
         replayed = [x.clone() for x in results]
         assert all(torch.equal(a, b) for a, b in zip(replayed, step(), strict=True))
+
+
+def test_a_graph_holds_the_seed_that_it_was_given_as_a_number():
+    mu = torch.zeros(512, 32, device="cuda")
+    graph, z = captured(lambda: betavae_fast.reparameterize(mu, mu, seed=7, backend="cuda"))
+    graph.replay()
+    assert torch.equal(z.cpu(), normals(make_rng("cpu", seed=7), 0, 512 * 32).view(512, 32))
 
 
 def test_a_launch_goes_to_the_current_stream():
