@@ -1,1 +1,1 @@
-"""What a trained model has learned, in numbers and pictures."""
+"""Measures what a trained model has learned and draws it."""

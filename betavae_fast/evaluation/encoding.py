@@ -1,4 +1,4 @@
-"""A whole data set through the encoder, once."""
+"""Encodes a whole data set once, for everything that is measured on its codes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from betavae_fast.functional import reparameterize
 from betavae_fast.nn import BetaVAE
 from betavae_fast.training.precision import autocast
 
-# Measured: on a CPU activations of 128 images still fit into the caches; a GPU wants its many cores busy.
+# Fastest as measured: on a CPU the activations of 128 images still fit into the caches; a GPU needs more to be busy.
 _BATCH = {"cpu": 128, "cuda": 8192}
 
 
@@ -28,7 +28,7 @@ class Encoding:
 
     @property
     def mean_codes(self) -> NDArray[np.float32]:
-        """(N, D)."""
+        """The posterior means, (N, D)."""
         codes: NDArray[np.float32] = self.mu.numpy()
         return codes
 
@@ -51,10 +51,10 @@ def encode(
     """The posteriors of all images of ``dataset``, or of those at ``indices``, in that order.
 
     Args:
-        model: its weights are left as they are; its convolutions are fastest in channels_last.
+        model: the model, whose weights keep their memory format; its convolutions are fastest in channels_last.
         indices: int64 (N,).
-        batch_size: images at a time; by default what suits the device.
-        precision: of the network's arithmetic, float32 or bfloat16.
+        batch_size: number of images encoded at a time; by default a size that suits the device.
+        precision: dtype of the network's arithmetic, float32 or bfloat16.
         on_images: called after each batch with the number of its images.
     Raises: ValueError for images of another shape than the model's or a batch size below 1.
 

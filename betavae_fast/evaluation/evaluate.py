@@ -1,4 +1,4 @@
-"""A trained model and its data set in, everything that is measured of them out."""
+"""Evaluates a trained model on a data set: summary, codes, factor table and scores."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ FORMAT = 1
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What was measured of one model."""
+    """The results of measuring one model."""
 
     data: str
-    identity: DataIdentity  # of the images measured
+    identity: DataIdentity  # identity of the measured images
     seed: int
     summary: Summary
     encoding: Encoding
-    table: FactorTable | None  # None where the data's factors are not known
+    table: FactorTable | None  # None if the data's factors are not known
     scores: list[Scored]
-    seconds: dict[str, float]  # each part took; of the metrics see ``scores``
+    seconds: dict[str, float]  # duration of each part, in seconds; those of the metrics are in ``scores``
 
     @property
     def findings(self) -> list[str]:
@@ -45,7 +45,7 @@ class Evaluation:
 
     @property
     def kl_per_dim(self) -> NDArray[np.float64]:
-        """(D,), nats, means over the images of the summary."""
+        """The mean KL of each channel over the images of the summary, (D,), nats."""
         channels = sorted(self.summary.channels, key=lambda channel: channel.index)
         return np.array([channel.kl for channel in channels])
 
@@ -66,13 +66,13 @@ def evaluate(
     on_metric: Callable[[str], object] = lambda name: None,
     on_score: Callable[[Scored], object] = lambda scored: None,
 ) -> Evaluation:
-    """Encode all of ``dataset`` once and measure everything on the table of codes.
+    """Encode all of ``dataset`` once and measure everything on the codes.
 
     Args:
-        model: in evaluation mode.
-        metrics: which to compute; those that need factors are left out where they are not known.
-        seed: of the images that each metric draws and of the sampled codes.
-        jobs: processes for DCI's classifiers.
+        model: the model, in evaluation mode.
+        metrics: the metrics to compute; those that need factors are left out if the factors are not known.
+        seed: seed of the images that each metric draws, and of the sampled codes.
+        jobs: number of processes for DCI's classifiers.
         on_images, on_metric, on_score: called after each batch, before each metric and after it.
     Raises: ValueError for a metric that these data are too small for, or codes that are not finite.
     """
@@ -96,7 +96,7 @@ def evaluate(
 
 
 def write_evaluation(path: Path, evaluation: Evaluation) -> None:
-    """Write everything but the codes themselves as JSON; what is not finite is a string there."""
+    """Write everything but the codes as JSON. Numbers that are not finite become strings."""
     table = evaluation.table
     content = {
         "format": FORMAT,

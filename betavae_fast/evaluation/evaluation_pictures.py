@@ -16,10 +16,12 @@ _SAMPLES = 100_000
 
 
 def write_evaluation_pictures(folder: Path, evaluation: Evaluation) -> list[Path]:
-    """Draw aggregated-posterior.png and, where factors are known, information.png, code-against-factor.png and (for data
-    with positions) position-maps.png into ``folder``, which is made if missing.
+    """Draw the pictures of an evaluation into ``folder``, which is made if missing.
 
-    Returns: the paths of those drawn.
+    They are aggregated-posterior.png and, if factors are known, information.png, code-against-factor.png and (for data
+    with positions) position-maps.png.
+
+    Returns: the paths of the pictures drawn.
     """
     shown = evaluation.summary.channels[:MAX_TRAVERSED]
     order = [channel.index for channel in shown]

@@ -1,4 +1,4 @@
-"""What the codes of a grid of factors say about each factor."""
+"""Tabulates how the codes of a grid of factors depend on each factor."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class FactorTable:
     names: tuple[str, ...]
     classes: Factors  # (N, K)
     shares: NDArray[np.float64]  # (D, K): mutual information of code and factor over the factor's entropy
-    means: tuple[NDArray[np.float64], ...]  # of each factor (classes, D): mean code of each class
-    deviations: tuple[NDArray[np.float64], ...]  # and the standard deviation
+    means: tuple[NDArray[np.float64], ...]  # for each factor (classes, D): mean code of each class
+    deviations: tuple[NDArray[np.float64], ...]  # for each factor (classes, D): standard deviations
 
 
 def factor_table(codes: Codes, dataset: KnownFactors, rng: np.random.Generator) -> FactorTable:
-    """Of mean codes of all images of ``dataset``, in its order.
+    """Make the table from the mean codes of all images of ``dataset``, in its order.
 
-    The mutual information is that of codes in 20 equal-width bins over up to 100,000 images drawn without
+    The mutual information is estimated from codes in 20 equal-width bins, over up to 100,000 images drawn without
     replacement.
 
     Raises: ValueError if no factor varies.
@@ -54,7 +54,7 @@ def factor_table(codes: Codes, dataset: KnownFactors, rng: np.random.Generator) 
 
 
 def mean_over_grid(codes: Codes, table: FactorTable, rows: str, columns: str) -> NDArray[np.float64]:
-    """Mean code (D, rows, columns) for each pair of classes of two factors, over all the others."""
+    """The mean code (D, rows, columns) for each pair of classes of two factors, over all other factors."""
     first, second = (table.classes[:, table.names.index(name)] for name in (rows, columns))
     height, width = int(first.max()) + 1, int(second.max()) + 1
     sums = _sums(codes, first * width + second, height * width)
@@ -70,5 +70,5 @@ def _of_classes(codes: Codes, classes: Factors) -> tuple[NDArray[np.float64], ND
 
 
 def _sums(values: Codes, classes: Factors, size: int) -> NDArray[np.float64]:
-    """(size, D): the sum over the rows of each class."""
+    """The sums of ``values`` over the rows of each class, (size, D)."""
     return np.stack([np.bincount(classes, weights=column, minlength=size) for column in values.T], axis=1)

@@ -1,4 +1,4 @@
-"""What was found, in sentences."""
+"""Says in sentences what an evaluation found."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from betavae_fast.choices import ACTIVE_NATS
 from betavae_fast.evaluation.factor_table import FactorTable
 from betavae_fast.evaluation.summary import Channel, Summary
 
-_SHARE = 0.1  # of a factor's entropy: what a channel is said to encode
-_DIM = 0.05  # less than this no channel is said to hold
+_SHARE = 0.1  # share of a factor's entropy from which on a channel is said to encode the factor
+_DIM = 0.05  # share below which a channel is said to tell nothing about the factor
 
 
 def findings(summary: Summary, table: FactorTable | None) -> list[str]:
-    """How many channels are used, how well the model reconstructs, and, where factors are known, what each used
-    channel encodes and where each factor is found."""
+    """Sentences about the used channels and the reconstruction.
+
+    If factors are known, also about the factors that each used channel encodes and those that no channel holds.
+    """
     sentences = [_channels(summary), _reconstruction(summary)]
     if table is not None:
         active = [channel for channel in summary.channels if channel.active]

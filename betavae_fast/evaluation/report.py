@@ -1,4 +1,4 @@
-"""The pictures of a run, drawn from its model, its data and its metrics."""
+"""Draws the pictures of a run from its model, its data and its metrics."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from betavae_fast.nn import BetaVAE
 from betavae_fast.nn.pixels import to_float
 from betavae_fast.training.metrics import Metrics
 
-MAX_TRAVERSED = 16  # channels: more rows than this nobody reads
-RECONSTRUCTED = 20
+MAX_TRAVERSED = 16  # channels in a picture; more would be hard to read
+RECONSTRUCTED = 20  # images
 
 
 @torch.no_grad()
@@ -29,7 +29,7 @@ def write_pictures(
     """Draw reconstructions.png, capacity.png and traversal.png into ``folder`` (made if missing).
 
     Args:
-        model: in evaluation mode.
+        model: the model, in evaluation mode.
         history: the run's metrics, at least one entry.
     Returns: the three paths, in that order.
     """
@@ -55,10 +55,7 @@ def write_pictures(
 
 
 def rehearse_pictures() -> None:
-    """Draw a picture and throw it away.
-
-    A fault of the plotting library, its fonts or its configuration so shows before the training, not after it.
-    """
+    """Draw a picture and discard it, so that a fault of the plotting library or its fonts shows before the training."""
     figure = pictures.capacity([1, 2], np.zeros((2, 1)), np.zeros((2, 1)))
     figure.savefig(io.BytesIO(), format="png")
 

@@ -1,4 +1,4 @@
-"""Every metric by its name: how it is called, what its figures mean, and which codes it is applied to."""
+"""The table of all metrics by name: their functions, the numbers to show, and the codes to apply them to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from betavae_fast.evaluation.metrics.table import Codes, Factors
 
 
 class Figure(NamedTuple):
-    """A number of a metric's result, and what it is when codes are perfect and when they are noise."""
+    """A number in a metric's result, with its values for perfect codes and for noise."""
 
     label: str
     attribute: str
@@ -27,11 +27,11 @@ class Figure(NamedTuple):
 
 @dataclass(frozen=True)
 class Metric:
-    """How one metric is computed and read. ``compute`` takes codes, factors and a generator."""
+    """A metric: its function ``compute`` of codes, factors and a generator, and the numbers to show of its result."""
 
     compute: Callable[..., Any]
     figures: tuple[Figure, ...]
-    sampled: bool = False  # whether sampled codes are scored as well as mean codes
+    sampled: bool = False  # True if sampled codes are scored as well as mean codes
     needs_factors: bool = True
 
 
@@ -76,7 +76,7 @@ METRICS: dict[MetricName, Metric] = {
 
 
 class ScoreRow(NamedTuple):
-    """A line of the table of scores."""
+    """A row of the table of scores."""
 
     label: str
     codes: str  # "mean" or "sampled"
@@ -86,7 +86,7 @@ class ScoreRow(NamedTuple):
 
 
 def score_rows(scores: Iterable[Scored], num_factors: int) -> list[ScoreRow]:
-    """The figures of all ``scores``, for ``num_factors`` factors that vary."""
+    """The table rows of all ``scores``, for ``num_factors`` factors that vary."""
     guess = f"{1 / max(num_factors, 1):.2f}"
     return [
         ScoreRow(
@@ -110,14 +110,15 @@ def score(
     jobs: int = 1,
     on_metric: Callable[[str], object] = lambda name: None,
 ) -> Iterator[Scored]:
-    """The metrics of these names, in the order of ``METRICS``, each with a generator of its own: which others
-    are asked for changes no figure.
+    """Compute the metrics with these names, in the order of ``METRICS``.
+
+    Each has a random generator of its own, so that its result does not depend on the other metrics chosen.
 
     Args:
         factors: (N, K) integer classes of the N images; None leaves out the metrics that need them.
-        jobs: processes that DCI's classifiers are shared by; they change no figure.
+        jobs: number of processes for DCI's classifiers; the results do not depend on it.
         on_metric: called with a metric's name before it is computed.
-    Raises: as the metrics do.
+    Raises: the metrics' errors.
     """
     wanted = {name for name in names if factors is not None or not METRICS[name].needs_factors}
     codes: dict[str, Codes] = {"mean": encoding.mean_codes}

@@ -1,4 +1,4 @@
-"""The numbers a run ends with: how well it reconstructs, and what each channel carries."""
+"""Summarises a trained model: its reconstruction loss, and the KL of each channel."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ _BATCH = 256
 
 @dataclass(frozen=True)
 class Channel:
-    """One latent dim: its KL in nats (mean over images), the two parts it is the sum of, and whether it is
-    active."""
+    """One latent dim: its KL in nats (mean over images), the two parts of this KL, and whether the dim is active."""
 
     index: int
     kl: float
@@ -36,13 +35,13 @@ class Summary:
 
     images: int
     reconstruction: float  # −log p(x | z = μ)
-    mean_image_reconstruction: float  # the same for a model that always answers with the data's mean image
+    mean_image_reconstruction: float  # the same for a model whose output is always the data's mean image
     kl: float
     channels: list[Channel]  # sorted by KL, largest first
 
     @property
     def active_channels(self) -> int:
-        """How many channels carry more than ``ACTIVE_NATS``."""
+        """The number of channels that carry more than ``ACTIVE_NATS``."""
         return sum(channel.active for channel in self.channels)
 
 
@@ -58,7 +57,7 @@ def summarise(model: BetaVAE, dataset: ImageDataset, *, max_images: int = 4096) 
     likelihood = BetaVAELoss(beta=1.0, likelihood=model.likelihood)
     mean_image = _as_decoded(dataset.mean_image(), model)
 
-    # Per image: the reconstruction, the mean image's, and per channel the two parts of the KL.
+    # ``sums``: reconstruction loss of the model and of the mean image; ``parts``: the two parts of each channel's KL.
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     parts = torch.zeros(2, model.latent_dim, dtype=torch.float64, device=device)
     for chosen in torch.split(indices, _BATCH):
@@ -75,7 +74,7 @@ def summarise(model: BetaVAE, dataset: ImageDataset, *, max_images: int = 4096) 
 
 
 def channels_of(metrics: Metrics) -> list[Channel]:
-    """The channels as an entry of a run's log gives them, sorted by KL, largest first."""
+    """The channels in an entry of a run's log, sorted by KL, largest first."""
     parts = zip(metrics.mean_dispersion, metrics.variance, strict=True)
     return _sorted_channels(parts)
 
@@ -86,13 +85,12 @@ def write_summary(path: Path, summary: Summary) -> None:
 
 
 def choose_images(dataset_size: int, count: int) -> Tensor:
-    """Indices of ``count`` different images (all, if there are fewer): a random choice, the same on every
-    call."""
+    """Choose ``count`` different images, or all if there are fewer: their indices, random but the same on every call."""
     return torch.randperm(dataset_size, generator=torch.Generator().manual_seed(0))[:count]
 
 
 def _sorted_channels(parts: Iterable[Sequence[float]]) -> list[Channel]:
-    """Channels from the two parts of their KLs, mean dispersion and variance; the largest KL first."""
+    """Make channels from the two parts of their KLs, mean dispersion and variance; the largest KL comes first."""
     channels = [
         Channel(index, dispersion + variance, dispersion, variance, dispersion + variance > ACTIVE_NATS)
         for index, (dispersion, variance) in enumerate(parts)
@@ -101,6 +99,5 @@ def _sorted_channels(parts: Iterable[Sequence[float]]) -> list[Channel]:
 
 
 def _as_decoded(image: Tensor, model: BetaVAE) -> Tensor:
-    """What a decoder would put out for these expected pixels; a pixel that is never on (or always) is kept
-    finite."""
+    """The decoder output that stands for these expected pixels; finite even for a pixel that is never or always on."""
     return image.logit(eps=1e-6) if model.likelihood == "bernoulli" else image

@@ -1,4 +1,4 @@
-"""Moving one latent channel at a time, to see what it stands for."""
+"""Moves one latent channel at a time, to show what it stands for."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from betavae_fast.nn import BetaVAE
 def traverse(
     model: BetaVAE, image: Tensor | None, channels: Sequence[int], values: Sequence[float] | Tensor
 ) -> Tensor:
-    """Expected images with one channel of z set to each value, the others left at the posterior mean of
-    ``image``.
+    """The expected images with one channel of z set to each value and the others kept at the posterior mean of ``image``.
 
     Args:
-        image: (C, H, W), as the model takes it; None to leave the other channels at the prior's mean, 0.
-        channels: which latent dims to move, one row each.
-        values: where to put them, (V,) for all channels or (len(channels), V); the prior is N(0, 1), so −3 … 3
-            covers it.
+        image: (C, H, W), as the model takes it; None keeps the other channels at the prior's mean, 0.
+        channels: the latent dims to move, one row each.
+        values: values of the moved channel, (V,) for all channels or (len(channels), V); −3 … 3 covers the prior
+            N(0, 1).
     Returns: (len(channels), V, C, H, W), pixels in [0, 1] for a Bernoulli likelihood.
     Raises: IndexError for a channel the model does not have.
     """
@@ -40,10 +39,10 @@ def traverse(
 
 
 def posterior_values(encoding: Encoding, channels: Sequence[int], deviations: Sequence[float]) -> Tensor:
-    """Where these deviations from the mean of a channel's aggregated posterior are: (len(channels), V).
+    """The channel values, (len(channels), V), at these standard deviations from the mean of the aggregated posterior.
 
-    The aggregated posterior is the mixture of the posteriors of all images; its variance is that of their means plus
-    the mean of theirs.
+    The aggregated posterior is the mixture of the posteriors of all images. Its variance is the variance of their means
+    plus the mean of their variances.
     """
     mu, logvar = encoding.mu[:, channels], encoding.logvar[:, channels]
     spread = (mu.var(0, correction=0) + logvar.exp().mean(0)).sqrt()

@@ -1,4 +1,4 @@
-"""A traversal as files: a picture and a moving one."""
+"""Writes a traversal as a picture and as an animation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from betavae_fast.files import atomic_writer
 from betavae_fast.nn import BetaVAE
 
 EXTENT = 3.0  # standard deviations on either side
-COLUMNS = 11
+COLUMNS = 11  # values shown
 _FRAMES, _FRAME_MS = 21, 90
 _PRIOR_LABEL = "value of the channel, in standard deviations of the prior"
 _POSTERIOR_LABEL = "standard deviations of the channel's aggregated posterior from its mean"
@@ -32,13 +32,14 @@ def write_traversal(
     extent: float = EXTENT,
     columns: int = COLUMNS,
 ) -> None:
-    """Draw a row of images for each channel, moved from −extent to extent standard deviations.
+    """Draw a row of images for each channel, which moves from −extent to extent standard deviations.
 
     Args:
-        image: (C, H, W), at whose code the other channels stay; None: at the prior's mean.
-        channels: which to move, in this order.
-        encoding: of the data, for deviations of each channel's aggregated posterior; None: of the prior N(0, 1).
-        columns: values shown.
+        image: (C, H, W), whose code the other channels keep; None keeps them at the prior's mean.
+        channels: the channels to move, in this order.
+        encoding: encoding of the data, to measure deviations in each channel's aggregated posterior; None for the
+            prior N(0, 1).
+        columns: number of values shown.
     """
     deviations = _steps(extent, columns)
     images = _moved(model, image, channels, encoding, deviations)
@@ -55,7 +56,7 @@ def write_moving_traversal(
     encoding: Encoding | None = None,
     extent: float = EXTENT,
 ) -> None:
-    """Draw the same as an animated GIF: all channels at once, forth and back for ever."""
+    """Draw the traversal as an animated GIF: all channels move back and forth at the same time, without end."""
     deviations = _steps(extent, _FRAMES)
     images = _moved(model, image, channels, encoding, deviations)
     frames = pictures.traversal_frames(images, channels, deviations)

@@ -1,4 +1,4 @@
-"""Reports: one file each that any browser shows, offline, without scripts, images inlined."""
+"""Renders reports as single HTML files: images are inlined, and a browser needs no scripts and no network."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from betavae_fast.evaluation.evaluate import Evaluation
 from betavae_fast.evaluation.metrics import UDRScores
 
 CAPTIONS = {
-    "information.png": "How much of each factor's entropy each channel knows: a disentangled model has one dark cell in "
-    "every column and at most one in every row.",
-    "code-against-factor.png": "The code of each used channel against each factor: a channel that is about one factor is "
+    "information.png": "The share of each factor's entropy that each channel knows. A disentangled model has one dark "
+    "cell in every column and at most one in every row.",
+    "code-against-factor.png": "The code of each used channel against each factor. A channel that encodes one factor is "
     "flat in all panels of its row but one.",
-    "position-maps.png": "The mean code of each used channel at each position of the object: stripes along one axis mean "
-    "that the channel is about the other.",
-    "traversal.png": "One channel moves at a time, the others stay at one image's code: what changes along a row is what "
-    "its channel stands for.",
-    "traversal.gif": "The same, moving: every channel forth and back at once.",
-    "reconstructions.png": "Images of the data above what the model makes of them.",
-    "capacity.png": "How many nats each channel carried during training, from the spread of its means and from the "
+    "position-maps.png": "The mean code of each used channel at each position of the object. Stripes along one axis mean "
+    "that the channel encodes the other axis.",
+    "traversal.png": "Each row moves one channel and keeps the others at one image's code. The property that changes "
+    "along a row is the one its channel stands for.",
+    "traversal.gif": "The traversal as an animation: every channel moves back and forth at the same time.",
+    "reconstructions.png": "Images of the data, each above the model's reconstruction.",
+    "capacity.png": "The nats that each channel carried during training, split into the spread of its means and the "
     "shrinking of its variances.",
-    "aggregated-posterior.png": "Each channel's samples over the whole data set beside the prior: what the decoder saw "
-    "in training against what sampling from the prior will give it.",
-    "rate-distortion.png": "What each run pays in nats of code, and how well it reconstructs for that.",
+    "aggregated-posterior.png": "Each channel's samples over the whole data set, beside the prior. The decoder saw the "
+    "samples in training; sampling from the model gives it the prior.",
+    "rate-distortion.png": "The KL of each run (nats of code an image) and the reconstruction loss it reaches with it.",
 }
-"""What each picture shows, in the order of the report."""
+"""The caption of each picture, in the order of the report."""
 
 _MIME = {".png": "image/png", ".gif": "image/gif"}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as the templates take it."""
+    """A picture in the form the templates use."""
 
     name: str
     caption: str
@@ -46,7 +46,7 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class EvaluatedRun:
-    """A run as the comparison takes it: its name, its objective in words, and what was measured."""
+    """A run to compare: its name, its objective in words, and its evaluation."""
 
     name: str
     objective: str
@@ -56,11 +56,11 @@ class EvaluatedRun:
 def render_run(
     name: str, settings: Mapping[str, object], evaluation: Evaluation, drawn: Sequence[Path]
 ) -> str:
-    """The report of one run: what was found, the scores, the pictures.
+    """Render the report of one run: the findings, the scores and the pictures.
 
     Args:
-        settings: what it was told, to be listed.
-        drawn: the pictures' files; those with a caption in ``CAPTIONS`` are shown, in that order.
+        settings: the run's settings, listed at the end.
+        drawn: the files of the pictures; those with a caption in ``CAPTIONS`` are shown, in its order.
     """
     return _render(
         "run.html.jinja",
@@ -72,10 +72,10 @@ def render_run(
 
 
 def render_comparison(runs: Sequence[EvaluatedRun], udr: UDRScores | None, drawn: Sequence[Path]) -> str:
-    """The table of several runs' scores, with what each one found.
+    """Render a table of the scores of several runs, followed by the findings of each.
 
     Args:
-        udr: of the runs, in their order; None where they are not of the same data.
+        udr: the UDR scores, in the order of the runs; None if the runs were not evaluated on the same data.
     """
     labels = list(dict.fromkeys((row.label, row.codes) for run in runs for row in run.evaluation.rows))
     values = [{(row.label, row.codes): row.value for row in run.evaluation.rows} for run in runs]
@@ -91,7 +91,7 @@ def render_comparison(runs: Sequence[EvaluatedRun], udr: UDRScores | None, drawn
 
 
 def number(value: float | None) -> str:
-    """Three digits after the point; words where it is none."""
+    """Format ``value`` with three decimals, or as a word or a dash if it is no finite number."""
     if value is None:
         return "–"
     return f"{value:.3f}" if math.isfinite(value) else "infinite" if value > 0 else "undefined"

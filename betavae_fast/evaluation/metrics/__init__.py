@@ -1,10 +1,10 @@
-"""How disentangled codes are: the field's metrics, as functions of codes (N, D) and factor classes (N, K).
+"""The field's metrics of disentanglement, as functions of codes (N, D) and factor classes (N, K).
 
 Definitions and default constants are those of Locatello et al. 2019 (arXiv:1811.12359, the library
-disentanglement_lib), so that numbers compare with published ones; where a function departs, its docstring
-says so. Every metric draws its samples from the rows given: for a full grid of factors this is the published
-procedure, for a random sample of images its bootstrap. Factors with a single value are left out of every
-metric (`varying` tells which remain), and dead latents are scored, never divided by.
+disentanglement_lib), so that numbers compare with published ones. A function that departs from them says so in its
+docstring. Every metric draws its samples from the rows given: for a full grid of factors this is the published
+procedure, for a random sample of images it is a bootstrap. Factors with a single value are left out of every metric
+(`varying` returns the others). Dead latents are scored like the others, and never cause a division by zero.
 """
 
 from .beta_vae import BetaVAEScore, beta_vae_score

@@ -16,7 +16,7 @@ from .table import Codes, Factors, Rows, check_counts, checked, reduce_batches
 
 @dataclass(frozen=True)
 class BetaVAEScore:
-    """Accuracies of the classifier on fresh points (``score``) and on those it was fitted to."""
+    """The accuracy of the classifier on fresh points (``score``) and on the points it was fitted to."""
 
     score: float
     train_accuracy: float
@@ -32,13 +32,13 @@ def beta_vae_score(
     batch_size: int = 64,
     classifier: Callable[[], Any] = logistic_regression,
 ) -> BetaVAEScore:
-    """Higgins et al. 2017 (openreview Sy2fzU9gl), section 3 and algorithm 1.
+    """The BetaVAE score of Higgins et al. 2017 (openreview Sy2fzU9gl), section 3 and algorithm 1.
 
-    A point is the mean of |z₁ − z₂| over ``batch_size`` pairs of images; both images of a pair share the
-    value of one factor, drawn per point. The score is how often a logistic regression names the factor.
+    A point is the mean of |z₁ − z₂| over ``batch_size`` pairs of images. The images of a pair share the value of one
+    factor, which is drawn for each point. The score is the rate at which a logistic regression names the factor.
 
-    Perfect: 1. Chance: 1/K for K varying factors. Exactly invariant to the sign of latents; not to their
-    scale, since the regression is regularised, and to their order up to the solver's rounding.
+    Perfect: 1. Chance: 1/K for K varying factors. The score is exactly invariant to the sign of latents, and to their
+    order up to the solver's rounding. It is not invariant to their scale, since the regression is regularised.
 
     Args:
         codes: (N, D) floats.
@@ -53,9 +53,8 @@ def beta_vae_score(
     """
     factors = checked(codes, factors)
     check_counts(num_train=num_train, num_test=num_test, batch_size=batch_size)
-    if (
-        factors.shape[1] == 1
-    ):  # there is nothing to confuse the one factor with, nor a classifier of one class
+    # A single factor cannot be confused with another, and no classifier can be fitted to one class.
+    if factors.shape[1] == 1:
         return BetaVAEScore(1.0, 1.0)
     groups = group(factors)
     train = _points(codes, groups, num_train, batch_size, rng)
@@ -67,7 +66,7 @@ def beta_vae_score(
 def _points(
     codes: Codes, groups: Groups, count: int, batch_size: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], Rows]:
-    """Differences (count, D) and the factor (count,) that the pairs of each share."""
+    """The mean differences (count, D), and for each the factor (count,) that its pairs share."""
     columns, rows = groups.labels.shape
     factor = rng.integers(columns, size=count)
     first = rng.integers(rows, size=(count, batch_size))

@@ -1,4 +1,4 @@
-"""DCI: which latents matter for which factor, and how well all of them predict it."""
+"""DCI: measures how much each latent matters for each factor, and how well all of them predict it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from .classifiers import gradient_boosting
 from .moments import mean
 from .table import Codes, Factors, check_counts, checked, draw
 
-_FLOOR = 1e-11  # added to importances, or a dead latent's distribution over factors would be 0/0
+_FLOOR = 1e-11  # added to importances, because a dead latent's distribution over factors would be 0/0
 
 
 @dataclass(frozen=True, eq=False)
 class DCIScores:
-    """Disentanglement, completeness and informativeness (accuracy on fresh rows, and in training)."""
+    """Disentanglement, completeness and informativeness (the accuracy on fresh rows, and that in training)."""
 
     disentanglement: float
     completeness: float
     informativeness: float
     informativeness_train: float
     importance: NDArray[np.float64]  # (D, K); a column sums to 1 unless no tree split anything
-    accuracies: NDArray[np.float64]  # (K,), fresh rows
+    accuracies: NDArray[np.float64]  # (K,): informativeness of each factor, on fresh rows
 
 
 def dci_scores(
@@ -41,26 +41,26 @@ def dci_scores(
     classifier: Callable[[int], Any] = gradient_boosting,
     jobs: int = 1,
 ) -> DCIScores:
-    """Eastwood and Williams 2018 (openreview By-7dz-AZ), section 2, with gradient-boosted trees.
+    """DCI of Eastwood and Williams 2018 (openreview By-7dz-AZ), section 2, with gradient-boosted trees.
 
     One classifier per factor predicts it from all latents; its feature importances are one column of the
-    importance matrix. Disentanglement: 1 − entropy of a latent's importances over factors, weighted by the
-    latent's share. Completeness: the same over latents for each factor.
+    importance matrix. Disentanglement is 1 − the entropy of a latent's importances over factors, weighted by the
+    latent's share. Completeness is the same over latents for each factor.
 
-    Perfect: 1 each. Chance: disentanglement and completeness near 0 for enough rows, informativeness the
-    accuracy of guessing. Exactly invariant to the scaling of latents by powers of two, as long as no values
-    come within 1e-7 of each other, which trees take for equal; to their order and sign up to ties between
-    splits.
+    Perfect: 1 each. Chance: near 0 for disentanglement and completeness if there are enough rows, and the accuracy of
+    guessing for informativeness. The scores are exactly invariant to the scaling of latents by powers of two, as long as
+    no two values come within 1e-7 of each other, which trees take for equal. They are invariant to the order and sign of
+    latents up to ties between splits.
 
-    The cost is that of trees: 100 per class, about 3 s per class for 10,000 rows of 10 latents, which is 6
-    minutes for dSprites' 113 classes on one core; ``jobs`` shares it among several.
+    The trees take most of the time: 100 per class, about 3 s per class for 10,000 rows of 10 latents, which is 6
+    minutes for dSprites' 113 classes on one core. ``jobs`` spreads them over several cores.
 
     Args:
         codes: (N, D) floats.
         factors: (N, K) integer classes; constant columns are left out.
         classifier: makes, from a seed, an unfitted classifier with scikit-learn's ``fit``, ``score`` and
             ``feature_importances_`` (forests and boosting have them, histogram boosting does not).
-        jobs: processes that share the factors, -1 for as many as there are cores; the scores are the same.
+        jobs: number of processes that share the factors, -1 for one per core; the scores do not depend on it.
     Raises: TypeError or ValueError for arrays that do not fit, ValueError for counts below 1 or if a factor
         has a single value in the rows drawn.
 
@@ -98,7 +98,7 @@ def _fit(
     test: NDArray[np.float64],
     test_classes: Factors,
 ) -> tuple[NDArray[np.float64], float, float]:
-    """Importances (D,) and the accuracies on fresh rows and in training of one factor's classifier."""
+    """Fit one factor's classifier; return its importances (D,) and its accuracies on fresh rows and in training."""
     model.fit(train, train_classes)
     return (
         np.abs(model.feature_importances_),
@@ -108,8 +108,7 @@ def _fit(
 
 
 def disentanglement(importance: NDArray[np.float64]) -> float:
-    """Mean over latents of how concentrated each one's importances (D, K) are on one factor, weighted by
-    their sum.
+    """The mean over latents of the concentration of their importances (D, K) on one factor, weighted by their sum.
 
     >>> round(disentanglement(np.array([[3.0, 0.0], [0.5, 0.5], [0.0, 0.0]])), 4)
     0.75
@@ -118,8 +117,7 @@ def disentanglement(importance: NDArray[np.float64]) -> float:
 
 
 def completeness(importance: NDArray[np.float64]) -> float:
-    """Mean over factors of how concentrated each one's importances (D, K) are on one latent, weighted by
-    their sum.
+    """The mean over factors of the concentration of their importances (D, K) on one latent, weighted by their sum.
 
     >>> round(completeness(np.array([[1.0, 0.5], [0.0, 0.5]])), 4)
     0.5
@@ -128,8 +126,10 @@ def completeness(importance: NDArray[np.float64]) -> float:
 
 
 def _concentration(importance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """1 − entropy of each row, in units of its largest possible value; 1 for rows of one entry, 0 for rows of
-    zeros."""
+    """The concentration of each row: 1 − its entropy over the largest possible entropy.
+
+    It is 1 for rows with a single entry that is not 0, and 0 for rows of zeros.
+    """
     shares = importance + _FLOOR
     shares = shares / shares.sum(axis=1, keepdims=True)
     concentration = 1.0 - entr(shares).sum(axis=1) / log(max(shares.shape[1], 2))

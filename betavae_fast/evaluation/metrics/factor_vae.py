@@ -14,14 +14,13 @@ from .table import Codes, Factors, Rows, check_counts, checked, reduce_batches, 
 
 @dataclass(frozen=True, eq=False)
 class FactorVAEScore:
-    """Accuracies of the majority vote on fresh votes (``score``) and on those it was made from."""
+    """The accuracy of the majority vote on fresh votes (``score``) and on the votes it was made from."""
 
     score: float
     train_accuracy: float
     kept: Rows  # the dims that were not pruned
-    votes: NDArray[
-        np.intp
-    ]  # (kept, K): how often each dim varied least while each factor was fixed, in training
+    # (kept, K): number of training votes in which each dim varied least while each factor was fixed
+    votes: NDArray[np.intp]
 
 
 def factor_vae_score(
@@ -35,13 +34,13 @@ def factor_vae_score(
     num_variance_estimate: int = 10_000,
     threshold: float = 0.05,
 ) -> FactorVAEScore:
-    """Kim and Mnih 2018 (arXiv:1802.05983), section 4 and figure 2.
+    """The FactorVAE score of Kim and Mnih 2018 (arXiv:1802.05983), section 4 and figure 2.
 
-    A vote fixes one factor, drawn per vote, over ``batch_size`` images and is cast for the kept dim with the
-    least ratio of local to global variance. A dim is kept if its standard deviation is at least
-    ``threshold`` and not 0; the score is 0 if none is.
+    Each vote draws a factor and fixes it over ``batch_size`` images. The vote goes to the kept dim with the least ratio
+    of local to global variance. A dim is kept if its standard deviation is at least ``threshold`` and not 0; the score is
+    0 if no dim is kept.
 
-    Perfect: 1. Chance: 1/K for K varying factors. Exactly invariant to the order and sign of latents, and to
+    Perfect: 1. Chance: 1/K for K varying factors. The score is exactly invariant to the order and sign of latents, and to
     their scaling by powers of two as long as the same dims are kept.
 
     Args:
@@ -83,7 +82,7 @@ def _votes(
     batch_size: int,
     rng: np.random.Generator,
 ) -> NDArray[np.intp]:
-    """(D, K): how many of ``count`` votes went to each dim while each factor was fixed."""
+    """The number of ``count`` votes that went to each dim while each factor was fixed, (D, K)."""
     columns, rows = groups.labels.shape
     factor = rng.integers(columns, size=(count, 1))
     anchors = np.broadcast_to(rng.integers(rows, size=(count, 1)), (count, batch_size))

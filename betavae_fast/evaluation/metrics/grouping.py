@@ -1,4 +1,4 @@
-"""Drawing rows that share a factor's class: "fix one factor, vary the others"."""
+"""Draws rows that share a factor's class, to fix one factor and vary the others."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Groups:
 
     rows: Rows  # (K · N,): for each factor all rows, sorted by its class
     labels: Rows  # (K, N): the class of each row
-    starts: Rows  # (classes,): where in ``rows`` a class begins
-    sizes: Rows  # (classes,)
+    starts: Rows  # (classes,): position in ``rows`` at which a class begins
+    sizes: Rows  # (classes,): number of rows of a class
 
     def draw(self, factor: Rows, anchors: Rows, rng: np.random.Generator) -> Rows:
-        """For each anchor row a row drawn uniformly among those with its class of ``factor``, itself included.
+        """Draw, for each anchor row, one of the rows with the same class of ``factor``, uniformly and itself included.
 
         Args:
             factor, anchors: integer arrays that broadcast together.

@@ -14,7 +14,7 @@ from .table import Codes, Factors, Rows, check_counts, checked, draw
 
 @dataclass(frozen=True, eq=False)
 class IRSScore:
-    """The mean over alive latents of their largest entry in ``matrix``, weighted by ``max_deviations``."""
+    """The mean of each alive latent's largest entry in ``matrix``, weighted by ``max_deviations``."""
 
     score: float
     matrix: NDArray[np.float64]  # (alive, K), at most 1
@@ -31,15 +31,16 @@ def irs_score(
     num_bins: int = 20,
     diff_quantile: float = 0.99,
 ) -> IRSScore:
-    """Suter et al. 2019 (arXiv:1811.00007), as disentanglement_lib estimates it, for factors that are independent.
+    """The interventional robustness score of Suter et al. 2019 (arXiv:1811.00007), for factors that are independent.
 
-    Entry (d, k) of the matrix: 1 − the ``diff_quantile`` of |z_d − its mean given factor k|, averaged over the
-    values of factor k, over the largest |z_d − its mean|. Factor classes go into ``num_bins`` equal-width bins
-    first, which merges none of up to 20 consecutive classes. The paper takes the maximum: quantile 1.
+    It is estimated as in disentanglement_lib. Entry (d, k) of the matrix is 1 − a / b: a is the ``diff_quantile`` of
+    |z_d − its mean given factor k|, averaged over the values of factor k; b is the largest |z_d − its mean|. Factor
+    classes are put into ``num_bins`` equal-width bins first, which merges none of up to 20 consecutive classes. The paper
+    takes the maximum, which is quantile 1.
 
-    Perfect: 1. Chance: not 0 (0.01 for uniform noise, about a third for Gaussian noise, whose largest
-    deviation exceeds its quantile). 0 if every latent is constant. Exactly invariant to the order and sign of
-    latents and to the scaling of all of them by one power of two; one latent scaled changes its weight.
+    Perfect: 1. Chance: not 0 (0.01 for uniform noise, about a third for Gaussian noise, whose largest deviation exceeds
+    its quantile). The score is 0 if every latent is constant. It is exactly invariant to the order and sign of latents,
+    and to the scaling of all of them by one power of two. Scaling a single latent changes its weight.
 
     Args:
         codes: (N, D) floats.
@@ -71,7 +72,7 @@ def irs_score(
 
 
 def _deviations(codes: NDArray[np.float64], classes: Rows, quantile: float) -> NDArray[np.float64]:
-    """(D,): the quantile of the distances from each class's mean, averaged over the classes."""
+    """The quantile of the distances from each class's mean, averaged over the classes, (D,)."""
     members = [codes[classes == value] for value in np.unique(classes)]
     quantiles = [np.quantile(np.abs(codes - codes.mean(axis=0)), quantile, axis=0) for codes in members]
     return np.mean(quantiles, axis=0)

@@ -15,7 +15,7 @@ from .table import Codes, Factors, check_counts, checked, draw
 
 @dataclass(frozen=True, eq=False)
 class MIGScore:
-    """The mean over factors of their ``gaps``, and what they were computed from, in nats."""
+    """The mean of the factors' ``gaps``, and the quantities they were computed from."""
 
     score: float
     gaps: NDArray[np.float64]  # (K,), in [0, 1]: normalised by the factor's entropy
@@ -31,15 +31,15 @@ def mig_score(
     num_train: int = 10_000,
     num_bins: int = 20,
 ) -> MIGScore:
-    """Chen et al. 2018 (arXiv:1802.04942), section 4, for codes in equal-width bins.
+    """The mutual information gap of Chen et al. 2018 (arXiv:1802.04942), section 4, for codes in equal-width bins.
 
-    Per factor: the mutual information of the latent that has most of it, less the second most, over the
-    factor's entropy. With a single latent the second is 0.
+    The gap of a factor is its largest mutual information with a latent minus the second largest, over the factor's
+    entropy. With a single latent the second is 0.
 
-    Perfect: 1 (needs codes whose bins resolve the factor). Chance: near 0; what is left is the estimate's
-    bias, of the order of bins · classes / 2 ``num_train``, and as much again for N where the table is a random
-    sample of N images. Exactly invariant to the order of latents, to their
-    scaling by powers of two, and, unless a value lies on the edge of a bin, to their sign.
+    Perfect: 1 (if the bins resolve the factor). Chance: near 0, with a remaining bias of the estimate of about
+    bins · classes / 2 ``num_train``; if the table is a random sample of N images, bins · classes / 2N is added. The
+    score is exactly invariant to the order of latents, to their scaling by powers of two and, unless a value lies on the
+    edge of a bin, to their sign.
 
     Args:
         codes: (N, D) floats.

@@ -27,11 +27,11 @@ class ModularityScore:
 
 @dataclass(frozen=True, eq=False)
 class ExplicitnessScore:
-    """The mean over factors of the areas under the ROC curve, on fresh rows (``score``) and in training."""
+    """The mean of the factors' areas under the ROC curve, on fresh rows (``score``) and in training."""
 
     score: float
     train_score: float
-    per_factor: NDArray[np.float64]  # (K,), fresh rows
+    per_factor: NDArray[np.float64]  # (K,): area of each factor, on fresh rows
 
 
 def modularity_score(
@@ -42,16 +42,15 @@ def modularity_score(
     num_train: int = 10_000,
     num_bins: int = 20,
 ) -> ModularityScore:
-    """Ridgeway and Mozer 2018 (arXiv:1802.05312), section 3.
+    """The modularity of Ridgeway and Mozer 2018 (arXiv:1802.05312), section 3.
 
-    With m the mutual information of a latent and each of the K factors: 1 − (Σ m² − max m²) / ((K − 1) max m²),
-    and 0 for a latent that informs about nothing, as disentanglement_lib has it.
+    With m the mutual information of a latent and each of the K factors, the modularity of the latent is
+    1 − (Σ m² − max m²) / ((K − 1) max m²). A latent that informs about nothing scores 0, as in disentanglement_lib.
 
-    Perfect: 1. Chance: not 0. Of a latent that is noise it measures how the bias of the mutual information
-    compares between factors, and is high when one factor has many more classes than the others: read it
-    together with the matrix. With one factor every latent that informs scores 1. Exactly invariant to the
-    order of latents, to their scaling by powers of two, and, unless a value lies on the edge of a bin, to
-    their sign.
+    Perfect: 1. Chance: not 0. For a latent that is noise, the score compares the bias of the mutual information between
+    factors. It is then high if one factor has many more classes than the others, so read it together with the matrix.
+    With one factor every latent that informs scores 1. The score is exactly invariant to the order of latents, to their
+    scaling by powers of two and, unless a value lies on the edge of a bin, to their sign.
 
     Args:
         codes: (N, D) floats.
@@ -74,14 +73,14 @@ def modularity_score(
 
 
 def modularity_per_code(information: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each latent, from its row of the (D, K) mutual information.
+    """The modularity of each latent, from its row of the (D, K) mutual information.
 
     >>> modularity_per_code(np.array([[2.0, 0.0, 0.0], [2.0, 1.0, 1.0], [0.0, 0.0, 0.0]]))
     array([1.  , 0.75, 0.  ])
     """
     largest = information.max(axis=1, keepdims=True)
     informs = largest[:, 0] > 0
-    relative = np.square(information / np.where(largest > 0, largest, 1.0))  # of the largest: 1 for itself
+    relative = np.square(information / np.where(largest > 0, largest, 1.0))  # the largest entry becomes 1
     others = max(information.shape[1] - 1, 1)
     return np.where(informs, 1.0 - (relative.sum(axis=1) - 1.0) / others, 0.0)
 
@@ -95,11 +94,12 @@ def explicitness_score(
     num_test: int = 5_000,
     classifier: Callable[[], Any] = logistic_regression,
 ) -> ExplicitnessScore:
-    """Ridgeway and Mozer 2018 (arXiv:1802.05312), section 3: how well a logistic regression on standardised
-    codes ranks the classes of a factor, as the mean over classes of the area under the one-against-rest ROC
-    curve, not rescaled.
+    """The explicitness of Ridgeway and Mozer 2018 (arXiv:1802.05312), section 3, without its rescaling.
 
-    Perfect: 1. Chance: 0.5. Exactly invariant to the scaling of latents by powers of two; to their order
+    A logistic regression on standardised codes ranks the classes of a factor. The score is the mean over classes of the
+    area under the one-against-rest ROC curve.
+
+    Perfect: 1. Chance: 0.5. The score is exactly invariant to the scaling of latents by powers of two, and to their order
     and sign up to the solver's rounding.
 
     Args:
@@ -128,7 +128,7 @@ def explicitness_score(
 
 
 def _area(model: Any, codes: NDArray[np.float64], classes: Factors) -> float:
-    """Mean over the classes of the area under the ROC curve; a class that training never showed is at 0.5."""
+    """The mean over the classes of the area under the ROC curve; a class absent from training has area 0.5."""
     present, of_row = np.unique(classes, return_inverse=True)
     known = np.isin(present, model.classes_)
     probabilities = np.zeros((len(codes), len(present)))
@@ -137,12 +137,13 @@ def _area(model: Any, codes: NDArray[np.float64], classes: Factors) -> float:
 
 
 def areas_under_roc(scores: NDArray[np.float64], classes: Factors) -> NDArray[np.float64]:
-    """For each class c: how often a member's score c exceeds a non-member's, ties counted half (Mann and
-    Whitney 1947).
+    """The area under the ROC curve of each class c against the rest.
+
+    It is the rate at which a member's score c exceeds a non-member's, with ties counted half (Mann and Whitney 1947).
 
     Args:
         scores: (N, C).
-        classes: (N,), each in [0, C), at least two of them present.
+        classes: (N,), each in [0, C), with at least two different ones.
     Returns: (C,).
 
     >>> areas_under_roc(np.array([[0.9, 0.1], [0.4, 0.6], [0.6, 0.4], [0.4, 0.6]]), np.array([0, 0, 1, 1]))

@@ -1,4 +1,4 @@
-"""Means and variances whose value depends neither on the order of what is averaged nor on rounding dust."""
+"""Means that do not depend on the order of the values, and variances that are exactly 0 for constant values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def mean(values: NDArray[np.float64], weights: NDArray[np.float64] | None = None) -> float:
-    """The mean, weighted unless all weights are 0, the same for any order of the values.
+    """The weighted mean, exactly the same for any order of the values; unweighted if all weights are 0.
 
     >>> mean(np.array([1.0, 4.0]), np.array([2.0, 1.0]))
     2.0
@@ -20,7 +20,9 @@ def mean(values: NDArray[np.float64], weights: NDArray[np.float64] | None = None
 
 
 def variances(values: NDArray[np.float64], *, ddof: int = 0) -> NDArray[np.float64]:
-    """Of each column of (N, D); exactly 0 for a constant one, where the mean's rounding would leave dust.
+    """The variance of each column of (N, D).
+
+    It is exactly 0 for a constant column, for which the rounding of the mean would otherwise leave a tiny variance.
 
     >>> variances(np.array([[0.1, 1.0], [0.1, 2.0], [0.1, 3.0]]), ddof=1)
     array([0., 1.])
@@ -32,12 +34,11 @@ def variances(values: NDArray[np.float64], *, ddof: int = 0) -> NDArray[np.float
 def standardise(
     values: NDArray[np.float64], reference: NDArray[np.float64] | None = None
 ) -> NDArray[np.float64]:
-    """``values`` less the mean of ``reference``, over its standard deviation; 0 where the reference is
-    constant.
+    """Subtract the mean of ``reference`` and divide by its standard deviation; constant columns become 0.
 
     Args:
         values: (N, D).
-        reference: (M, D); ``values`` themselves by default.
+        reference: (M, D); ``values`` by default.
 
     >>> standardise(np.array([[1.0, 5.0], [3.0, 5.0]]))
     array([[-1.,  0.],

@@ -8,14 +8,13 @@ from scipy.special import entr
 
 from .table import Codes, Factors, Rows
 
-_CELLS = 2**22  # of joint histograms held at a time: 32 MiB
+_CELLS = 2**22  # cells of joint histograms held at a time: 32 MiB
 
 
 def discretise(values: Codes | Factors, num_bins: int) -> Rows:
-    """Which of ``num_bins`` equal-width bins between its column's least and largest value each value is in.
+    """Put each value into one of ``num_bins`` equal-width bins between the least and the largest value of its column.
 
-    A bin holds its lower edge and not its upper one, but for the last, which holds both. A constant column
-    is in one bin.
+    A bin includes its lower edge but not its upper one; the last bin includes both. A constant column is in one bin.
 
     Args:
         values: (N, D).
@@ -28,7 +27,7 @@ def discretise(values: Codes | Factors, num_bins: int) -> Rows:
 
 
 def entropies(classes: Factors) -> NDArray[np.float64]:
-    """H of each column in nats: −Σ p log p of the classes' frequencies p.
+    """The entropy of each column in nats: −Σ p log p of the classes' frequencies p.
 
     Args:
         classes: (N, D) integers.
@@ -41,12 +40,12 @@ def entropies(classes: Factors) -> NDArray[np.float64]:
 
 
 def mutual_information_matrix(a: Factors, b: Factors) -> NDArray[np.float64]:
-    """I(a_i; b_j) = H(a_i) + H(b_j) − H(a_i, b_j) in nats, for every column of ``a`` and every one of ``b``.
+    """I(a_i; b_j) = H(a_i) + H(b_j) − H(a_i, b_j) in nats, for every column of ``a`` and every column of ``b``.
 
-    Of a table with itself (``a is b``) each pair is counted once.
+    If ``a is b``, each pair of columns is computed once.
 
-    From N samples it is biased upwards, for independent variables by about (A − 1)(B − 1) / 2N with A and B
-    classes (Miller 1955). Renaming classes changes no bit, and I(a; a) is exactly the entropy of a.
+    The estimate from N samples is biased upwards, for independent variables by about (A − 1)(B − 1) / 2N with A and B
+    classes (Miller 1955). Renaming classes changes no bit of it, and I(a; a) is exactly the entropy of a.
 
     Args:
         a, b: (N, A) and (N, B) integer classes.
@@ -76,7 +75,7 @@ def _bins(values: Codes | Factors, num_bins: int) -> Rows:
 
 
 def _joint_entropies(classes: Rows, other: Rows) -> NDArray[np.float64]:
-    """H(classes_i, other) for every column of ``classes`` (N, D) and the one ``other`` (N,)."""
+    """The joint entropy H(classes_i, other) for every column of ``classes`` (N, D) and ``other`` (N,)."""
     width = int(other.max()) + 1
     pairs = classes * width + other[:, None]
     cells = (int(classes.max()) + 1) * width
@@ -87,15 +86,15 @@ def _joint_entropies(classes: Rows, other: Rows) -> NDArray[np.float64]:
 
 
 def _entropies_of(classes: Rows, size: int) -> NDArray[np.float64]:
-    """H of each column of classes in [0, size)."""
+    """The entropy of each column of classes in [0, size)."""
     count, dims = classes.shape
     cells = classes + size * np.arange(dims)
     histogram = np.bincount(cells.ravel(), minlength=size * dims).reshape(dims, size)
     terms = np.sort(entr(histogram / count), axis=1)
-    # One after the other from the smallest: neither a class's number nor an empty class has a say in rounding.
+    # Adding one by one from the smallest makes the rounding independent of the classes' numbers and of empty classes.
     return terms.cumsum(axis=1)[:, -1] + 0.0
 
 
 def _numbered(classes: Factors) -> Rows:
-    """The classes of each column by their rank: 0, 1, … without holes."""
+    """Replace the classes of each column by their ranks 0, 1, … without gaps."""
     return np.stack([np.unique(column, return_inverse=True)[1] for column in classes.T], axis=1)

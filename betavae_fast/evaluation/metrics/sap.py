@@ -1,4 +1,4 @@
-"""SAP: how much better the best single latent predicts a factor than the second best."""
+"""SAP: measures how much better the best single latent predicts a factor than the second best."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .table import Codes, Factors, check_counts, checked, draw
 
 @dataclass(frozen=True, eq=False)
 class SAPScore:
-    """The mean over factors of the gap between the two best of ``accuracies``."""
+    """The mean over factors of the gap between the two largest ``accuracies``."""
 
     score: float
     accuracies: NDArray[np.float64]  # (D, K): predicting each factor from each latent alone, fresh rows
@@ -30,15 +30,15 @@ def sap_score(
     num_test: int = 5_000,
     c: float = 0.01,
 ) -> SAPScore:
-    """Kumar et al. 2018 (openreview H1kG7GZAW), section 3, for discrete factors.
+    """The SAP score of Kumar et al. 2018 (openreview H1kG7GZAW), section 3, for discrete factors.
 
     Each latent alone predicts each factor through a linear support vector machine with balanced class weights
-    and ``C = c``. A dead latent predicts one class, and keeps that accuracy as its score. With a single
+    and ``C = c``. A dead latent always predicts the same class, and the accuracy of that is its score. With a single
     latent the second best is 0.
 
-    A linear machine on one latent orders classes along a line, which suits few classes: even the factors
-    themselves stay well below 1, and factors of 30 or more classes are hardly predicted. Chance: near 0.
-    Exactly invariant to the order of latents; not to their scale, since the machine is regularised.
+    A linear machine on one latent orders classes along a line, which works for few classes only. Even codes that equal
+    the factors score well below 1, and factors of 30 or more classes are hardly predicted. Chance: near 0. The score is
+    exactly invariant to the order of latents, but not to their scale, since the machine is regularised.
 
     Args:
         codes: (N, D) floats.
@@ -58,9 +58,8 @@ def sap_score(
     test, test_classes = draw(codes, factors, num_test, rng)
     accuracies = np.empty((codes.shape[1], factors.shape[1]))
     for dim, factor in np.ndindex(accuracies.shape):
-        model = LinearSVC(
-            C=c, class_weight="balanced", dual=False
-        )  # the primal: same optimum, no random order
+        # The primal problem has the same optimum as the dual one and is solved without a random order.
+        model = LinearSVC(C=c, class_weight="balanced", dual=False)
         model.fit(train[:, [dim]], train_classes[:, factor])
         accuracies[dim, factor] = model.score(test[:, [dim]], test_classes[:, factor])
     return SAPScore(mean(top_two_gap(accuracies)), accuracies)

@@ -1,4 +1,4 @@
-"""The table every metric draws from: codes (N, D) and factor classes (N, K) of the same N images."""
+"""Checks and samples the table of every metric: codes (N, D) and factor classes (N, K) of the same N images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BLOCK = 2**20  # numbers gathered at a time: 8 MiB, whatever D is
 
 
 def varying(factors: Factors) -> Rows:
-    """Which factors have more than one value: those that every metric scores, in this order.
+    """The columns of the factors that have more than one value. Every metric scores these, in this order.
 
     Args:
         factors: (N, K) integer classes.
@@ -30,9 +30,9 @@ def varying(factors: Factors) -> Rows:
 
 
 def checked(codes: Codes, factors: Factors) -> Factors:
-    """The factors that vary, (N, V), once codes and factors have been found fit for a metric.
+    """Check that a metric can be computed from these codes and factors; return the factors that vary, (N, V).
 
-    Raises: TypeError or ValueError that names what is wrong, also if no factor varies.
+    Raises: TypeError or ValueError that names the fault, also if no factor varies.
     """
     check_codes(codes)
     columns = varying(factors)
@@ -46,7 +46,7 @@ def checked(codes: Codes, factors: Factors) -> Factors:
 
 
 def check_codes(codes: Codes) -> None:
-    """Refuses codes that are not a finite floating-point (N ≥ 2, D ≥ 1) array."""
+    """Refuse codes that are not a finite floating-point (N ≥ 2, D ≥ 1) array."""
     _check_matrix("codes", codes, "floating-point", kinds="f")
     finite = np.isfinite(codes)
     if not finite.all():
@@ -55,12 +55,12 @@ def check_codes(codes: Codes) -> None:
 
 
 def check_factors(factors: Factors) -> None:
-    """Refuses factors that are not an integer (N ≥ 2, K ≥ 1) array."""
+    """Refuse factors that are not an integer (N ≥ 2, K ≥ 1) array."""
     _check_matrix("factors", factors, "integer", kinds="iu")
 
 
 def check_counts(minimum: int = 1, **counts: int) -> None:
-    """Refuses any of the named numbers that is below ``minimum``."""
+    """Refuse any of the named numbers that is below ``minimum``."""
     for name, count in counts.items():
         if count < minimum:
             raise ValueError(f"{name} must be at least {minimum}, got {count}")
@@ -74,9 +74,9 @@ def take(codes: Codes, rows: Rows) -> NDArray[np.float64]:
 def draw(
     codes: Codes, factors: Factors, count: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], Factors]:
-    """``count`` rows drawn uniformly, with replacement.
+    """Draw ``count`` rows uniformly, with replacement.
 
-    Raises: ValueError if a factor of the table has a single value in them: no metric is defined then.
+    Raises: ValueError if a factor has a single value in the rows drawn, for which no metric is defined.
     """
     rows = rng.integers(len(codes), size=count)
     drawn = factors[rows]
@@ -92,7 +92,7 @@ def draw(
 def reduce_batches(
     reduce: Callable[..., NDArray[np.float64]], codes: Codes, *batches: Rows
 ) -> NDArray[np.float64]:
-    """``reduce(codes of one batch, of another, …)`` for P batches of B rows each, in bounded memory.
+    """Apply ``reduce`` to the codes of P batches of B rows each, in bounded memory.
 
     Args:
         reduce: takes arrays (p, B, D), one for each of ``batches``, and returns (p, D).

@@ -21,10 +21,10 @@ _ALPHA = 0.1  # the Lasso's penalty, as published
 
 @dataclass(frozen=True, eq=False)
 class UDRScores:
-    """Per model the median of how much the others agree with it."""
+    """The UDR of each model: the median of its agreement with each of the others."""
 
     scores: NDArray[np.float64]  # (M,)
-    pairwise: NDArray[np.float64]  # (M, M): of model i's latents explaining model j's; 0 on the diagonal
+    pairwise: NDArray[np.float64]  # (M, M): how well model i's latents explain model j's; 0 on the diagonal
 
 
 def udr_scores(
@@ -36,21 +36,21 @@ def udr_scores(
     num_points: int = 1_000,
     kl_threshold: float = 0.01,
 ) -> UDRScores:
-    """Duan et al. 2020 (arXiv:1905.12614), section 4, as disentanglement_lib computes it.
+    """The unsupervised disentanglement ranking of Duan et al. 2020 (arXiv:1905.12614), section 4.
 
-    For two models R holds how much each informative latent of one (KL above ``kl_threshold``) explains each
-    of the other: absolute coefficients of a Lasso between standardised codes, or absolute rank correlations.
-    Their score is the mean over columns of max² / sum, averaged with the same over rows; 0 for a latent that
-    nothing explains, and for a model without informative latents.
+    It is computed as in disentanglement_lib. For two models, a matrix R says how well each informative latent of one (KL
+    above ``kl_threshold``) explains each informative latent of the other. Its entries are absolute coefficients of a
+    Lasso between standardised codes, or absolute rank correlations. The score of the pair is the mean over columns of
+    max² / sum, averaged with the same mean over rows. A latent that nothing explains counts as 0, and so does a model
+    without informative latents.
 
-    Perfect: 1 by rank correlations, and 0.9 by the Lasso, whose penalty of 0.1 shrinks what agrees
-    perfectly. Chance: near 0 by the Lasso. By rank correlations noise of ``num_points`` P is left, of the
-    order of 1/√P. Exactly invariant to the scaling of latents by powers of two; to their sign and order up
-    to rounding.
+    Perfect: 1 by rank correlations, 0.9 by the Lasso, whose penalty of 0.1 shrinks even a perfect agreement. Chance: near
+    0 by the Lasso, and of the order of 1/√P by rank correlations of P = ``num_points`` rows. The score is exactly
+    invariant to the scaling of latents by powers of two, and to their sign and order up to rounding.
 
     Args:
-        codes: of M ≥ 2 models (N, D) floats for the same N images; D may differ.
-        kl: of the same models (D,) mean KL per latent, in nats.
+        codes: the codes of M ≥ 2 models, (N, D) floats each, for the same N images; D may differ.
+        kl: the mean KL per latent of the same models, (D,) each, in nats.
     Raises: TypeError or ValueError for arrays that do not fit, ValueError for fewer than two models, for an
         unknown ``correlation`` or for ``num_points`` below 2.
 
@@ -80,7 +80,7 @@ def udr_scores(
 
 
 def relative_strength(matrix: NDArray[np.float64]) -> float:
-    """Mean over columns of max² / sum of non-negative entries, averaged with the same over rows.
+    """The mean over columns of max² / sum of non-negative entries, averaged with the same mean over rows.
 
     >>> relative_strength(np.array([[1.0, 1.0], [0.0, 0.0]]))
     0.625

@@ -1,4 +1,4 @@
-"""How dependent the latents are on each other: scores that need no factors."""
+"""Scores of the dependence between latents, which need no factors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .table import Codes, check_codes, check_counts, take
 
 @dataclass(frozen=True, eq=False)
 class UnsupervisedScores:
-    """All 0 for independent latents."""
+    """Measures of the dependence between latents; all are 0 for independent latents."""
 
     gaussian_total_correlation: float  # nats; inf if a latent is a linear function of others
     gaussian_wasserstein_correlation: float  # squared distance, in the latents' units
@@ -26,13 +26,13 @@ class UnsupervisedScores:
 def unsupervised_scores(
     codes: Codes, rng: np.random.Generator, *, num_train: int = 10_000, num_bins: int = 20
 ) -> UnsupervisedScores:
-    """Locatello et al. 2019 (arXiv:1811.12359), appendix: dependence between latents, of the
-    Gaussian with their covariance Σ, and between pairs in equal-width bins.
+    """The unsupervised scores of Locatello et al. 2019 (arXiv:1811.12359), appendix.
 
-    With D the diagonal of Σ: total correlation ½ (log det D − log det Σ), in nats; squared Wasserstein-2
-    distance between N(0, Σ) and N(0, D), 2 tr Σ − 2 tr (D½ Σ D½)½. Constant latents add nothing to
-    either. The total correlation is exactly invariant to scaling by powers of two; all scores to order and
-    sign up to rounding.
+    Two scores measure the dependence in a Gaussian with the latents' covariance Σ, of which D is the diagonal: the total
+    correlation ½ (log det D − log det Σ), in nats, and the squared Wasserstein-2 distance between N(0, Σ) and N(0, D),
+    2 tr Σ − 2 tr (D½ Σ D½)½. Constant latents add nothing to either. The third is the mutual information of pairs of
+    latents in equal-width bins. The total correlation is exactly invariant to scaling by powers of two; all scores are
+    invariant to the order and sign of latents up to rounding.
 
     Args:
         codes: (N, D) floats.
@@ -64,7 +64,7 @@ def unsupervised_scores(
 
 
 def _total_correlation(codes: NDArray[np.float64]) -> float:
-    """−½ log det of the correlations, from their eigenvalues."""
+    """The total correlation, −½ log det of the correlation matrix, from its eigenvalues."""
     count, dims = codes.shape
     standard = standardise(codes)
     eigenvalues = np.linalg.eigvalsh(standard.T @ standard / count)
@@ -74,7 +74,7 @@ def _total_correlation(codes: NDArray[np.float64]) -> float:
 
 
 def _wasserstein_correlation(codes: NDArray[np.float64]) -> tuple[float, float]:
-    """The squared distance and tr Σ. Σ's square root by eigenvalues: D½ Σ D½ is symmetric, D Σ is not."""
+    """The squared distance and tr Σ. The root is taken of the eigenvalues of D½ Σ D½, which, unlike D Σ, is symmetric."""
     centred = codes - codes.mean(axis=0)
     covariance = centred.T @ centred / (len(codes) - 1)
     variance = covariance.diagonal()

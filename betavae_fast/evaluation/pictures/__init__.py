@@ -1,6 +1,6 @@
-"""Pictures a person reads. Each function takes arrays and returns a figure; none of them knows a model.
+"""Draws figures. Each function takes arrays and returns a figure; none of them needs a model.
 
-Figures are made without pyplot: no global state, and no display needed.
+Figures are made without pyplot, so that they need no display and leave no global state.
 """
 
 from .factors import code_against_factor, information, position_maps

@@ -1,4 +1,4 @@
-"""Which factor lives in which channel."""
+"""Figures that show which channel encodes which factor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .style import DISPERSION_COLOUR, FADED
 
 
 def information(shares: NDArray[np.floating], channels: Sequence[Channel], factors: Sequence[str]) -> Figure:
-    """How much of each factor's entropy each channel has, as a matrix of shades and figures.
+    """Draw the share of each factor's entropy that each channel knows, as a matrix of shades and numbers.
 
     Args:
         shares: (len(channels), len(factors)), mutual information over the factor's entropy, in [0, 1].
@@ -34,7 +34,7 @@ def information(shares: NDArray[np.floating], channels: Sequence[Channel], facto
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     figure.colorbar(picture, ax=axis, shrink=0.8, label="share of the factor's entropy")
-    figure.suptitle("What each channel knows of each factor", fontsize=11)
+    figure.suptitle("Information of each channel about each factor", fontsize=11)
     return figure
 
 
@@ -44,11 +44,12 @@ def code_against_factor(
     channels: Sequence[Channel],
     factors: Sequence[str],
 ) -> Figure:
-    """A panel for each channel and factor: mean of the code over the images of each class, one standard
-    deviation shaded. A channel that is about one factor moves in one panel of its row only.
+    """Draw a panel for each channel and factor: the mean code of each class, with one standard deviation shaded.
+
+    A channel that encodes a single factor moves in only one panel of its row.
 
     Args:
-        means, deviations: for each factor (classes, len(channels)).
+        means, deviations: one array (classes, len(channels)) for each factor.
     """
     rows, columns = len(channels), len(factors)
     figure = Figure(figsize=(1.2 + 1.9 * columns, 1.2 + 1.25 * rows), layout="constrained")
@@ -77,12 +78,14 @@ def code_against_factor(
 def position_maps(
     maps: NDArray[np.floating], channels: Sequence[Channel], names: tuple[str, str] = ("posY", "posX")
 ) -> Figure:
-    """Mean code of each channel at each position, over all other factors. A channel that is about one axis
-    shows stripes, one about both a gradient at an angle or a pattern, one about neither a flat field.
+    """Draw the mean code of each channel at each position, over all other factors.
+
+    A channel that encodes one axis shows stripes. A channel that encodes both shows a slanted gradient or a pattern. A
+    channel that encodes neither shows a flat field.
 
     Args:
         maps: (len(channels), rows, columns).
-        names: of the factors along rows and columns.
+        names: names of the factors along rows and columns.
     """
     columns = min(5, len(channels))
     rows = -(-len(channels) // columns)

@@ -1,4 +1,4 @@
-"""Grids of images: what the decoder makes of the data, and of a channel that moves."""
+"""Grids of images: reconstructions and latent traversals."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .style import FADED, Images, show
 
 
 def reconstructions(originals: Images, reconstructed: Images, *, columns: int = 10) -> Figure:
-    """Originals above their reconstructions, ``columns`` pairs a band.
+    """Draw originals above their reconstructions, in bands of ``columns`` pairs.
 
     Args:
-        originals, reconstructed: (N, C, H, W), C = 1 or 3 (of other channel counts the first is shown).
+        originals, reconstructed: (N, C, H, W). If C is neither 1 nor 3, the first channel is shown.
     """
     columns = min(columns, len(originals))
     bands = -(-len(originals) // columns)
     figure = Figure(figsize=(1.0 + 0.95 * columns, 0.6 + 2.1 * bands), layout="constrained")
-    figure.suptitle("Reconstructions: each image above what the decoder makes of its posterior mean (z = μ)")
+    figure.suptitle("Reconstructions: each image above the decoder's output for its posterior mean (z = μ)")
     axes = figure.subplots(2 * bands, columns, squeeze=False)
     for position in range(bands * columns):
         band, column = divmod(position, columns)
@@ -46,11 +46,11 @@ def traversal(
     values: Sequence[float],
     axis_label: str = "value of the channel, in standard deviations of the prior",
 ) -> Figure:
-    """One row a channel, in the order given; each column sets that channel to the value above it.
+    """Draw one row per channel, in the order given; each column sets the channel to the value above it.
 
     Args:
         images: (len(channels), len(values), C, H, W).
-        axis_label: what the values are.
+        axis_label: description of the values.
     """
     rows, columns = len(channels), len(values)
     figure = Figure(figsize=(1.6 + 0.85 * columns, 1.1 + 0.85 * rows), layout="constrained")
@@ -80,7 +80,7 @@ def traversal(
 def traversal_frames(
     images: Images, channels: Sequence[Channel], values: Sequence[float]
 ) -> list[Image.Image]:
-    """The same as moving pictures: all channels side by side, each frame one value further.
+    """Draw the traversal as an animation: all channels side by side, each frame at the next value.
 
     Args:
         images: (len(channels), len(values), C, H, W).
@@ -102,6 +102,6 @@ def traversal_frames(
             axis.set_title(f"channel {channel.index}", fontsize=9, color=colour)
         figure.suptitle(f"{value:+.1f}", fontsize=10)
         canvas.draw()
-        figure.set_layout_engine("none")  # every frame as the first is laid out
+        figure.set_layout_engine("none")  # all frames keep the layout of the first
         frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
     return frames

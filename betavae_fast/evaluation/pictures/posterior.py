@@ -1,4 +1,4 @@
-"""What the latents are distributed like, beside what the prior says."""
+"""A figure of the latents' distribution beside the prior."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _LIMIT = 4.0  # standard deviations of the prior on either side
 
 
 def aggregated_posterior(samples: NDArray[np.floating], channels: Sequence[Channel]) -> Figure:
-    """Each channel's samples over all images as a histogram, under the density of the prior N(0, 1).
+    """Draw a histogram of each channel's samples over all images, with the density of the prior N(0, 1) as a line.
 
     Args:
-        samples: z (N, D), one draw of each image's posterior.
-        channels: which to show, a panel each, in this order.
+        samples: z (N, D), one draw from each image's posterior.
+        channels: the channels to show, one panel each, in this order.
     """
     columns = min(5, len(channels))
     rows = -(-len(channels) // columns)
@@ -32,9 +32,8 @@ def aggregated_posterior(samples: NDArray[np.floating], channels: Sequence[Chann
     density = np.exp(-0.5 * line**2) / np.sqrt(2 * np.pi)
     for axis, channel in zip(axes.flat, channels, strict=False):
         z = samples[:, channel.index]
-        heights = np.histogram(z, edges)[0] / (
-            len(z) * np.diff(edges)
-        )  # what is beyond the limits counts, too
+        # Samples beyond the limits count in the total, so that the heights compare with the density.
+        heights = np.histogram(z, edges)[0] / (len(z) * np.diff(edges))
         axis.stairs(
             heights, edges, fill=True, color=DISPERSION_COLOUR if channel.active else FADED, alpha=0.6
         )

@@ -1,4 +1,4 @@
-"""Several runs in one picture."""
+"""A figure that compares several runs."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from .style import DISPERSION_COLOUR
 
 
 def rate_distortion(names: Sequence[str], rate: Sequence[float], distortion: Sequence[float]) -> Figure:
-    """What a run's reconstruction costs in nats of code: a point a run.
+    """Draw each run as a point: its KL against its reconstruction loss.
 
     Args:
-        names: of the runs.
-        rate: their KL, nats per image.
-        distortion: their reconstruction loss, nats per image.
+        names: names of the runs.
+        rate: KL of the runs, nats per image.
+        distortion: reconstruction loss of the runs, nats per image.
     """
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axis = figure.subplots()
     axis.scatter(rate, distortion, s=50, color=DISPERSION_COLOUR, zorder=3)
     right_half = (min(rate) + max(rate)) / 2
     for name, x, y in zip(names, rate, distortion, strict=True):
-        left = x > right_half  # or the name would leave the picture
+        left = x > right_half  # keeps the name inside the picture
         axis.annotate(
             name,
             (x, y),

@@ -1,4 +1,4 @@
-"""What all pictures share."""
+"""Colours and helpers that all figures share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FADED = "#8a8a8a"
 
 
 def show(axis: Axes, image: Images) -> None:
-    """One image (C, H, W), C = 1 or 3 (of other channel counts the first is shown), without ticks or frame."""
+    """Draw one image (C, H, W) without ticks or frame. If C is neither 1 nor 3, the first channel is shown."""
     channels_last = np.moveaxis(np.clip(image, 0, 1), 0, -1)
     if channels_last.shape[-1] == 3:
         axis.imshow(channels_last)
@@ -30,6 +30,6 @@ def show(axis: Axes, image: Images) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write ``figure`` as a PNG file, atomically: a full disk leaves the picture that was there."""
+    """Write ``figure`` as a PNG file, atomically: if the disk is full, the old file stays."""
     with atomic_writer(path) as file:
         figure.savefig(file, format="png", dpi=120)

@@ -1,4 +1,4 @@
-"""What a channel carried while the model was trained."""
+"""A figure of each channel's KL over training."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ def capacity(
     *,
     max_channels: int = 20,
 ) -> Figure:
-    """Each channel's KL over training, stacked from its two parts: one panel a channel, sorted by KL at the
-    end.
+    """Draw each channel's KL over training, stacked from its two parts, one panel per channel, sorted by the last KL.
 
     Args:
-        images_seen: images seen at each of T moments.
+        images_seen: number of images seen at each of T moments.
         mean_dispersion, variance: (T, D), nats.
-        max_channels: show at most this many panels, those with the largest KL.
+        max_channels: largest number of panels; the channels with the largest KL are shown.
     """
     total = mean_dispersion + variance
     order = np.argsort(-total[-1], kind="stable")
@@ -61,7 +60,7 @@ def capacity(
         colour = "black" if total[-1, channel] > ACTIVE_NATS else FADED
         axis.set_title(f"channel {channel}: {total[-1, channel]:.3f} nats", fontsize=10, color=colour)
         axis.grid(alpha=0.25)
-        axis.xaxis.set_major_locator(MaxNLocator(4, prune="upper"))  # or it runs into the next panel's 0
+        axis.xaxis.set_major_locator(MaxNLocator(4, prune="upper"))  # the last would hit the next panel's 0
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes.flat[len(shown) :]:
         axis.set_axis_off()
