@@ -1,8 +1,8 @@
-"""Data sets, and batches made of them on whichever device they are.
+"""Data sets that make batches of images on their own device.
 
-The trainer uses an `ImageDataset` and nothing else of it than: `.name`, `.image_shape` = (C, H, W), `len()`,
-`.gather(indices)` -> bool or uint8 (B, C, H, W), `.to(device)`, `.mean_image()` and `.identity`. Where the generative
-factors are known it is also a `KnownFactors`: `.factor_names`, `.factor_sizes`, `.factor_bases`,
+The trainer uses only these members of an `ImageDataset`: `.name`, `.image_shape` = (C, H, W), `len()`,
+`.gather(indices)` -> bool or uint8 (B, C, H, W), `.to(device)`, `.mean_image()` and `.identity`. A data set whose
+generative factors are known is also a `KnownFactors`: `.factor_names`, `.factor_sizes`, `.factor_bases`,
 `.factor_values`, `.factors(indices)` and its inverse `.index(factors)`.
 """
 

@@ -1,8 +1,8 @@
-"""Reads rows of a NumPy array where it lies on disk.
+"""Reads rows of a NumPy array directly from its file.
 
-Rows are read by position (pread) rather than through a memory map. A mapped file that somebody rewrites ends the process
-with a bus error; a read by position ends in an error message. It also needs no address space, so that ``ulimit -v`` does
-not limit the size of a data set. The operating system keeps what was read in its page cache, which all processes share.
+Rows are read by position (pread) rather than through a memory map. If somebody rewrites a mapped file, a bus error ends
+the process; a read by position fails with an error message. It also needs no address space, so that ``ulimit -v`` does
+not limit the size of a data set. The operating system keeps the data read in its page cache, which all processes share.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _HEADER_READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-_LOCAL_HEADER_BYTES = 30  # of a zip member, before its name and extra field
-_LARGEST_READ = 1 << 30  # Linux reads at most 2 GiB a call
+_LOCAL_HEADER_BYTES = 30  # size of a zip member's header, before its name and extra field
+_LARGEST_READ = 1 << 30  # bytes; Linux reads at most 2 GiB per call
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class ArrayFile:
     """An array in C order whose bytes lie uncompressed in a file: an .npy, or a stored member of an .npz.
 
     Attributes:
-        offset: the position of its first byte in the file.
-        crc: the CRC-32 that an .npz records of the member; None for an .npy, which has none.
-        crc_prefix: the CRC-32 of the member's bytes that precede the array.
+        offset: the position of the array's first byte in the file.
+        crc: the CRC-32 that an .npz records of the member; None for an .npy, which records none.
+        crc_prefix: the CRC-32 of the member's bytes before the array.
     """
 
     path: Path
@@ -73,9 +73,9 @@ class ArrayFile:
         return rows
 
     def blocks(self, size: int) -> Iterator[tuple[int, Rows]]:
-        """All rows in order, about ``size`` bytes at a time, each block with the number of its first row.
+        """Yield all rows in order, in blocks of about ``size`` bytes, each with the number of its first row.
 
-        Raises: DatasetError at the end if the file records a CRC-32 and the content differs from it.
+        Raises: DatasetError at the end if the file records a CRC-32 that differs from the content's.
         """
         crc = self.crc_prefix
         step = max(1, size // max(1, self.row_bytes))
@@ -90,7 +90,7 @@ class ArrayFile:
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        # An open file belongs to its process.
+        # An open file cannot be pickled: each process opens its own.
         return {name: value for name, value in self.__dict__.items() if name != "_file"}
 
     @cached_property
@@ -98,7 +98,7 @@ class ArrayFile:
         return open(self.path, "rb", buffering=0)
 
     def _fill(self, buffer: npt.NDArray[np.uint8], row: int) -> None:
-        """Fill ``buffer`` with the bytes from ``row`` on."""
+        """Fill ``buffer`` with the bytes that begin at ``row``."""
         position, view = self.offset + row * self.row_bytes, buffer.data
         while len(view):
             count = self._read_at(view[:_LARGEST_READ], position)
@@ -120,14 +120,14 @@ class ArrayFile:
 def open_npy(path: Path) -> ArrayFile | None:
     """The array of an .npy file; None if it has to be read whole (Fortran order, or a rarer version of the format).
 
-    Raises: what NumPy raises for a damaged header; DatasetError if the file is longer or shorter than its header says.
+    Raises: NumPy's errors for a damaged header; DatasetError if the file is longer or shorter than its header says.
     """
     with open(path, "rb") as file:
         return _describe(file, path, 0, os.fstat(file.fileno()).st_size)
 
 
 def open_member(path: Path, archive: zipfile.ZipFile, name: str) -> ArrayFile | None:
-    """The array of an .npz's member; None if it has to be read whole (deflated, or as for ``open_npy``)."""
+    """The array of an .npz's member; None if it has to be read whole (deflated, or for the reasons of ``open_npy``)."""
     info = archive.getinfo(name)
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:  # bit 0: encrypted
         return None
@@ -146,7 +146,7 @@ def open_member(path: Path, archive: zipfile.ZipFile, name: str) -> ArrayFile | 
 
 
 def _describe(file: IO[bytes], path: Path, start: int, end: int) -> ArrayFile | None:
-    """The array whose header begins at ``start``, where ``file`` is, and whose data end at ``end``."""
+    """The array whose header begins at ``start``, the current position of ``file``, and whose data end at ``end``."""
     reader = _HEADER_READERS.get(np.lib.format.read_magic(file))
     if reader is None:
         return None

@@ -24,7 +24,7 @@ from .progress import progress_bar
 IN_MEMORY_BYTES = 1 << 30
 """The size up to which a set is held in memory. A larger one is read from disk, batch by batch."""
 
-# Names people give the images when an npz holds other arrays (labels, factors) beside them.
+# Usual names of the images in an npz that also holds other arrays (labels, factors).
 _USUAL_NAMES = ("images", "imgs", "x_train", "x", "data", "arr_0")
 _BLOCK_BYTES = 16 << 20
 
@@ -64,9 +64,9 @@ class _Whole:
 
 
 class DiskImages(ImageDataset):
-    """Images read from an array on disk each time they are asked for, so that a set may be larger than memory.
+    """Images that are read from an array on disk for each batch, so that a set may be larger than memory.
 
-    Batches are made on the CPU. ``to`` a GPU reads the whole set into its memory.
+    Batches are made on the CPU. ``to`` with a GPU reads the whole set into the GPU's memory.
     """
 
     def __init__(self, name: str, source: _Source, layout: Layout, *, binary: bool) -> None:
@@ -99,7 +99,7 @@ class DiskImages(ImageDataset):
             ) from error
 
     def in_memory(self, device: torch.device | str = "cpu") -> BinaryImages | ByteImages:
-        """A copy held in the memory of ``device``: a bit a pixel if binary, else a byte."""
+        """A copy in the memory of ``device``, with one bit per pixel if the images are binary, else one byte."""
         count, pixels = len(self), prod(self.image_shape)
         if self._binary:
             bits = torch.empty((count, -(-pixels // 8)), dtype=torch.uint8, device=device)
@@ -119,7 +119,7 @@ class DiskImages(ImageDataset):
         return self._canonical(self._source.read(start, stop))
 
     def _take(self, indices: Tensor) -> Tensor:
-        """As the data set in memory lays them out."""
+        """The images at ``indices``, in the memory layout of the data sets in memory."""
         pixels = self._pixels(self._source.take(indices.numpy()))
         if self._binary:
             return torch.from_numpy(np.ascontiguousarray(pixels))
@@ -128,7 +128,7 @@ class DiskImages(ImageDataset):
     def _pixel_sums(self) -> Tensor:
         total = torch.zeros(self.image_shape, dtype=torch.int64)
         for _, rows in self._source.blocks(_BLOCK_BYTES):
-            sums = self._pixels(rows).sum(0, dtype=np.uint32)  # twice as fast as int64, and a block is small
+            sums = self._pixels(rows).sum(0, dtype=np.uint32)  # twice as fast as int64, and cannot overflow
             total += torch.from_numpy(sums.astype(np.int64))
         return total.flatten()
 
@@ -138,7 +138,7 @@ class DiskImages(ImageDataset):
         return len(self) * (-(-pixels // 8) if self._binary else pixels)
 
     def _pixels(self, rows: Array) -> npt.NDArray[np.bool_] | npt.NDArray[np.uint8]:
-        """Rows as stored, as pixels (n, C, H, W): bool if binary, else 0 to 255."""
+        """The pixels (n, C, H, W) of stored rows: bool if binary, else 0 to 255."""
         images = _channels_first(rows, self._layout)
         if self._binary:
             return images != 0
@@ -150,18 +150,18 @@ class DiskImages(ImageDataset):
 
 
 def load_array(path: Path, *, progress: bool = True) -> ImageDataset:
-    """Loads images from an .npy or .npz file.
+    """Load images from an .npy or .npz file.
 
-    An .npz holds one array, or one named images, imgs, x_train, x, data or arr_0 beside others. The array is
-    (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3; bool, uint8 0 to 255, or floating point in [0, 1],
-    which is rounded to 8 bits. Arrays that hold nothing but 0 and 1 are binary. Nothing is ever unpickled.
+    An .npz must hold a single array, or several of which one is named images, imgs, x_train, x, data or arr_0. The array
+    is (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3. It is bool, uint8 0 to 255, or floating point in [0, 1],
+    which is rounded to 8 bits. Arrays with no other values than 0 and 1 are binary. Nothing is ever unpickled.
 
     A set that takes more than 1 GiB, or more than half of the free memory, stays on disk and is read batch by batch.
-    An .npz must be uncompressed for that (`np.savez`), and an array in C order.
+    For that, an .npz must be uncompressed (`np.savez`) and the array in C order.
 
     Returns: `BinaryImages` or `ByteImages` in memory, or `DiskImages`.
-    Raises: DatasetError if the file is damaged, the array is not as above, or it cannot stay on disk and does not fit
-        into memory, with the bytes needed and those that are free.
+    Raises: DatasetError if the file is damaged, if the array is not of the form above, or if it can neither stay on disk
+        nor fit into memory (the message gives the bytes needed and the bytes free).
     """
     source, on_disk = _open(path)
     layout = _layout(source.shape, path)
@@ -176,7 +176,7 @@ def load_array(path: Path, *, progress: bool = True) -> ImageDataset:
 
 
 def _most_in_memory() -> int:
-    """The bytes up to which a set is held in memory: of those that are free half, where the system tells."""
+    """The bytes up to which a set is held in memory, at most half of the free memory if the system reports it."""
     try:
         return min(IN_MEMORY_BYTES, available_memory() // 2)
     except ValueError:
@@ -184,7 +184,7 @@ def _most_in_memory() -> int:
 
 
 def _open(path: Path) -> tuple[_Source, bool]:
-    """The array of images in the file, whatever its dtype and shape, and whether it can stay on disk."""
+    """The array of images in the file, of any dtype and shape, and True if it can stay on disk."""
     try:
         with open(path, "rb") as file:
             is_zip = file.read(2) == b"PK"
@@ -211,8 +211,8 @@ def _open(path: Path) -> tuple[_Source, bool]:
             f"{path}: {needs}; save it uncompressed and in C order (np.save) to train from disk"
         ) from error
     except Exception as error:
-        # NumPy and zipfile raise a dozen types for damaged files (zlib.error, RuntimeError for a flipped
-        # "encrypted" bit, struct.error, ...): whichever it is, the file is not readable.
+        # NumPy and zipfile raise a dozen types of errors for damaged files: zlib.error, struct.error, RuntimeError for a
+        # flipped "encrypted" bit, ...
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DatasetError(f"{path}: not a readable array file: {reason}") from error
 
@@ -229,8 +229,10 @@ def _member_of_images(path: Path, archive: zipfile.ZipFile) -> str:
 
 
 def _read_whole(file: Any, path: Path) -> Array:
-    """The array in ``file``, if that ends here: a damaged header may promise less than there is, and a zip member's
-    checksum is compared at its end."""
+    """Read the array in ``file`` and check that the file ends after it.
+
+    A damaged header may promise less data than there is, and a zip member's checksum is only compared at its end.
+    """
     array: Array = np.lib.format.read_array(file, allow_pickle=False)
     if file.read(1):
         raise DatasetError(f"{path}: damaged: it has more data than an array of shape {array.shape}")
@@ -259,16 +261,16 @@ def _image_shape(shape: tuple[int, ...], layout: Layout) -> tuple[int, int, int]
 
 
 def _channels_first(rows: Array, layout: Layout) -> Array:
-    """Rows as (n, C, H, W), without a copy."""
+    """View the rows as (n, C, H, W)."""
     if layout == "NHW":
         return rows[:, None]
     return rows if layout == "NCHW" else rows.transpose(0, 3, 1, 2)
 
 
 def _is_binary(source: _Source, path: Path, *, progress: bool) -> bool:
-    """Whether every pixel is 0 or 1. Reads as far as is needed to tell, and all of an array of floats.
+    """True if every pixel is 0 or 1. Arrays of floats are read whole, others up to the first other value.
 
-    Raises: DatasetError for floats outside [0, 1] or, where the whole file is read, a checksum that differs.
+    Raises: DatasetError for floats outside [0, 1] or, if the whole file is read, for a checksum that differs.
     """
     if source.dtype == np.bool_:
         return True

@@ -1,4 +1,4 @@
-"""The files that data sets keep between runs: their folder, and packed rows with a checksum."""
+"""Keeps the files of data sets between runs: packed rows with a checksum, in a cache folder."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from betavae_fast.files import atomic_writer
 
 from .errors import DatasetError
 
-_HEADER_BYTES = 4096  # a page, so that the rows behind it are mapped on a page boundary
+_HEADER_BYTES = 4096  # one page, so that the rows after it are mapped on a page boundary
 
 
 def cache_directory(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The folder of cached files; nothing is created.
+    """The folder of cached files, which is not created here.
 
-    `cache_dir`, else $BETAVAE_FAST_CACHE, else betavae_fast in $XDG_CACHE_HOME, else in ~/.cache. A user without a home
-    folder gets betavae_fast-<user id> in the system's folder of temporary files.
+    It is `cache_dir`, else $BETAVAE_FAST_CACHE, else betavae_fast in $XDG_CACHE_HOME, else betavae_fast in ~/.cache. A
+    user without a home folder gets betavae_fast-<user id> in the system's folder of temporary files.
     """
     if cache_dir is not None:
         return Path(os.path.expanduser(cache_dir))
@@ -48,17 +48,16 @@ def _header(rows: npt.NDArray[np.uint8]) -> bytes:
 
 
 def write_rows(path: Path, rows: npt.NDArray[np.uint8]) -> None:
-    """Writes uint8 rows (N, R) with their checksum, atomically. Raises OSError when the disk refuses."""
+    """Write uint8 rows (N, R) with their checksum, atomically. Raises: OSError if they cannot be written."""
     with atomic_writer(path) as file:
         file.write(_header(rows))
         file.write(np.ascontiguousarray(rows).data)
 
 
 def read_rows(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Maps what `write_rows` wrote: uint8 (N, R), copy-on-write, so processes share one copy in memory.
+    """Map a file of `write_rows` into memory: uint8 (N, R), copy-on-write, so that processes share one copy.
 
-    Raises: FileNotFoundError; DatasetError if any byte of the file is not as written or the shape is not
-        `shape`.
+    Raises: FileNotFoundError; DatasetError if any byte of the file has changed or its shape is not `shape`.
     """
     expected = _HEADER_BYTES + shape[0] * shape[1]
     with open(path, "rb") as file:
@@ -67,17 +66,16 @@ def read_rows(path: Path, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
             raise DatasetError(f"{path}: damaged, it has {size} bytes instead of {expected}")
         header = file.read(_HEADER_BYTES)
         rows = np.memmap(file, dtype=np.uint8, mode="c", offset=_HEADER_BYTES, shape=shape)
-        # The header is a function of the rows, so comparing all of it leaves no byte of the file unchecked.
+        # The header follows from the rows, so comparing all of it checks every byte of the file.
         if header != _header(rows):
             raise DatasetError(f"{path}: damaged, its checksum does not match its content")
     return rows
 
 
 def load_or_build(path: Path, shape: tuple[int, int], build: Callable[[], npt.NDArray[np.uint8]]) -> Tensor:
-    """The rows cached at `path`, or `build()`, which is then cached: uint8 tensor (N, R).
+    """The rows cached at `path`, or those that `build()` makes and that are then cached: uint8 tensor (N, R).
 
-    A damaged file is named in a warning and built again; a cache that cannot be written costs a warning, not
-    the run.
+    A damaged file is named in a warning and built again. A cache that cannot be written causes a warning, no error.
     """
     try:
         return torch.from_numpy(read_rows(path, shape))

@@ -1,4 +1,4 @@
-"""Fetches one file whose content is known beforehand."""
+"""Downloads a file whose size and checksum are known beforehand."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _TIMEOUT_SECONDS = 30.0
 
 
 def download(url: str, path: Path, *, size: int, sha256: str, progress: bool) -> None:
-    """Downloads `url` to `path`, atomically: the file appears only if it has this size and this SHA-256.
+    """Download `url` to `path`, atomically: the file appears only if it has this size and this SHA-256.
 
-    Raises: OSError if there is no way to the server or to the disk; DatasetError if the content is another.
+    Raises: OSError if the server or the disk cannot be reached; DatasetError if the content differs.
     """
     digest, received = hashlib.sha256(), 0
     with (
@@ -26,7 +26,7 @@ def download(url: str, path: Path, *, size: int, sha256: str, progress: bool) ->
         progress_bar(f"Downloading {path.name}", size, enabled=progress) as advance,
         atomic_writer(path) as file,
     ):
-        # One chunk past the expected size is enough to know; a server may not fill the disk.
+        # Stop one chunk past the expected size, so that a wrong server cannot fill the disk.
         while received <= size and (chunk := response.read(_CHUNK)):
             file.write(chunk)
             digest.update(chunk)

@@ -1,8 +1,8 @@
-"""dSprites: 737,280 binary images of a square, an ellipse and a heart, for which every factor is known.
+"""dSprites: 737,280 binary images of a square, an ellipse and a heart, all of whose factors are known.
 
-Two sources, one type. `rendered_dsprites` makes an *equivalent* of the published set (see `sprites`: same
-factors, order and geometry, but not the published file's every pixel). `published_dsprites` reads the
-published file, if you have it.
+Two functions return a `DSprites`. `rendered_dsprites` makes an *equivalent* of the published set, with the same factors,
+order and geometry, but not exactly the published pixels (see `sprites`). `published_dsprites` reads the published file,
+if you have it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FACTOR_VALUES = tuple(
     torch.from_numpy(values)
     for values in (
         np.ones(1),
-        np.array([1.0, 2.0, 3.0]),  # square, ellipse, heart, numbered as the published file numbers them
+        np.array([1.0, 2.0, 3.0]),  # square, ellipse, heart, numbered as in the published file
         sprites.SCALES,
         sprites.ORIENTATIONS,
         sprites.POSITIONS,
@@ -52,8 +52,8 @@ _ROWS_AT_ONCE = 4096
 class DSprites(KnownFactors, BinaryImages):
     """dSprites, bit-packed: `store` is uint8 (737280, 512), 377 MB. Images are bool (B, 1, 64, 64).
 
-    Factors (slowest first): color 1, shape 3 (square, ellipse, heart), scale 6, orientation 40, posX 32, posY
-    32. Orientations 0 and 39 are the same image: a full turn.
+    The factors and their numbers of classes, slowest first: color 1, shape 3 (square, ellipse, heart), scale 6,
+    orientation 40, posX 32, posY 32. Orientations 0 and 39 give the same image, because they are a full turn apart.
     """
 
     factor_names = FACTOR_NAMES
@@ -66,10 +66,9 @@ class DSprites(KnownFactors, BinaryImages):
 def rendered_dsprites(*, cache_dir: str | os.PathLike[str] | None = None, progress: bool = True) -> DSprites:
     """A dSprites-*equivalent* set, rendered on first use and cached; not the published file.
 
-    The cache file is checked against its checksum on every load; a damaged one is named in a warning and made
-    again.
+    The cache file is checked against its checksum on every load; a damaged file is named in a warning and made again.
     """
-    # The number goes up whenever the geometry changes, so that nobody trains on yesterday's shapes.
+    # The number in the name goes up whenever the geometry changes, so that old shapes are not loaded from the cache.
     path = cache_directory(cache_dir) / "dsprites-rendered-1.bits"
     shape = (prod(map(len, FACTOR_VALUES)), _ROW_BYTES)
     return DSprites("dsprites", load_or_build(path, shape, lambda: sprites.render(progress=progress)))
@@ -80,7 +79,7 @@ def published_dsprites(
 ) -> DSprites:
     """The published dSprites file, identified by its git blob id every time and unpacked once into the cache.
 
-    Raises: DatasetError if the file is any other than the published one; OSError if it cannot be read.
+    Raises: DatasetError if the file is not the published one; OSError if it cannot be read.
     """
     path = Path(path)
     found = git_blob_id(path)
@@ -98,8 +97,10 @@ def published_dsprites(
 
 
 def is_dsprites_archive(path: Path) -> bool:
-    """Whether an npz has the published file's members, images and their latent classes, or its name: then it is
-    meant to be that file, damaged or not."""
+    """True if an npz has the name of the published file, or its members imgs and latents_classes.
+
+    It is then meant to be the published file, even if it is damaged.
+    """
     if path.name == PUBLISHED_NAME:
         return True
     try:
@@ -110,7 +111,7 @@ def is_dsprites_archive(path: Path) -> bool:
 
 
 def git_blob_id(path: Path) -> str:
-    """The name git gives a file's content: SHA-1 of "blob <size>", a zero byte and the content, in hex."""
+    """The id that git gives to a file's content: the SHA-1 of "blob <size>", a zero byte and the content, in hex."""
     with open(path, "rb") as file:
         digest = hashlib.sha1(b"blob %d\0" % os.fstat(file.fileno()).st_size, usedforsecurity=False)
         while chunk := file.read(1 << 20):
@@ -119,12 +120,12 @@ def git_blob_id(path: Path) -> str:
 
 
 def pack_published(path: Path, factor_values: Sequence[Tensor], *, progress: bool) -> npt.NDArray[np.uint8]:
-    """Packs the images of an npz laid out like the published one.
+    """Pack the images of an npz with the layout of the published one.
 
-    Only the plain arrays imgs, latents_classes and latents_values are read; the metadata member is a pickle
-    and is left alone. The images are streamed, because unpacked they would take 3 GB.
+    Only the plain arrays imgs, latents_classes and latents_values are read; the metadata member is a pickle and is not
+    opened. The images are streamed, because unpacked they would take 3 GB.
 
-    Returns: uint8 (N, 512), N the product of the sizes of `factor_values`.
+    Returns: uint8 (N, 512), where N is the product of the sizes of `factor_values`.
     Raises: DatasetError unless the images are uint8 0 or 1, (N, 64, 64), and the latents enumerate
         `factor_values`.
     """

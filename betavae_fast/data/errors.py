@@ -1,4 +1,4 @@
-"""The errors of data that cannot be used: every loader raises DatasetError."""
+"""The errors for data that cannot be used. Every loader raises DatasetError."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from betavae_fast.system_memory import check_fits
 
 
 class DatasetError(ValueError):
-    """A data set that is missing, damaged, too large or of no supported form: one line that names the file."""
+    """A data set is missing, damaged, too large or of no supported form; the message is one line and names the file."""
 
 
 class UnusableImageError(Exception):
-    """The reason why a file cannot be read as an image: one line, without the file's name."""
+    """A file cannot be read as an image; the message is one line and gives the reason, without the file's name."""
 
 
 @contextmanager
 def memory_for(what: str, needed: int, remedy: str) -> Iterator[None]:
-    """Guards the allocation of ``needed`` bytes for ``what``.
+    """Guard the allocation of ``needed`` bytes for ``what``.
 
-    Raises: DatasetError with the bytes needed, those that are free, and ``remedy``, if they do not fit into memory.
+    Raises: DatasetError if they do not fit into memory; it gives the bytes needed, the bytes free, and ``remedy``.
     """
     try:
         check_fits(what, needed)

@@ -13,11 +13,11 @@ from .indexing import check_indices
 class KnownFactors:
     """Mixin for an `ImageDataset` whose images enumerate a grid of factors, the last factor varying fastest.
 
-    `isinstance(dataset, KnownFactors)` tells whether disentanglement can be measured on a data set.
+    Disentanglement can be measured on a data set if `isinstance(dataset, KnownFactors)`.
 
     Attributes:
-        factor_names: the K factors, slowest first.
-        factor_values: for each factor its table of values, float64 (size,); entry c is the value of class c.
+        factor_names: the names of the K factors, slowest first.
+        factor_values: the table of values of each factor, float64 (size,); entry c is the value of class c.
     """
 
     name: str
@@ -26,19 +26,19 @@ class KnownFactors:
 
     @property
     def factor_sizes(self) -> tuple[int, ...]:
-        """Number of classes of each factor."""
+        """The number of classes of each factor."""
         return tuple(len(values) for values in self.factor_values)
 
     @property
     def factor_bases(self) -> tuple[int, ...]:
-        """How far the index moves when a factor's class moves by one: index = Σ class · base."""
+        """The step of the index when a factor's class grows by one: index = Σ class · base."""
         sizes = self.factor_sizes
         return tuple(prod(sizes[k + 1 :]) for k in range(len(sizes)))
 
     def factors(self, indices: Tensor) -> Tensor:
         """The factor classes of images: int64 (B,) -> int64 (B, K), each in [0, size).
 
-        Raises: as `ImageDataset.gather` does.
+        Raises: the errors of `ImageDataset.gather`.
         """
         check_indices(indices, prod(self.factor_sizes), self.name)
         bases = torch.tensor(self.factor_bases, device=indices.device)

@@ -24,9 +24,9 @@ from .progress import progress_bar
 
 DEFAULT_SIZE = 64
 
-# Decoding runs outside the interpreter's lock, and some threads wait for the disk.
+# Twice the cores, because decoding releases the interpreter's lock and some threads wait for the disk.
 _THREADS = min(8, 2 * (os.cpu_count() or 1))
-_NAMED = 10  # files in a message
+_NAMED = 10  # most files named in a message
 
 Result = TypeVar("Result")
 
@@ -34,20 +34,20 @@ Result = TypeVar("Result")
 def load_folder(
     folder: Path, *, image_size: int | None = None, channels: int | None = None, progress: bool = True
 ) -> ByteImages:
-    """Decodes every image below a folder: uint8 (B, C, S, S), ordered by path.
+    """Decode every image below a folder: uint8 (B, C, S, S), ordered by path.
 
-    Each is turned upright as its EXIF data say, composed onto black, cut to its central square, and resized to S by
-    bicubic interpolation. Links are followed, each folder once; of an animation the first frame is taken. Hidden
-    files are left out, and so are files in formats that are not read and the folders of runs: a warning counts them.
-    All pixels are kept in memory (N·C·S² bytes). For a set that is slow to decode, save them once as a uint8 .npy
+    Each image is turned upright as its EXIF data say, composed onto black, cut to its central square, and resized to S by
+    bicubic interpolation. An animation gives its first frame. Links are followed, and each folder is read once. Hidden
+    files are left out. Files in formats that are not read and the folders of runs are left out, too, and a warning counts
+    them. All pixels are kept in memory (N·C·S² bytes). If a set is slow to decode, save its pixels once as a uint8 .npy
     array.
 
     Args:
         image_size: S, 64 by default.
-        channels: 1 for grayscale, 3 for RGB; by default RGB as soon as one image has colour, which a warning says
-            where others have none.
+        channels: 1 for grayscale, 3 for RGB. By default RGB if any image has colour; if others have none, a warning
+            says so.
     Raises: DatasetError if there is no image, if some cannot be read (one error for all of them), or if the pixels do
-        not fit into memory; ValueError if an argument makes no sense.
+        not fit into memory; ValueError for an invalid argument.
     """
     size = DEFAULT_SIZE if image_size is None else image_size
     if channels not in (None, 1, 3):
@@ -58,7 +58,7 @@ def load_folder(
     if left_out := listing.left_out():
         warnings.warn(f"{folder}: left out {left_out}", stacklevel=2)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")  # what can be read is no reason to worry
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # images with a warning can still be read
         if channels is None:
             channels = _common_channels(folder, listing.images, progress)
         store = _allocate(folder, (len(listing.images), channels, size, size))
@@ -73,7 +73,7 @@ class Listing:
     Attributes:
         images: paths of the image files, sorted by path below the folder.
         others: number of the other files, by suffix.
-        runs: folders below it that a training run left, which were not looked into.
+        runs: folders written by training runs, which were not searched.
     """
 
     images: list[str] = field(default_factory=list)
@@ -81,7 +81,7 @@ class Listing:
     runs: list[str] = field(default_factory=list)
 
     def left_out(self) -> str:
-        """The others, by kind: ``12 files in no image format that is read (.txt 10, .mp4 2)``; empty without any."""
+        """The text for the files left out: ``12 files in no image format that is read (.txt 10, .mp4 2)``; "" if none."""
         parts = []
         if count := self.others.total():
             kinds = sorted(self.others.items(), key=lambda kind: (-kind[1], kind[0]))
@@ -93,7 +93,7 @@ class Listing:
 
 
 def list_images(folder: Path) -> Listing:
-    """Lists the files below a folder, hidden ones aside. Links are followed; each real folder is entered once.
+    """List the files below a folder, except hidden ones. Links are followed; each real folder is entered once.
 
     Raises: DatasetError if a folder cannot be read.
     """
@@ -124,15 +124,15 @@ def list_images(folder: Path) -> Listing:
                         listing.others[suffix] += 1
         except OSError as error:
             raise DatasetError(f"{here}: cannot be listed: {error.strerror}") from error
-        # In order, so that of two ways to a folder the same one is taken on every machine.
+        # Sorted, so that a folder reached by two paths gets the same path on every machine.
         pending += sorted(folders, reverse=True)
-    # By parts: a/b.png before a.png, because a < a.png.
+    # Compare paths part by part: a/b.png comes before a.png, because a < a.png.
     listing.images.sort(key=lambda path: path.replace(os.sep, "\0"))
     return listing
 
 
 def _is_run(folder: str) -> bool:
-    """Whether a training run left this folder: its pictures are no data."""
+    """True for a folder written by a training run, whose pictures are not data."""
     return os.path.isfile(os.path.join(folder, "config.json")) and (
         os.path.isdir(os.path.join(folder, "checkpoint"))
         or os.path.isfile(os.path.join(folder, "metrics.jsonl"))
@@ -144,7 +144,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Whether this is a file to read, not a pipe or a device. A link that leads nowhere is one: reading it says so."""
+    """True for a file, but not for a pipe or a device. A broken link counts as a file, so that reading it reports it."""
     if entry.is_symlink():
         return os.path.isfile(entry.path) or not os.path.exists(entry.path)
     return entry.is_file()
@@ -164,7 +164,7 @@ def _common_channels(folder: Path, images: list[str], progress: bool) -> int:
         try:
             return has_colour(images[image])
         except UnusableImageError:
-            return None  # decoding it will tell
+            return None  # decoding will report the error
 
     found = _for_each(look, len(images), f"Looking at {folder.absolute().name}", progress)
     coloured = found.count(True)
@@ -179,7 +179,7 @@ def _common_channels(folder: Path, images: list[str], progress: bool) -> int:
 
 
 def _allocate(folder: Path, shape: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
-    """An array (N, C, H, W) in which the channels of a pixel lie side by side, as `ByteImages` keeps them."""
+    """Allocate an array (N, C, H, W) in channels-last order, the order of `ByteImages`."""
     images, channels, height, width = shape
     described = f"{images:,} images of {channels}×{height}×{width}"
     with memory_for(
@@ -191,9 +191,9 @@ def _allocate(folder: Path, shape: tuple[int, int, int, int]) -> npt.NDArray[np.
 
 
 def _decode(folder: Path, images: list[str], store: npt.NDArray[np.uint8], progress: bool) -> None:
-    """Fills `store` with the images.
+    """Fill `store` with the images.
 
-    Raises: DatasetError that names the images that cannot be read, once all have been tried.
+    Raises: DatasetError, after all have been tried, that names the images that cannot be read.
     """
     _, channels, size, _ = store.shape
 
@@ -216,8 +216,8 @@ def _decode(folder: Path, images: list[str], store: npt.NDArray[np.uint8], progr
 
 
 def _for_each(work: Callable[[int], Result], count: int, description: str, progress: bool) -> list[Result]:
-    """What ``work`` returns for 0 to count - 1, called from several threads."""
-    step = max(1, min(32, count // (8 * _THREADS)))  # a task of the pool costs as much as a small image
+    """Call ``work`` for 0 to count - 1 from several threads; return its results in order."""
+    step = max(1, min(32, count // (8 * _THREADS)))  # a task costs as much as a small image
     results: list[Result] = []
 
     def block(start: int) -> list[Result]:
@@ -230,12 +230,12 @@ def _for_each(work: Callable[[int], Result], count: int, description: str, progr
                 results += done
                 advance(len(done))
     finally:
-        pool.shutdown(cancel_futures=True)  # after Ctrl-C, not once everything has been decoded
+        pool.shutdown(cancel_futures=True)  # lets Ctrl-C end the decoding at once
     return results
 
 
 def _first(names: Sequence[str]) -> str:
-    """The first ten names, and the number of the others."""
+    """The first ten names, and the number of the remaining ones."""
     more = [f"and {len(names) - _NAMED:,} more"] if len(names) > _NAMED else []
     return ", ".join([*names[:_NAMED], *more])
 

@@ -1,4 +1,4 @@
-"""The identity of a data set: what tells whether two sets hold the same images."""
+"""The identity of a data set, to compare whether two sets hold the same images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BLOCK_BYTES = 8 << 20
 class DataIdentity:
     """The number of images, the shape of each, and the SHA-256 of their pixels.
 
-    Sets with the same images in the same order have the same identity, whichever form they are stored in.
+    Sets with the same images in the same order have the same identity, however they are stored.
     """
 
     images: int
@@ -31,7 +31,7 @@ class DataIdentity:
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> DataIdentity:
-        """The identity that ``dataclasses.asdict`` and JSON made ``entry`` of."""
+        """The identity from the JSON of its ``dataclasses.asdict``."""
         channels, height, width = entry["image_shape"]
         return cls(int(entry["images"]), (int(channels), int(height), int(width)), str(entry["checksum"]))
 
@@ -39,7 +39,7 @@ class DataIdentity:
 def describe_difference(dataset: ImageDataset, expected: DataIdentity | None) -> str | None:
     """A sentence that says how ``dataset`` differs from the images a run was trained on, or None if it does not.
 
-    A run of a version that recorded no identity (None) is not compared.
+    It is also None if ``expected`` is None, as for a run by a version that recorded no identity.
     """
     if expected is None or dataset.identity == expected:
         return None
@@ -50,7 +50,7 @@ def identify(dataset: ImageDataset) -> DataIdentity:
     """Compute the identity of ``dataset``.
 
     The checksum covers every pixel of a set of up to 1 GiB (dSprites: 377 MB, a fifth of a second with the CPU's SHA
-    instructions). Of a larger set it covers 64 evenly spaced pieces of 4 MiB, the first and the last images among them.
+    instructions). For a larger set it covers 64 evenly spaced pieces of 4 MiB, including the first and the last images.
 
     >>> import torch
     >>> from betavae_fast.data import ByteImages

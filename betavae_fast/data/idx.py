@@ -22,19 +22,19 @@ from .images import ByteImages
 IMAGES_FILE = "train-images-idx3-ubyte"
 DEFAULT_SIZE = 32
 
-_GZIP_RATIO = 1032  # deflate packs no more bytes than that into one
+_GZIP_RATIO = 1032  # the most bytes that deflate packs into one
 _MAGIC = 0x00000803  # unsigned bytes (08) in three dimensions (03)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set's training images are published, and where torchvision keeps them."""
+    """The published address of a data set's training images, and torchvision's folder of them."""
 
     url: str
     size: int
     sha256: str
-    torchvision: str  # the folder torchvision puts its unpacked copy in, under its root
-    hint: str
+    torchvision: str  # folder of torchvision's unpacked copy, under its root
+    hint: str  # what to do if the download fails
 
 
 SOURCES = {
@@ -57,7 +57,7 @@ SOURCES = {
 
 
 def find_images_file(folder: Path) -> Path | None:
-    """The idx file in a folder, packed or unpacked: of its training images, else of its test images (t10k), or None."""
+    """The idx file of a folder's training images, else of its test images (t10k), gzipped or not; None without any."""
     for part, joint, packed in product(("train", "t10k"), "-.", (".gz", "")):
         path = folder / f"{part}-images{joint}idx3-ubyte{packed}"
         if path.is_file():
@@ -66,8 +66,10 @@ def find_images_file(folder: Path) -> Path | None:
 
 
 def is_images_file(path: Path) -> bool:
-    """Whether a file is called as idx files of images are: ``…images-idx3-ubyte`` or ``…images.idx3-ubyte``, with or
-    without ``.gz``."""
+    """True if a file has the name of an idx file of images.
+
+    Such names end in ``images-idx3-ubyte`` or ``images.idx3-ubyte``, with or without ``.gz``.
+    """
     return path.name.removesuffix(".gz").endswith(("images-idx3-ubyte", "images.idx3-ubyte"))
 
 
@@ -78,13 +80,14 @@ def load_named_idx(
     image_size: int | None = None,
     progress: bool = True,
 ) -> ByteImages:
-    """The 60,000 training images of "mnist" or "fashion-mnist"; see `load_idx` for what becomes of them.
+    """Load the 60,000 training images of "mnist" or "fashion-mnist", as `load_idx` does.
 
-    Taken from the first of: the cache folder, /usr/share/datasets/<name> (Debian's dataset-fashion-mnist),
-    /usr/local/share/datasets/<name>, torchvision's data/<MNIST|FashionMNIST>/raw below the working directory;
-    otherwise downloaded into the cache from the published address and checked by size and SHA-256.
+    The file is taken from the first of these folders that has it: the cache folder, /usr/share/datasets/<name> (Debian's
+    dataset-fashion-mnist), /usr/local/share/datasets/<name>, and torchvision's data/<MNIST|FashionMNIST>/raw below the
+    working directory. Otherwise it is downloaded into the cache from the published address and checked by size and
+    SHA-256.
 
-    Raises: DatasetError, saying what to do, if the images are nowhere and cannot be downloaded.
+    Raises: DatasetError, with a remedy, if the images are in none of the folders and cannot be downloaded.
     """
     source = SOURCES[name]
     cached = cache_directory(cache_dir) / name
@@ -109,12 +112,12 @@ def load_named_idx(
 
 
 def load_idx(path: Path, *, name: str | None = None, image_size: int | None = None) -> ByteImages:
-    """Loads an idx3 file of images, gzipped or not: uint8 (B, 1, S, S).
+    """Load an idx3 file of images, gzipped or not: uint8 (B, 1, S, S).
 
     Args:
-        name: of the data set; the path by default.
-        image_size: S, at least the stored size; a black border of equal width is added up to it. 32 by
-            default (28 in the file), so that stride-2 convolutions divide it.
+        name: name of the data set; the path by default.
+        image_size: S, at least the stored size; a black border of equal width fills the difference. It is 32 by
+            default (28 in the file), so that stride-2 convolutions divide it evenly.
     Raises: DatasetError if the file is damaged; ValueError if `image_size` does not fit.
     """
     pixels = read_idx_images(path)
@@ -133,9 +136,9 @@ def load_idx(path: Path, *, name: str | None = None, image_size: int | None = No
 
 
 def read_idx_images(path: Path) -> npt.NDArray[np.uint8]:
-    """Reads an idx3 file of unsigned bytes, gzipped if its name ends in .gz: uint8 (N, H, W).
+    """Read an idx3 file of unsigned bytes, gzipped if its name ends in .gz: uint8 (N, H, W).
 
-    Raises: DatasetError if it is not one, or if it is shorter or longer than its header says.
+    Raises: DatasetError if it is no such file, or if it is shorter or longer than its header says.
     """
     opener = gzip.open if path.suffix == ".gz" else open
     try:
@@ -152,8 +155,8 @@ def read_idx_images(path: Path) -> npt.NDArray[np.uint8]:
             if 0 in shape:
                 raise DatasetError(f"{path}: empty: its header says {images} images of {height}×{width}")
             expected = images * height * width
-            # A corrupt header may promise terabytes: only what can be there is asked of the memory, and it is read in
-            # pieces.
+            # A corrupt header may promise terabytes: check memory only for the bytes that the file can hold, and read
+            # them in pieces.
             largest = path.stat().st_size * (_GZIP_RATIO if path.suffix == ".gz" else 1)
             content = bytearray()
             with memory_for(

@@ -1,4 +1,4 @@
-"""Turns samples into grey or RGB over black, in floating point, so that a pixel is rounded once and at the end."""
+"""Converts samples to grey or RGB over black, in floating point, so that a pixel is rounded only once, at the end."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Floats = npt.NDArray[np.floating[Any]]
 
 
 def over_black(samples: Floats, mode: str, white: int, hidden: int | tuple[int, ...] | None) -> Floats:
-    """The colours of pixels (H, W, channels), composed onto black: (H, W, 1 or 3) from 0 to white.
+    """Compose the colours of pixels (H, W, channels) onto black: (H, W, 1 or 3) from 0 to white.
 
     Args:
-        mode: of the samples, as in `ImageSamples`.
+        mode: mode of the samples, as in `ImageSamples`.
         hidden: the value whose pixels are transparent, or None.
     """
     if mode in _TO_RGB:
@@ -27,18 +27,18 @@ def over_black(samples: Floats, mode: str, white: int, hidden: int | tuple[int, 
 
 
 def _rgb_of_cmyk(samples: Floats, white: int) -> Floats:
-    """The light that inks leave, each a filter, as Pillow has it: no profile is applied."""
+    """The RGB of CMYK, where each ink filters the light. As in Pillow, no colour profile is applied."""
     return (white - samples[..., :3]) * (white - samples[..., 3:]) / white
 
 
 def _rgb_of_ycbcr(samples: Floats, white: int) -> Floats:
-    """The colours of JFIF's YCbCr, in 8 bits."""
+    """The RGB of JFIF's YCbCr, in 8 bits."""
     luma, blue, red = samples[..., 0], samples[..., 1] - 128, samples[..., 2] - 128
     rgb = luma + 1.402 * red, luma - 0.344136 * blue - 0.714136 * red, luma + 1.772 * blue
     return np.stack(rgb, axis=-1).clip(0, white)
 
 
-# Linear sRGB from XYZ, brought from the white of D50 to that of D65 (Bradford).
+# Linear sRGB from XYZ, adapted from white D50 to white D65 (Bradford).
 _RGB_OF_XYZ = np.array(
     [
         [3.1338561, -1.6168667, -0.4906146],
@@ -51,7 +51,7 @@ _D50 = np.array([0.9642, 1.0, 0.8249], np.float32)
 
 
 def _rgb_of_lab(samples: Floats, white: int) -> Floats:
-    """The sRGB of CIELAB with the white D50, in 8 bits, a* and b* signed. Colours that sRGB lacks are clipped."""
+    """The sRGB of CIELAB with white D50, in 8 bits; a* and b* are signed. Colours outside sRGB are clipped."""
     a, b = ((samples[..., channel] + 128) % 256 - 128 for channel in (1, 2))
     y = (samples[..., 0] * (100 / 255) + 16) / 116
     roots = np.stack((y + a / 500, y, y - b / 200), axis=-1)

@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 NO_PICTURES = frozenset({"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MCIDAS", "MPEG", "WMF"})
-"""Formats that Pillow registers and that are not read: measurements (BUFR, FITS, GRIB, HDF5, McIDAS), a container of
+"""Formats that Pillow registers but that are not read: measurements (BUFR, FITS, GRIB, HDF5, McIDAS), a container of
 news (IPTC), video (MPEG, which Pillow only identifies), and drawings that need another program (EPS, WMF)."""
 
 _GRAY = DEEP | {"1", "L", "LA", "La", "F"}
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as in Pillow's conversion to L
 
 _LARGE = 1 << 24  # pixels
-_large_images = threading.Lock()  # held while one is decoded: several at once could take gigabytes
+_large_images = threading.Lock()  # held while a large image is decoded: several at once could take gigabytes
 
 
 def readable_suffixes() -> frozenset[str]:
-    """The suffixes, in lower case, of the formats that are read, those of Pillow's plugins included."""
+    """The suffixes, in lower case, of the formats that are read, including those of Pillow's plugins."""
     formats = set(_formats())
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
 
 
 def has_colour(path: str) -> bool:
-    """Whether a file's header tells of colour: by its mode, or by a visible palette entry that is no grey.
+    """True if a file's header declares colour, by its mode or by a visible palette entry that is not grey.
 
     Raises: UnusableImageError.
     """
@@ -49,7 +49,7 @@ def has_colour(path: str) -> bool:
         if image.palette is None:
             image.load()
         assert image.palette is not None
-        image.palette.dirty = 1  # for `entries` to take it
+        image.palette.dirty = 1  # makes `entries` load the palette
         entries = Image.new("P", (256, 1))
         entries.putdata(range(256))
         entries.palette, entries.info = image.palette, image.info
@@ -58,17 +58,18 @@ def has_colour(path: str) -> bool:
 
 
 def read_image(path: str, size: int, channels: int) -> npt.NDArray[np.uint8]:
-    """The central square of an image, resized: uint8 (channels, size, size).
+    """Read the central square of an image and resize it: uint8 (channels, size, size).
 
-    Computed in floating point and rounded once. Pillow's own resizing of 8-bit images rounds and clips between its
-    two passes, which moves pixels beside sharp edges by up to 20 of 255.
+    The pixels are computed in floating point and rounded once. Pillow's own resizing of 8-bit images rounds and clips
+    between its two passes, which changes pixels beside sharp edges by up to 20 of 255.
 
     Args:
         channels: 1 for grayscale (the luma of colours), 3 for RGB.
     Raises: UnusableImageError.
     """
     with _reasons():
-        # Given a path, Pillow maps uncompressed files into memory, and a rotated TIFF with its sides swapped.
+        # Pass the content and not the path: Pillow would map uncompressed files into memory, and map a rotated TIFF with
+        # its sides swapped.
         content = Path(path).read_bytes()
         with (
             _open_intact(BytesIO(content)) as image,
@@ -82,13 +83,13 @@ def read_image(path: str, size: int, channels: int) -> npt.NDArray[np.uint8]:
 
 
 def _formats() -> list[str]:
-    """The formats that are read, in the order in which to try them."""
+    """The formats that are read, in the order in which they are tried."""
     Image.init()
     return ["JPEG", "PNG", *(name for name in Image.ID if name not in NO_PICTURES)]
 
 
 def _open(file: IO[bytes]) -> ImageFile.ImageFile:
-    """An image of which the header has been read."""
+    """Open an image and read its header."""
     image = Image.open(file, formats=_formats())
     if image.format == "TIFF":
         check_tiff(image)
@@ -96,7 +97,7 @@ def _open(file: IO[bytes]) -> ImageFile.ImageFile:
 
 
 def _open_intact(file: BytesIO) -> ImageFile.ImageFile:
-    """An image, of a PNG after its checksums have been compared, which decoding does not look at."""
+    """Open an image. If it is a PNG, compare its checksums first, because decoding ignores them."""
     image = _open(file)
     if image.format != "PNG":
         return image
@@ -106,7 +107,7 @@ def _open_intact(file: BytesIO) -> ImageFile.ImageFile:
 
 @contextmanager
 def _reasons() -> Iterator[None]:
-    """Turns what Pillow raises for a file, which may be any exception, into the reason for refusing the file."""
+    """Turn any exception that Pillow raises for a file into the reason for refusing the file."""
     try:
         yield
     except UnusableImageError:
@@ -126,7 +127,7 @@ def _reasons() -> Iterator[None]:
 
 
 def _resized(samples: ImageSamples, size: int) -> Floats:
-    """The central square of an image, composed onto black and resized: (C, size, size)."""
+    """Cut the central square of an image, compose it onto black and resize it: (C, size, size)."""
     height, width, _ = samples.values.shape
     side = min(height, width)
     rows, down = _bicubic(height, side, size)
@@ -141,10 +142,10 @@ def _resized(samples: ImageSamples, size: int) -> Floats:
 
 @lru_cache(maxsize=256)
 def _bicubic(length: int, side: int, size: int) -> tuple[slice, csr_array]:
-    """The samples, and their weights, that ``size`` samples of the central ``side`` of ``length`` are made of.
+    """The input samples and their weights that resize the central ``side`` of ``length`` samples to ``size``.
 
-    The weights are those of Pillow's bicubic filter: Keys' kernel with a = −1/2, stretched where it shrinks. It looks
-    past the edges of the central part.
+    The weights are those of Pillow's bicubic filter: Keys' kernel with a = −1/2, widened if the image shrinks. It uses
+    samples beyond the edges of the central part.
     """
     from scipy.sparse import csr_array
 

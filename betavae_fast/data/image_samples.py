@@ -1,4 +1,4 @@
-"""Takes the samples of an image from Pillow with all the bits that the file stores, or refuses the file."""
+"""Reads the samples of an image through Pillow with all bits that the file stores, or refuses the file."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from .errors import UnusableImageError
 Samples = npt.NDArray[Any]
 
 DEEP = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N"})
-"""Pillow's modes of grey with integers of more than 8 bits."""
+"""Pillow's grey modes with integers of more than 8 bits."""
 
 _READ = DEEP | {"1", "L", "LA", "La", "F", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB"}
 
-# Pillow keeps the first byte of 16 bits in colours. Told that the bytes are in the other order, it keeps the second.
+# Pillow keeps the first byte of 16-bit colours. If the byte order is declared the other way round, it keeps the second.
 _OTHER_BYTE = {";16B": ";16L", ";16L": ";16B", ";16N": ";16B" if sys.byteorder == "little" else ";16L"}
 
-# The bits of channels that Pillow brings to 8 bits by a division that rounds down.
+# Bits of channels that Pillow scales to 8 bits by a division that rounds down.
 _FEW_BITS = {"BGR;15": (5, 5, 5), "BGR;16": (5, 6, 5), "BGRA;15Z": (5, 5, 5, 1)}
 
-# Tags of TIFF
+# TIFF tags.
 _BITS, _COMPRESSION, _PHOTOMETRIC, _PLANAR, _COLOR_MAP, _EXTRA, _SAMPLE_FORMAT = (
     258,
     259,
@@ -40,17 +40,17 @@ _BITS, _COMPRESSION, _PHOTOMETRIC, _PLANAR, _COLOR_MAP, _EXTRA, _SAMPLE_FORMAT =
 _SUBSAMPLING = 530
 _YCBCR = 6  # a value of _PHOTOMETRIC
 
-# What Pillow raises for EXIF data, reading them or writing them back.
+# Exceptions that Pillow raises for EXIF data when it reads them or writes them back.
 _BROKEN_EXIF = SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error
 
 
 class ImageSamples(NamedTuple):
-    """The samples of an image, upright.
+    """The samples of an image, turned upright.
 
     Attributes:
         values: (H, W, channels).
-        mode: their meaning, as a mode of Pillow: RGBa has its alpha multiplied into the colours already, and the fourth
-            channel of RGBX means nothing.
+        mode: meaning of the samples, as a mode of Pillow: in RGBa, alpha is already multiplied into the colours, and the
+            fourth channel of RGBX has no meaning.
         white: the value of white, and of full opacity.
         hidden: the value whose pixels are transparent, or None.
     """
@@ -62,13 +62,13 @@ class ImageSamples(NamedTuple):
 
 
 def raw_mode(image: ImageFile.ImageFile) -> str:
-    """How the file stores its samples, in Pillow's terms. To be asked before decoding."""
+    """Pillow's name for the form in which the file stores its samples. It is only known before decoding."""
     arguments = image.tile[0][3] if image.tile else ""
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
 def check_tiff(image: ImageFile.ImageFile) -> None:
-    """Refuses the layouts that Pillow reads as noise, and takes a palette of 8 bits for one, as libtiff does."""
+    """Refuse the layouts that Pillow reads as noise, and read palettes of 8-bit values as such, as libtiff does."""
     tags: Any = image.tag_v2  # type: ignore[attr-defined]
     deep, premultiplied = tags.get(_BITS, (1,))[0] > 8, tags.get(_EXTRA, (0,))[0] == 1
     if image.mode in ("RGB", "RGBA", "CMYK") and tags.get(_PLANAR) == 2 and (deep or premultiplied):
@@ -90,11 +90,11 @@ def check_tiff(image: ImageFile.ImageFile) -> None:
 
 
 def read_samples(image: ImageFile.ImageFile, content: bytes) -> ImageSamples:
-    """Decodes an image of which the header has been read.
+    """Decode an image whose header has been read.
 
     Args:
-        content: of the file.
-    Raises: UnusableImageError where Pillow loses bits, or nothing says which value is white.
+        content: content of the file.
+    Raises: UnusableImageError if Pillow loses bits, or if the file does not say which value is white.
     """
     hidden, few_bits, (bits, signed) = _hidden_value(image), _few_bits(image), _depth(image, content)
     white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
@@ -110,30 +110,30 @@ def read_samples(image: ImageFile.ImageFile, content: bytes) -> ImageSamples:
     if few_bits:
         largest = (1 << np.array(few_bits)) - 1
         values = values[..., : len(few_bits)].astype(np.int32)
-        values = -(-values * largest // 255) * (255 / largest)  # rounded up, which undoes rounding down
+        values = -(-values * largest // 255) * (255 / largest)  # rounding up undoes Pillow's rounding down
     white = _white(image, mode, bits)
-    if white_is_zero and (mode == "F" or mode in DEEP):  # Pillow has done it in the other modes
+    if white_is_zero and (mode == "F" or mode in DEEP):  # Pillow inverts the other modes itself
         values = white - values
     return ImageSamples(values, mode, white, hidden)
 
 
 def _decoded(image: ImageFile.ImageFile, mode: str, content: bytes) -> Samples:
-    """The samples as (H, W, channels of ``mode``), upright."""
+    """The samples as (H, W, channels of ``mode``), turned upright."""
     stored = raw_mode(image)
-    if stored == "LA;16B":  # of which Pillow makes four channels
-        _decode_as(image, "RGBA")  # so it keeps the four bytes
+    if stored == "LA;16B":  # Pillow decodes this to four channels of 8 bits
+        _decode_as(image, "RGBA")  # keeps all four bytes
         return _upright(image).view(">u2")
     if image.format in ("PNG", "TIFF") and image.mode not in DEEP and ";16" in stored:
         return _both_bytes(image, content)
-    if mode == "RGBa":  # which Pillow would divide by alpha
+    if mode == "RGBa":  # keeps Pillow from dividing by alpha
         _decode_as(image, stored.replace("RGBa", "RGBA"))
     return _upright(image)
 
 
 def _upright(image: ImageFile.ImageFile) -> Samples:
-    """The samples that Pillow decodes as (H, W, channels), turned as the EXIF data say, those of a palette as RGBA."""
+    """The samples that Pillow decodes, (H, W, channels), turned as the EXIF data say; palette colours become RGBA."""
     image.load()
-    with suppress(*_BROKEN_EXIF):  # turns nothing
+    with suppress(*_BROKEN_EXIF):  # an image with broken EXIF data is not turned
         ImageOps.exif_transpose(image, in_place=True)
     values = np.asarray(image.convert("RGBA") if image.mode in ("P", "PA") else image)
     return values.reshape(*values.shape[:2], -1)
@@ -143,14 +143,14 @@ def _white(image: ImageFile.ImageFile, mode: str, bits: int) -> int:
     """The value of white among decoded samples."""
     if mode in ("F", "1"):
         return 1
-    if image.format == "JPEG2000":  # Pillow moves the bits to the top of 8 or 16
+    if image.format == "JPEG2000":  # Pillow shifts the bits to the top of 8 or 16
         full = 65535 if mode in DEEP else 255
         return full - (full >> bits)
     return (1 << bits) - 1 if bits > 8 or mode in DEEP else 255
 
 
 def _decode_as(image: ImageFile.ImageFile, stored: str) -> None:
-    """Has Pillow take the file's samples for others."""
+    """Make Pillow decode the file's samples in another form than they declare."""
     image.tile = [
         tile._replace(args=(stored, *tile.args[1:]) if isinstance(tile.args, tuple) else stored)
         for tile in image.tile
@@ -158,7 +158,7 @@ def _decode_as(image: ImageFile.ImageFile, stored: str) -> None:
 
 
 def _both_bytes(image: ImageFile.ImageFile, content: bytes) -> Samples:
-    """The 16 bits of each channel, of which Pillow keeps 8: decoded twice, for one byte and for the other."""
+    """The 16 bits of each channel. Pillow keeps only 8, so decode twice, once for each byte."""
     stored = raw_mode(image).replace("RGBa", "RGBA")
     again = Image.open(BytesIO(content), formats=[str(image.format)])
     assert isinstance(again, ImageFile.ImageFile)
@@ -168,8 +168,10 @@ def _both_bytes(image: ImageFile.ImageFile, content: bytes) -> Samples:
 
 
 def _samples_of_pnm(image: ImageFile.ImageFile, content: bytes) -> tuple[Samples, int]:
-    """The samples of a PNM file, and its white, from which Pillow scales them and rounds: to 8 bits, and to 16 where they
-    are grey and white is more than 255."""
+    """The samples of a PNM file and its value of white, with Pillow's scaling undone.
+
+    Pillow scales samples by the white value and rounds them to 8 bits, or to 16 if they are grey and white is above 255.
+    """
     decoder, _, start, arguments = image.tile[0]
     assert isinstance(arguments, tuple)
     white = int(arguments[1])
@@ -184,7 +186,7 @@ def _samples_of_pnm(image: ImageFile.ImageFile, content: bytes) -> tuple[Samples
 
 
 def _depth(image: ImageFile.ImageFile, content: bytes) -> tuple[int, bool]:
-    """The bits of a sample as the file stores it, and whether they have a sign. To be asked before decoding."""
+    """The number of bits of a stored sample, and True if it is signed. They are only known before decoding."""
     if image.format == "TIFF":
         tags: Any = image.tag_v2  # type: ignore[attr-defined]
         return tags.get(_BITS, (1,))[0], tags.get(_SAMPLE_FORMAT, (1,))[0] == 2
@@ -192,7 +194,8 @@ def _depth(image: ImageFile.ImageFile, content: bytes) -> tuple[int, bool]:
         return _depth_of_jpeg2000(image, content), False
     if image.format == "SGI":
         return 8 * content[3], False
-    if image.mode == "I" and image.format not in ("PNG", "PPM"):  # whose 16 bits Pillow holds in 32
+    # In PNG and PPM, mode I has 16 bits, which Pillow holds in 32.
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):
         return 32, True
     return 16 if image.mode in DEEP or raw_mode(image).endswith(";16B") else 8, False
 
@@ -212,7 +215,7 @@ def _depth_of_jpeg2000(image: ImageFile.ImageFile, content: bytes) -> int:
 
 
 def _few_bits(image: ImageFile.ImageFile) -> tuple[int, ...] | None:
-    """The bits of each channel where they are fewer than 8 and Pillow rounds down. To be asked before decoding."""
+    """The bits of each channel if they are fewer than 8 and Pillow rounds down. They are only known before decoding."""
     if image.format == "DDS" and image.tile and image.tile[0][0] == "dds_rgb":
         masks: Any = image.tile[0][3]
         bits = tuple(mask.bit_count() for mask in masks[1])
@@ -224,7 +227,7 @@ def _few_bits(image: ImageFile.ImageFile) -> tuple[int, ...] | None:
 
 
 def _meaning(image: ImageFile.ImageFile, content: bytes) -> str:
-    """The mode of an image's samples, which is not always the one of Pillow's image."""
+    """The true mode of an image's samples, which is not always the mode that Pillow gives."""
     stored = raw_mode(image)
     if stored == "LA;16B":
         return "LA"
@@ -236,9 +239,10 @@ def _meaning(image: ImageFile.ImageFile, content: bytes) -> str:
 
 
 def _meaning_of_tga(mode: str, content: bytes) -> str:
-    """The mode of pixels with a channel more than their colours, which Pillow takes for opacity always.
+    """The mode of TGA pixels with one more channel than colours, which Pillow always takes for opacity.
 
-    The header tells how many bits of a pixel are opacity, and a file's extension whether they are multiplied into it.
+    The header gives the number of opacity bits of a pixel. The file's extension area says whether opacity is already
+    multiplied into the colours.
     """
     if content[17] & 15 == 0:
         if mode == "LA":
@@ -250,18 +254,17 @@ def _meaning_of_tga(mode: str, content: bytes) -> str:
 
 
 def _check_palette_of_pcx(image: ImageFile.ImageFile, content: bytes) -> None:
-    """Refuses a PCX file of 256 colours that is cut off inside the palette at its end: Pillow takes it for grey.
+    """Refuse a PCX file of 256 colours that is cut off inside the palette at its end, which Pillow would read as grey.
 
-    One that declares its pixels grey needs no palette.
+    A file that declares its pixels grey needs no palette.
     """
     _, _, at, arguments = image.tile[0]
     if image.mode == "L" and content[68] == 2:
         return
     assert isinstance(arguments, tuple)
     missing = image.height * int(arguments[1])
-    while missing > 0 and at < len(
-        content
-    ):  # runs: a length from 0xC0 on, then the pixel; else a pixel alone
+    # Pixels are stored as runs: either a byte 0xC0 + length and then the pixel, or a single pixel below 0xC0.
+    while missing > 0 and at < len(content):
         missing -= max(content[at] - 0xC0, 0) if content[at] >= 0xC0 else 1
         at += 2 if content[at] >= 0xC0 else 1
     if len(content) < at + 769:
@@ -269,7 +272,7 @@ def _check_palette_of_pcx(image: ImageFile.ImageFile, content: bytes) -> None:
 
 
 def _check_range(values: Samples, mode: str, bits: int, signed: bool) -> None:
-    """Refuses pixels of which nothing says which value is white, or whose lower bits Pillow loses.
+    """Refuse pixels whose value of white is unknown, or whose lower bits Pillow loses.
 
     White follows from the file's depth and never from its pixels, so that all files of a set are scaled alike.
     """
@@ -295,12 +298,12 @@ def _lost_bits(bits: int) -> str:
 
 
 def _hidden_value(image: ImageFile.ImageFile) -> int | tuple[int, ...] | None:
-    """The value whose pixels are transparent in an image without alpha, or None. To be asked before decoding."""
+    """The value whose pixels are transparent in an image without alpha, or None. It is only known before decoding."""
     value: Any = image.info.get("transparency")
     if value is None or not (image.mode in ("1", "L", "RGB") or image.mode in DEEP):
         return None
     if image.mode == "1":
         return int(value > 0)
-    # Pillow spreads 2 or 4 bits over 8, but leaves the transparent value as stored.
+    # Pillow scales 2 or 4 bits to 8, but leaves the transparent value as stored.
     step = {"L;2": 85, "L;4": 17}.get(raw_mode(image), 1)
     return value * step if step > 1 and value <= 255 // step else value

@@ -1,7 +1,7 @@
-"""Images gathered by index: what the trainer sees of a data set.
+"""The data sets of the trainer, which gather images by index.
 
-`BinaryImages` keeps a bit a pixel in memory, `ByteImages` a byte a pixel. Both use torch operations only, so that after
-`.to("cuda")` batches are made on the GPU without touching the host. Sets too large for memory are `arrays.DiskImages`.
+`BinaryImages` keeps one bit per pixel in memory, `ByteImages` one byte per pixel. Both use torch operations only, so that
+after `.to("cuda")` batches are made on the GPU without using the host. Sets too large for memory are `arrays.DiskImages`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ImageDataset(ABC):
     """N images of one shape.
 
     Attributes:
-        name: what the data are, for logs and run folders.
+        name: name of the data, for logs and run folders.
         image_shape: (C, H, W) of every image.
     """
 
@@ -51,7 +51,7 @@ class ImageDataset(ABC):
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """The device on which `gather` makes its batches and wants its indices."""
+        """The device of the batches that `gather` makes and of its indices."""
 
     @abstractmethod
     def to(self, device: torch.device | str) -> ImageDataset:
@@ -59,18 +59,19 @@ class ImageDataset(ABC):
 
     @cached_property
     def identity(self) -> DataIdentity:
-        """Number, shape and checksum of the images, computed once."""
+        """The number, shape and checksum of the images, computed once."""
         return identify(self)
 
     def gather(self, indices: Tensor) -> Tensor:
-        """The images at `indices`, in that order, as a new tensor without gaps on this data set's device. Images of
-        bytes with several channels are in channels_last, as convolutions want them and leave their results.
+        """The images at `indices`, in that order, as a new dense tensor on this data set's device.
+
+        Images of bytes with several channels are in channels_last, the fastest format for convolutions.
 
         Args:
             indices: int64, shape (B,), on this data set's device; repeats are allowed.
         Returns: (B, C, H, W), bool for binary images, else uint8 with pixels 0 to 255.
-        Raises: TypeError for another dtype; ValueError for another shape or device; IndexError out of [0, N).
-            On a GPU the range is asserted by the kernel instead, so that a CUDA graph can hold this call.
+        Raises: TypeError for another dtype; ValueError for another shape or device; IndexError outside [0, N).
+            On a GPU the kernel asserts the range instead, so that a CUDA graph can capture this call.
         """
         check_indices(indices, len(self), self.name)
         if indices.device != self.device:
@@ -80,17 +81,19 @@ class ImageDataset(ABC):
     def mean_image(self) -> Tensor:
         """The mean over all images: float32 (C, H, W) in [0, 1].
 
-        Summed in integers and divided once, so it is exact to float32 rounding and the same on every device.
-        As the best constant prediction it is the baseline a model must beat.
+        The sums are integers and divided once, so that the mean is exact to float32 rounding and the same on every
+        device. It is the best constant prediction, and so the baseline that a model must beat.
         """
-        # Divided on the CPU, because not every device has float64.
+        # Divide on the CPU, because not every device has float64.
         mean = self._pixel_sums().cpu().double() / (len(self) * self._full_scale)
         return mean.float().view(self.image_shape).to(self.device)
 
     @abstractmethod
     def canonical_bytes(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
-        """The pixels of images `start` to `stop` as bytes, the same however the set is stored: binary images as `bits`
-        packs them, others as (C, H, W) of uint8."""
+        """The pixels of images `start` to `stop` as bytes that do not depend on how the set is stored.
+
+        Binary images are packed as in `bits`; others are uint8 (C, H, W).
+        """
 
     _full_scale: int
     """The value of a pixel that is fully on."""
@@ -105,7 +108,7 @@ class ImageDataset(ABC):
 
 
 class _ImagesInMemory(ImageDataset):
-    """Images held in one uint8 tensor, `store`, one row per image; its layout is the subclass's business."""
+    """Images held in one uint8 tensor, `store`, with one row per image in a layout that the subclass defines."""
 
     store: Tensor
 
@@ -121,7 +124,7 @@ class _ImagesInMemory(ImageDataset):
         return self.store.device
 
     def to(self, device: torch.device | str) -> Self:
-        """The same data set with its store on `device`. The store is shared when it is there already."""
+        """The same data set with its store on `device`. If the store is there already, it is shared."""
         moved = copy.copy(self)
         moved.store = self.store.to(device)
         return moved
@@ -137,15 +140,15 @@ class _ImagesInMemory(ImageDataset):
         return total
 
     _sum_block: int
-    """Rows that `_pixel_sum` can take at once."""
+    """Number of rows that `_pixel_sum` can sum at once."""
 
     @abstractmethod
     def _pixel_sum(self, rows: Tensor) -> Tensor:
-        """Sum of each pixel over these store rows: int64, C·H·W elements."""
+        """The sum of each pixel over these rows of the store: int64, C·H·W elements."""
 
 
 class BinaryImages(_ImagesInMemory):
-    """Images whose pixels are on or off, a bit each: `store` is (N, ceil(C·H·W / 8)), as `bits` says.
+    """Images whose pixels are on or off, one bit each: `store` is (N, ceil(C·H·W / 8)), packed as in `bits`.
 
     >>> from betavae_fast.data.bits import pack_bits
     >>> pixels = torch.eye(4).bool().view(2, 1, 2, 4)
@@ -174,7 +177,7 @@ class BinaryImages(_ImagesInMemory):
         return pixels.view(-1, *self.image_shape)
 
     def _pixel_sum(self, rows: Tensor) -> Tensor:
-        # Eight sums at once: each byte of an int64 counts to 255 before it would carry into the next.
+        # Eight sums at once: each byte of an int64 can count to 255 before it carries into the next byte.
         lanes = expand_bytes(rows, self._table)
         groups, width = len(lanes) // 255, lanes.shape[1]
         whole = lanes[: groups * 255].view(groups, 255, width).sum(1)
@@ -183,7 +186,7 @@ class BinaryImages(_ImagesInMemory):
 
 
 class ByteImages(_ImagesInMemory):
-    """Images of 8-bit pixels: `store` is (N, C, H, W), 0 to 255, in channels_last; given otherwise it is copied.
+    """Images of 8-bit pixels: `store` is (N, C, H, W), 0 to 255, in channels_last; another format is copied.
 
     >>> images = ByteImages("ramp", torch.arange(8, dtype=torch.uint8).view(2, 1, 2, 2), (1, 2, 2))
     >>> images.gather(torch.tensor([1])).flatten().tolist()
@@ -200,13 +203,14 @@ class ByteImages(_ImagesInMemory):
         return from_channels_last(self.store.permute(0, 2, 3, 1).index_select(0, indices))
 
     def _pixel_sum(self, rows: Tensor) -> Tensor:
-        # In the order of memory: torch takes four times as long in the other.
+        # Sum in the order of memory, which is four times as fast in torch.
         return rows.permute(0, 2, 3, 1).sum(0, dtype=torch.int64).permute(2, 0, 1)
 
 
 def from_channels_last(rows: Tensor) -> Tensor:
-    """Pixels (B, H, W, C) as images (B, C, H, W) of the same memory.
+    """View pixels (B, H, W, C) as images (B, C, H, W).
 
-    That is channels_last; but those of a single channel lie in both orders, and are described by the plain one.
+    Their memory format is channels_last. Images of a single channel are both contiguous and channels_last; they get the
+    strides of the contiguous format.
     """
     return rows.movedim(3, 1) if rows.shape[3] > 1 else rows.squeeze(3).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""Checks of what callers index a data set with."""
+"""Checks the indices that callers pass to a data set."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def check_indices(indices: Tensor, length: int, owner: str) -> None:
-    """Refuses indices that are not a 1-D int64 tensor of values in [0, length).
+    """Refuse indices that are not a 1-D int64 tensor of values in [0, length).
 
-    The range is read only on the CPU: on a GPU reading it would stall the stream and break graph capture, and
-    the gather kernel itself asserts it there.
+    The range is checked only on the CPU. On a GPU, reading it would stall the stream and break graph capture; there, the
+    gather kernel itself asserts the range.
 
     Raises: TypeError (not an int64 tensor), ValueError (not 1-D), IndexError (out of range).
     """

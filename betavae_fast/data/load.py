@@ -1,4 +1,4 @@
-"""One door to every data set: a name or a path."""
+"""Loads any data set by its name or its path."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ NAMES = ("dsprites", *SOURCES)
 
 
 def is_present(name_or_path: str | os.PathLike[str]) -> bool:
-    """Whether this is a data set's name or the path of something that exists."""
+    """True for the name of a data set, or a path that exists."""
     return name_or_path in NAMES or os.path.exists(os.path.expanduser(name_or_path))
 
 
 def absolute(name_or_path: str | os.PathLike[str]) -> str:
-    """The name of a data set, or the absolute path of one: a name for it that holds in every working directory.
+    """The name of a data set, or the absolute path of a file: both are valid in every working directory.
 
     >>> absolute("mnist")
     'mnist'
@@ -39,26 +39,26 @@ def load_dataset(
     channels: int | None = None,
     progress: bool = True,
 ) -> ImageDataset:
-    """Loads a data set by name or by path. A name wins over a file of that name; write ./name for the file.
+    """Load a data set by name or by path. A name has priority over a file of that name; write ./name for the file.
 
     - "dsprites": 737,280 binary 64×64 images *equivalent* to dSprites, rendered on first use (seconds), then
       cached. It is not the published file; see `betavae_fast.data.sprites`.
     - the path of the published dsprites_ndarray_…_64x64.npz: that file, checked by its git blob id.
-    - "mnist", "fashion-mnist": their 60,000 training images, found on this machine or downloaded; also the
-      path of an idx3 file, whose name ends in images-idx3-ubyte or images.idx3-ubyte, with .gz or without, or of the
-      folder it is in. 28×28, with a black border up to 32×32.
+    - "mnist", "fashion-mnist": their 60,000 training images, found on this machine or downloaded.
+    - the path of an idx3 file, whose name ends in images-idx3-ubyte or images.idx3-ubyte, with or without .gz, or of its
+      folder: its images. Those of MNIST are 28×28, with a black border up to 32×32.
     - the path of a folder: every image below it, cut square and resized to 64×64.
     - the path of an .npy or .npz file: an array of images, bool, uint8 or floating point in [0, 1].
 
     Args:
-        cache_dir: where to keep what was rendered, unpacked or downloaded; by default $BETAVAE_FAST_CACHE,
+        cache_dir: folder for rendered, unpacked and downloaded files; by default $BETAVAE_FAST_CACHE,
             else betavae_fast in the user's cache folder.
         image_size: another size for folders (resized) and idx files (border).
         channels: 1 or 3, for folders: grayscale or RGB. By default a folder is RGB as soon as one image has colour.
         progress: show a progress bar on stderr while rendering, decoding or downloading.
-    Returns: an `ImageDataset`; one that is also `KnownFactors` if the factors are known.
+    Returns: an `ImageDataset`, which is also a `KnownFactors` if the factors are known.
     Raises: DatasetError (a ValueError), one line, if the data are missing, damaged or of no supported form;
-        ValueError for an `image_size` or `channels` that makes no sense for these data.
+        ValueError for an `image_size` or `channels` that is not valid for these data.
     """
     if image_size is not None and image_size < 1:
         raise ValueError(f"load_dataset: image_size must be positive, got {image_size}")

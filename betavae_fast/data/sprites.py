@@ -1,17 +1,16 @@
 """Renders an equivalent of dSprites (Matthey et al. 2017): same factors, same order, same geometry.
 
-**Equivalent, not the published file.** The outlines below were calibrated against published figures; the set
-agrees in its factors, its index order and, to 1e-4, in the number of pixels that are on, but single pixels at
+**Equivalent, not the published file.** The outlines below were calibrated against published figures. The set agrees with
+the published one in its factors, its index order and, to 1e-4, in the number of pixels that are on, but single pixels at
 an outline's edge may differ. For the published pixels give `load_dataset` the path of the published npz.
 
-Geometry, in pixels, x right and y down: the pixel in row r and column c is on when its centre (c + ½, r + ½)
-lies inside the shape. A shape is a polygon about the origin, scaled, turned by −orientation, and moved to
+Geometry, in pixels, x to the right and y down: the pixel in row r and column c is on if its centre (c + ½, r + ½) lies
+inside the shape. A shape is a polygon about the origin, scaled, turned by −orientation, and moved to
 (16 + 32 posX, 16 + 32 posY).
 
-How it is fast: a pixel row is one 64-bit word. Along a row the outline is crossed at a few x; with prefix[k]
-= the word whose first k columns are on, the row is the exclusive-or of prefix[columns left of x] over its
-crossings (even-odd rule). The crossings depend on posY and not on posX, so each polygon is crossed once for
-its 1024 positions.
+Rendering is fast because a pixel row is one 64-bit word. A row crosses the outline at a few x. With prefix[k] the word
+whose first k columns are on, the row is the exclusive-or of prefix[columns left of x] over its crossings (even-odd rule).
+The crossings depend on posY and not on posX, so they are computed once for all values of posX.
 """
 
 from __future__ import annotations
@@ -52,17 +51,17 @@ def outline(shape: str) -> Floats:
 
 
 def pose(vertices: Floats, scale: float, orientation: float) -> Floats:
-    """Scales an outline and turns it by −orientation (x right, y down)."""
+    """Scale an outline and turn it by −orientation (x to the right, y down)."""
     cos, sin = np.cos(orientation), np.sin(orientation)
     turned: Floats = scale * vertices @ np.array([[cos, -sin], [sin, cos]])
     return turned
 
 
 def crossings(vertices: Floats, heights: Floats) -> Floats:
-    """Where a closed polygon crosses the lines y = heights.
+    """The crossings of a closed polygon with the lines y = heights.
 
-    Returns: x of the crossings, (K, len(heights)) with K the most of any line; missing ones are −inf. A line
-    through a vertex counts each edge for one of its ends only, so the number on a line is even.
+    Returns: x of the crossings, (K, len(heights)), where K is the largest number on a line; lines with fewer are filled
+    up with −inf. An edge includes only one of its ends, so the number of crossings on a line is even.
     """
     x0, y0 = vertices.T
     x1, y1 = np.roll(vertices, -1, axis=0).T
@@ -76,18 +75,18 @@ def crossings(vertices: Floats, heights: Floats) -> Floats:
 
 
 def render_positions(vertices: Floats) -> npt.NDArray[np.uint8]:
-    """A polygon at all 1024 positions, posX slowest: packed rows (1024, 512), as `bits` says."""
+    """Render a polygon at all 1024 positions, posX slowest: rows (1024, 512), packed as in `bits`."""
     heights = np.arange(SIZE) + 0.5 - _CENTRES[:, None]  # (posY, row), relative to the shape's centre
     words = np.zeros((len(POSITIONS), SIZE, len(POSITIONS)), dtype="<u8")  # (posY, row, posX)
     for x in crossings(vertices, heights.ravel()):
-        # Columns whose centre is left of the crossing; −inf becomes 0, and prefix[0] changes nothing.
+        # Number of columns whose centre is left of the crossing; −inf becomes 0, and prefix[0] changes nothing.
         columns = np.clip(np.ceil(x[:, None] + (_CENTRES - 0.5)), 0, SIZE).astype(np.intp)
         words ^= _PREFIX[columns].reshape(words.shape)
     return np.ascontiguousarray(words.transpose(2, 0, 1)).view(np.uint8).reshape(len(POSITIONS) ** 2, -1)
 
 
 def render(*, progress: bool = True) -> npt.NDArray[np.uint8]:
-    """All 737,280 images in index order, packed: uint8 (737280, 512), about 2 seconds on one core."""
+    """Render all 737,280 images in index order, packed: uint8 (737280, 512), in about 2 seconds on one core."""
     packed = np.empty(
         (len(SHAPES), len(SCALES), len(ORIENTATIONS), len(POSITIONS) ** 2, SIZE * SIZE // 8), np.uint8
     )
@@ -100,7 +99,7 @@ def render(*, progress: bool = True) -> npt.NDArray[np.uint8]:
             for k, scale in enumerate(SCALES):
                 for o, orientation in enumerate(ORIENTATIONS[:-1]):
                     packed[s, k, o] = render_positions(pose(vertices, scale, orientation))
-                # A full turn is no turn: copied, because sin(2π) is not exactly 0 in floating point.
+                # The last orientation is a full turn. It is copied, because sin(2π) is not exactly 0 in floating point.
                 packed[s, k, -1] = packed[s, k, 0]
                 advance(images_each)
     return packed.reshape(-1, packed.shape[-1])
