@@ -1,1 +1,1 @@
-"""Adapters to libraries people already use; each file imports its library, nothing else here does."""
+"""Adapters to libraries that people already use. Only the adapter's own file imports its library."""

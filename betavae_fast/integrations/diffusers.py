@@ -1,6 +1,6 @@
 """diffusers' AutoencoderKL with a fused posterior.
 
-All there is to do:
+Usage:
 
     vae = patch(AutoencoderKL.from_pretrained(...))
     posterior = vae.encode(images).latent_dist  # a betavae_fast.DiagonalGaussian
@@ -27,7 +27,7 @@ _Vae = TypeVar("_Vae", bound=AutoencoderKL)
 
 
 class SameDraws(DiagonalGaussian):
-    """Draws its noise as diffusers does: from torch's generator, the bits it gave before."""
+    """A diagonal Gaussian that draws its noise as diffusers does: the same bits, from torch's generator."""
 
     def sample(self, generator: Generators = None, *, noise: Tensor | None = None) -> Tensor:
         if noise is None:
@@ -37,7 +37,7 @@ class SameDraws(DiagonalGaussian):
 
 
 class _Patched(AutoencoderKL):
-    """The methods of a patched model. They stand before those of the class it had, in a class made of the two."""
+    """The methods of a patched model, which override those of its class in a subclass made of the two."""
 
     _plain: type[AutoencoderKL]
     _posterior: type[DiagonalGaussian]
@@ -50,7 +50,7 @@ class _Patched(AutoencoderKL):
         return AutoencoderKLOutput(latent_dist=latent) if return_dict else (latent,)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        # No module holds this class by which a pickle could name it: make the model of the other and patch that.
+        # A pickle cannot name this class, because it is in no module: it makes a model of the plain class and patches it.
         make, arguments, *state = super().__reduce_ex__(protocol)
         arguments = tuple(self._plain if x is type(self) else x for x in arguments)
         return _make_patched, (self._posterior, make, arguments), *state
@@ -58,7 +58,7 @@ class _Patched(AutoencoderKL):
 
 @cache
 def _patched_class(plain: type[AutoencoderKL], posterior: type[DiagonalGaussian]) -> type[_Patched]:
-    # Of the same name, which is what save_pretrained and pipelines write down.
+    # The name stays the same, because save_pretrained and pipelines write it to their files.
     names = {name: getattr(plain, name) for name in ("__module__", "__qualname__", "__doc__")}
     return type(plain.__name__, (_Patched, plain), {**names, "_plain": plain, "_posterior": posterior})
 
@@ -70,15 +70,14 @@ def _make_patched(
 
 
 def patch(vae: _Vae, *, same_draws: bool = False) -> _Vae:
-    """Let ``vae.encode`` return :class:`betavae_fast.DiagonalGaussian`. The weights and all else stay; :func:`unpatch`
-    undoes it.
+    """Make ``vae.encode`` return a :class:`betavae_fast.DiagonalGaussian`.
 
-    Copies and pickles of ``vae`` are patched, too. ``save_pretrained`` writes what it would without the patch.
+    Everything else stays as it is, including the weights; :func:`unpatch` undoes the change. Copies and pickles of
+    ``vae`` are patched, too. ``save_pretrained`` writes the same files as without the patch.
 
     Args:
-        vae: changed in place, this one object: its class becomes a subclass of what it was.
-        same_draws: draw noise as diffusers does, so that a generator's samples stay what they were, up to rounding;
-            slower.
+        vae: the model, changed in place: the class of this object becomes a subclass of its class.
+        same_draws: draw noise as diffusers does, so that a generator gives the same samples up to rounding; slower.
     Returns: ``vae``.
     Raises: TypeError for another model.
     """
@@ -90,7 +89,7 @@ def patch(vae: _Vae, *, same_draws: bool = False) -> _Vae:
 
 
 def unpatch(vae: _Vae) -> _Vae:
-    """Undo :func:`patch`. Raises: ValueError where there was none."""
+    """Undo :func:`patch`. Raises: ValueError if ``vae`` is not patched."""
     plain = _class_without_patch(vae)
     if plain is type(vae):
         raise ValueError("unpatch: vae is not patched")

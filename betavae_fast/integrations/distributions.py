@@ -1,9 +1,9 @@
-"""torch.distributions on the fused op: ``rsample`` and ``kl_divergence`` of a diagonal normal against the standard one.
+"""torch.distributions with the fused op: ``rsample`` and ``kl_divergence`` of a diagonal normal.
 
 >>> from torch.distributions import kl_divergence
 >>> posterior = DiagonalNormal(torch.zeros(8, 3), torch.zeros(8, 3))
 >>> z = posterior.rsample()
->>> kl_divergence(posterior, StandardNormal((3,))).sum()  # out of the pass that sampled z
+>>> kl_divergence(posterior, StandardNormal((3,))).sum()  # computed in the same pass as z
 tensor(0.)
 """
 
@@ -26,9 +26,9 @@ _NO_SHAPE = torch.Size()
 class DiagonalNormal(Independent):  # type: ignore[type-arg]
     """``Independent(Normal(mu, exp(½ logvar)), mu.dim() - 1)``: the first dimension is the batch, the others one event.
 
-    ``rsample()``, then ``kl_divergence`` to a :class:`StandardNormal`, take one pass over memory. These KLs, and those to
-    another DiagonalNormal, are float32 (float64 for float64) and do not cancel. Everything else is Independent's own, the
-    KL to any other one included.
+    ``rsample()`` followed by ``kl_divergence`` to a :class:`StandardNormal` takes one pass over memory. This KL, and the
+    KL to another DiagonalNormal, is float32 (float64 for float64) and is computed without cancellation. Everything else
+    is inherited from Independent, including the KL to any other distribution.
 
     Args:
         mu, logvar: (B, ...), one shape, float16, bfloat16, float32 or float64.
@@ -55,7 +55,7 @@ class DiagonalNormal(Independent):  # type: ignore[type-arg]
 
     @classmethod
     def of(cls, distribution: Independent[Normal]) -> DiagonalNormal:
-        """The same as ``distribution``, an Independent of a Normal with one batch dimension.
+        """Make a DiagonalNormal equal to ``distribution``, an Independent of a Normal with one batch dimension.
 
         Raises: TypeError for another distribution, ValueError for other batch dimensions.
         """
@@ -86,7 +86,7 @@ class DiagonalNormal(Independent):  # type: ignore[type-arg]
 
 
 class StandardNormal(Independent):  # type: ignore[type-arg]
-    """N(0, I) of one event, with no batch dimension: the prior that :class:`DiagonalNormal` has a fast KL to.
+    """N(0, I) of one event, without a batch dimension: the prior for the fast KL of :class:`DiagonalNormal`.
 
     >>> StandardNormal((3, 8, 8)).sample((2,)).shape
     torch.Size([2, 3, 8, 8])

@@ -1,6 +1,6 @@
-"""A β-VAE for Lightning's Trainer, and callbacks that log what each channel carries and stands for.
+"""A β-VAE for Lightning's Trainer, and callbacks that log the KL of each channel and draw latent traversals.
 
-All there is to do:
+Usage:
 
     trainer = lightning.Trainer(callbacks=[CapacityLogger(), TraversalLogger(image)])
     trainer.fit(LitBetaVAE((1, 64, 64)), loader)
@@ -26,10 +26,10 @@ from betavae_fast.nn import BetaVAE, BetaVAELoss, split_kl
 class LitBetaVAE(lightning.LightningModule):
     """:class:`betavae_fast.BetaVAE` and :class:`betavae_fast.BetaVAELoss` as a LightningModule, with Adam.
 
-    Batches are images (B, C, H, W), alone or first in a list. Logs ``loss``, ``reconstruction`` and ``kl`` in nats per
-    image, with ``val_`` before them in validation and ``test_`` in a test, where z = μ. ``Trainer.predict`` gives each
-    batch's posterior means and log-variances. Floating-point images are checked as the targets of
-    :class:`betavae_fast.BetaVAELoss`.
+    A batch is a tensor of images (B, C, H, W), or a list whose first entry is that tensor. ``loss``, ``reconstruction``
+    and ``kl`` are logged in nats per image. Validation and tests use z = μ and log them with the prefix ``val_`` or
+    ``test_``. ``Trainer.predict`` gives each batch's posterior means and log-variances. Floating-point images are checked
+    like the targets of :class:`betavae_fast.BetaVAELoss`.
 
     Args:
         image_shape, latent_dim, architecture, likelihood: as in :class:`betavae_fast.BetaVAE`.
@@ -54,7 +54,7 @@ class LitBetaVAE(lightning.LightningModule):
         self.lr = lr
 
     def training_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """``loss``, and ``kl_per_dim`` for :class:`CapacityLogger`."""
+        """Compute ``loss``, and ``kl_per_dim`` for :class:`CapacityLogger`."""
         return self._step(batch, "")
 
     def validation_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int) -> dict[str, Tensor]:
@@ -86,10 +86,10 @@ def _images(batch: Tensor | Sequence[Tensor]) -> Tensor:
 
 
 class CapacityLogger(lightning.Callback):
-    """Logs ``capacity/00``, ``capacity/01``, …: the KL of each channel, nats per image.
+    """Logs the KL of each channel as ``capacity/00``, ``capacity/01``, … in nats per image.
 
-    For any module whose ``training_step`` returns a dict with ``kl_per_dim``: (D,), or (C, H, W), which is summed over
-    space.
+    It works for any module whose ``training_step`` returns a dict with ``kl_per_dim`` of shape (D,), or of shape
+    (C, H, W), which is summed over space.
     """
 
     def on_train_batch_end(
@@ -105,12 +105,13 @@ class CapacityLogger(lightning.Callback):
 class TraversalLogger(lightning.Callback):
     """Draws the latent traversal of one image after every ``every_n_epochs`` epochs of training.
 
-    Into loggers that take figures (TensorBoard), or, where there is none, as ``traversal-EPOCH.png`` into ``directory``.
+    The figure goes to the loggers that accept figures (TensorBoard). Without such a logger it is written to ``directory``
+    as ``traversal-EPOCH.png``.
 
     Args:
-        image: (C, H, W), as the module's ``model``, a :class:`betavae_fast.BetaVAE`, takes it.
-        values: where each channel is put.
-        directory: the trainer's ``default_root_dir`` if None.
+        image: (C, H, W), an input of the module's ``model``, a :class:`betavae_fast.BetaVAE`.
+        values: the values that each channel is set to.
+        directory: folder of the pictures; None for the trainer's ``default_root_dir``.
     """
 
     def __init__(
@@ -147,7 +148,7 @@ class TraversalLogger(lightning.Callback):
 
 
 def _by_kl(model: BetaVAE, image: Tensor) -> list[Channel]:
-    """The channels by what this image's posterior spends on them, largest first."""
+    """The channels, sorted by the KL of this image's posterior, largest first."""
     dispersion, variance = split_kl(*model.encode(image.unsqueeze(0)))
     parts = zip(dispersion.tolist(), variance.tolist(), strict=True)
     channels = [Channel(d, m + v, m, v, active=m + v > ACTIVE_NATS) for d, (m, v) in enumerate(parts)]

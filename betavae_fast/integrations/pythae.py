@@ -1,5 +1,6 @@
-"""A pythae model whose latent step and Gaussian loss are the fused ops; pythae's Trainer, encoders, decoders and samplers
-take it as they take their own.
+"""A pythae model whose latent step and Gaussian loss are the fused ops.
+
+It works with pythae's Trainer, encoders, decoders and samplers:
 
     model = FusedBetaVAE(BetaVAEConfig(input_dim=(1, 28, 28), latent_dim=10, beta=4.0), encoder, decoder)
     BaseTrainer(model, train_dataset=images, training_config=config).train()
@@ -18,17 +19,18 @@ from torch.nn import functional as F
 from betavae_fast.functional import gaussian_nll, reparameterize_kl
 from betavae_fast.nn.pixels import TargetCheck
 
-# Of this width a Gaussian's normalising constant is 1, and its negative log-likelihood π (x − t)².
+# A Gaussian of this width has the normalising constant 1 and the negative log-likelihood π (x − t)².
 _UNNORMALISED = 1 / math.sqrt(2 * math.pi)
 
 
 class FusedBetaVAE(BetaVAE):
-    """pythae's ``BetaVAE``: same configuration, networks and numbers, other noise bits.
+    """pythae's ``BetaVAE`` with the same configuration, networks and numbers, but other noise bits.
 
-    As there, the reconstruction loss is ½ (x − t)² without the constant ("mse"), or the cross-entropy of probabilities
-    ("bce"), which stays torch's: pythae's decoders end in a sigmoid. Sums over pixels and latent dims, means over the
-    batch; both modes sample. β = 1 is pythae's ``VAE``. Inputs are checked as the targets of
-    :class:`betavae_fast.BetaVAELoss`: "bce" as Bernoulli, "mse" as Gaussian.
+    As in pythae, the reconstruction loss is ½ (x − t)² without the constant ("mse"), or the cross-entropy of
+    probabilities ("bce"). The latter is computed by torch, because pythae's decoders end in a sigmoid. Losses are sums
+    over pixels and latent dims and means over the batch. z is sampled in training and in evaluation. β = 1 is pythae's
+    ``VAE``. Inputs are checked like the targets of :class:`betavae_fast.BetaVAELoss`: "bce" as Bernoulli, "mse" as
+    Gaussian.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -36,7 +38,7 @@ class FusedBetaVAE(BetaVAE):
         self.check = TargetCheck(type(self).__name__)
 
     def forward(self, inputs: Any, **kwargs: Any) -> Any:
-        """``loss``, ``recon_loss`` and ``reg_loss`` (nats per image), ``recon_x`` and ``z`` of ``inputs["data"]``."""
+        """Compute ``loss``, ``recon_loss``, ``reg_loss`` (nats per image), ``recon_x``, ``z`` of ``inputs["data"]``."""
         x: Tensor = inputs["data"]
         encoded = self.encoder(x)
         z, kl = reparameterize_kl(
