@@ -1,6 +1,6 @@
-"""Installs the wheel and the sdist of dist/ as a user would, and compares what arrived: ``make test-dist``.
+"""Installs the wheel and the sdist of dist/ as a user would, and compares the installed files: ``make test-dist``.
 
-Each gets an environment of its own, in a folder whose name has to be quoted.
+Each gets an environment of its own. The name of its folder must be quoted in a shell, which tests the build's quoting.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ BUILD_TOOLS = ["setuptools>=77", "ninja"]
 
 
 def installed(archive: Path, torch: str) -> dict[str, int]:
-    """Install beside ``torch``; return the sizes of the package's files. The C++ kernels have to run."""
+    """Install ``archive`` with the requirement ``torch``; return the sizes of the package's files.
+
+    Exits if the C++ kernels do not run.
+    """
     environment = FOLDER / archive.name.removesuffix(".gz").rpartition(".")[2]
     venv.create(environment, clear=True, symlinks=True, with_pip=True)
     python, temporary = environment / "bin" / "python", environment / "tmp"
@@ -54,7 +57,7 @@ def main(torch: str) -> None:
     (wheel,), (sdist,) = (ROOT / "dist").glob("*.whl"), (ROOT / "dist").glob("*.tar.gz")
     of_wheel, of_sdist = installed(wheel, torch), installed(sdist, torch)
     different = dict(of_wheel.items() ^ of_sdist.items())
-    # Compilers may name files in what they write.
+    # Compiled files may contain the names of their sources, and so differ.
     different = {name for name in different if not name.endswith((".so", ".pyc"))}
     if different or of_wheel.keys() != of_sdist.keys():
         sys.exit(

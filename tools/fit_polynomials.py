@@ -20,11 +20,11 @@ def chebyshev_grid(low: float, high: float) -> Array:
 
 
 def minimax(powers: list[int], x: Array, target: Array, weight: Array) -> tuple[Array, float]:
-    """Coefficients of x**powers, and the weighted error they leave."""
+    """The coefficients of x**powers, and the weighted error of the fit."""
     basis = np.stack([x**p for p in powers], 1) * weight[:, None]
     scale, goal = np.abs(basis).max(0), target * weight
     a = np.block([[basis / scale, -np.ones((len(x), 1))], [-basis / scale, -np.ones((len(x), 1))]])
-    # The solver's tolerances are absolute, about 1e-10: errors are brought up to the order of 1e-3.
+    # The solver's tolerances are absolute, about 1e-10, so errors are scaled to the order of 1e-3.
     solution = linprog(
         np.r_[np.zeros(len(powers)), 1],
         A_ub=a,
@@ -42,8 +42,8 @@ def show(name: str, coefficients: Array, error: float) -> None:
 
 
 def main() -> None:
-    # -2 ln(1 + f): near u = 1 (f <= 0) it is the whole squared radius; in the other octaves 2 ln 2 or more is added. The
-    # error that counts is the radius's, d(r) = d(r^2) / 2r.
+    # -2 ln(1 + f) is the whole squared radius near u = 1 (f <= 0); the other octaves add 2 ln 2 or more. The error of
+    # interest is that of the radius, d(r) = d(r^2) / 2r.
     low = np.sqrt(0.5) - 1
     first, others = chebyshev_grid(low, 0.0), chebyshev_grid(low, np.sqrt(2) - 1)
     f = np.r_[first, others]
@@ -58,11 +58,11 @@ def main() -> None:
     q = np.where(np.abs(r) < 1e-3, 0.5 + r / 6 + r**2 / 24, (np.expm1(r) - r) / r**2)
     show("(e^r - 1 - r) / r^2", *minimax([0, 1, 2, 3, 4], r, q, 1 / q))
 
-    # The constant term is 1: what is fitted is what comes after it.
+    # The constant term is 1, so only the remaining terms are fitted.
     e = chebyshev_grid(1e-4, 1.0)
     show("log1p(e) / e - 1", *minimax([1, 2, 3, 4, 5, 6, 7, 8], e, np.log1p(e) / e - 1, e / np.log1p(e)))
 
-    # 2^f = 1 + f q(f); around f = 0 the error of q hardly matters.
+    # 2^f = 1 + f q(f), so that the error of q hardly matters around f = 0.
     f = chebyshev_grid(-0.5, 0.5)
     q = np.where(np.abs(f) < 1e-4, np.log(2) + f * np.log(2) ** 2 / 2, (np.exp2(f) - 1) / f)
     show("(2^f - 1) / f", *minimax([0, 1, 2, 3, 4], f, q, np.abs(f) / np.exp2(f) + 1e-3))

@@ -37,11 +37,11 @@ def page() -> str:
 
 
 def rows(command: Callable[..., Any]) -> Iterator[tuple[str | None, str]]:
-    """Each parameter's panel, and its line."""
+    """The panel and the table row of each parameter."""
     hints = get_type_hints(command, include_extras=True)
     for parameter in inspect.signature(command).parameters.values():
         if get_origin(hints[parameter.name]) is not Annotated:
-            continue  # the context
+            continue  # typer's context is no option
         kind, info, *_ = get_args(hints[parameter.name])
         assert isinstance(info, (OptionInfo, ArgumentInfo))
         option = "--" + parameter.name.replace("_", "-")

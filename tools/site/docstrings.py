@@ -1,7 +1,7 @@
-"""griffe extension: this project's docstrings as Markdown.
+"""A griffe extension that converts this project's docstrings to Markdown.
 
-Sections (Args, Returns, Raises, Logs, Attributes) become lists, doctests code blocks, Sphinx' roles code. The fields of
-tuples and dataclasses become a list as well, each with the comment behind it.
+Sections (Args, Returns, Raises, Logs, Attributes) become lists, doctests become code blocks, and Sphinx roles become
+code. The fields of tuples and dataclasses become a list, too, each with the comment after it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""MkDocs hook: pages link to files outside docs/ as they lie in the repository; the site gets a copy of each.
+"""A MkDocs hook that copies into the site the files outside docs/ to which pages link.
 
-So a link works where the repository is read and in the site. A link to a folder leads to its README, or the one above.
+Such a link therefore works in the repository and in the site. A link to a folder leads to its README, or to that of the
+nearest folder above.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 from mkdocs.structure.files import File
 
 _LINK = re.compile(r"(?<=\]\()((?:\.\./)+[^)#\s]+)")
-_TEXT = {".md", ".py", ".cpp", ".cu", ".h", ".toml"}  # what a browser is to show, not to download
+_TEXT = {".md", ".py", ".cpp", ".cu", ".h", ".toml"}  # types that a browser should show instead of download
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
@@ -26,7 +27,7 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> st
             target = target / "README.md" if (target / "README.md").is_file() else target.parent
         uri = target.relative_to(root).as_posix()
         if uri.startswith("docs/") or not target.is_file():
-            return link[1]  # MkDocs judges it
+            return link[1]  # MkDocs checks this link itself
         uri += ".txt" if target.suffix in _TEXT else ""
         if files.get_file_from_path(uri) is None:
             files.append(File.generated(config, uri, content=target.read_bytes()))
