@@ -1,7 +1,7 @@
-"""The same with Accelerate, which brings the loop to any number of devices: `accelerate launch` instead of `python`.
+"""Trains a β-VAE with Accelerate, which runs the loop on any number of devices.
 
 pip install accelerate
-python examples/accelerate_loop.py --steps 200
+python examples/accelerate_loop.py --steps 200   # on several devices: accelerate launch instead of python
 """
 
 import argparse
@@ -19,14 +19,14 @@ from betavae_fast.data import load_dataset
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="dsprites")
-    parser.add_argument("--images", type=int, default=10_000, help="of the data set, the first ones")
+    parser.add_argument("--images", type=int, default=10_000, help="train on the first so many images")
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--batch-size", type=int, default=64, help="of each process")
+    parser.add_argument("--batch-size", type=int, default=64, help="images per step in each process")
     parser.add_argument("--mixed-precision", choices=("no", "bf16"), default="no")
     args = parser.parse_args()
 
     accelerator = Accelerator(mixed_precision=args.mixed_precision)
-    set_seed(0, device_specific=True)  # every process draws noise of its own
+    set_seed(0, device_specific=True)  # every process draws its own noise
     data = load_dataset(args.data)
     images = data.gather(torch.arange(min(args.images, len(data))))  # bool or uint8: a quarter of the memory
     loader = DataLoader(TensorDataset(images), args.batch_size, shuffle=True, drop_last=True)

@@ -1,4 +1,4 @@
-"""A β-VAE in a loop of your own: a torch module, three lines of betavae_fast, an optimizer.
+"""Trains a β-VAE in a hand-written loop: a torch module, three lines of betavae_fast, an optimizer.
 
 python examples/hand_written.py --steps 200
 """
@@ -13,7 +13,7 @@ from betavae_fast.data import load_dataset
 
 
 class VAE(nn.Module):
-    """Any encoder and decoder will do: the encoder ends in 2 × latent_dim numbers an image, means first."""
+    """A VAE of two layers each; any encoder works whose output is 2 × latent_dim numbers per image, means first."""
 
     def __init__(self, image_shape: tuple[int, int, int], latent_dim: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The same in Lightning: the model and its loss are a LightningModule, everything else is the Trainer's.
+"""Trains a β-VAE with Lightning: the model and its loss are a LightningModule, the Trainer does everything else.
 
 pip install lightning
 python examples/lightning_module.py --steps 200
@@ -17,7 +17,7 @@ from betavae_fast.integrations.lightning import CapacityLogger, LitBetaVAE
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="dsprites")
-    parser.add_argument("--images", type=int, default=10_000, help="of the data set, the first ones")
+    parser.add_argument("--images", type=int, default=10_000, help="train on the first so many images")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=64)
     args = parser.parse_args()
