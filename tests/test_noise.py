@@ -241,7 +241,7 @@ def test_an_int_seed_is_its_64_bits_with_stream_0(seed: int, stored: int) -> Non
 
 
 def test_an_int_seed_needs_nothing_that_a_cuda_graph_cannot_hold() -> None:
-    """Such as a copy from the host's memory, for which a GPU's stream would stop, too."""
+    """A copy from the host's memory is such a thing, and a GPU's stream would stop for it, too."""
     moments = torch.zeros(4, 3)
     with Recording():
         reparameterize_kl(moments, moments, seed=7)

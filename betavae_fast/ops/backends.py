@@ -109,7 +109,7 @@ def missing(backend: str) -> str:
 
 
 def _cuda_does_not_run() -> str:
-    """Why the kernels of the loaded CUDA library cannot run on torch's current device, or ""."""
+    """Return why the kernels of the loaded CUDA library cannot run on torch's current device, or ""."""
     if error := _cuda_error(CUDA_LIBRARY):
         return (
             f"the CUDA extension does not run on {torch.cuda.get_device_name()} ({error}). Update the NVIDIA driver "
@@ -119,7 +119,7 @@ def _cuda_does_not_run() -> str:
 
 
 def _cuda_error(library: Path) -> str:
-    """CUDA's own words for why a kernel of ``library`` cannot run on the current device, or ""."""
+    """Return CUDA's own reason why a kernel of ``library`` cannot run on the current device, or ""."""
     probe = ctypes.CDLL(str(library)).betavae_fast_cuda_error
     probe.restype = ctypes.c_char_p
     error: bytes | None = probe()

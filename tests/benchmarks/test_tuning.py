@@ -45,12 +45,12 @@ def test_a_gpu_is_asked_for_all_that_there_are_cuts_of():
 
 @pytest.mark.parametrize(("backend", "op"), TRITON)
 def test_tritons_launches_are_cut_otherwise_within_the_block_only(backend, op):
-    """By other names than its constants' nothing would change."""
+    """A figure that is not named as the constant would change nothing."""
     pytest.importorskip("triton")
     module = importlib.import_module(cuts._TRITON[op])
 
     def launches():
-        """How a large problem is cut, and a small one."""
+        """The cuts of a large problem and of a small one."""
         if op == "latent":
             return module.row_tiling(1 << 20, 64), module.row_tiling(4096, 10)
         return module._Parts.of(2048, 2048, 16), module._Parts.of(8192, 8192, 16)

@@ -74,7 +74,7 @@ def endless_pair(environment: dict[str, str], port: str) -> Iterator[list[subpro
 
 
 def test_what_an_error_still_holds_is_gone_before_the_group(monkeypatch):
-    """Such as the CUDA graph of a step, with NCCL's exchange in it."""
+    """The CUDA graph of a step may be among it, with NCCL's exchange in it."""
 
     class Graph:
         pass

@@ -58,7 +58,7 @@ def test_few_rows_are_cut_into_broad_panels(shape, dtype, reduction):
 @pytest.mark.parametrize("figures", parity.CUTS, ids=str)
 @pytest.mark.parametrize("shape", [(700, 10), (61, 77), (30, 1300), (2, 3000)], ids=str)
 def test_parity_however_a_launch_is_cut(library, shape, figures):
-    """With several tiles to a CTA, the last of them and the last CTA cut short; with all of them; and with one."""
+    """A CTA has several tiles, of which the last is cut short; or all of a panel's; or one."""
     with cuda_cut(library, figures):
         for reduction in REDUCTIONS:
             parity.check_parity(
@@ -67,7 +67,7 @@ def test_parity_however_a_launch_is_cut(library, shape, figures):
 
 
 def test_the_order_of_sums_follows_the_cut(library):
-    """Else the test above would test the default again and again."""
+    """The test above would else test the default again and again."""
     x = torch.randn(5000, 30, generator=torch.Generator().manual_seed(0))
 
     def kl(figures):
