@@ -1,4 +1,4 @@
-"""How many images fit in memory at once, and how a batch is shared out."""
+"""The largest batch that fits in memory, and the split of a batch into parts."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from betavae_fast.training.launch import local_world_size
 from betavae_fast.training.precision import autocast
 
 CUDA_SHARE = 0.8
-"""Of a GPU's free memory: the rest is for the optimizer and what fragments."""
+"""The share of a GPU's free memory that a batch may take. The rest is for the optimizer and for fragmentation."""
 CPU_SHARE = 0.25
-"""Of the machine's available memory: the CPU's allocations are estimated, and others work there too."""
+"""The share of the machine's available memory, smaller because allocations are only estimated on a CPU and other
+programs need memory, too."""
 _TRIAL_ROWS = 16
 
 
 def rows_per_part(batch_size: int, accumulate: int) -> int:
-    """Images of a forward pass, if every process takes its share of a batch in ``accumulate`` equal parts.
+    """The number of images in a forward pass, if every process splits its share of a batch into ``accumulate`` parts.
 
-    Raises: ValueError if the batch does not split so.
+    Raises: ValueError if the batch does not split evenly.
 
     >>> rows_per_part(64, accumulate=4)
     16
@@ -46,11 +47,12 @@ def largest_batch_size(
     precision: torch.dtype,
     accumulate: int,
 ) -> int:
-    """The largest batch, at most the data set, whose parts are a power of two of images and fit in the free
-    memory of every process's device. Model and data set are on that device; the model's gradients are dropped.
-    What an objective computes from the latents is not counted: beside the networks it is little.
+    """The largest batch whose parts fit in the free memory of every process's device.
 
-    Raises: ValueError if not one image fits, or the data set has fewer images than the batch has parts.
+    A part is a power of two of images, and a batch is at most the data set. Model and data set are on the device;
+    the model's gradients are dropped. The objective's memory is not counted, because it is small beside the networks'.
+
+    Raises: ValueError if not even one image fits, or the data set has fewer images than the batch has parts.
     """
 
     def trial(rows: int) -> None:
@@ -69,19 +71,19 @@ def largest_batch_size(
     else:
         room = CPU_SHARE * available_memory() / local_world_size()
         bytes_per_row = _saved_bytes(trial, _TRIAL_ROWS, model) / _TRIAL_ROWS
-        # Backward holds, beside what forward saved, gradients of no more than as much again.
+        # The factor 2: backward adds gradients, which take at most as much memory as forward saved.
         fits = lambda rows: 2 * bytes_per_row * rows <= room
     rows = least_of_processes(largest_power_of_two(fits, len(dataset) // parts))
     if rows == 0:
         raise ValueError(
-            f"batch_size auto: not one image for each of {parts} parts of a batch, "
-            f"from {len(dataset)} images and the free memory of {device}"
+            f"batch_size auto: not one image fits into a part of the batch; the batch has {parts} parts, "
+            f"the data set {len(dataset)} images, and the memory is the free memory of {device}"
         )
     return rows * parts
 
 
 def largest_power_of_two(fits: Callable[[int], bool], most: int) -> int:
-    """The largest power of two up to ``most`` that fits, if all smaller ones do; 0 if none.
+    """The largest power of two up to ``most`` that fits together with all smaller ones; 0 if 1 does not fit.
 
     >>> largest_power_of_two(lambda rows: rows <= 100, most=1000)
     64
@@ -111,7 +113,7 @@ def _fits_on_gpu(trial: Callable[[int], None], rows: int, device: torch.device) 
 
 
 def _saved_bytes(trial: Callable[[int], None], rows: int, model: BetaVAE) -> int:
-    """Bytes that the forward pass of ``rows`` images keeps for backward, the model's own not counted."""
+    """Bytes that the forward pass of ``rows`` images saves for backward, without the model's parameters."""
     sizes: dict[int, int] = {}
 
     def count(tensor: Tensor) -> Tensor:

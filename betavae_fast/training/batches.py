@@ -30,8 +30,7 @@ class ShuffledBatches:
 
     def epoch(self, number: int) -> Tensor:
         """The batches of an epoch (from 0), in order: int64 of shape (per_epoch, batch_size)."""
-        # One generator seeded twice: the first draw spreads (seed, epoch) so that neighbouring seeds share
-        # nothing.
+        # The spread keeps seeds apart: with seed + number, epoch 1 of seed 0 would repeat epoch 0 of seed 1.
         generator = torch.Generator().manual_seed(self.seed)
         spread = int(torch.randint(2**62, (), generator=generator))
         order = torch.randperm(self.dataset_size, generator=generator.manual_seed((spread + number) % 2**62))

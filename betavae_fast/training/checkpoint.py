@@ -4,13 +4,13 @@ unpickled.
     checkpoint/
       model-00003000-1f0c….safetensors       the model's state dict, loadable by any tool
       optimizer-00003000-8b52….safetensors   Adam's tensors, as "<parameter>.<quantity>"
-      objective-00003000-77aa….safetensors   the objective's state dict and, as "optimizer.<parameter>.<quantity>",
-                                             its own optimizer's; none where it has no state
-      latest.json                            the step, the run's configuration, the identity of its data, how to build
-                                             the model, the files' names and SHA-256, and its own
+      objective-00003000-77aa….safetensors   the objective's state dict and its optimizer's tensors, as
+                                             "optimizer.<parameter>.<quantity>"; no file if it has no state
+      latest.json                            the step, the run's configuration, the identity of its data, the model's
+                                             arguments, the names and SHA-256 of the files, and its own SHA-256
 
 ``latest.json`` is replaced last and atomically, and files it no longer names are removed only after that: a
-process killed at any moment leaves the previous checkpoint or the new one, whole.
+process killed at any moment leaves either the previous checkpoint or the new one, complete.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ _OPTIMIZER = "optimizer."
 
 
 class NotFiniteError(ValueError):
-    """A tensor that was to be saved holds a NaN or an infinity."""
+    """A tensor to be saved holds a NaN or an infinity."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as read back: checksums verified, and its tensors those of the model it describes."""
+    """A checkpoint read from disk. Its checksums are verified, and its tensors fit the model it describes."""
 
-    path: Path  # of latest.json
+    path: Path  # latest.json
     step: int
     config: TrainConfig
-    data: DataIdentity | None  # the images trained on; None if the run did not record them
-    model_arguments: dict[str, Any]  # for BetaVAE(...)
+    data: DataIdentity | None  # identity of the training images; None if not recorded
+    model_arguments: dict[str, Any]  # keyword arguments of BetaVAE
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
-    objective: dict[str, Tensor]  # as its file holds them; checked by ``restore``
+    objective: dict[str, Tensor]  # tensors of its file; ``restore`` checks them
 
     def build_model(self) -> BetaVAE:
         """The trained model, on the CPU, in evaluation mode."""
@@ -64,10 +64,11 @@ class Checkpoint:
         return model.eval()
 
     def restore(self, model: BetaVAE, optimizer: Optimizer, objective: Objective) -> None:
-        """Put weights and optimizer state into ``model`` and the ``optimizer`` of its parameters, and the state of
-        ``objective`` into it, whatever their device and memory layout.
+        """Load the saved state into ``model``, the ``optimizer`` of its parameters, and ``objective``.
 
-        Raises: CheckpointError if the model or the objective is another one than the checkpoint's.
+        They may be on any device and have any memory layout.
+
+        Raises: CheckpointError if the model or the objective differs from the checkpoint's.
         """
         _check_tensors(self.path, self.model, model.state_dict())
         expected = objective.state_dict() | _named(_OPTIMIZER, _expected_optimizer_tensors(objective))
@@ -88,7 +89,7 @@ def save_checkpoint(
     objective: Objective,
     data: DataIdentity | None = None,
 ) -> None:
-    """Write the state after ``step`` steps into ``folder`` (made if missing), replacing the checkpoint
+    """Write the state after ``step`` steps into ``folder`` (created if missing), replacing the checkpoint
     there. Only one process at a time may write into a folder.
 
     Args:
@@ -105,12 +106,12 @@ def save_checkpoint(
     for kind, state in states.items():
         content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in state.items()})
         digest = hashlib.sha256(content).hexdigest()
-        # With the digest, so that never a file is replaced that the index still tells of.
+        # The digest in the name keeps us from overwriting a file that the index still lists.
         name = f"{kind}-{step:08d}-{digest[:8]}.safetensors"
         with atomic_writer(folder / name) as file:
             file.write(content)
         files[kind] = {"name": name, "sha256": digest}
-    _sync_folder(folder)  # the new files' names are on disk before the index that tells of them
+    _sync_folder(folder)  # the new files are on disk before the index that lists them
     index = {
         "format": FORMAT,
         "step": step,
@@ -120,12 +121,14 @@ def save_checkpoint(
         "files": files,
     }
     write_sealed(folder / _INDEX, index)
-    _sync_folder(folder)  # and the index before the old files go
+    _sync_folder(folder)  # the index is on disk before the old files are removed
     tidy_checkpoint(folder)
 
 
 def tidy_checkpoint(folder: Path) -> None:
-    """Remove what killed processes left in ``folder`` beside its checkpoint, as only the one that writes may.
+    """Remove the files that killed processes left in ``folder`` beside its checkpoint.
+
+    Only the process that writes checkpoints there may call this.
 
     Raises: CheckpointError if there is no checkpoint, or its index is damaged.
     """
@@ -139,14 +142,14 @@ def tidy_checkpoint(folder: Path) -> None:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether a checkpoint was ever completed in ``folder``, whole or damaged by now."""
+    """Tell whether a checkpoint was ever completed in ``folder``, even if it is damaged by now."""
     return os.path.lexists(folder / _INDEX)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Read the checkpoint in ``folder``.
 
-    Raises: CheckpointError, naming the file, if one is missing, differs from its checksum, cannot be read, or
+    Raises: CheckpointError, naming the file, if a file is missing, differs from its checksum, cannot be read, or
         does not hold the tensors of the model that the index describes.
     """
     index = folder / _INDEX
@@ -167,9 +170,10 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         files = {
             kind: (described["files"][kind]["name"], described["files"][kind]["sha256"]) for kind in kinds
         }
-        paths = {kind: folder / Path(name).name for kind, (name, _) in files.items()}  # never outside of it
+        # .name, so that no path leads out of the folder.
+        paths = {kind: folder / Path(name).name for kind, (name, _) in files.items()}
     except Exception as error:
-        # Its checksum is right, but that does not make it ours: what it says may fail in any way.
+        # A right checksum does not prove that we wrote the file: any entry may be missing or malformed.
         raise CheckpointError(
             f"{index}: not a checkpoint's index ({type(error).__name__}: {error})"
         ) from error
@@ -187,7 +191,7 @@ def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(content)
     except Exception as error:
-        # safetensors raises its own error for a broken header, torch several for what a sound one may claim.
+        # safetensors raises its own error for a broken header, torch several for impossible entries in a valid one.
         raise CheckpointError(f"{path}: not a safetensors file ({error})") from error
 
 
@@ -213,7 +217,7 @@ def _check_finite(states: Mapping[str, Mapping[str, Tensor]]) -> None:
 
 
 def _empty_model(arguments: dict[str, Any]) -> BetaVAE:
-    """The model without its numbers: neither memory nor the caller's generator is touched."""
+    """The model on the meta device, which takes no memory and leaves the caller's random generator alone."""
     with torch.device("meta"):
         return BetaVAE(**{**arguments, "image_shape": tuple(arguments["image_shape"])})
 
@@ -229,7 +233,7 @@ def _model_arguments(model: BetaVAE) -> dict[str, Any]:
 
 
 def _objective_tensors(objective: Objective) -> dict[str, Tensor]:
-    """What an objective carries from step to step: nothing, for most."""
+    """The tensors that an objective carries from step to step. Most objectives have none."""
     state: dict[str, Tensor] = objective.state_dict()
     if objective.optimizer is not None:
         state |= _named(_OPTIMIZER, _optimizer_tensors(objective, objective.optimizer))
@@ -256,8 +260,8 @@ def _expected_optimizer_tensors(module: nn.Module) -> dict[str, Tensor]:
 def _restore_optimizer(
     optimizer: Optimizer, module: nn.Module, saved: Mapping[str, Tensor], prefix: str = ""
 ) -> None:
-    """Put what ``_optimizer_tensors`` gave, its names begun with ``prefix``, into the optimizer of ``module``."""
-    # Laid out like the parameters: the fused Adam walks through the memory of all four alike.
+    """Load the result of ``_optimizer_tensors``, with ``prefix`` before its names, into the optimizer of ``module``."""
+    # The fused Adam walks through parameter, gradient and moments in memory order, so their layouts must agree.
     state = {
         index: {
             quantity: torch.empty_like(like).copy_(saved[f"{prefix}{name}.{quantity}"])
@@ -273,7 +277,7 @@ def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _adam_state(parameter: Tensor) -> dict[str, Tensor]:
-    """Tensors like those that Adam keeps of ``parameter``, with anything in them."""
+    """Uninitialised tensors with the names, shapes and layouts of Adam's state for ``parameter``."""
     return {
         "step": torch.empty((), dtype=torch.float32, device=parameter.device),
         "exp_avg": torch.empty_like(parameter),
@@ -282,7 +286,7 @@ def _adam_state(parameter: Tensor) -> dict[str, Tensor]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put renames in ``folder`` on disk. Windows cannot open a folder, and needs no such step."""
+    """Flush renames in ``folder`` to disk. Windows cannot open a folder, and needs no such step."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""What a training run is told. Kept free of heavy imports: the command line takes its defaults from here."""
+"""The configuration of a training run. It imports nothing heavy: the command line takes its defaults from here."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from betavae_fast.choices import (
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides a run's result, and how often it is written down.
+    """All settings that decide a run's result, and the intervals at which it is logged and saved.
 
     The defaults train on dSprites in under four minutes on two CPU cores.
 
-    Raises: ValueError for a number out of its range, with the number.
+    Raises: ValueError, naming setting and value, for a value out of its range or an option of another objective.
 
     >>> TrainConfig(steps=0)
     Traceback (most recent call last):
@@ -33,25 +33,25 @@ class TrainConfig:
     """
 
     data: str = "dsprites"  # a name, or an absolute path
-    image_size: int | None = None  # side to which a folder's images are resized; None: the data's own default
-    channels: Literal[1, 3] | None = None  # grayscale or RGB; None: what a folder's images have
+    image_size: int | None = None  # side of the images in pixels; None: the data set's default
+    channels: Literal[1, 3] | None = None  # 1: grayscale, 3: RGB; None: RGB if an image is coloured
     architecture: Architecture = "burgess"
     latent_dim: int = 10
     likelihood: Likelihood = "bernoulli"
     objective: ObjectiveName = "beta"
-    # The objectives' options: which belong to which is in choices.py. None: the objective's own default.
-    beta: float = 4.0
+    # Options of the objectives; choices.py lists the objectives they belong to. None: the objective's default.
+    beta: float = 4.0  # weight of the KL
     beta_warmup: int = 0  # steps over which beta grows linearly from 0
-    beta_cycle: int = 0  # steps after which that starts again; 0: never
-    capacity: float | None = None  # nats, at the end
-    capacity_steps: int | None = None  # over which it grows
-    capacity_weight: float | None = None
-    free_bits: float | None = None  # nats per latent dim
-    kl_limit: float | None = None  # nats
-    reconstruction_limit: float | None = None  # nats per image
-    multiplier_lr: float | None = None  # 1/nats
-    constraint_decay: float | None = None  # of its moving average
-    betas: list[float] | None = None  # one for each latent dim
+    beta_cycle: int = 0  # steps after which the warm-up starts again; 0: never
+    capacity: float | None = None  # KL to hold at the end, in nats
+    capacity_steps: int | None = None  # steps over which the capacity grows from 0
+    capacity_weight: float | None = None  # weight γ of |KL − C|
+    free_bits: float | None = None  # KL that costs nothing, in nats per latent dim
+    kl_limit: float | None = None  # largest KL, in nats
+    reconstruction_limit: float | None = None  # largest reconstruction loss, in nats per image
+    multiplier_lr: float | None = None  # step size of the multiplier, in 1/nats
+    constraint_decay: float | None = None  # decay of the constraint's moving average
+    betas: list[float] | None = None  # weight of each latent dim's KL
     mi_weight: float | None = None
     tc_weight: float | None = None
     dimension_wise_weight: float | None = None
@@ -59,23 +59,22 @@ class TrainConfig:
     discriminator_lr: float | None = None
     off_diagonal_weight: float | None = None
     diagonal_weight: float | None = None
-    batch_size: int | Literal["auto"] = 64  # images an update, of all processes; "auto": as many as fit
-    accumulate: int = 1  # equal parts in which a process takes its share of a batch, one after the other
+    batch_size: int | Literal["auto"] = 64  # images per update, in all processes; "auto": as many as fit
+    accumulate: int = 1  # equal parts into which a process splits its share of a batch, to save memory
     steps: int = 2500
-    lr: float = 1e-3  # Adam's
-    lr_schedule: LrSchedule = "constant"  # "cosine": to 0 over ``steps``
-    lr_warmup: int = 0  # steps over which the learning rate grows linearly to its schedule's
-    clip_grad_norm: float | None = None  # the gradient is scaled down to this 2-norm; None: it is not
-    seed: int = 0  # of the weights, the data order and the latent noise
-    precision: Precision = "auto"  # of the networks; "auto": bf16 where the device computes in it, else fp32
-    deterministic: bool = (
-        True  # of cuDNN's convolutions on a GPU: the same bits from run to run, at some cost in speed
-    )
-    device: str = "auto"  # "auto": cuda where there is one, else cpu
-    backend: str = "auto"  # of the latent layer and the likelihood
-    threads: int | None = None  # None: as many as torch chooses
-    log_every: int = 50  # steps
-    checkpoint_every: int = 1000  # steps
+    lr: float = 1e-3  # learning rate of Adam
+    lr_schedule: LrSchedule = "constant"  # "cosine": a half cosine down to 0 at ``steps``
+    lr_warmup: int = 0  # steps over which the learning rate grows linearly to the schedule's
+    clip_grad_norm: float | None = None  # 2-norm above which the gradient is scaled down to it
+    seed: int = 0  # seed of the weights, the data order and the latent noise
+    precision: Precision = "auto"  # "auto": bf16 if the device has matrix units for it, else fp32
+    # Use cuDNN's deterministic convolutions on a GPU: the same bits in every run, at some cost in speed.
+    deterministic: bool = True
+    device: str = "auto"  # "auto": cuda if there is a GPU, else cpu
+    backend: str = "auto"  # backend of the latent layer and the likelihood
+    threads: int | None = None  # CPU threads; None: torch's choice
+    log_every: int = 50  # steps between two log entries
+    checkpoint_every: int = 1000  # steps between two checkpoints
 
     def __post_init__(self) -> None:
         for name in ("latent_dim", "accumulate", "steps", "log_every", "checkpoint_every"):
@@ -122,12 +121,12 @@ class TrainConfig:
             raise ValueError(f"objective {self.objective} needs {needed}")
         if self.betas is not None and len(self.betas) != self.latent_dim:
             raise ValueError(
-                f"betas must be one for each of {self.latent_dim} latent dims, got {len(self.betas)}"
+                f"betas must have one weight for each of {self.latent_dim} latent dims, got {len(self.betas)}"
             )
 
 
 def check_objective_options(objective: ObjectiveName, told: Iterable[str]) -> None:
-    """ValueError if an option among ``told`` is of other objectives: it would change nothing, and so is a mistake."""
+    """Raise ValueError if ``told`` names an option of another objective: it would have no effect."""
     own = OBJECTIVE_OPTIONS[objective]
     for name in told:
         others = [other for other, options in OBJECTIVE_OPTIONS.items() if name in options]

@@ -1,4 +1,4 @@
-"""The device of a run, and how it convolves."""
+"""The device of a run, and its choice of convolution algorithms."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ _LONGEST_REASON = 200
 
 
 def resolve_device(device: str) -> torch.device:
-    """The device of that name; "auto" is cuda where there is one, else cpu. Of several processes on a machine,
-    each gets a GPU of its own.
+    """The device called ``device``; "auto" is cuda if there is a GPU, else cpu.
 
-    Raises: ValueError for a name torch does not know, a device that is not there, or one GPU for several
-        processes.
+    If several processes of a run share a machine, each gets a GPU of its own.
+
+    Raises: ValueError for a name that torch does not know, a device that is missing, or a single GPU named for
+        several processes.
     """
     name = device
     if name == "auto":
@@ -40,9 +41,9 @@ def resolve_device(device: str) -> torch.device:
 
 @contextmanager
 def convolutions(*, deterministic: bool) -> Iterator[None]:
-    """Within the block, cuDNN takes algorithms that give the same bits in every run, or else the fastest it measures.
+    """Make cuDNN choose algorithms that give the same bits in every run, or else the fastest ones it measures.
 
-    Left to itself it may take weight gradients that add with atomics, in an order that changes from run to run.
+    By default it may choose weight gradients that add with atomics, in an order that changes from run to run.
     """
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark

@@ -1,6 +1,6 @@
-"""Several processes that train one model: started by torchrun, found in its environment variables.
+"""Training one model in several processes, which torchrun starts and describes in environment variables.
 
-Without torchrun every function here is that of a single process.
+Without torchrun, every function here behaves as in a run of one process.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ class ProcessLostError(Exception):
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Within the block, the processes that torchrun started know each other: gradients on GPUs go over NCCL,
-    everything else over gloo, which notices at once when a process ends.
+    """Connect the processes that torchrun started, for the duration of the block.
 
-    Raises: ProcessLostError if they do not find each other; ValueError if the launcher's variables are incomplete.
+    Gradients on GPUs go over NCCL, everything else over gloo, which notices at once when a process ends.
+
+    Raises: ProcessLostError if the processes do not find each other; ValueError if the launcher's variables are
+        incomplete.
     """
     if launched_processes() == 1:
         yield
@@ -43,24 +45,23 @@ def process_group() -> Iterator[None]:
 
 
 def rank() -> int:
-    """This process's number, from 0."""
+    """The number of this process among all of the run, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes train together, on all machines."""
+    """The number of processes that train together, on all machines."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def has_nccl() -> bool:
-    """Whether GPUs exchange gradients themselves. If not, gloo does it by way of host memory."""
+    """Tell whether GPUs exchange gradients directly. If not, gloo exchanges them through host memory."""
     return torch.cuda.is_available() and dist.is_nccl_available()
 
 
 @contextmanager
 def one_per_machine_first() -> Iterator[None]:
-    """The first process of each machine runs the block before its others do: what it leaves in a cache, they
-    find."""
+    """Make the first process of each machine run the block before the others, which then find its files in the cache."""
     if local_rank() == 0:
         yield
         _barrier()
@@ -70,34 +71,34 @@ def one_per_machine_first() -> Iterator[None]:
 
 
 def data_parallel(model: nn.Module) -> nn.Module:
-    """``model`` itself, or wrapped so that backward leaves the mean of all processes' gradients."""
+    """The model, wrapped if there are several processes, so that backward averages the gradients over them."""
     if world_size() == 1:
         return model
     return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
-    """The sum of every process's ``values``, a tensor on the CPU, which is overwritten."""
+    """The sum of ``values``, a tensor on the CPU, over all processes. It overwrites ``values``."""
     return _reduce(values, dist.ReduceOp.SUM)
 
 
 def any_process(flag: bool) -> bool:
-    """Whether ``flag`` is set in any process."""
+    """Tell whether ``flag`` is set in any process."""
     return bool(_reduce(torch.tensor(int(flag)), dist.ReduceOp.MAX))
 
 
 def least_of_processes(number: int) -> int:
-    """The smallest ``number`` of any process."""
+    """The smallest ``number`` among all processes."""
     return int(_reduce(torch.tensor(number), dist.ReduceOp.MIN))
 
 
 @contextmanager
 def peers() -> Iterator[None]:
-    """Wherever processes talk to each other: ProcessLostError where one has stopped answering."""
+    """Raise ProcessLostError if, within the block, another process has stopped answering."""
     try:
         yield
     except RuntimeError as error:
-        # gloo's errors have no class of their own, only the path of its sources in their text.
+        # gloo raises plain RuntimeErrors, which only the path of its sources in their text identifies.
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             raise ProcessLostError(f"another process of this run has ended ({_reason(error)})") from error
         raise
@@ -112,7 +113,7 @@ def _clear_frames(error: BaseException | None) -> None:
 
 
 def _reason(error: RuntimeError) -> str:
-    """Of gloo's "[file:line] Read error [address]: Connection reset by peer. This is ...", the middle."""
+    """The first sentence of gloo's "[file:line] Read error [address]: Connection reset by peer. This is ..."."""
     return str(error).split("] ", 1)[-1].split(". ", 1)[0]
 
 

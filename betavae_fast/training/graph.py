@@ -1,4 +1,4 @@
-"""Launching a step: on a GPU as one CUDA graph, elsewhere call by call."""
+"""The launch of a step: as one CUDA graph on a GPU, call by call elsewhere."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ _WARM_UP_DATA_PARALLEL = 11
 
 @contextmanager
 def side_stream(device: torch.device) -> Iterator[None]:
-    """On a GPU, the block runs on a stream of its own: the default stream cannot be captured, and autograd
-    wants the stream of capture to be the one on which everything before it ran."""
+    """Run the block on a stream of its own, if ``device`` is a GPU.
+
+    The default stream cannot be captured, and autograd requires that everything before the capture ran on the
+    capturing stream.
+    """
     if device.type != "cuda":
         yield
         return
@@ -33,11 +36,11 @@ def side_stream(device: torch.device) -> Iterator[None]:
 
 
 def graphed(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """What to call instead of ``step``, within ``side_stream``.
+    """A replacement for ``step`` that replays it as a CUDA graph; to be called within ``side_stream``.
 
-    On a GPU the first calls run ``step``, the next records it, and from then on it is replayed without any
-    Python. ``step`` must therefore be a fixed sequence of operations on tensors of fixed addresses. Where
-    it cannot be recorded this is ``step``, with a warning on a GPU.
+    The first calls run ``step``, the next call records it, and later calls replay the recording without any Python.
+    ``step`` must therefore be a fixed sequence of operations on tensors at fixed addresses. On a CPU, ``step`` itself
+    is returned; on a GPU that cannot record it, too, with a warning.
     """
     if device.type != "cuda":
         return step

@@ -1,4 +1,4 @@
-"""Ctrl-C as a request: finish the step, write everything down, then stop."""
+"""Ctrl-C as a request to finish the step, save everything, and stop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import FrameType
 
 
 class StopRequest:
-    """Whether the user has asked to stop."""
+    """A flag that tells whether the user has asked to stop."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -17,7 +17,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Within the block, the first SIGINT or SIGTERM only sets ``requested``; a second one acts as usual.
+    """Make the first SIGINT or SIGTERM in the block only set ``requested``; a second one acts as usual.
 
     Signal handlers belong to the main thread; elsewhere Python refuses to set them (ValueError).
     """

@@ -1,4 +1,4 @@
-"""The processes of one run, as their launcher (torchrun) describes them in environment variables. Imports no torch."""
+"""The processes of one run, as their launcher (torchrun) describes them in environment variables. Loads no torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def launched_processes() -> int:
-    """How many processes the launcher started for this run; 1 without a launcher.
+    """The number of processes that the launcher started for this run; 1 without a launcher.
 
     Raises: ValueError if the variables contradict each other or are incomplete, as when WORLD_SIZE is left over from
         another program.
@@ -28,8 +28,7 @@ def launched_processes() -> int:
 
 
 def launched_rank() -> int | None:
-    """This process's number among those of the run, or None if it is the only one or the launcher's variables are
-    unusable."""
+    """The number of this process in the run; None if it is the only one or the launcher's variables are unusable."""
     try:
         return int(os.environ["RANK"]) if launched_processes() > 1 else None
     except ValueError:
@@ -37,12 +36,12 @@ def launched_rank() -> int | None:
 
 
 def local_rank() -> int:
-    """This process's number among those on this machine, from 0."""
+    """The number of this process among the run's processes on this machine, from 0."""
     return _whole_number("LOCAL_RANK", 0)
 
 
 def local_world_size() -> int:
-    """How many of the run's processes are on this machine."""
+    """The number of the run's processes on this machine."""
     return _whole_number("LOCAL_WORLD_SIZE", 1)
 
 

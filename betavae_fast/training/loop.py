@@ -24,7 +24,7 @@ from betavae_fast.training.step import TrainStep
 __all__ = ["DivergedError", "TrainState", "prepare", "train"]
 
 
-# On a GPU an entry is written so many steps late: these are queued already, and the GPU goes on meanwhile.
+# Steps by which a log entry is delayed on a GPU. They are queued before the host waits, so the GPU is never idle.
 _STEPS_AHEAD = 8
 
 
@@ -33,9 +33,9 @@ class DivergedError(RuntimeError):
 
 
 class _Interval(NamedTuple):
-    """Steps to be logged as one."""
+    """Steps that share one log entry."""
 
-    sums: Tensor  # of what they measured
+    sums: Tensor  # sums of the quantities that the steps measured
     begun: Moment
     ended: Moment
 
@@ -48,21 +48,21 @@ def train(
     on_metrics: Callable[[Metrics], None] = lambda metrics: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> BetaVAE:
-    """Take the steps that ``state`` still has to go, writing metrics and checkpoints into ``folder``.
+    """Take the remaining steps of ``state``, writing metrics and checkpoints into ``folder``.
 
-    The data order and the noise of a step follow from the seed and the step, so the same configuration gives
+    The data order and the noise of a step depend only on the seed and the step, so the same configuration gives
     the same weights, bit for bit, on the same machine with the same number of threads; on a GPU only if
-    ``config.deterministic``. Several processes
-    (see ``training.distributed``) each call this with a state of their own and take the same steps together.
+    ``config.deterministic`` is set. In a run of several processes (see ``training.distributed``), each calls this
+    function with a state of its own, and they take the same steps together.
 
     Args:
-        folder: where to write; None to write nothing, as all processes but one do.
+        folder: the folder to write into; None to write nothing, as all processes but one do.
         on_step: called after each step with the number of steps done.
         on_metrics: called with each entry for metrics.jsonl.
-        should_stop: asked after each step; if true, the run is written down and ends there, unfinished. Several
-            processes ask at the steps that are logged or saved, and stop together if it is true in any.
+        should_stop: called after each step; if it returns True, the run is saved and ends there, unfinished. Several
+            processes call it only at steps that are logged or saved, and stop together if any of them is to stop.
     Returns: the model, in evaluation mode. ``state.finished`` tells whether all steps were taken.
-    Raises: DivergedError if the loss or the weights stop being finite; the last checkpoint then stays as it is.
+    Raises: DivergedError if the loss or the weights are no longer finite; the last checkpoint then stays as it is.
         ProcessLostError if another process has ended.
     """
     config = state.config
@@ -112,7 +112,7 @@ def train(
 
 
 def _runs_behind(device: torch.device) -> bool:
-    """Whether steps are only queued when a call returns."""
+    """Tell whether ``device`` only queues a step when it is called, as GPUs do."""
     return device.type == "cuda"
 
 
@@ -132,7 +132,7 @@ def _save(state: TrainState, folder: RunFolder) -> None:
 
 
 def _summarise(running: RunningMeans, interval: _Interval, state: TrainState) -> Metrics:
-    """The entry for an interval. Waits for the device to have finished it."""
+    """The log entry of an interval. It waits until the device has finished the interval."""
     seconds = interval.ended.seconds_since(interval.begun)
     end, steps = interval.ended.step, interval.ended.step - interval.begun.step
     means = running.divide(interval.sums, steps * state.config.accumulate * world_size())
@@ -151,6 +151,6 @@ def _summarise(running: RunningMeans, interval: _Interval, state: TrainState) ->
         kl=float(kl_per_dim.sum()),
         kl_per_dim=kl_per_dim.tolist(),
         mean_dispersion=mean_dispersion.tolist(),
-        variance=(kl_per_dim - mean_dispersion).clamp(min=0).tolist(),  # rounding may go below
+        variance=(kl_per_dim - mean_dispersion).clamp(min=0).tolist(),  # rounding may make it negative
         objective={name: float(means[name]) for name in state.objective.logged},
     )

@@ -1,20 +1,20 @@
-"""Where the memory of a training step comes from on a CPU."""
+"""The allocation of memory for training steps on a CPU."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 
-# glibc's malloc.h
+# Option numbers from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> bool:
-    """Have this process keep the memory it frees, for the next step to use; true if its C library can (glibc's).
+    """Make this process keep the memory it frees, for the next step to use; False if its C library is not glibc.
 
-    By default every tensor of more than 32 MB is mapped afresh and cleared page by page on first touch, in every step
-    again: more than a third of a convolutional training step at batch 1024. The process then holds on to its peak
-    usage until it ends. Large allocations that are made before this call are not affected.
+    By default every step maps each tensor of more than 32 MB afresh, and the system clears its pages on first touch:
+    that is more than a third of a convolutional training step at batch 1024. After this call the process holds its
+    peak memory until it ends. Large allocations made before the call are not affected.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,4 +1,4 @@
-"""What a run measures of itself, and where it writes it: metrics.jsonl and TensorBoard."""
+"""The quantities that a run logs, and its log files: metrics.jsonl and TensorBoard's."""
 
 from __future__ import annotations
 
@@ -21,29 +21,28 @@ class Metrics:
 
     step: int  # steps done
     images: int  # images seen
-    seconds: float  # the interval took
+    seconds: float  # duration of the interval
     images_per_second: float
     loss: float
     reconstruction: float
     kl: float
     kl_per_dim: list[float]
-    mean_dispersion: list[float]  # the two parts of kl_per_dim
-    variance: list[float]
-    objective: dict[str, float] = field(
-        default_factory=dict
-    )  # what it logs: its weight now, the parts of the KL, ...
+    mean_dispersion: list[float]  # part of kl_per_dim: ½ mean(μ²)
+    variance: list[float]  # the rest of kl_per_dim
+    # Quantities that the objective logs: its current weight, the parts of the KL, ...
+    objective: dict[str, float] = field(default_factory=dict)
 
     @property
     def active_channels(self) -> int:
-        """How many channels carry more than ``ACTIVE_NATS``."""
+        """The number of channels whose KL is above ``ACTIVE_NATS``."""
         return sum(kl > ACTIVE_NATS for kl in self.kl_per_dim)
 
 
 class MetricsWriter:
     """Appends entries to metrics.jsonl, a whole line at a time, and to TensorBoard's log.
 
-    TensorBoard will not show what an earlier writer logged after ``step``; metrics.jsonl is cut by
-    ``drop_metrics_after``.
+    TensorBoard will not show entries that an earlier writer logged after ``step``. ``drop_metrics_after`` removes such
+    entries from metrics.jsonl.
     """
 
     def __init__(self, jsonl: Path, tensorboard: Path, step: int) -> None:
@@ -87,7 +86,8 @@ class MetricsWriter:
 def read_metrics(jsonl: Path) -> list[Metrics]:
     """The entries of a metrics.jsonl, in order. A last line that its writer did not finish is left out.
 
-    Raises: CheckpointError, naming the file, if it is missing or has no entry, and the line of one that is damaged.
+    Raises: CheckpointError, naming the file, if it is missing or has no entry, or, naming the line, too, if one is
+        damaged.
     """
     if not jsonl.exists():
         raise CheckpointError(f"{jsonl}: no such file")
@@ -98,9 +98,9 @@ def read_metrics(jsonl: Path) -> list[Metrics]:
 
 
 def drop_metrics_after(jsonl: Path, step: int) -> None:
-    """Keep the entries up to ``step``; a last line that its writer did not finish goes as well.
+    """Remove the entries after ``step``, and a last line that its writer did not finish.
 
-    Raises: CheckpointError, naming file and line, for another line that is no entry.
+    Raises: CheckpointError, naming file and line, if any other line is damaged.
     """
     if not jsonl.exists():
         return

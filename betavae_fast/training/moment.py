@@ -1,4 +1,4 @@
-"""Time as the device has it, which runs behind the program that gives it work."""
+"""Time measured on the device. A GPU runs behind the program that queues its work."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 class Moment:
-    """The moment at which ``device`` has done what it was given so far, by when ``step`` steps are done.
+    """The time at which ``device`` has finished the work queued so far, which is that of ``step`` steps.
 
     >>> begun = Moment(torch.device("cpu"), step=0)
     >>> Moment(torch.device("cpu"), step=1).seconds_since(begun) > 0
@@ -24,7 +24,7 @@ class Moment:
             self._event.record()
 
     def seconds_since(self, begun: Moment) -> float:
-        """The time between two moments of one device; on a GPU it waits for the later one."""
+        """The seconds between two moments of one device. On a GPU, this waits for the later moment."""
         if self._event is None or begun._event is None:
             return self._seconds - begun._seconds
         self._event.synchronize()

@@ -1,4 +1,4 @@
-"""The precision of the networks' arithmetic. Weights, optimizer, moments, KL and losses are float32 in any."""
+"""The precision of the networks' arithmetic. Weights, optimizer, moments, KL and losses are always float32."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import torch
 
 from betavae_fast.choices import Precision
 
-# avx512_bf16 alone does not count. With it oneDNN's convolutions lose a third against float32: a step of 64 images on two
+# avx512_bf16 alone does not count. With it oneDNN's convolutions are slower than in float32: a step of 64 images on two
 # cores takes 80 ms instead of 60. Its weight gradients also wait by spinning, which costs a factor of 10 to 100 beside
 # other programs.
 _NATIVE_BF16 = {"x86_64": ("amx_bf16",), "aarch64": ("bf16",)}
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
-    """bfloat16 or float32; "auto" is bfloat16 where ``device`` multiplies matrices of it natively."""
+    """The dtype of that precision, bfloat16 or float32; "auto" is bfloat16 if ``device`` has matrix units for it."""
     if precision == "auto":
         return torch.bfloat16 if has_native_bf16(device) else torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
 
 
 def has_native_bf16(device: torch.device) -> bool:
-    """Whether ``device`` has matrix units for bfloat16, which make it faster than float32."""
+    """Tell whether ``device`` has matrix units for bfloat16, which make it faster than float32."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):  # not in the oldest torch we take
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):  # not in the oldest torch we support
         capabilities = torch.cpu.get_capabilities()
         return any(capabilities[name] for name in _NATIVE_BF16.get(capabilities["architecture"], ()))
     return False

@@ -1,4 +1,4 @@
-"""Going on with a run that was stopped or killed, as if it had not been."""
+"""Resuming a run that was stopped or killed, with the result of a run that never stopped."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from betavae_fast.training.state import TrainState, prepare
 
 
 def read_run(folder: RunFolder) -> tuple[TrainConfig, Checkpoint | None]:
-    """What the run in ``folder`` was told, and its checkpoint: None if it was killed before its first.
+    """The configuration and the checkpoint of the run in ``folder``; no checkpoint if it was killed before its first.
 
-    Raises: CheckpointError if the checkpoint is damaged, or there is neither one nor a whole config.json.
+    Raises: CheckpointError if the checkpoint is damaged, or both it and a complete config.json are missing.
     """
     if not has_checkpoint(folder.checkpoint):
         return read_config(folder), None
@@ -32,14 +32,15 @@ def read_run(folder: RunFolder) -> tuple[TrainConfig, Checkpoint | None]:
 def resume(
     folder: RunFolder | None, config: TrainConfig, checkpoint: Checkpoint | None, dataset: ImageDataset
 ) -> TrainState:
-    """The run in ``folder``, ready for the step after its checkpoint, with what it logged after that dropped.
-    Of several processes, all but the one that writes give None for the folder.
+    """The state of the run in ``folder``, ready for the step after its checkpoint.
 
-    With the run's own configuration, on the same machine, the steps to come give the same weights and metrics
-    as if the run had never ended, bit for bit.
+    Log entries after the checkpoint are removed. With the run's own configuration, on the same machine, the remaining
+    steps give the same weights and metrics, bit for bit, as if the run had never ended.
 
-    Raises: DatasetError if the images are not those the run was trained on; CheckpointError if metrics.jsonl is
-        damaged; and what ``prepare`` raises.
+    Args:
+        folder: the run's folder; None in all processes but the one that writes.
+    Raises: DatasetError if the images differ from the training images; CheckpointError if metrics.jsonl is damaged;
+        the errors of ``prepare``.
     """
     trained_on = None
     if checkpoint is not None:
@@ -47,7 +48,7 @@ def resume(
     elif folder is not None:
         trained_on = read_data_identity(folder)
     if difference := describe_difference(dataset, trained_on):
-        raise DatasetError(f"{difference}; give the images it was trained on")
+        raise DatasetError(f"{difference}; give the images that the run was trained on")
     state = prepare(config, dataset)
     if checkpoint is not None:
         checkpoint.restore(state.model, state.optimizer, state.objective)

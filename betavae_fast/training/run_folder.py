@@ -1,4 +1,4 @@
-"""Where a run keeps what it leaves behind."""
+"""The folder of a run: its layout, its configuration and its lock."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from betavae_fast.training.sealed import CheckpointError, read_sealed, write_sea
 class RunFolder:
     """The layout of a run's folder.
 
-    config.json       what the run was told last, and by which versions it was run
+    config.json       the run's latest configuration, the identity of its data, the versions of Python and torch
     metrics.jsonl     one JSON object per logged interval
-    tensorboard/      the same, for TensorBoard
+    tensorboard/      the same entries for TensorBoard
     checkpoint/       weights and optimizer state (see ``training.checkpoint``)
     summary.json      the final table
-    evaluation.json   what was measured of the codes, once it has been
-    report.html       the same for a reader, with the pictures
-    pictures/         reconstructions, latent traversal, capacity of each channel; what an evaluation adds
+    evaluation.json   the scores of the codes, after an evaluation
+    report.html       the evaluation as a page, with its pictures
+    pictures/         reconstructions, latent traversal, capacity of each channel, and an evaluation's
     """
 
     path: Path
@@ -70,19 +70,19 @@ class RunFolder:
 def create_run_folder(
     config: TrainConfig, out: Path | None = None, data: DataIdentity | None = None
 ) -> RunFolder:
-    """Make a run's folder and write ``config.json`` into it.
+    """Create a run's folder and write ``config.json`` into it.
 
     Args:
         data: the identity of the images to train on.
-        out: the folder, which must not hold anything yet. None: the first free of runs/DATA-ARCHITECTURE,
-            runs/DATA-ARCHITECTURE-2, ...
+        out: the folder, which must be new or empty. None: the first name that is free among
+            runs/DATA-ARCHITECTURE, runs/DATA-ARCHITECTURE-2, ...
     Raises: FileExistsError if ``out`` is a file or a folder with something in it.
     """
     if out is None:
         path = _first_free(Path("runs") / f"{Path(config.data).stem}-{config.architecture}")
     else:
         path = out
-        remove_leftovers(path)  # of a run killed before it had a configuration
+        remove_leftovers(path)  # files of a run that was killed before it had a configuration
         _check_empty(path)
     path.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(path)
@@ -91,9 +91,9 @@ def create_run_folder(
 
 
 def copy_run(source: RunFolder, out: Path) -> RunFolder:
-    """Copy a run into ``out``, which must not hold anything yet, to go on with it there.
+    """Copy a run into ``out``, a new or empty folder, to continue it there.
 
-    Raises: CheckpointError if there is no run in ``source``, FileExistsError as ``create_run_folder``.
+    Raises: CheckpointError if there is no run in ``source``; FileExistsError if ``out`` is a file or not empty.
     """
     read_config(source)
     _check_empty(out)
@@ -137,11 +137,11 @@ def read_data_identity(folder: RunFolder) -> DataIdentity | None:
 
 @contextmanager
 def exclusive(folder: RunFolder) -> Iterator[None]:
-    """Keep other processes out of a run folder. However this process ends, its hold ends with it.
+    """Lock a run folder against other processes. The lock ends with this process, however it ends.
 
-    Raises: BlockingIOError if another process has the folder.
+    Raises: BlockingIOError if another process holds the lock.
     """
-    if os.name == "nt":  # cannot open a folder, and has no flock
+    if os.name == "nt":  # Windows cannot open a folder, and has no flock
         yield
         return
     import fcntl

@@ -1,4 +1,4 @@
-"""Means of what every step measures, added up on the device."""
+"""Means of the quantities that every step measures, summed on the device."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from betavae_fast.training.distributed import sum_over_processes
 
 
 class RunningMeans:
-    """Means of named vectors over additions: nothing waits for the device until ``read``.
+    """Running means of named vectors. Adding to them does not wait for the device.
 
     The sums are one flat tensor of fixed address, so a CUDA graph can add to it and processes can exchange it
     in one message.
 
     Args:
-        sizes: the number of elements of each.
+        sizes: the number of elements of each vector.
 
     >>> means = RunningMeans("cpu", loss=1, kl=2)
     >>> for x in (1.0, 3.0): means.add(loss=torch.tensor(x), kl=torch.tensor([x, 0.0]))
@@ -39,13 +39,13 @@ class RunningMeans:
         )
 
     def read(self, count: int) -> dict[str, Tensor]:
-        """The means over ``count`` additions, in all processes together, as float64 on the CPU; starts anew."""
-        sums = self._sums.to("cpu", copy=True)  # on a CPU, too, as the sums start anew
+        """The means over ``count`` additions in all processes together, as float64 on the CPU. Resets the sums."""
+        sums = self._sums.to("cpu", copy=True)  # a copy on a CPU, too, because the sums are reset below
         self._sums.zero_()
         return self.divide(sums, count)
 
     def take(self) -> Tensor:
-        """The sums on their way to the CPU; starts anew. On a GPU they are there once the work queued so far is done."""
+        """A copy of the sums on the CPU; on a GPU it is filled once the work queued so far is done. Resets the sums."""
         on_gpu = self._sums.is_cuda
         sums = torch.empty_like(self._sums, device="cpu", pin_memory=on_gpu)
         sums.copy_(self._sums, non_blocking=on_gpu)
@@ -53,6 +53,6 @@ class RunningMeans:
         return sums
 
     def divide(self, sums: Tensor, count: int) -> dict[str, Tensor]:
-        """``read`` of what ``take`` has brought."""
+        """The means over ``count`` additions, as from ``read``, of sums that ``take`` returned."""
         means = sum_over_processes(sums.double()) / count
         return dict(zip(self._names, means.split([part.numel() for part in self._parts]), strict=True))

@@ -1,7 +1,7 @@
-"""The learning rate over a run: a pure function of the number of steps done, on whatever device that number is.
+"""The learning rate over a run: a pure function of the number of steps done, computed on that number's device.
 
-Only operations on that number: nothing is copied from the host, so that a CUDA graph can hold them. An objective's
-weights move likewise (``betavae_fast.objectives``).
+Nothing is copied from the host, so that a CUDA graph can record the computation. The objectives' weights are computed
+in the same way (``betavae_fast.objectives``).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from betavae_fast.training.config import TrainConfig
 
 
 def is_constant(config: TrainConfig) -> bool:
-    """Whether every update has the same learning rate."""
+    """Tell whether every update has the same learning rate."""
     return config.lr_schedule == "constant" and not config.lr_warmup
 
 
 def learning_rate(step: Tensor, config: TrainConfig) -> Tensor:
-    """The learning rate of the update that follows ``step`` others; float64 scalar.
+    """The learning rate of the update after ``step`` earlier ones, a float64 scalar.
 
-    ``lr``, or a half cosine from there to 0 over ``steps``; over the first ``lr_warmup`` steps it is scaled
+    It is ``lr``, or a half cosine from ``lr`` to 0 over ``steps``. Over the first ``lr_warmup`` steps it is scaled
     by 1/lr_warmup, 2/lr_warmup, ..., 1.
 
     >>> config = TrainConfig(lr=0.5, lr_schedule="cosine", steps=100)

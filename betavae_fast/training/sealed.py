@@ -1,6 +1,6 @@
-"""JSON files that carry the SHA-256 of their own content: no byte of one changes unnoticed.
+"""JSON files that carry the SHA-256 of their own content, so that no byte changes unnoticed.
 
-The checksum is the last entry, added to the text that it is of. It is compared before anything is parsed.
+The checksum of the text is appended as its last entry and verified before parsing.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ class CheckpointError(ValueError):
 
 
 def write_sealed(path: Path, content: dict[str, Any]) -> None:
-    """Write ``content``, not empty, as JSON with a last entry "sha256", atomically."""
+    """Write ``content``, which must not be empty, as JSON with a last entry "sha256", atomically."""
     with atomic_writer(path) as file:
         file.write(seal(json.dumps(content, indent=2).encode()))
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """What ``write_sealed`` wrote, without the checksum.
+    """The content that ``write_sealed`` wrote, without the checksum.
 
-    Raises: CheckpointError, naming the file, if it is missing or any byte of it is not as written.
+    Raises: CheckpointError, naming the file, if it is missing or any byte has changed.
     """
     found = read_file(path)
     text, _, recorded = found.rpartition(_SEAL)
@@ -49,9 +49,9 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a regular file, or of one behind a link.
+    """The bytes of a regular file, following links.
 
-    Raises: CheckpointError, naming the file, if there is none or it cannot be read.
+    Raises: CheckpointError, naming the file, if it is missing or cannot be read.
     """
     try:
         if stat.S_ISREG(path.stat().st_mode):  # a device or a pipe may never end
@@ -64,5 +64,5 @@ def read_file(path: Path) -> bytes:
 
 
 def seal(text: bytes) -> bytes:
-    """``text``, a JSON object indented by two, with the checksum of it as its last entry."""
+    """Append to ``text``, a JSON object indented by two, its checksum as the last entry."""
     return text.removesuffix(b"\n}") + _SEAL + hashlib.sha256(text).hexdigest().encode() + b'"\n}\n'

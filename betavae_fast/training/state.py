@@ -1,4 +1,4 @@
-"""What a run consists of, and how it is put together."""
+"""The state of a training run, and its construction from a configuration."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from betavae_fast.training.precision import resolve_precision
 
 @dataclass
 class TrainState:
-    """Everything a run consists of, ready for its next step."""
+    """The state of a training run, ready for its next step."""
 
-    config: TrainConfig  # its batch_size is a number
+    config: TrainConfig  # with a number for batch_size "auto"
     dataset: ImageDataset  # on the model's device
     batches: ShuffledBatches
-    rows: int  # images of a forward pass: a process takes its share of a batch in ``accumulate`` parts
+    rows: int  # images in a forward pass: a process's share of a batch, split into ``accumulate`` parts
     model: BetaVAE
     reconstruction: ReconstructionLoss
     objective: Objective
     optimizer: torch.optim.Optimizer
     device: torch.device
-    precision: torch.dtype  # of the networks' arithmetic
+    precision: torch.dtype  # dtype of the networks' arithmetic
     step: int = 0  # steps done
 
     @property
@@ -41,14 +41,14 @@ class TrainState:
 
 
 def prepare(config: TrainConfig, dataset: ImageDataset) -> TrainState:
-    """Build what a run needs, and find out before its first step whether it can run at all.
+    """Build the state of a new run, and find out before its first step whether it can run at all.
 
-    The initial weights are a function of the seed alone, on any device. Convolution weights are
+    The initial weights depend on the seed alone, on any device. Convolution weights are
     channels_last (NHWC), and the convolutions then stay in that layout throughout.
 
-    Raises: ValueError for a device that is not there, an unknown backend, an objective's option out of its
-        range, images the architecture cannot take, or a batch that is larger than the data set, does not split, or
-        (where its size is "auto") does not fit; RuntimeError for a backend that is not available.
+    Raises: ValueError for a device that is missing, an unknown backend, an objective's option out of its range, images
+        that the architecture cannot take, or a batch that is larger than the data set, does not split evenly, or (if
+        its size is "auto") does not fit; RuntimeError for a backend that is not available.
     """
     device = resolve_device(config.device)
     choose(config.backend, device.type, torch.float32)
@@ -92,8 +92,8 @@ def prepare(config: TrainConfig, dataset: ImageDataset) -> TrainState:
 
 
 def _adam(model: BetaVAE, lr: float, device: torch.device) -> torch.optim.Adam:
-    """Adam whose learning rate is a tensor on the device, for a step to set."""
-    # On a GPU the fused kernel reads it as float32; on the CPU it is a double, like a number of Python's.
+    """Adam whose learning rate is a tensor on the device, so that each step can set it there."""
+    # The fused kernel reads the rate as float32 on a GPU; on the CPU it is a double, like a Python float.
     rate = torch.tensor(lr, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
     on_gpu = device.type == "cuda"
     return torch.optim.Adam(

@@ -20,16 +20,17 @@ from betavae_fast.training.state import TrainState
 class TrainStep:
     """One update of the weights, as a function of tensors on the device alone.
 
-    Whatever changes from step to step (the number of steps done, the noise, the data order, learning rate, the
-    objective's weights) is a tensor on the device, read and written there. So no call waits for the device, every
-    call is the same sequence of operations on the same memory, and a CUDA graph that holds one of them holds them all.
+    Everything that changes from step to step (the number of steps done, the noise, the data order, the learning rate,
+    the objective's weights) is a tensor on the device, read and written there. So no call waits for the device, and
+    every call is the same sequence of operations on the same memory, which a CUDA graph can record once.
 
     Args:
-        state: what to train, from its ``step`` on.
-        network: ``state.model``, or the wrapper of it that averages gradients over processes.
+        state: the run to train, from its ``step`` on.
+        network: ``state.model``, or a wrapper around it that averages gradients over processes.
 
     Attributes:
-        means: of what the steps measure, one addition for each of the ``accumulate`` parts of a batch.
+        means: running means of the logged quantities, with one addition for each of the ``accumulate`` parts of a
+            batch.
     """
 
     def __init__(self, state: TrainState, network: nn.Module) -> None:
@@ -37,7 +38,7 @@ class TrainStep:
         self._state = state
         self._network = network
         self._first_row = rank() * state.rows * config.accumulate
-        # (seed, step): names the step's noise, and counts the steps.
+        # (seed, step): the seed of the step's noise, whose second number also counts the steps.
         self._noise_seed = torch.tensor([config.seed, state.step], dtype=torch.int64, device=device)
         self._step = self._noise_seed[1]
         self._order = torch.empty(
@@ -59,7 +60,7 @@ class TrainStep:
         )
 
     def load_order(self, epoch: int) -> None:
-        """Bring the data order of an epoch onto the device; to be called before the epoch's first step."""
+        """Copy the data order of an epoch to the device. Must be called before the epoch's first step."""
         self._order.copy_(self._state.batches.epoch(epoch))
 
     def __call__(self) -> None:
@@ -88,7 +89,7 @@ class TrainStep:
         self._step += 1
 
     def _add_gradients(self, indices: Tensor, first_row: int) -> LossInputs:
-        """Forward and backward of a part of the batch, which starts at its row ``first_row``; what the objective saw."""
+        """Run forward and backward for the part of the batch from row ``first_row``; returns the objective's inputs."""
         state = self._state
         images = state.dataset.gather(indices)
         with autocast(state.device, state.precision):
@@ -109,9 +110,9 @@ class TrainStep:
         return inputs
 
     def _divide_gradients(self, parts: int) -> None:
-        """Turn sums over the parts of a batch into means.
+        """Turn gradients summed over the parts of a batch into means.
 
-        Each part's loss has the gradient 1, which is what the likelihood's forward pass has prepared for.
+        The losses are not scaled instead, because the likelihood's forward pass assumes an incoming gradient of 1.
         """
         for module in (self._state.model, self._state.objective):
             gradients = [p.grad for p in module.parameters() if p.grad is not None]
@@ -119,7 +120,7 @@ class TrainStep:
                 torch._foreach_div_(gradients, parts)
 
     def _without_exchange(self) -> AbstractContextManager[None]:
-        """Gradients stay this process's own, until the batch's last part brings the others'."""
+        """A context in which processes do not exchange gradients: they do so once, in the last part of a batch."""
         network = self._network
         return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 

@@ -110,7 +110,10 @@ def test_it_trains_and_writes_down_what_it_was_told_and_saw(in_tmp_path, capfd, 
             ["--objective=beta-per-dim", "--betas=1,x"],
             "betas must be numbers with commas between them, got '1,x'",
         ),
-        (["--objective=beta-per-dim", "--betas=1"], "betas must be one for each of 2 latent dims, got 1"),
+        (
+            ["--objective=beta-per-dim", "--betas=1"],
+            "betas must have one weight for each of 2 latent dims, got 1",
+        ),
         (
             ["--objective=free-bits", "--free-bits=-1"],
             "free_bits must be a finite number of at least 0, got -1.0",

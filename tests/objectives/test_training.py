@@ -189,7 +189,7 @@ def test_damage_to_the_objectives_state_is_named(dataset, tmp_path, damage):
         ({"objective": "lagrangian"}, "objective lagrangian needs kl_limit"),
         (
             {"objective": "beta-per-dim", "latent_dim": 3, "betas": [1.0, 2.0]},
-            "betas must be one for each of 3 latent dims, got 2",
+            "betas must have one weight for each of 3 latent dims, got 2",
         ),
         ({"beta_cycle": -1}, "beta_cycle must be at least 0, got -1"),
     ],
