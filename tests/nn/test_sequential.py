@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -265,6 +266,26 @@ def test_under_autocast_errors_are_those_of_torch_s_layers(
         assert_errors(found, expected, run(plain(net).double(), x.double()))
 
 
+def test_a_product_is_of_the_dtype_that_autocast_wants(
+    together: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU autocast does not know the product that ends in a ReLU, as it does on a CPU."""
+    taken = []
+
+    def apply(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        taken.append((x.dtype, weight.dtype, bias.dtype))
+        return x
+
+    monkeypatch.setattr(sequential, "LinearRelu", SimpleNamespace(apply=apply))
+    net, x = Sequential(nn.Linear(3, 3), nn.ReLU()), torch.zeros(2, 3)
+    net(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        net(x)
+        net.double()(x.double())
+    narrow, single, double = torch.bfloat16, torch.float32, torch.float64
+    assert taken == [(single,) * 3, (narrow, narrow, single), (double,) * 3]
+
+
 @pytest.mark.parametrize("frozen", ["weight", "bias"])
 def test_frozen_parameters_get_no_gradient(frozen: str, together: None) -> None:
     for net, x in zip(nets("burgess"), inputs(2), strict=True):
@@ -341,6 +362,16 @@ def test_who_looks_into_the_layers_finds_torch_s(look: str, seemingly_on_a_gpu: 
         torch.testing.assert_close(LOOKS[look](encoder, x), nn.Sequential.forward(encoder, x))
     finally:
         torch._dynamo.reset()
+
+
+def test_what_is_compiled_finds_torch_s_layers(
+    seemingly_on_a_gpu: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch.compile asks the device of tensors itself, and is not to be misled about it as the other programs are."""
+    x = torch.zeros(2, 4)
+    assert sequential.fuses(x)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert not sequential.fuses(x)
 
 
 # On a GPU.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,18 @@ from betavae_fast.ops.bias_relu import BiasRelu, LinearRelu
 
 SHAPES = ((5, 3), (2, 3, 4, 5), (1, 1, 2, 2), (0, 3, 2, 2))
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+@pytest.fixture(autouse=True)
+def kernels_leave_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel cannot be differentiated, as plain torch in its place can."""
+    operator = bias_relu._BACKWARD
+
+    def backward(*arguments: Any) -> tuple[Tensor, Tensor]:
+        assert not torch.is_grad_enabled()
+        return operator(*arguments)
+
+    monkeypatch.setattr(bias_relu, "_BACKWARD", backward)
 
 
 def hidden(shape: tuple[int, ...], dtype: torch.dtype = torch.float64, last: bool = False) -> Tensor:
