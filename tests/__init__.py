@@ -1,4 +1,4 @@
-"""The tests. They take as long as the machine does: see PATIENCE."""
+"""The tests. How long they take depends on the machine; see PATIENCE."""
 
 PATIENCE = 1800
 """Seconds after which a process that a test waits for is given up, lest a run of the tests never end. The slowest takes a

@@ -1,4 +1,4 @@
-"""Which backends the tests of an op run on, and what they can be set to."""
+"""The backends that the tests of an op run on, and their settings."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ CPU_CAPABILITIES = ("baseline", "avx2", "avx512")
 
 
 def available_backends(*names: str) -> list[Any]:
-    """pytest parameters for backends that run on CPU tensors, by default all that need no interpreter.
+    """The pytest parameters of the backends that run on CPU tensors, by default all that need no interpreter.
 
-    A missing one is skipped with the reason.
+    A missing backend is skipped with the reason.
     """
     return [
         pytest.param(name, marks=pytest.mark.skipif(bool(reason), reason=reason))
@@ -32,7 +32,9 @@ def available_backends(*names: str) -> list[Any]:
 
 
 def assert_same_sum(actual: Tensor, expected: Tensor, backend: str) -> None:
-    """The same bits; from the eager backend, which adds up as torch does, in the order of memory, all but the last."""
+    """Assert the same bits. The last bits of the eager backend may differ, because it adds up in the order of memory, as
+    torch does.
+    """
     rtol = 1e-6 if backend == "eager" else 0
     torch.testing.assert_close(actual, expected, rtol=rtol, atol=0, equal_nan=True)
 
@@ -40,7 +42,9 @@ def assert_same_sum(actual: Tensor, expected: Tensor, backend: str) -> None:
 def fresh_process(
     *arguments: str, directory: Path = ROOT, timeout: float = 300, **environment: str | None
 ) -> subprocess.CompletedProcess[str]:
-    """A new interpreter on ``arguments`` that finds this checkout; an environment value of None unsets."""
+    """Start a new interpreter with ``arguments`` that finds this checkout. A value of None unsets an environment
+    variable.
+    """
     env = {**os.environ, **{k: v for k, v in environment.items() if v is not None}}
     env["PYTHONPATH"] = environment.get("PYTHONPATH") or str(ROOT)
     for name in (k for k, v in environment.items() if v is None):
@@ -52,13 +56,13 @@ def fresh_process(
 
 @cache
 def cpu_capability_under(capability: str) -> str:
-    """What the C++ backend chooses when it is asked for ``capability``."""
+    """The instruction set that the C++ backend chooses if ``capability`` is requested."""
     ask = "from betavae_fast.ops.backends import cpu_capability; print(cpu_capability())"
     return fresh_process("-c", ask, BETAVAE_FAST_CPU_CAPABILITY=capability).stdout.strip()
 
 
 def require_cpu_capability(capability: str) -> None:
-    """Skips the test where the C++ backend is missing or this CPU lacks the instruction set."""
+    """Skip the test if the C++ backend is missing or this CPU lacks the instruction set."""
     if reason := missing("cpp"):
         pytest.skip(reason)
     if (chosen := cpu_capability_under(capability)) != capability:

@@ -1,10 +1,10 @@
-"""The error budget every backend is held to: twice the plain float32 formula's error, plus one rounding.
+"""The error budget of every backend: twice the error of the plain float32 formula, plus one rounding.
 
-What is exact comes from float64 (from the processor's extended precision for float64 itself); what is
-tolerable comes from the formula one would write by hand, in float32 (float64 for float64 input).
+The exact values come from float64 (for float64 itself from the processor's extended precision). The tolerance comes from
+the formula one would write by hand, in float32 (float64 for float64 input).
 
-On few numbers that formula may be exact by luck, and twice nothing is nothing. On many it errs by one to four
-half ulps of the largest number; so it counts as no better than three.
+With few numbers that formula may be exact by luck, and the tolerance would be 0. With many numbers its error is one to
+four half ulps of the largest number, so its error counts as at least three half ulps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 Array = np.ndarray[Any, Any]
 
-# log σ² is drawn from each of these: the error that is allowed at 80 nats would hide everything near 0.
+# log σ² is drawn from each of these ranges, because the error allowed at 80 nats would hide any error near 0.
 LOGVAR_BUCKETS = {
     "|v|<=1e-3": (-1e-3, 1e-3),
     "|v|<=0.1": (-0.1, 0.1),
@@ -31,12 +31,12 @@ LOGVAR_BUCKETS = {
 }
 
 
-# |x| of the decoder's output is at most this.
+# The largest |x| of the decoder's output.
 LOGIT_BUCKETS = {"|x|<=1e-3": 1e-3, "|x|<=1": 1.0, "|x|<=10": 10.0, "|x|<=100": 100.0}
 
 
 class Latent(NamedTuple):
-    """Everything the latent op returns, forward and backward."""
+    """All results of the latent op, forward and backward."""
 
     z: Any
     kl: Any
@@ -45,7 +45,7 @@ class Latent(NamedTuple):
 
 
 def wide(x: Tensor) -> Array:
-    """``x`` in the precision that counts as exact beside it."""
+    """Convert ``x`` to the precision that counts as exact for its dtype."""
     if x.dtype != torch.float64:
         return x.detach().double().numpy()
     if np.finfo(np.longdouble).eps >= np.finfo(np.float64).eps:
@@ -54,7 +54,7 @@ def wide(x: Tensor) -> Array:
 
 
 def reduce(kl: Any, reduction: str) -> Any:
-    """The reductions by their definition; ``kl`` is an array or a tensor."""
+    """Reduce ``kl``, an array or a tensor, by the definition of the reduction."""
     rows = kl.reshape(kl.shape[0], -1).sum(1)
     return {
         "none": lambda: kl,
@@ -68,7 +68,7 @@ def reduce(kl: Any, reduction: str) -> Any:
 def exact_latent(
     mu: Tensor, logvar: Tensor, eps: Tensor, grad_z: Tensor, grad_kl: Tensor, reduction: str
 ) -> Latent:
-    """The mathematics: z = μ + exp(½v) ε, KL = ½(μ² + expm1(v) − v), and their gradients by hand."""
+    """The exact results: z = μ + exp(½v) ε, KL = ½(μ² + expm1(v) − v), and their gradients derived by hand."""
     m, v, e, gz, gk = (
         wide(x.to(torch.float64) if mu.dtype == torch.float64 else x)
         for x in (mu, logvar, eps, grad_z, grad_kl)
@@ -78,7 +78,7 @@ def exact_latent(
     elif reduction in ("dim", "batchmean"):
         gk = gk / m.shape[0]
     sigma = np.exp(v / 2)
-    # expm1(v) - v cancels even in float64 when v is small: its Taylor series does not.
+    # expm1(v) - v cancels even in float64 when v is small; its Taylor series does not.
     series = np.zeros_like(v)
     for k in range(15, 1, -1):
         series = (series * v + 1) / k
@@ -94,7 +94,7 @@ def exact_latent(
 def plain_latent(
     mu: Tensor, logvar: Tensor, eps: Tensor, grad_z: Tensor, grad_kl: Tensor, reduction: str
 ) -> Latent:
-    """What one writes by hand, in float32 whatever the input's dtype (float64 for float64)."""
+    """The formula as written by hand, in float32 whatever the input's dtype (float64 for float64)."""
     compute = torch.float64 if mu.dtype == torch.float64 else torch.float32
     m, v = (x.detach().to(compute).requires_grad_() for x in (mu, logvar))
     z = m + torch.exp(0.5 * v) * eps.to(compute)
@@ -104,7 +104,7 @@ def plain_latent(
 
 
 class Nll(NamedTuple):
-    """Everything the likelihood op returns, forward and backward."""
+    """All results of the likelihood op, forward and backward."""
 
     nll: Any
     grad: Any
@@ -113,7 +113,7 @@ class Nll(NamedTuple):
 def exact_nll(
     decoded: Tensor, pixels: Tensor, likelihood: str, scale: float, reduction: str, grad_nll: Tensor
 ) -> Nll:
-    """The mathematics of −log p(t | x) and its gradient by x; pixels: bool, uint8 or floating point, no packed bits."""
+    """The exact −log p(t | x) and its gradient by x. Pixels are bool, uint8 or floating point, no packed bits."""
     x, t, g = (
         wide(y.to(torch.float64) if decoded.dtype == torch.float64 else y)
         for y in (decoded, pixels, grad_nll)
@@ -141,7 +141,7 @@ def exact_nll(
 def plain_nll(
     decoded: Tensor, pixels: Tensor, likelihood: str, scale: float, reduction: str, grad_nll: Tensor
 ) -> Nll:
-    """What one writes by hand, in float32 whatever the input's dtype (float64 for float64)."""
+    """The formula as written by hand, in float32 whatever the input's dtype (float64 for float64)."""
     compute = torch.float64 if decoded.dtype == torch.float64 else torch.float32
     x, t = decoded.detach().to(compute).requires_grad_(), pixels.to(compute)
     if pixels.dtype == torch.uint8:
@@ -157,7 +157,7 @@ def plain_nll(
 
 
 class LogDensities(NamedTuple):
-    """Everything the total correlation op returns, forward and backward."""
+    """All results of the total correlation op, forward and backward."""
 
     joint: Any
     marginals: Any
@@ -167,7 +167,7 @@ class LogDensities(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """Everything ``kl_decomposition`` returns, and the gradients of a weighted sum of it."""
+    """All results of ``kl_decomposition``, and the gradients of a weighted sum of them."""
 
     mutual_information: Any
     total_correlation: Any
@@ -178,7 +178,7 @@ class Parts(NamedTuple):
 
 
 def mixture_weights(batch: int, dataset_size: int, estimator: str) -> Array:
-    """w_ij of the aggregated posterior, one by one as the paper's appendix C defines them, rows of all samples."""
+    """The weights w_ij of the aggregated posterior for all samples, one by one, as the paper's appendix C defines them."""
     n, others = np.longdouble(dataset_size), np.longdouble(batch - 1)
     weights = np.empty((batch, batch), np.longdouble)
     for i in range(batch):
@@ -195,7 +195,7 @@ def mixture_weights(batch: int, dataset_size: int, estimator: str) -> Array:
 
 
 def _log_mean(terms: Array, weights: Array) -> Array:
-    """log Σ_j w_ij exp(terms_ij…), over axis 1."""
+    """Compute log Σ_j w_ij exp(terms_ij…) over axis 1."""
     highest = terms.max(1, keepdims=True)
     weights = weights.reshape(weights.shape + (1,) * (terms.ndim - 2))
     return np.log((weights * np.exp(terms - highest)).sum(1)) + highest.squeeze(1)
@@ -210,7 +210,7 @@ def exact_log_densities(
     grad_joint: Tensor,
     grad_marginals: Tensor,
 ) -> LogDensities:
-    """The mathematics: log Σ_j w_ij Π_d N(z_id; μ_jd, σ²_jd), each channel's alike, and all gradients by hand."""
+    """The exact log Σ_j w_ij Π_d N(z_id; μ_jd, σ²_jd), the same for each channel, and all gradients derived by hand."""
     s, m, v, g, gd = (x.detach().double().numpy() for x in (z, mu, logvar, grad_joint, grad_marginals))
     s, m, v, g, gd = (x.astype(np.longdouble) for x in (s, m, v, g, gd))
     weights = mixture_weights(len(s), dataset_size, estimator)
@@ -240,7 +240,7 @@ def plain_log_densities(
     grad_joint: Tensor,
     grad_marginals: Tensor,
 ) -> LogDensities:
-    """What one writes by hand, all B × B × D terms in float32 whatever the input's dtype (float64 for float64)."""
+    """The formula as written by hand, all B × B × D terms in float32 whatever the input's dtype (float64 for float64)."""
     compute = torch.float64 if z.dtype == torch.float64 else torch.float32
     leaves = [x.detach().to(compute).requires_grad_() for x in (z, mu, logvar)]
     outputs = _plain_densities(*leaves, dataset_size, estimator)
@@ -265,7 +265,7 @@ def _plain_log_normal(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
 def exact_parts(
     z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: int, estimator: str, weights: tuple[float, ...]
 ) -> Parts:
-    """The decomposition by its definition; the gradients are those of ``weights`` · the three parts."""
+    """The decomposition by its definition, and the gradients of ``weights`` · the three parts."""
     batch = len(z)
     mi, dw = (np.longdouble(weights[i]) / batch for i in (0, 2))
     rows = torch.full((batch,), weights[1] - weights[0], dtype=torch.float64) / batch
@@ -291,7 +291,7 @@ def exact_parts(
 def plain_parts(
     z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: int, estimator: str, weights: tuple[float, ...]
 ) -> Parts:
-    """What one writes by hand, in float32 whatever the input's dtype (float64 for float64)."""
+    """The formula as written by hand, in float32 whatever the input's dtype (float64 for float64)."""
     compute = torch.float64 if z.dtype == torch.float64 else torch.float32
     s, m, v = (x.detach().to(compute).requires_grad_() for x in (z, mu, logvar))
     joint, marginals = _plain_densities(s, m, v, dataset_size, estimator)
@@ -315,7 +315,7 @@ _LEAST = 3  # half ulps
 
 
 class Budget:
-    """Gathers results, several trials of one kind together, and holds them to the budget."""
+    """The errors of several trials of one kind, compared with the budget together."""
 
     def __init__(self) -> None:
         self._trials: list[tuple[Array, Array, Array]] = []
@@ -329,7 +329,7 @@ class Budget:
     def check(self, what: str) -> None:
         """Each |actual − exact| ≤ 2 max |plain − exact| + half an ulp of exact in actual's dtype.
 
-        The maximum counts as three half ulps of the largest number in plain's dtype if it is less.
+        The maximum counts as at least three half ulps of the largest number in plain's dtype.
         """
         ((dtype, plain_dtype),) = self._dtypes
         actual, exact, plain = (np.concatenate([trial[i] for trial in self._trials]) for i in range(3))

@@ -1,4 +1,4 @@
-"""Fixtures that the tests of several modules share, and what a whole run of the tests can be told."""
+"""Fixtures that the tests of several modules share, and the options of a test run."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def little_memory() -> Iterator[None]:
-    """Tests leave their process as small as it was.
+    """Let tests leave their process as small as they found it.
 
-    What glibc is told here makes it return every large piece of memory as soon as it is free; by itself it would learn
-    from the first ones to keep them. Training would have it keep all, and the benchmarks keep a copy that is larger than
-    any cache, which takes 2 GB on a server.
+    This setting makes glibc return every large piece of memory as soon as it is free; by default it learns from the first
+    pieces to keep them. Training makes glibc keep all memory, and the benchmarks keep a copy that is larger than any
+    cache, which takes 2 GB on a server.
     """
     if sys.platform.startswith("linux") and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 20)
@@ -59,7 +59,7 @@ def little_memory() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def freed_memory_goes_back() -> Iterator[None]:
-    """What a module's tests compiled is forgotten, and small pieces of free memory go back to the system."""
+    """Forget the code that a module's tests compiled, and return small pieces of free memory to the system."""
     yield
     if dynamo := sys.modules.get("torch._dynamo"):
         dynamo.reset()
@@ -69,14 +69,14 @@ def freed_memory_goes_back() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
-    """A program started in the background may ignore SIGINT, and hands that on to those it starts."""
+    """Restore SIGINT: a program started in the background may ignore it, and so do the programs it starts."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
 def poisoned_memory() -> Iterator[None]:
-    """Uninitialised tensors are NaN: an element that a kernel forgets to write shows."""
+    """Fill uninitialised tensors with NaN, so that an element that a kernel forgets to write is seen."""
     before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
@@ -88,7 +88,7 @@ def poisoned_memory() -> Iterator[None]:
 
 @pytest.fixture
 def threads() -> Iterator[None]:
-    """Lets a test call ``torch.set_num_threads``; puts back what it was."""
+    """Let a test call ``torch.set_num_threads``, and restore the number afterwards."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""A step as a CUDA graph."""
+"""Capture of a step as a CUDA graph."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -9,7 +9,7 @@ Results = TypeVar("Results")
 
 
 def captured(step: Callable[[], Results]) -> tuple[torch.cuda.CUDAGraph, Results]:
-    """The graph of a step that has run once, and the results that each replay overwrites."""
+    """Run a step once, and return its graph and the results that each replay overwrites."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

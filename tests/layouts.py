@@ -1,7 +1,7 @@
-"""The ways a tensor can lie in memory, by name. Gaps are filled with NaN (170 or True), so reading one shows.
+"""The memory layouts of a tensor, by name. Gaps are filled with NaN (170 or True), so that reading one is seen.
 
-All but the expanded and overlapping layouts keep the values they are given; a test that covers those takes
-what it expects from :func:`dense` copies of what :func:`lay_out` returned.
+All layouts except the expanded and overlapping ones keep their values. A test that covers those two computes its
+expectation from :func:`dense` copies of the result of :func:`lay_out`.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from torch import Tensor
 
 
 def dense(x: Tensor) -> Tensor:
-    """A contiguous copy, also of a tensor whose elements share memory."""
+    """Return a contiguous copy, also of a tensor whose elements share memory."""
     return x.clone(memory_format=torch.contiguous_format)
 
 
 def _in_gaps(x: Tensor, shape: tuple[int, ...], view: Callable[[Tensor], Tensor]) -> Tensor:
-    """``x`` written into a view of a tensor of ``shape`` that is filled with what no test expects."""
+    """Write ``x`` into a view of a tensor of ``shape`` that is filled with values that no test expects."""
     laid = view(x.new_full(shape, math.nan if x.is_floating_point() else 170))
     return laid.copy_(x)
 
 
 def _overlapping(x: Tensor) -> Tensor:
-    """Element (i, j, …) is storage element i + j + …: neighbours share memory."""
+    """Return a tensor whose element (i, j, …) is storage element i + j + …, so that neighbours share memory."""
     return x.flatten().as_strided(x.shape, (1,) * x.dim())
 
 
-# Each takes a dense tensor of two dimensions or more.
+# Each function takes a dense tensor of two dimensions or more.
 _ONE_BY_ONE: dict[str, Callable[[Tensor], Tensor]] = {
     "contiguous": dense,
     "unaligned": lambda x: _in_gaps(x, (x.numel() + 1,), lambda b: b[1:].view(x.shape)),
@@ -58,15 +58,15 @@ KEEPS_VALUES = tuple(name for name in LAYOUTS if not name.startswith(("expanded"
 
 
 def fits(layout: str, dims: int) -> bool:
-    """Whether tensors of ``dims`` dimensions can have this layout."""
+    """Say if tensors of ``dims`` dimensions can have this layout."""
     return layout == "contiguous" or (dims == 4 if layout in _FOUR_DIMENSIONS else dims >= 2)
 
 
 def lay_out(layout: str, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """Tensors of one shape, laid out as ``layout``.
+    """Lay out tensors of one shape as ``layout``.
 
-    The packed ones are slices of one tensor along dimension 1, as an encoder's ``chunk`` gives them; the
-    mixed ones differ among themselves.
+    In the packed layouts the tensors are slices of one tensor along dimension 1, like the result of an encoder's
+    ``chunk``. In the mixed layouts each tensor has a layout of its own.
     """
     if layout.startswith("packed"):
         packed = torch.cat(tensors, 1)
@@ -80,7 +80,7 @@ def lay_out(layout: str, *tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(_ONE_BY_ONE[layout](x) for x in tensors)
 
 
-# Gradients as autograd hands them to a backward.
+# The layouts of gradients that autograd passes to a backward.
 GRADIENT_LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "expanded_scalar": lambda x: x.flatten()[0].expand_as(x),
     "expanded_rows": lambda x: x[:1].expand_as(x),
@@ -93,9 +93,9 @@ GRADIENT_LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def far_apart(folder: Path, rows: int, columns: int) -> Tensor:
-    """bfloat16 zeros, (rows, columns), rows 2^31 + 1 elements apart in a sparse file that takes no memory.
+    """Make (rows, columns) bfloat16 zeros whose rows are 2^31 + 1 elements apart, in a sparse file that takes no memory.
 
-    Raises: RuntimeError where there is no such file.
+    Raises: RuntimeError if such a file cannot be made.
     """
     stride = (1 << 31) + 1
     elements = (rows - 1) * stride + columns

@@ -1,4 +1,4 @@
-"""The command line, as a user meets it."""
+"""The command line as a user sees it."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def data(tmp_path_factory) -> str:
 
 @pytest.fixture
 def in_tmp_path(tmp_path, monkeypatch):
-    """Runs land in a temporary folder, and the package is found from there."""
+    """Write runs into a temporary folder from which the package can be imported."""
     monkeypatch.setenv("PYTHONPATH", str(Path(betavae_fast.__file__).parents[1]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(tmp_path)
 
 
 def fails(capfd, *arguments: str) -> str:
-    """The one line on stderr that these arguments end in, with exit code 2."""
+    """Run these arguments, which must fail with exit code 2, and return their one line on stderr."""
     with pytest.raises(SystemExit) as exit_:
         cli.main(list(arguments))
     captured = capfd.readouterr()
@@ -110,7 +110,7 @@ def test_what_was_told_and_chosen_is_written_down(in_tmp_path, capfd, data):
     assert_usable(folder, step=3)
     written = json.loads(folder.config.read_text())["config"]
     assert {name: written[name] for name in told} == told
-    assert written["batch_size"] == 64  # all there are
+    assert written["batch_size"] == 64  # all images there are
     assert load_checkpoint(folder.checkpoint).config.batch_size == 64
     assert "3 steps of 64 images on cpu in bfloat16" in capfd.readouterr().out
 
@@ -129,7 +129,7 @@ def test_ctrl_c_leaves_a_usable_run(in_tmp_path, data):
             child.send_signal(signal.SIGINT)
             _, stderr = child.communicate(timeout=PATIENCE)
         finally:
-            child.kill()  # a test that fails must not wait for a million steps
+            child.kill()  # a failing test must not wait for a million steps
     assert child.returncode == 130
     assert stderr.count("\n") == 1
     step = load_checkpoint(Path("run/checkpoint")).step
@@ -138,7 +138,7 @@ def test_ctrl_c_leaves_a_usable_run(in_tmp_path, data):
 
 
 def run_in_process(capfd, *arguments: str) -> str:
-    """What a command that succeeds prints."""
+    """Run a command that must succeed, and return its output."""
     with pytest.raises(SystemExit) as exit_:
         cli.main(list(arguments))
     captured = capfd.readouterr()
@@ -188,7 +188,7 @@ def test_a_finished_run_gets_its_summary_and_pictures_again(finished_run, capfd)
         (
             ["--resume=run", "--latent-dim=3"],
             "--latent-dim cannot be given with --resume",
-        ),  # not even the same
+        ),  # the same value is refused, too
         (["--resume=run", "--steps=0"], "steps must be at least 1, got 0"),
         (["--resume=nowhere"], "nowhere"),
         (["--resume=run/checkpoint"], "config.json: no such file"),
@@ -259,7 +259,7 @@ def test_a_loss_that_diverges_is_one_line(in_tmp_path, capfd, data):
 
 
 def test_weights_that_diverge_in_the_last_update_are_not_saved(in_tmp_path, capfd, data):
-    """The last loss is that before the update, and finite."""
+    """The last loss is computed before the update and is finite."""
     options = ["--data", data, "--batch-size=16", "--latent-dim=3", "--precision=fp32", "--out=run"]
     cli_exits("train", *options, "--steps=2")
     before = {path.name: path.read_bytes() for path in RunFolder(Path("run")).checkpoint.iterdir()}

@@ -1,4 +1,4 @@
-"""The command line in environments that are not a developer's: other encodings, variables, folders, disks."""
+"""The command line in unusual environments: other encodings, variables, folders and disks."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_pictures_that_cannot_be_drawn_end_the_run_before_it_trains(
 
 
 def fails_on(name: str) -> Callable[..., Any]:
-    """``os.replace`` on a disk that is full when a file of this name is written."""
+    """Return an ``os.replace`` for a disk that is full when a file of this name is written."""
 
     def replace(source: str, target: str) -> None:
         if name in Path(target).name:

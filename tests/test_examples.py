@@ -1,4 +1,4 @@
-"""The scripts in examples/, run as they are on small images; the loss they print must have fallen."""
+"""The scripts in examples/ run unchanged on small images, and the loss they print falls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NEEDS = {"hand_written": None, "lightning_module": "lightning", "accelerate_loop
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Squares of one size, each somewhere else."""
+    """Images of a square of one size at different places."""
     pixels = np.zeros((512, 16, 16), np.bool_)
     for image, (row, column) in zip(pixels, np.random.default_rng(0).integers(0, 10, (512, 2)), strict=True):
         image[row : row + 6, column : column + 6] = True
@@ -41,5 +41,6 @@ def test_example_trains(name: str, images: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     *_, loss = (float(number) for number in re.findall(r"loss'?:? (\d+\.\d+)", done.stdout))
-    # An untrained model's is 256 ln 2 = 177 nats; how often each pixel is on, and nothing else, leaves about 90.
+    # The loss of an untrained model is 256 ln 2 = 177 nats. A model that knows only the frequency of each pixel reaches
+    # about 90.
     assert loss < 100, done.stdout

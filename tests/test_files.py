@@ -1,4 +1,4 @@
-"""JSON that every reader takes, with nothing lost."""
+"""JSON files that every reader can read, with nothing lost."""
 
 from __future__ import annotations
 

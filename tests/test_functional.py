@@ -1,4 +1,4 @@
-"""The public functions inside torch: where noise comes from, autocast, checkpointing, compile, transforms."""
+"""The public functions inside torch: the source of the noise, autocast, checkpointing, compile, transforms."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def same(a: LatentSample, b: LatentSample) -> bool:
 
 
 def assert_gradient_belongs_to_z(z: Tensor, mu: Tensor, logvar: Tensor) -> None:
-    """∂Σz/∂log σ² = ½ σ ε = ½ (z − μ), so a backward pass that drew other noise shows."""
+    """Assert ∂Σz/∂log σ² = ½ σ ε = ½ (z − μ), which fails if backward drew other noise."""
     (gradient,) = torch.autograd.grad(z.float().sum(), logvar)
     expected = (z.detach().float() - mu.detach().float()) / 2
     torch.testing.assert_close(gradient.float(), expected, rtol=1e-4, atol=1e-5)
 
 
-# Where the noise comes from.
+# The source of the noise.
 
 
 @EVERY_BACKEND
@@ -80,7 +80,7 @@ def test_torch_manual_seed_governs_the_noise(backend: str, posterior: tuple[Tens
 
 @EVERY_BACKEND
 def test_every_backend_draws_the_same_pair(backend: str) -> None:
-    """Changing backend must not change what torch.manual_seed means."""
+    """A change of backend must not change the meaning of torch.manual_seed."""
     zero = torch.zeros(8, 5)
     torch.manual_seed(3)
     z = reparameterize(zero, zero, backend=backend)
@@ -138,7 +138,7 @@ def test_inputs_are_left_as_they_were(backend: str, posterior: tuple[Tensor, Ten
 def test_packed_parameters_give_the_bits_of_the_two_halves(
     backend: str, reduction: Any, shape: tuple[int, ...]
 ) -> None:
-    """z, KL and gradient, with a gradient for both, and for only one of the results."""
+    """The test compares z, KL and the gradient, with incoming gradients for both results and for only one."""
     packed = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
     options: Any = {"seed": 3, "reduction": reduction, "logvar_range": (-1.0, 1.0), "backend": backend}
     whole = reparameterize_kl_packed(packed, **options)
@@ -187,7 +187,7 @@ def test_backward_noise_is_forward_noise_under_checkpointing(
 
     torch.manual_seed(0)
     z = checkpoint(function, mu, logvar, use_reentrant=reentrant)
-    torch.randn(3)  # Whatever else draws between forward and backward must not matter.
+    torch.randn(3)  # Other draws between forward and backward must not matter.
     expected = (z.detach() - mu.detach()) / 2
     z.sum().backward()
     torch.testing.assert_close(logvar.grad, expected, rtol=1e-4, atol=1e-5)
@@ -195,7 +195,7 @@ def test_backward_noise_is_forward_noise_under_checkpointing(
 
 @EVERY_BACKEND
 def test_autocast_keeps_the_kl_in_float32(backend: str) -> None:
-    """bfloat16 from a linear layer, float32 from elsewhere: the wider dtype is computed in and returned."""
+    """Given bfloat16 from a linear layer and float32 from elsewhere, the op computes in and returns the wider dtype."""
     layer, x = torch.nn.Linear(6, 4), torch.randn(8, 6)
     with torch.autocast("cpu", torch.bfloat16):
         mu, logvar = layer(x), layer(x).float()
@@ -237,7 +237,7 @@ def test_second_order_terms_do_not_vanish_silently(backend: str) -> None:
 @EVERY_BACKEND
 @pytest.mark.parametrize("transform", ["vmap", "grad", "jvp", "forward_ad"])
 def test_functional_transforms_are_right_or_refused(backend: str, transform: str) -> None:
-    """A transform that went wrong silently is worse than one that raises."""
+    """A transform that goes wrong silently is worse than one that raises."""
     mu, logvar = torch.randn(4, 3), torch.randn(4, 3)
 
     def function(m: Tensor) -> Tensor:
@@ -284,7 +284,7 @@ def test_batched_gradients_are_each_gradient(backend: str) -> None:
 
 @EVERY_BACKEND
 def test_concurrent_threads_get_the_bits_of_one(backend: str) -> None:
-    """State shared between calls, such as a scratch buffer, shows when Python threads call at once."""
+    """State shared between calls, such as a scratch buffer, would be seen when Python threads call at once."""
     from concurrent.futures import ThreadPoolExecutor
 
     x = torch.randn(512, 37)
@@ -299,14 +299,14 @@ def test_concurrent_threads_get_the_bits_of_one(backend: str) -> None:
 
 
 def test_meta_tensors_give_meta_results() -> None:
-    """Shapes without data: how large models are set up."""
+    """Large models are set up with shapes and without data."""
     mu = torch.empty(6, 4, device="meta")
     z, kl = reparameterize_kl(mu, mu, reduction="sample")
     assert z.device.type == kl.device.type == "meta"
     assert z.shape == (6, 4) and kl.shape == (6,)
 
 
-# torch.compile. The captured graph runs as it is except where generated code is the point.
+# torch.compile. The captured graph runs without generated code, except in the tests of the generated code.
 
 NEEDS_COMPILER = pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
 
@@ -344,14 +344,14 @@ def assert_compiled_is_eager(
 @NEEDS_COMPILER
 @EVERY_BACKEND
 def test_compiled_gives_the_bits_of_eager(backend: str, fresh_dynamo: Any) -> None:
-    """torch.compile(fullgraph=True) with generated code, forward and backward, one shape."""
+    """The test uses torch.compile(fullgraph=True) with generated code, forward and backward, for one shape."""
     compiled = torch.compile(everything, fullgraph=True)
     assert_compiled_is_eager(compiled, 8, backend, 5, 0)
 
 
 @EVERY_BACKEND
 def test_compiled_dynamic_shapes_give_the_bits_of_eager(backend: str, fresh_dynamo: Any) -> None:
-    """One graph for all batch sizes: recompiling for each would reach the limit and, with fullgraph, fail."""
+    """One graph serves all batch sizes. Recompiling for each size would reach the limit and, with fullgraph, fail."""
     compiled = torch.compile(everything, fullgraph=True, dynamic=True, backend="aot_eager")
     for rows in (8, 3, 21, 64):
         assert_compiled_is_eager(compiled, rows, backend, torch.tensor([5, rows]), 0)
@@ -360,7 +360,7 @@ def test_compiled_dynamic_shapes_give_the_bits_of_eager(backend: str, fresh_dyna
 @pytest.mark.parametrize("backend", available_backends("cpp"))
 @pytest.mark.parametrize("varies", ["seed", "first_row", "seed tensor"])
 def test_compiled_takes_a_new_seed_or_row_every_step(backend: str, varies: str, fresh_dynamo: Any) -> None:
-    """More values than torch recompiles for."""
+    """The test uses more values than torch recompiles for."""
     compiled = torch.compile(everything, fullgraph=True, backend="aot_eager")
     for step in range(torch._dynamo.config.recompile_limit + 3):
         seed = {"seed": step * 1000 + 7, "first_row": 5, "seed tensor": torch.tensor([step, 3])}[varies]
@@ -387,7 +387,7 @@ def test_compiled_draws_anew_under_torch_manual_seed(
 
 
 def test_a_module_that_holds_the_op_can_be_exported(posterior: tuple[Tensor, Tensor]) -> None:
-    """torch.export keeps the operator whole, for any batch size."""
+    """torch.export keeps the operator as one node, for any batch size."""
 
     class Module(torch.nn.Module):
         def forward(self, mu: Tensor, logvar: Tensor) -> Tensor:
@@ -460,7 +460,7 @@ def test_likelihoods_default_to_the_batch_s_mean_and_a_scale_of_one(
 def test_a_target_of_another_floating_dtype_is_read_in_float32_or_wider(
     backend: str, likelihood: str
 ) -> None:
-    """float64 and float16 targets beside bfloat16 logits: none is rounded to bfloat16."""
+    """float64 and float16 targets with bfloat16 logits are not rounded to bfloat16."""
     g = torch.Generator().manual_seed(0)
     x, target = torch.randn(5, 6, generator=g), torch.rand(5, 6, generator=g, dtype=torch.float64)
     for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
@@ -491,7 +491,7 @@ def test_no_gradient_flows_to_a_target_and_none_is_changed(
     "shape", [(3,), (1, 1), (3, 7), (3, 8), (3, 9), (2, 3, 5, 7), (4, 1, 64, 64), (0, 5), (3, 0)], ids=str
 )
 def test_packed_bits_are_as_their_docstring_says(shape: tuple[int, ...]) -> None:
-    """Pixel p is bit p % 8 of byte p // 8, in row-major order whatever the memory format; nonzero is on."""
+    """Pixel p is bit p % 8 of byte p // 8, in row-major order whatever the memory format. A nonzero pixel is on."""
     pixels = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.5
     count = pixels.shape[1:].numel()
     for given in (pixels, pixels.float() * -0.25, pixels.byte() * 255, pixels.int() * 256, pixels.bfloat16()):
@@ -511,7 +511,7 @@ def test_packed_bits_give_what_the_pixels_give(backend: str, likelihood: str) ->
     g = torch.Generator().manual_seed(0)
     x, on = torch.randn(5, 3, 3, 3, generator=g), torch.rand(5, 3, 3, 3, generator=g) < 0.5
     rows = PackedBits.pack(on).rows
-    rows[:, -1] |= 0b11111000  # 27 pixels: five spare bits, which may be anything.
+    rows[:, -1] |= 0b11111000  # 27 pixels leave five spare bits, which may be anything.
     nll = NLLS[likelihood]
     for reduction in ("none", "sample", "batchmean", "sum"):
         options: Any = {"reduction": reduction, "backend": backend}
@@ -636,7 +636,7 @@ def assert_compiled_nll_is_eager(compiled: Any, rows: int, backend: str) -> None
 @NEEDS_COMPILER
 @pytest.mark.parametrize("backend", available_backends("cpp"))
 def test_compiled_likelihoods_give_the_bits_of_eager(backend: str, fresh_dynamo: Any) -> None:
-    """torch.compile(fullgraph=True) with generated code, forward and backward."""
+    """The test uses torch.compile(fullgraph=True) with generated code, forward and backward."""
     assert_compiled_nll_is_eager(torch.compile(every_nll, fullgraph=True), 8, backend)
 
 

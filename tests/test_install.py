@@ -1,4 +1,6 @@
-"""Builds the package as pip does, from copies of the checkout. Kernels are left out, or their compiler is a stand-in."""
+"""Builds of the package, as pip makes them, from copies of the checkout. They leave out the kernels or use a stand-in for
+the compiler.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ pytestmark = pytest.mark.skipif(
     reason="this checkout lacks the package, the installed one is tested",
 )
 
-# Each is read otherwise by the shell, by make, by ninja, in a list of headers, or in another encoding.
+# Each name is read differently by the shell, by make, by ninja, in a list of headers, or in another encoding.
 AWKWARD = [
     "a b",
     "it's",
@@ -53,7 +55,7 @@ def build() -> SimpleNamespace:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """What building needs, beside what an earlier build left."""
+    """Copy the files that a build needs, together with leftovers of an earlier build."""
     folder = tmp_path / "it's a checkout (ü) & more"
     ignored = shutil.ignore_patterns("__pycache__", "*.so", "_build.txt")
     for name in ("betavae_fast", "csrc", "tests"):
@@ -76,7 +78,7 @@ def setup_py(folder: Path, *arguments: str, **environment: str) -> subprocess.Co
 
 
 def sdist(checkout: Path) -> Path:
-    """Unpack what the checkout packs."""
+    """Build an sdist from the checkout and unpack it."""
     done = setup_py(checkout, "sdist")
     assert done.returncode == 0, done.stderr
     (archive,) = (checkout / "dist").glob("*.tar.gz")
@@ -185,7 +187,7 @@ def test_the_oldest_setuptools_is_the_same_everywhere(build: SimpleNamespace) ->
 def test_paths_are_taken_as_they_are(
     build: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Compiler, headers and libraries lie in such a folder, and the source tree is one."""
+    """The compiler, the headers and the libraries lie in folders of this name, and the source tree is one."""
     folder = tmp_path / name
     (folder / "csrc").mkdir(parents=True)
     (folder / "build").mkdir()
@@ -236,7 +238,7 @@ def test_the_compilers_first_error_is_what_is_told(
 
 
 def stand_in(folder: Path, behaviour: str) -> str:
-    """Write a compiler that does no more than ``behaviour`` and to touch its output."""
+    """Write a compiler that only does ``behaviour`` and touches its output."""
     path = folder / "a compiler"
     path.write_text(f'{behaviour}\nwhile [ $# -gt 1 ]; do [ "$1" = -o ] && : >"$2"; shift; done\n')
     path.chmod(0o755)

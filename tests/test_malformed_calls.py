@@ -1,4 +1,4 @@
-"""Thousands of malformed calls: each is refused in words that hold what was wrong, and none crashes."""
+"""Thousands of malformed calls: each is refused with a message that contains the fault, and none crashes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ BAD_DTYPES = (
     torch.float8_e5m2,
 )
 
-# A fault changes the arguments of a good call and returns what the message must hold, all of it.
+# A fault changes the arguments of a good call and returns all texts that the message must contain.
 Fault = st.SearchStrategy[tuple[dict[str, Any], tuple[str, ...]]]
 
 shapes = st.lists(st.integers(0, 6), min_size=1, max_size=4).map(tuple)
@@ -71,13 +71,13 @@ scalars = st.one_of(
 
 
 def shown(x: Any) -> str:
-    """How a message quotes a value: by its repr, of which the beginning is enough."""
+    """The beginning of a value's repr, by which a message quotes the value."""
     return repr(x)[:40]
 
 
 @st.composite
 def tensors(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, str]:
-    """A tensor that is wrong where a strided floating tensor is asked for, and the word for why."""
+    """A tensor that is wrong where a strided floating tensor is expected, and the word for the reason."""
     if draw(st.booleans()):
         bad = draw(st.sampled_from(BAD_DTYPES))
         return torch.zeros(shape).to(bad), str(bad)
@@ -228,7 +228,7 @@ def wrong_noise(draw: st.DrawFn, good: dict[str, Any]) -> tuple[dict[str, Any], 
 
 @st.composite
 def wrong_source(draw: st.DrawFn, good: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The generator, the row, or more than one source of noise."""
+    """A fault in the generator or in the row, or more than one source of noise."""
     kind = draw(st.sampled_from(["generator", "row", "negative row", "late row", "many"]))
     if kind == "generator":
         bad = draw(
@@ -263,7 +263,7 @@ CALLS_EACH = 300
 
 @st.composite
 def malformed_calls(draw: st.DrawFn, kind: str) -> tuple[str, dict[str, Any], tuple[str, ...]]:
-    """A good call with one fault: the function's name, the arguments and what the message must hold."""
+    """A good call with one fault: the function's name, the arguments, and the texts that the message must contain."""
     callers, fault = FAULTS[kind]
     name = draw(st.sampled_from(callers))
     mu = torch.zeros(draw(shapes), dtype=draw(st.sampled_from(GOOD_DTYPES)))
@@ -327,7 +327,7 @@ def wrong_bits(draw: st.DrawFn, good: dict[str, Any]) -> tuple[dict[str, Any], t
         return {"target": PackedBits(rows.to("meta"))}, ("cpu", "meta")
     if fault == "layout":
         return {"target": PackedBits(rows.to_sparse())}, ("target.rows", "sparse_coo")
-    if expected == shape:  # Bare rows are pixels 0…255 then, and good ones.
+    if expected == shape:  # Bare rows are then pixels 0…255, which are valid.
         rows = rows[:, :0] if expected[1] else rows[..., None]
     return {"target": rows}, (name, str(shape), str(tuple(rows.shape)))
 
@@ -389,7 +389,7 @@ NLL_FAULTS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any]], Fault]]]
 
 @st.composite
 def malformed_nll_calls(draw: st.DrawFn, kind: str) -> tuple[str, dict[str, Any], tuple[str, ...]]:
-    """As :func:`malformed_calls`, of a likelihood."""
+    """The same as :func:`malformed_calls` for a likelihood."""
     callers, fault = NLL_FAULTS[kind]
     name = draw(st.sampled_from(callers))
     decoded = torch.zeros(draw(shapes), dtype=draw(st.sampled_from(GOOD_DTYPES)))
@@ -405,7 +405,7 @@ def malformed_nll_calls(draw: st.DrawFn, kind: str) -> tuple[str, dict[str, Any]
 @pytest.mark.filterwarnings("ignore")  # torch warns that sparse and nested tensors are in beta.
 @pytest.mark.parametrize("kind", [*FAULTS, *NLL_FAULTS])
 def test_malformed_calls_are_refused_with_the_offending_values(kind: str) -> None:
-    """11 kinds of fault, 300 calls each; the message names the function and quotes the values."""
+    """There are 11 kinds of fault with 300 calls each. The message names the function and quotes the values."""
     calls = 0
 
     @settings(
@@ -438,7 +438,7 @@ def test_the_malformed_calls_are_2_000_at_least() -> None:
 
 @pytest.mark.parametrize("backend", available_backends())
 def test_the_good_call_beneath_the_malformed_ones_is_good(backend: str) -> None:
-    """Otherwise they would be refused for another reason."""
+    """Otherwise the malformed calls would be refused for another reason."""
     for dtype in GOOD_DTYPES:
         for shape in ((1,), (0,), (3, 2), (2, 0, 3), (6, 5, 4, 3)):
             mu = torch.zeros(shape, dtype=dtype)
@@ -459,7 +459,7 @@ def test_the_good_likelihood_beneath_the_malformed_ones_is_good(backend: str) ->
 
 @pytest.mark.parametrize("name", [*FUNCTIONS, *LIKELIHOODS])
 def test_two_arguments_are_positional_and_no_more(name: str) -> None:
-    """A seed that is taken for a reduction, or the other way round."""
+    """A seed must not be taken for a reduction, or the other way round."""
     x = torch.zeros(2, 2)
     function = {**FUNCTIONS, **LIKELIHOODS}[name]
     with pytest.raises(TypeError, match=name):
@@ -469,7 +469,7 @@ def test_two_arguments_are_positional_and_no_more(name: str) -> None:
 
 
 def raw_calls(backend: str) -> dict[str, tuple[str, tuple[Any, ...]]]:
-    """Calls of the operators beneath, which nothing checks but themselves."""
+    """Calls of the operators below the functions, which check their arguments themselves."""
     x, rng, inf = torch.zeros(4, 3), torch.zeros(2, dtype=torch.int64), math.inf
     forward = (x, x, rng, None, 0, -inf, inf, 1)
     backward = (x, torch.zeros(3), x, x, rng, None, 0, -inf, inf, 1, True, True)
@@ -522,7 +522,7 @@ def raw_calls(backend: str) -> dict[str, tuple[str, tuple[Any, ...]]]:
 
 
 def raw_likelihood_calls(backend: str) -> dict[str, tuple[str, tuple[Any, ...]]]:
-    """(decoded, target, packed, likelihood, scale, reduction), and a gradient or two before them."""
+    """Calls with (decoded, target, packed, likelihood, scale, reduction), and a gradient or two before them."""
     x, bits, reduction = torch.zeros(4, 9), torch.zeros(4, 2, dtype=torch.uint8), 4
     changes: dict[str, dict[int, Any]] = {
         "target of another shape": {1: torch.zeros(9, 4)},
@@ -590,7 +590,7 @@ def raw_likelihood_calls(backend: str) -> dict[str, tuple[str, tuple[Any, ...]]]
 
 @cache
 def raw_outcomes(backend: str) -> dict[str, str]:
-    """In a process of its own, which a segmentation fault would end alone."""
+    """Run the calls in a process of their own, so that a segmentation fault ends only that process."""
     process = fresh_process("-m", "tests.test_malformed_calls", backend)
     outcomes = dict(json.loads(line) for line in process.stdout.splitlines())
     assert process.returncode == 0, f"crashed after {list(outcomes)[-1:]}: {process.stderr}"
@@ -608,7 +608,7 @@ def main(backend: str) -> None:
     for what, (name, arguments) in raw_calls(backend).items():
         try:
             found = getattr(torch.ops.betavae_fast, name).default(*arguments)
-            # One tensor without data makes a call that computes nothing, which is no harm.
+            # A call with a tensor without data computes nothing, so it need not be refused.
             found = found if isinstance(found, tuple) else (found,)
             computed = any(x is None or x.device.type != "meta" for x in found)
             outcome = "accepted" if computed else "without data"

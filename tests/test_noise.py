@@ -1,6 +1,6 @@
-"""The noise contract: Philox words, words to normals, and what is random about them.
+"""The noise contract: Philox words, the normals made of them, and their statistics.
 
-What is expected comes from Philox written again in Python integers and from float64 mathematics.
+The expected values come from Philox written again in Python integers, and from float64 mathematics.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from betavae_fast.ops.eager import noise as eager_noise
 from tests.training.recording import Recording
 
 MASK = 0xFFFFFFFF
-PRECISION = 2e-6  # of every normal, by contract
+PRECISION = 2e-6  # largest error of a normal, by contract
 
 
 def philox4x32_10(counter: list[int], key: list[int]) -> list[int]:
-    """Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 3.3, in Python integers."""
+    """Philox by Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 3.3, in Python integers."""
     for i in range(10):
         k0, k1 = (key[0] + i * 0x9E3779B9) & MASK, (key[1] + i * 0xBB67AE85) & MASK
         high0, low0 = divmod(0xD2511F53 * counter[0], 1 << 32)
@@ -32,12 +32,12 @@ def philox4x32_10(counter: list[int], key: list[int]) -> list[int]:
 
 
 def signed(low: int, high: int) -> int:
-    """Two words as an int64 holds them."""
+    """Combine two words into the value of an int64."""
     return int.from_bytes((low | high << 32).to_bytes(8, "little"), "little", signed=True)
 
 
 def exact_normals(words: np.ndarray) -> np.ndarray:
-    """Elements 4b … 4b + 3 from the four words of each block b, in float64, by the contract's definition."""
+    """Compute elements 4b … 4b + 3 from the four words of each block b in float64, by the contract's definition."""
     a, b = words.astype(np.int64)[:, 0::2], words.astype(np.int64)[:, 1::2]
     radius = np.sqrt(-2 * np.log(((a >> 8) + 1) * 2.0**-24))
     fraction = (b >> 6) & 0xFFFFFF
@@ -68,7 +68,7 @@ def box_muller(radius_word: Tensor, angle_word: Tensor) -> tuple[Tensor, Tensor]
     return expected
 
 
-# The known answers of Random123, philox4x32 with 10 rounds: counter, key, words.
+# The known answers of Random123 for philox4x32 with 10 rounds: counter, key, words.
 KNOWN_ANSWERS = {
     "zeros": ("00000000 " * 4, "00000000 " * 2, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
     "ones": ("ffffffff " * 4, "ffffffff " * 2, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
@@ -90,7 +90,7 @@ def test_philox_gives_the_known_answers(counter: str, key: str, words: str) -> N
 
 
 def test_philox_puts_seed_stream_and_block_where_the_contract_says() -> None:
-    """A swapped half, or a product that overflows, shows on arbitrary words."""
+    """A swapped half or a product that overflows would be seen with arbitrary words."""
     words = np.random.default_rng(0).integers(0, 1 << 32, (200, 6)).tolist()
     for b0, b1, s0, s1, k0, k1 in words:
         rng = torch.tensor([signed(k0, k1), signed(s0, s1)])
@@ -98,12 +98,12 @@ def test_philox_puts_seed_stream_and_block_where_the_contract_says() -> None:
 
 
 def test_every_normal_is_within_2e_6_of_exact(threads: None) -> None:
-    """All 2²⁴ radii and all 2²⁴ angles of a quadrant, so no polynomial can be bad anywhere.
+    """The test covers all 2²⁴ radii and all 2²⁴ angles of a quadrant, so no polynomial can be bad anywhere.
 
-    A normal r·c, c a cosine or sine, errs by at most δr + r δc + its own rounding. At angle 0, where c is 1,
-    one sees the radius; where the radius is a power of two, the product is exact and one sees c.
+    The error of a normal r·c, with c a cosine or sine, is at most δr + r δc plus its own rounding.The angle 0, where c is
+    1, shows the error of the radius. A radius that is a power of two makes the product exact and shows the error of c.
     """
-    # One thread and chunks that stay in cache: five times faster than all at once.
+    # One thread with chunks that stay in the cache is five times faster than all numbers at once.
     chunks = [torch.arange(start, start + (1 << 16)) for start in range(0, 1 << 24, 1 << 16)]
     zero = torch.zeros_like(chunks[0])
     torch.set_num_threads(1)
@@ -129,7 +129,7 @@ def test_every_normal_is_within_2e_6_of_exact(threads: None) -> None:
 
 
 def test_quadrants_turn_the_angle() -> None:
-    """A wrong sign or a swapped pair in one quadrant."""
+    """The test finds a wrong sign or a swapped pair in one quadrant."""
     words = torch.from_numpy(np.random.default_rng(1).integers(0, 1 << 32, (1 << 12, 4)))
     first, second = box_muller(words[:, 0::2], words[:, 1::2])
     actual = torch.stack((first, second), -1).flatten(1).double().numpy()
@@ -138,7 +138,7 @@ def test_quadrants_turn_the_angle() -> None:
 
 @pytest.mark.parametrize("word", [0, 0xFF, MASK, MASK - 255, 0x80000000, 0x20000000, 0x1FFFFFC0, 0x3FFFFFFF])
 def test_extreme_words_give_finite_normals(word: int) -> None:
-    """u = 1 (radius 0), the smallest u (5.77) and the seams between quadrants."""
+    """The extremes are u = 1 (radius 0), the smallest u (radius 5.77) and the seams between quadrants."""
     others = np.array([0, MASK, 0x1FFFFFFF, 0x20000000, 0x7FFFFFFF, 0xC0000000, word])
     for pair in ((np.full(7, word), others), (others, np.full(7, word))):
         x, y = box_muller(*map(torch.from_numpy, pair))
@@ -149,7 +149,7 @@ def test_extreme_words_give_finite_normals(word: int) -> None:
 @pytest.mark.parametrize("first", [0, 1, 2, 3, 4, 7, 2**32 - 3, 2**33 - 1, 2**34 - 6, 2**34 + 1, 2**62 + 5])
 @pytest.mark.parametrize("count", [1, 2, 5, 23])
 def test_normals_follow_the_contract_from_any_element(first: int, count: int) -> None:
-    """A window that starts inside a block, or past where 32 bits of element or block index end."""
+    """The windows start inside a block, or where an element or block index exceeds 32 bits."""
     seed, stream = 0x123456789ABCDEF, 0xFEDCBA987654321
     actual = normals(torch.tensor([seed, stream]), first, count)
     assert actual.dtype == torch.float32 and actual.shape == (count,)
@@ -168,7 +168,7 @@ def test_normals_of_no_elements() -> None:
 def test_the_eager_backend_draws_the_contract_s_normals_in_any_number_of_threads(
     number: int, first: int, threads: None
 ) -> None:
-    """Several groups a thread, and an odd rest."""
+    """The sizes give each thread several groups and leave an odd rest."""
     torch.set_num_threads(number)
     count = 4 * 3 * max(eager_noise.BLOCKS_A_THREAD, 2 * eager_noise.BLOCKS_AT_ONCE) + 7
     assert torch.equal(
@@ -183,7 +183,7 @@ def sample() -> Tensor:
 
 
 def test_normals_have_a_standard_normal_s_moments(sample: Tensor) -> None:
-    """A scale, a shift or a lost tail."""
+    """The test finds a wrong scale, a shift or a lost tail."""
     n = sample.numel()
     # Each moment of n draws scatters by sqrt((E x^2k - (E x^k)^2) / n).
     for k, expected, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96), (5, 0, 945), (6, 15, 10170)):
@@ -192,7 +192,7 @@ def test_normals_have_a_standard_normal_s_moments(sample: Tensor) -> None:
 
 
 def test_normals_have_a_standard_normal_s_distribution(sample: Tensor) -> None:
-    """Kolmogorov and Smirnov's distance; 1.95/√n would be exceeded once in a thousand honest samples."""
+    """The Kolmogorov–Smirnov distance exceeds 1.95/√n once in a thousand correct samples."""
     n = sample.numel()
     for name, x in {"all": sample, **{f"word {j}": sample[j::4] for j in range(4)}}.items():
         cdf = torch.special.ndtr(x.sort().values)
@@ -205,7 +205,7 @@ def test_normals_have_a_standard_normal_s_distribution(sample: Tensor) -> None:
 
 
 def test_neighbouring_normals_are_independent(sample: Tensor) -> None:
-    """A pair that shares its radius must not show: neither values nor magnitudes correlate."""
+    """A pair shares its radius, which must not be seen: neither values nor magnitudes correlate."""
     for lag in (1, 2, 3, 4, 5, 8, 16, 128):
         for name, x in (("values", sample), ("squares", (sample**2 - 1) / math.sqrt(2))):
             correlation = float((x[:-lag] * x[lag:]).mean())
@@ -213,13 +213,13 @@ def test_neighbouring_normals_are_independent(sample: Tensor) -> None:
 
 
 def test_seeds_and_streams_that_differ_by_one_bit_share_nothing() -> None:
-    """Both numbers' every bit counts, and swapping them is not the same."""
+    """Every bit of both numbers matters, and so does their order."""
     n = 1 << 10
     pairs = [(0, 0), *((signed(*divmod(1 << b, 1 << 32)[::-1]), 0) for b in range(64))]
     pairs += [(s, k) for k, s in pairs[1:]] + [(3, 5), (5, 3)]
     x = torch.stack([normals(torch.tensor(pair), 0, n) for pair in pairs]).double()
     correlation = (x @ x.T / n).fill_diagonal_(0)
-    # The largest of 8,515 honest correlations stays below 5 / sqrt(n) 199 times in 200.
+    # The largest of 8,515 correct correlations stays below 5 / sqrt(n) 199 times in 200.
     assert float(correlation.abs().max()) < 5 / math.sqrt(n)
     assert x.unique().numel() > 0.99 * x.numel()
 
@@ -241,14 +241,14 @@ def test_an_int_seed_is_its_64_bits_with_stream_0(seed: int, stored: int) -> Non
 
 
 def test_an_int_seed_needs_nothing_that_a_cuda_graph_cannot_hold() -> None:
-    """A copy from the host's memory is such a thing, and a GPU's stream would stop for it, too."""
+    """A graph cannot hold a copy from the host's memory, for which the stream of a GPU would stop, too."""
     moments = torch.zeros(4, 3)
     with Recording():
         reparameterize_kl(moments, moments, seed=7)
 
 
 def test_a_seed_tensor_is_passed_on_unread() -> None:
-    """A copy would freeze what a CUDA graph's replay must read again."""
+    """A copy would freeze the value that each replay of a CUDA graph must read."""
     pair = torch.tensor([1, 2])
     assert make_rng("cpu", seed=pair) is pair
 

@@ -1,4 +1,4 @@
-"""What a process may have of the machine's memory."""
+"""The memory of the machine that a process may use."""
 
 from __future__ import annotations
 
