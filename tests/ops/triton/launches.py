@@ -26,7 +26,7 @@ _LATENTS = (
 )
 _IMAGES = ((9,), (300, 1), (5, 9), (64, 784), (3, 1300), (1 << 22, 784), (2, 3, 5, 7), (16, 3, 64, 64))
 # The last has more channels than a grid's second axis is long.
-_BATCHES = ((2, 1), (3, 33), (130, 7), (300, 10), (5000, 10), (3, 70_000))
+_BATCHES = ((2, 1), (3, 33), (130, 7), (300, 10), (700, 10), (5000, 10), (3, 70_000))
 
 # One tile and several, runs of 1, 2, 4 and 8 channels or pixels, and more than 2³¹ elements.
 _HIDDEN = (
