@@ -178,7 +178,7 @@ class Parts(NamedTuple):
 
 
 def mixture_weights(batch: int, dataset_size: int, estimator: str) -> Array:
-    """The weights w_ij of the aggregated posterior for all samples, one by one, as the paper's appendix C defines them."""
+    """The weights w_ij of the aggregated posterior for all samples, one by one, as defined in the paper's appendix C."""
     n, others = np.longdouble(dataset_size), np.longdouble(batch - 1)
     weights = np.empty((batch, batch), np.longdouble)
     for i in range(batch):

@@ -1,4 +1,4 @@
-"""The full rendered set, made once for these tests (seconds), in a cache of its own."""
+"""The full rendered set, made once for these tests within seconds, in a cache of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from betavae_fast.data import DSprites, load_dataset, sprites
 
 class Rendered(NamedTuple):
     cache: Path
-    digest: str  # of the images, as they were when they had just been rendered
+    digest: str  # digest of the images just after they were rendered
 
 
 def digest(dataset: DSprites) -> str:
@@ -33,9 +33,9 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rendered]:
     shutil.rmtree(folder)  # pytest would keep the 377 MB of its last three runs
 
 
-@pytest.fixture(scope="package")  # The tests after these have its 377 MB again.
+@pytest.fixture(scope="package")  # Package scope frees its 377 MB for the tests that follow.
 def dsprites(rendered: Rendered) -> DSprites:
-    """The set as it is read from its cache."""
+    """The set as read from its cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sprites, "render", None)
         dataset = load_dataset("dsprites", cache_dir=rendered.cache, progress=False)

@@ -1,4 +1,4 @@
-"""PNG, TIFF and PNM files of every layout, written byte by byte: Pillow writes few of those that it reads."""
+"""Writers of image files in every layout, byte by byte, because Pillow writes few of the layouts that it reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHORT, _LONG = 3, 4  # types of TIFF
 
 
 def exif(orientation: int) -> bytes:
-    """EXIF data that hold an orientation alone."""
+    """Make EXIF data that hold only an orientation."""
     return b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, _SHORT, 1, orientation, 0, 0)
 
 
@@ -26,7 +26,7 @@ def png(
     interlace: bool,
     chunks: Iterable[tuple[bytes, bytes]] = (),
 ) -> bytes:
-    """A PNG of (H, W, C) samples. `chunks` go before the pixels."""
+    """Make a PNG of (H, W, C) samples. `chunks` go before the pixels."""
     height, width, _ = samples.shape
 
     def chunk(name: bytes, content: bytes) -> bytes:
@@ -41,7 +41,7 @@ def png(
 
 
 def packed(samples: np.ndarray, bits: int, order: str) -> bytes:
-    """A row of samples, in so many bits each, the last byte filled up with zeros."""
+    """Pack a row of samples into so many bits each, and fill the last byte with zeros."""
     if samples.dtype.kind == "u" and bits != 8 * samples.itemsize:
         each = (samples.reshape(-1, 1).astype(np.uint32) >> np.arange(bits - 1, -1, -1)) & 1
         return np.packbits(each.astype(np.uint8).reshape(-1)).tobytes()
@@ -58,7 +58,7 @@ def tiff(
     deflate: bool = False,
     tags: Mapping[int, Sequence[int]] | None = None,
 ) -> bytes:
-    """A TIFF of (H, W, C) samples in one strip, or one for each channel; of floats and signed integers by their dtype."""
+    """Make a TIFF of (H, W, C) samples, in one strip or one for each channel; the dtype marks floats and signs."""
     height, width, channels = samples.shape
     planes = [samples[..., channel] for channel in range(channels)] if planar else [samples]
     strips = [b"".join(packed(row, bits, order) for row in plane) for plane in planes]
@@ -93,7 +93,7 @@ def tiff(
 
 
 def pnm(samples: np.ndarray, maximum: int, *, plain: bool) -> bytes:
-    """A PGM or PPM of (H, W, 1 or 3) samples, in digits if ``plain``."""
+    """Make a PGM or PPM of (H, W, 1 or 3) samples, in digits if ``plain``."""
     height, width, channels = samples.shape
     magic = {(1, True): 2, (3, True): 3, (1, False): 5, (3, False): 6}[channels, plain]
     header = f"P{magic}\n# {width}\n{width} {height}\n{maximum}\n".encode()
@@ -103,7 +103,7 @@ def pnm(samples: np.ndarray, maximum: int, *, plain: bool) -> bytes:
 
 
 def bmp(pixels: np.ndarray, masks: Sequence[int]) -> bytes:
-    """A BMP of (H, W) pixels of 16 bits, in which the three masks find the colours."""
+    """Make a BMP of (H, W) pixels of 16 bits, whose colours are under three masks."""
     height, width = pixels.shape
     rows = [row.astype("<u2").tobytes() + bytes(2 * (width % 2)) for row in pixels[::-1]]
     info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 16, 3, 0, 0, 0, 0, 0) + struct.pack(
@@ -113,7 +113,7 @@ def bmp(pixels: np.ndarray, masks: Sequence[int]) -> bytes:
 
 
 def dds(pixels: np.ndarray, masks: Sequence[int]) -> bytes:
-    """A DDS of (H, W) unsigned pixels, in which three or four masks find the channels."""
+    """Make a DDS of (H, W) unsigned pixels, whose channels are under three or four masks."""
     height, width = pixels.shape
     alpha = len(masks) == 4
     layout = struct.pack("<3I", 0x1 | 0x2 | 0x4 | 0x1000, height, width) + bytes(4 * 14)
@@ -123,10 +123,10 @@ def dds(pixels: np.ndarray, masks: Sequence[int]) -> bytes:
 
 
 def tga(pixels: np.ndarray, kind: int, opacity_bits: int, entries: np.ndarray | None = None) -> bytes:
-    """A TGA of (H, W) unsigned pixels whose first row is the upper one, with entries of 16 bits as its palette if any.
+    """Make a TGA of (H, W) unsigned pixels, the upper row first, with a palette of 16-bit entries if any.
 
     Args:
-        kind: 1 with a palette, 2 of colours, 3 of greys.
+        kind: 1 with a palette, 2 with colours, 3 with greys.
     """
     height, width = pixels.shape
     palette = b"" if entries is None else entries.astype("<u2").tobytes()

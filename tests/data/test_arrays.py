@@ -1,4 +1,4 @@
-"""npy and npz files: every accepted form gives the same images, and every other is refused."""
+"""npy and npz files: every accepted form gives the same images, and every other form is refused."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_flipped_bits_are_refused_or_harmless(
     else:
         np.save(buffer, BYTES)
     content = bytearray(buffer.getvalue())
-    # The start of both files is their headers, where a flip does most.
+    # Both files start with their headers, where a flipped bit does the most harm.
     position = data.draw(st.integers(0, 200) | st.integers(0, len(content) - 1))
     content[min(position, len(content) - 1)] ^= 1 << data.draw(st.integers(0, 7))
     path = tmp_path_factory.getbasetemp() / f"flipped.{'npz' if compressed else 'npy'}"

@@ -1,4 +1,4 @@
-"""Packing and unpacking, against NumPy's own bit functions."""
+"""Packing and unpacking of bits, compared with NumPy's bit functions."""
 
 from __future__ import annotations
 

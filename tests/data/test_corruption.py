@@ -1,4 +1,4 @@
-"""A thousand random damages to each kind of data file: named in one line, or without effect."""
+"""A thousand random damages to each kind of data file: each is named in one line or has no effect."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def write_idx_gz(folder: Path) -> Path:
 def write_png(folder: Path) -> Path:
     path = folder / "images" / "a.png"
     path.parent.mkdir()
-    # Few bytes that unfold to many: here decoding alone lets some flips pass.
+    # Few bytes unfold to many, and some flips pass the decoding.
     Image.fromarray((2 * np.add.outer(np.arange(64), np.arange(64))).astype(np.uint8)).save(path)
     return path
 
@@ -74,14 +74,14 @@ def write_dsprites(folder: Path) -> Path:
 
 @pytest.fixture
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The small archive of `write_dsprites` is taken for the published file."""
+    """Make the package take the small archive of `write_dsprites` for the published file."""
     monkeypatch.setattr(module, "PUBLISHED_BLOB_ID", git_blob_id(write_dsprites(tmp_path)))
     monkeypatch.setattr(module, "FACTOR_VALUES", tuple(map(torch.from_numpy, VALUES)))
     monkeypatch.setenv("BETAVAE_FAST_CACHE", str(tmp_path / "cache"))
 
 
 WRITERS: dict[Callable[[Path], Path], bool] = {
-    # Whether the form has checksums, so that no flip may change a pixel unnoticed.
+    # For each form: whether it has checksums, so that no flip may change a pixel unnoticed.
     write_npy: False,
     write_npz: True,
     write_compressed_npz: True,
@@ -93,10 +93,10 @@ WRITERS: dict[Callable[[Path], Path], bool] = {
 
 
 def load(path: Path) -> ImageDataset | None:
-    """The data set, or None if it was refused as it should be: in one line that names the file."""
+    """Load the data set. None if it was refused correctly, in one line that names the file."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of NumPy, about odd headers
+            warnings.simplefilter("ignore")  # NumPy warns about odd headers
             return load_dataset(path.parent if path.suffix == ".png" else path, progress=False)
     except DatasetError as error:
         assert str(path) in str(error)
@@ -105,7 +105,7 @@ def load(path: Path) -> ImageDataset | None:
 
 
 def flipped(whole: bytes, generator: random.Random) -> bytes:
-    """``whole`` with one bit changed: anywhere, or, every other time, where the headers are."""
+    """Return ``whole`` with one bit changed: every other time in the headers, otherwise anywhere."""
     ends = [*range(min(200, len(whole))), *range(max(0, len(whole) - 200), len(whole))]
     position = generator.choice((generator.choice(ends), generator.randrange(len(whole))))
     damaged = bytearray(whole)
@@ -142,7 +142,7 @@ def test_a_file_cut_short_or_gone_on_with_is_named(tmp_path: Path, write: Callab
     for length in (0, 1, 10, len(whole) - 1, *(generator.randrange(len(whole)) for _ in range(100))):
         path.write_bytes(whole[:length])
         found = load(path)
-        # What a PNG ends in carries no pixels.
+        # The end of a PNG carries no pixels.
         assert found is None or (path.suffix == ".png" and torch.equal(found.store, intact.store)), length
     path.write_bytes(whole + bytes(7))
     found = load(path)
@@ -150,7 +150,7 @@ def test_a_file_cut_short_or_gone_on_with_is_named(tmp_path: Path, write: Callab
 
 
 class Bomb:
-    """Does harm when unpickled."""
+    """An object that does harm when unpickled."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.mkdir, ("unpickled",)
@@ -163,7 +163,7 @@ def zipped(folder: Path) -> bytes:
 
 
 def promising(shape: str) -> bytes:
-    """An npy file whose header says it has this shape."""
+    """Make an npy file whose header claims this shape."""
     header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + bytes(100)
 

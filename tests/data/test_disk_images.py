@@ -123,12 +123,12 @@ print(len(dataset), dataset.identity.checksum, state.step)
     not sys.platform.startswith("linux"), reason="sparse files and RLIMIT_AS as Linux has them"
 )
 def test_a_set_larger_than_memory_trains_from_disk(tmp_path: Path) -> None:
-    """30 GB in a process that may have 8 GB of address space."""
+    """The set has 30 GB, and the process may have 8 GB of address space."""
     path, shape = tmp_path / "large.npy", (LARGE // (3 * 64 * 64), 64, 64, 3)
     with open(path, "wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         start = file.tell()
-        file.write(bytes(range(200, 256)) * 100)  # grey: the first image tells that the set is not binary
+        file.write(bytes(range(200, 256)) * 100)  # grey, so the first image shows that the set is not binary
         file.truncate(start + shape[0] * 3 * 64 * 64)  # the rest is a hole
     done = subprocess.run(
         [sys.executable, "-c", TRAIN, str(path)],

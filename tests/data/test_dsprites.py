@@ -34,7 +34,7 @@ IMAGES = np.random.default_rng(0).integers(0, 2, (COUNT, 64, 64), dtype=np.uint8
 
 
 class Bomb:
-    """Does harm when unpickled."""
+    """An object that does harm when unpickled."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.mkdir, ("unpickled",)
@@ -53,7 +53,7 @@ def write_archive(path: Path, **changes: np.ndarray) -> Path:
 
 @pytest.fixture
 def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small archive in the published layout, which the package is made to take for the published one."""
+    """Write a small archive in the published layout, and make the package take it for the published one."""
     monkeypatch.chdir(tmp_path)
     path = write_archive(tmp_path / PUBLISHED_NAME)
     monkeypatch.setattr(module, "PUBLISHED_BLOB_ID", git_blob_id(path))
@@ -80,7 +80,7 @@ def test_reading_the_published_layout_never_unpickles(archive: Path, tmp_path: P
     assert not Path("unpickled").exists()
     with np.load(archive, allow_pickle=True) as content, pytest.raises(FileExistsError):
         Path("unpickled").mkdir()
-        content["metadata"]  # the bomb is live: the check above means something
+        content["metadata"]  # the bomb works, so the check above means something
 
 
 def test_published_images_are_unpacked_once(

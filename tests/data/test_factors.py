@@ -1,4 +1,4 @@
-"""Factors to index and back, on dSprites' grid."""
+"""Conversion of factors to an index and back, on the grid of dSprites."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from PIL import Image
 from betavae_fast import system_memory
 from betavae_fast.data import DatasetError, load_dataset
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* (left out|colour in) ")  # `told` is what looks at them
+pytestmark = pytest.mark.filterwarnings("ignore:.* (left out|colour in) ")  # `told` checks these warnings
 
 
 def save(path: Path, array: np.ndarray, **options: Any) -> None:
@@ -36,7 +36,7 @@ def test_images_are_found_below_the_folder_and_ordered_by_path(tmp_path: Path) -
     (tmp_path / "notes.txt").write_text("not an image")
     found = pixels(tmp_path)
     assert found.shape == (4, 1, 64, 64)
-    assert found[:, 0, 0, 0].tolist() == [2, 1, 4, 3]  # a/10.png, a/2.png, a.png, b.PNG: folder by folder
+    assert found[:, 0, 0, 0].tolist() == [2, 1, 4, 3]  # a/10.png, a/2.png, a.png, b.PNG, folder by folder
 
 
 def test_pixels_of_the_right_size_are_untouched(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_wide_and_tall_images_lose_their_ends(tmp_path: Path) -> None:
     save(tmp_path / "b.png", wide.T.copy())
     found = pixels(tmp_path, image_size=16)
     assert found.shape == (2, 1, 16, 16)
-    # The outermost pixels mix in a little of what was cut off: the filter looks past the edge.
+    # The outermost pixels mix in a little of the part that was cut off, because the filter looks past the edge.
     assert (found[:, :, 1:-1, 1:-1] >= 198).all()
     assert (found > 150).all()
 
@@ -117,7 +117,7 @@ def coloured(side: int = 8) -> np.ndarray:
 
 
 def told(folder: Path, **options: Any) -> list[str]:
-    """What loading a folder warns of."""
+    """Load a folder, and return its warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         load_dataset(folder, progress=False, **options)
@@ -125,7 +125,7 @@ def told(folder: Path, **options: Any) -> list[str]:
     return [str(warning.message) for warning in caught]
 
 
-# Which files there are.
+# Selection of the files.
 
 
 def test_linked_folders_are_followed(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_the_pictures_of_a_run_are_no_data(tmp_path: Path, beside: str) -> None:
     run = tmp_path / "runs" / "first"
     save(run / "pictures" / "reconstructions.png", coloured())
     (run / "config.json").write_text("{}")
-    assert len(pixels(tmp_path)) == 2  # a folder with a config.json may be anything
+    assert len(pixels(tmp_path)) == 2  # a folder with only a config.json may be anything
     (run / beside).parent.mkdir(exist_ok=True)
     (run / beside).write_text("{}")
     assert told(tmp_path) == [f"{tmp_path}: left out 1 run folder (runs/first)"]
@@ -214,7 +214,7 @@ def test_what_needs_another_program_or_is_no_picture_is_not_opened(tmp_path: Pat
     for name in ("b.eps", "c.ps", "d.mpg", "e.h5", "f.fits", "g.wmf", "h.grib"):
         (tmp_path / name).write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
     assert "left out 7 files" in told(tmp_path)[0]
-    (tmp_path / "b.eps").rename(tmp_path / "b.png")  # nor by another name
+    (tmp_path / "b.eps").rename(tmp_path / "b.png")  # also refused under another name
     with pytest.raises(DatasetError, match=r"b\.png: not an image"):
         load_dataset(tmp_path, progress=False)
 
@@ -240,7 +240,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: py
         load_dataset(tmp_path, progress=False)
 
 
-# Grey or coloured.
+# Grey or coloured images.
 
 
 def test_one_coloured_file_makes_all_rgb_and_it_is_said(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_one_coloured_file_makes_all_rgb_and_it_is_said(tmp_path: Path) -> None:
     [
         ([(0, 0, 0), (9, 9, 9)], None, 1),
         ([(0, 0, 0), (9, 9, 8)], None, 3),
-        ([(255, 0, 255), (9, 9, 9)], 0, 1),  # the colour that stands for nothing
+        ([(255, 0, 255), (9, 9, 9)], 0, 1),  # the colour that means transparent
     ],
 )
 @pytest.mark.parametrize("suffix", ["png", "gif"])
@@ -288,7 +288,7 @@ def test_hidden_colours_stay_hidden(tmp_path: Path) -> None:
     found = pixels(tmp_path)[0]
     assert np.array_equal(found[:, 16:48, 16:48], rgba[16:48, 16:48, :3].transpose(2, 0, 1))
     assert found[:, :16].max() == found[:, 48:].max() == 0
-    # Composed before it is made smaller: what is hidden does not leak over the edge.
+    # The image is composed before it is made smaller, so hidden colours do not leak over the edge.
     rgba[..., :3] = np.where(rgba[..., 3:] > 0, 100, 255)
     save(tmp_path / "a.png", rgba)
     assert pixels(tmp_path, image_size=9).max() <= 100 * 1.1

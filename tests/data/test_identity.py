@@ -1,4 +1,4 @@
-"""The identity of a data set: equal for equal images, however they are stored, and another for any other."""
+"""The identity of a data set: the same for equal images, however they are stored, and different for other images."""
 
 from __future__ import annotations
 

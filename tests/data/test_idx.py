@@ -1,4 +1,4 @@
-"""idx files, whole and corrupt, and where the named sets are looked for."""
+"""idx files, whole and corrupt, and the places where the named sets are looked for."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_gz(path: Path, content: bytes) -> Path:
 
 @pytest.fixture
 def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A machine where no data set is installed and whose only server is a folder of it."""
+    """A machine without installed data sets, whose only server is one of its folders."""
     monkeypatch.chdir(tmp_path)
     real = idx.find_images_file
     monkeypatch.setattr(
@@ -65,7 +65,7 @@ def test_images_get_a_border_up_to_32(tmp_path: Path, name: str) -> None:
 
 def test_image_size_28_is_the_file_as_it_is(tmp_path: Path) -> None:
     write_gz(tmp_path / "train-images-idx3-ubyte.gz", idx_bytes())
-    dataset = load_dataset(tmp_path, image_size=28)  # the folder it is in will do
+    dataset = load_dataset(tmp_path, image_size=28)  # the folder of the file works, too
     assert np.array_equal(dataset.gather(torch.arange(5))[:, 0].numpy(), PIXELS)
     with pytest.raises(ValueError, match="28×28, got 16"):
         load_dataset(tmp_path, image_size=16)
@@ -173,7 +173,7 @@ def test_named_set_is_taken_from_where_it_lies(nowhere: Path) -> None:
 def test_named_set_is_downloaded_once(nowhere: Path) -> None:
     for _ in range(2):
         assert len(load_dataset("mnist", cache_dir=nowhere / "cache", progress=False)) == 5
-        (nowhere / "server" / "images.gz").unlink(missing_ok=True)  # the second time there is no server
+        (nowhere / "server" / "images.gz").unlink(missing_ok=True)  # there is no server the second time
     assert (nowhere / "cache" / "mnist" / "train-images-idx3-ubyte.gz").exists()
 
 
@@ -205,5 +205,5 @@ def test_installed_fashion_mnist_loads() -> None:
         pytest.skip("Debian's dataset-fashion-mnist is not installed")
     dataset = load_dataset("fashion-mnist", progress=False)
     assert (len(dataset), dataset.image_shape) == (60000, (1, 32, 32))
-    # The mean training pixel of Fashion-MNIST is 72.94 of 255 (0.2860), before the border.
+    # The mean training pixel of Fashion-MNIST is 72.94 of 255 (0.2860), before the border is added.
     assert dataset.mean_image().double().sum().item() / 28**2 == pytest.approx(0.2860, abs=1e-4)

@@ -1,10 +1,10 @@
-"""Files of every mode, format, depth and size that Pillow reads: each is read right, or refused by name.
+"""Files of every mode, format, depth and size that Pillow reads: each is read correctly or refused by name.
 
-The expectation shares no code with the loader: it is computed in float64 from the samples that were written, or from
-those that Pillow decodes where a file holds no others (JPEG, AVIF, lossy WebP). Only its resizing is Pillow's, of
+The expectation shares no code with the loader. It is computed in float64 from the samples that were written or, where a
+file does not hold them (JPEG, AVIF, lossy WebP), from those that Pillow decodes. Only the resizing is Pillow's, on
 floating-point images, which clips nothing on the way.
 
-``python -m tests.data.test_image_modes 3000`` runs as many examples and counts what became of them.
+``python -m tests.data.test_image_modes 3000`` runs as many examples and counts the outcomes.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda image: np.rot90(image, 2).swapaxes(0, 1),
     8: lambda image: np.rot90(image, 1),
 }
-READS_ALL = int(PIL.__version__.partition(".")[0]) >= 13  # earlier ones read fewer kinds of TIFF
-ROUNDING = 0.501  # of the one rounding to 8 bits, and of float32
+READS_ALL = int(PIL.__version__.partition(".")[0]) >= 13  # earlier versions read fewer kinds of TIFF
+ROUNDING = 0.501  # error of the one rounding to 8 bits, and of float32
 
 
 @dataclass
 class Picture:
-    """A file, and how it should be read.
+    """A file and its expected reading.
 
     Attributes:
-        content: the file; `suffix` its name's.
-        truth: its pixels as stored, (H, W, 1 or 3) from 0 to 255, composed onto black; None if it must be refused.
-        refused: what the refusal says.
-        coloured: whether the file's header tells of colour.
-        decoded: whether the truth is what Pillow decodes, not what was written.
-        orientation: how it is to be turned.
+        content: the bytes of the file; `suffix` is the suffix of its name.
+        truth: the stored pixels, (H, W, 1 or 3) from 0 to 255, composed onto black; None if the file must be refused.
+        refused: the text of the refusal.
+        coloured: whether the file's header declares colour.
+        decoded: whether the truth is what Pillow decodes, instead of what was written.
+        orientation: the EXIF orientation by which the image is turned.
     """
 
     content: bytes
@@ -69,7 +69,7 @@ class Picture:
 
 @dataclass
 class Source:
-    """Where a picture's size and samples come from."""
+    """The source of a picture's size and samples."""
 
     height: int
     width: int
@@ -82,7 +82,7 @@ class Source:
         self.rng = np.random.default_rng(self.seed)
 
     def samples(self, channels: int, top: int = 255) -> np.ndarray:
-        """(H, W, C) whole numbers from 0 to `top`."""
+        """Draw (H, W, C) whole numbers from 0 to `top`."""
         shape = self.height, self.width, channels
         if self.content == "extremes":
             return self.rng.integers(0, 2, shape) * top
@@ -98,7 +98,7 @@ class Source:
 
 
 def over_black(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Colours on a scale of 255 under opacity from 0 to 1."""
+    """Compose colours on a scale of 255 onto black, with opacity from 0 to 1."""
     return colours.astype(np.float64) * alpha
 
 
@@ -113,7 +113,7 @@ def rgb_of_ycbcr(samples: np.ndarray) -> np.ndarray:
 
 
 def rgb_of_lab(samples: np.ndarray) -> np.ndarray:
-    """Of CIELAB in 8 bits (a* and b* signed) for D50; colours outside sRGB are clipped."""
+    """Convert CIELAB in 8 bits (a* and b* signed) for D50 to sRGB. Colours outside sRGB are clipped."""
     lightness, a, b = samples[..., 0] * 100 / 255, *np.moveaxis((samples[..., 1:] + 128) % 256 - 128.0, 2, 0)
     fy = (lightness + 16) / 116
     f = np.stack((fy + a / 500, fy, fy - b / 200), axis=-1)
@@ -128,7 +128,7 @@ def rgb_of_lab(samples: np.ndarray) -> np.ndarray:
 
 
 def saved(image: Image.Image, source: Source, suffix: str, **options: Any) -> Picture:
-    """What Pillow writes, with an orientation and other metadata where the format has them."""
+    """The file that Pillow writes, with an orientation and other metadata where the format has them."""
     orientation = 1
     if suffix in (".png", ".apng", ".webp", ".tif", ".jpg", ".avif"):
         orientation = source.orientation
@@ -148,13 +148,13 @@ def saved(image: Image.Image, source: Source, suffix: str, **options: Any) -> Pi
 
 
 def as_image(samples: np.ndarray, mode: str) -> Image.Image:
-    """(H, W, C) samples of 8 bits as an image of this mode, without a conversion."""
+    """Make an image of this mode from (H, W, C) samples of 8 bits, without a conversion."""
     height, width, _ = samples.shape
     return Image.frombytes(mode, (width, height), samples.astype(np.uint8).tobytes())
 
 
 def as_decoded(picture: Picture) -> np.ndarray:
-    """The truth of a file that holds no other samples than those that its decoder makes."""
+    """The truth of a file whose only samples are those that its decoder makes."""
     with Image.open(BytesIO(picture.content)) as image:
         image.load()
         samples = np.asarray(image).reshape(image.height, image.width, -1)
@@ -164,7 +164,7 @@ def as_decoded(picture: Picture) -> np.ndarray:
     return over_black(samples[..., :3], samples[..., 3:] / 255) if mode == "RGBA" else samples
 
 
-# What Pillow writes, without loss.
+# Files that Pillow writes without loss.
 
 LOSSLESS = {
     ".apng": ("1", "L", "LA", "P", "RGB", "RGBA"),
@@ -205,7 +205,7 @@ def pillow_lossless(source: Source) -> Picture:
     options = OPTIONS.get(suffix, lambda _: {})(source)
     if suffix == ".ico":
         options = {"sizes": [(source.width, source.height)]}
-        if mode == "RGBA":  # of the others Pillow writes a mask that is not padded
+        if mode == "RGBA":  # for other modes Pillow writes a mask without padding
             options["bitmap_format"] = source.pick("png", "bmp")
     if mode in ("P", "PA"):
         return pillow_palette(source, suffix, mode, options)
@@ -223,7 +223,7 @@ def pillow_lossless(source: Source) -> Picture:
     }.get(mode, lambda: samples[..., : 1 if mode == "L" else 3])()
     picture.coloured = picture.truth.shape[2] == 3
     if suffix == ".tif" and mode == "YCbCr" and options["compression"] != "raw":
-        # libtiff makes RGB of it as it decodes, and Pillow turns a TIFF.
+        # libtiff decodes it to RGB, and Pillow turns a TIFF upright.
         picture.truth, picture.decoded, picture.orientation = as_decoded(picture), True, 1
     return picture
 
@@ -252,13 +252,13 @@ def pillow_palette(source: Source, suffix: str, mode: str, options: dict[str, An
     opacity = opacity / 255 if mode == "PA" else alpha[index[..., 0]]
     picture.truth = over_black(entries[index[..., 0]], opacity)
     visible = (entries != entries[:, :1]).any(1) & (alpha[:, 0] > 0)
-    picture.coloured = bool(visible.any()) or suffix == ".blp"  # which Pillow opens as RGB
+    picture.coloured = bool(visible.any()) or suffix == ".blp"  # Pillow opens BLP as RGB
     if not picture.coloured:
         picture.truth = picture.truth[..., :1]
     return picture
 
 
-# Pixels of 16 bits and of floats, as Pillow writes them.
+# Pixels of 16 bits and of floats, written by Pillow.
 
 
 def pillow_deep(source: Source) -> Picture:
@@ -352,7 +352,7 @@ def raw_tiff(source: Source) -> Picture:
     if kind == "palette":
         bits = source.pick(1, 2, 4, 8)
     if bits == 12:
-        order = "<"  # which Pillow wants
+        order = "<"  # Pillow needs this order
     if bits == 16 and kind == "white is zero":
         order = "<"
     top = (1 << bits) - 1
@@ -369,7 +369,7 @@ def raw_tiff(source: Source) -> Picture:
     scaled = samples / top * 255
     picture = Picture(b"", ".tif", orientation=tags.get(ORIENTATION, [1])[0], coloured=channels > 2)
     if kind == "palette":
-        unit = source.pick(257, 1)  # some programs write 8 bits where TIFF has 16
+        unit = source.pick(257, 1)  # some programs write 8 bits here, where TIFF has 16
         entries = source.rng.integers(0, 256, (top + 1, 3))
         entries[0] = 255, 0, 128
         tags[320] = (entries.T.reshape(-1) * unit).tolist()
@@ -418,7 +418,7 @@ def raw_pnm(source: Source) -> Picture:
 
 
 def few_bits(source: Source) -> Picture:
-    """Pixels of 16 bits for all channels, and TGA files, in which the header says whether there is opacity."""
+    """Pixels of 16 bits for all channels, and TGA files, whose header says whether there is opacity."""
     kind, widths = source.pick(
         ("bmp", (5, 5, 5)),
         ("bmp", (5, 6, 5)),
@@ -433,7 +433,7 @@ def few_bits(source: Source) -> Picture:
     samples = np.rint(source.samples(len(widths)) / 255 * tops).astype(np.int64)
     if kind == "tga palette":
         samples = np.rint(source.rng.random((256, len(widths))) * tops).astype(np.int64)
-    # Red is above green and green above blue; opacity is on top.
+    # The bits of red are above those of green, which are above those of blue; opacity has the highest bits.
     shifts = np.array([widths[1] + widths[2], widths[2], 0, sum(widths[:3])])[: len(widths)]
     pixels = (samples << shifts).sum(-1).astype(np.uint16 if sum(widths) <= 16 else np.uint32)
     masks = (tops << shifts).tolist()
@@ -447,7 +447,7 @@ def few_bits(source: Source) -> Picture:
             picture.truth, picture.refused = None, "10 bits a channel"
         return picture
     if widths[3] == 1:
-        alpha = 1 - alpha  # a set bit is a hole
+        alpha = 1 - alpha  # a set bit means transparent
     if kind == "tga palette":
         index = source.samples(1)[..., 0]
         content = tga(index.astype(np.uint8), 1, 0, pixels)
@@ -461,7 +461,7 @@ def few_bits(source: Source) -> Picture:
 
 
 def refused(source: Source) -> Picture:
-    """Pixels of which nothing says what is white, or of which Pillow loses bits."""
+    """Pixels for which nothing defines white, or of which Pillow loses bits."""
     kind = source.pick(
         *("int8", "int16", "uint32", "int32", "over 1", "under 0", "NaN", "planes", "subsampled", "pillow I"),
         *("premultiplied planes", "SGI", "deep JPEG 2000", "uneven JPEG 2000", "grey TGA", "cut PCX"),
@@ -503,7 +503,7 @@ def refused(source: Source) -> Picture:
         return picture
     if kind in ("deep JPEG 2000", "uneven JPEG 2000"):
         picture = saved(as_image(source.samples(3), "RGB"), source, ".j2k")
-        depths = bytearray(picture.content)  # one byte of three for each channel, in the first segment
+        depths = bytearray(picture.content)  # the first segment has three bytes for each channel
         depths[42:51:3] = b"\x0b\x0b\x0b" if kind == "deep JPEG 2000" else b"\x07\x05\x07"
         return Picture(
             bytes(depths),
@@ -521,7 +521,7 @@ def refused(source: Source) -> Picture:
 
 
 def lossy(source: Source) -> Picture:
-    """Compressed with losses."""
+    """Files compressed with losses."""
     suffix, mode = source.pick(
         (".jpg", "L"),
         (".jpg", "RGB"),
@@ -550,7 +550,7 @@ SOURCES = st.builds(
     content=st.sampled_from(["noise", "extremes", "ramp", "flat"]),
     seed=st.integers(0, 2**32 - 1),
 )
-# Twice as often those with more to them.
+# The kinds with more variants are drawn twice as often.
 CASES = st.tuples(
     st.sampled_from([*KINDS, pillow_lossless, pillow_lossless, raw_png, raw_tiff]),
     SOURCES,
@@ -560,7 +560,7 @@ CASES = st.tuples(
 
 
 def expected(picture: Picture, size: int, channels: int) -> np.ndarray:
-    """The picture as it should be read, (C, S, S), not rounded."""
+    """The expected reading of the picture, (C, S, S), not rounded."""
     assert picture.truth is not None
     upright = UPRIGHT[picture.orientation](picture.truth)
     planes = [
@@ -575,7 +575,7 @@ def expected(picture: Picture, size: int, channels: int) -> np.ndarray:
 
 
 def check(picture: Picture, size: int | None, channels: int | None) -> tuple[str, float]:
-    """Loads the picture and compares. Returns what became of it, and the largest error (of 255)."""
+    """Load the picture and compare it. Return the outcome and the largest error (of 255)."""
     with TemporaryDirectory() as folder:
         path = Path(folder, f"a picture{picture.suffix}")
         path.write_bytes(picture.content)
@@ -594,7 +594,7 @@ def check(picture: Picture, size: int | None, channels: int | None) -> tuple[str
 
 
 def run(examples: int) -> tuple[Counter[str], dict[str, float]]:
-    """What became of so many files, by kind and outcome: their number, and the largest error."""
+    """Check so many files. Return their number and the largest error, by kind and outcome."""
     seen: dict[bytes, str] = {}
     errors: dict[str, float] = {}
 

@@ -1,4 +1,4 @@
-"""Gathering, moving and averaging, for both stores."""
+"""Gathering, moving and averaging of images, for both stores."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_gather_returns_exactly_the_images_asked_for(
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_colour_is_the_same_data_however_it_was_given(memory_format: torch.memory_format) -> None:
-    """Sums, the identity's bytes and the pixels go by position, not by memory."""
+    """Sums, the bytes of the identity and the pixels depend on the position, not on the memory layout."""
     for channels in (1, 3):
         pixels = random_pair(1, 7, (channels, 5, 4))[1][1]
         dataset = ByteImages("colour", pixels.contiguous(memory_format=memory_format), (channels, 5, 4))
@@ -57,7 +57,7 @@ def test_colour_is_the_same_data_however_it_was_given(memory_format: torch.memor
         expected = (pixels.double().mean(0) / 255).float()
         torch.testing.assert_close(dataset.mean_image(), expected, rtol=2e-7, atol=0)
         assert dataset.mean_image().is_contiguous()
-        # torch describes a single channel either way, and chooses convolutions by it.
+        # torch can describe a single channel in either memory format, and chooses convolutions by the format.
         strides = dataset.gather(torch.arange(7)).stride()
         assert strides == ((20, 20, 4, 1) if channels == 1 else (60, 1, 12, 3))
 

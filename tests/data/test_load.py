@@ -1,4 +1,4 @@
-"""The door itself: what it makes of names and paths that are nothing it knows."""
+"""``load_dataset`` with names and paths that it does not know."""
 
 from __future__ import annotations
 

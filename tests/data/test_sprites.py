@@ -1,4 +1,4 @@
-"""The geometry, against a slow and independent way to draw it and what is known of the published set."""
+"""The geometry of the sprites, compared with a slow and independent drawing and with known facts of the published set."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from betavae_fast.data.sprites import crossings, outline
 
 
 def image(dsprites: DSprites, *classes: int) -> np.ndarray:
-    """One image, bool (64, 64), by (shape, scale, orientation, posX, posY)."""
+    """The image of (shape, scale, orientation, posX, posY), bool (64, 64)."""
     return dsprites.gather(dsprites.index(torch.tensor([[0, *classes]])))[0, 0].numpy()
 
 
 def brute_force(shape: int, scale: float, theta: float, x: float, y: float) -> np.ndarray:
-    """The pixels whose centres the outline winds around: seen from there it sweeps a full turn."""
+    """The pixels whose centres the outline winds around: seen from such a centre, the outline sweeps a full turn."""
     name = ("square", "ellipse", "heart")[shape]
     local = outline(name)
     vertices = np.empty_like(local)
@@ -47,7 +47,7 @@ def test_mean_pixel_is_the_published_one(dsprites: DSprites) -> None:
 
 def test_every_image_shows_something_and_none_touches_the_border(dsprites: DSprites) -> None:
     rows = dsprites.store.view(-1, 64, 8)
-    # A shape at scale 1 reaches 13.6 pixels from its centre, which stays 16 from the border.
+    # A shape at scale 1 reaches 13.6 pixels from its centre, which stays 16 pixels from the border.
     assert not rows[:, [0, 63]].any()
     assert not (rows[:, :, 0] & 1).any()
     assert not (rows[:, :, 7] & 128).any()
@@ -64,7 +64,7 @@ def test_heart_stands_upright_and_is_mirror_symmetric_at_orientation_0(dsprites:
     for scale in range(6):
         for x in range(32):
             heart = image(dsprites, 2, scale, 0, x, 16)
-            # Mirroring the image about its middle puts the centre 16 + 32 x/31 where that of 31 − x was.
+            # Mirroring the image about its middle moves the centre 16 + 32 x/31 to the centre of 31 − x.
             assert np.array_equal(heart[:, ::-1], image(dsprites, 2, scale, 0, 31 - x, 16))
     heart = image(dsprites, 2, 5, 0, 0, 0)
     rows = np.flatnonzero(heart.any(axis=1))
@@ -75,7 +75,7 @@ def test_heart_stands_upright_and_is_mirror_symmetric_at_orientation_0(dsprites:
 
 
 def test_heart_turns_counterclockwise_on_the_screen(dsprites: DSprites) -> None:
-    heart = image(dsprites, 2, 5, 10, 0, 0)  # 92°: the tip, which pointed down, points right
+    heart = image(dsprites, 2, 5, 10, 0, 0)  # turned by 92°, the tip that pointed down points right
     columns = np.flatnonzero(heart.any(axis=0))
     assert 2 * heart[:, columns[-4:]].sum() < heart[:, columns[:4]].sum()
 
@@ -91,7 +91,7 @@ def test_position_31_is_32_pixels_from_position_0(dsprites: DSprites, shape: int
 def test_the_square_has_the_side_it_should(dsprites: DSprites) -> None:
     for scale, side in enumerate((9.6, 11.52, 13.44, 15.36, 17.28, 19.2)):
         square = image(dsprites, 0, scale, 0, 0, 0)
-        # Centre on a pixel corner: an even number of pixels, those with centres within half a side.
+        # With the centre on a pixel corner, the side is an even number of pixels, those with centres within half a side.
         expected = 2 * int(side / 2 + 0.5)
         assert square.any(axis=0).sum() == square.any(axis=1).sum() == expected
         assert square.sum() == expected**2
