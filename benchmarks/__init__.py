@@ -1,10 +1,9 @@
-"""How fast each op is, against what people write by hand, and how close to what the memory allows.
+"""Measures the speed of each op against code that people write by hand, and against the speed of the memory.
 
-``python -m benchmarks OP`` is the source of the figures: it checks parity, then times all contenders in
-interleaved rounds, which is what makes their ratios trustworthy (``betavae_fast.bench`` does, as for
-``betavae-fast bench``; here is what measures the project itself). ``pytest benchmarks`` runs the same registry
-under pytest-benchmark, which cannot interleave, but keeps and compares the statistics of each contender
-between two commits.
+``python -m benchmarks OP`` makes the figures. It checks parity, then times all contenders in interleaved rounds, so that
+their ratios can be trusted. ``betavae_fast.bench`` does this work, as it does for ``betavae-fast bench``; this package
+holds the measurements of the project itself. ``pytest benchmarks`` runs the same registry under pytest-benchmark, which
+cannot interleave, but keeps and compares the statistics of each contender between two commits.
 """
 
 from pathlib import Path

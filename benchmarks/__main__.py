@@ -24,8 +24,11 @@ from betavae_fast.bench.timing import BRIEF, QUICK, Effort
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0; 1 if nothing was measured, or a contender failed, which is named and not timed; 2 for wrong
-    arguments; 130 after Ctrl-C. The file is written anew after each problem."""
+    """Run the command line; the result file is written anew after each problem.
+
+    Returns: 0; 1 if nothing was measured or a contender failed (it is named and not timed); 2 for wrong arguments; 130
+        after Ctrl-C.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     args = parser.parse_args(arguments)
@@ -37,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(wrong)
         return _measure(args, arguments, console)
     except KeyboardInterrupt:
-        console.print("interrupted; a problem that was not finished is not written")
+        console.print("interrupted; the unfinished problem is not written")
         return 130
 
 
@@ -56,7 +59,7 @@ def _show_file(path: Path, console: Console) -> int:
 
 
 def _wrong_combination(args: argparse.Namespace) -> str:
-    """What is wrong with arguments that are right by themselves, or "": known before anything is measured."""
+    """The error in a combination of arguments that are each valid, or ""; checked before anything is measured."""
     names = [c.name for c in get(args.action).contenders(args.device)]
     if unknown := set(args.contenders or ()) - set(names):
         return f"--contenders: no {', '.join(sorted(unknown))} on {args.device}; there are {', '.join(names)}"
@@ -68,7 +71,7 @@ def _wrong_combination(args: argparse.Namespace) -> str:
 def _measure(args: argparse.Namespace, arguments: list[str], console: Console) -> int:
     torch.set_num_threads(args.threads)
     if machine.busy():
-        console.print("[yellow]Other programs keep this machine busy: expect wrong figures.[/]")
+        console.print("[yellow]Other programs keep this machine busy, so the figures may be wrong.[/]")
     if args.base is not None:
         return _compare(args, console)
     op, device = get(args.action), torch.device(args.device)
@@ -99,7 +102,7 @@ def _measure(args: argparse.Namespace, arguments: list[str], console: Console) -
     except ParityError:  # its text is shown with the results
         results, status = kept[-1], 1
     if not results.measurements:
-        written, status = "Nothing was measured, nothing is written.", 1
+        written, status = "Nothing was measured, so nothing is written.", 1
     elif out is None:
         written = "Not written: only part of the configuration was measured. --out PATH writes it anyway."
     else:
@@ -109,7 +112,7 @@ def _measure(args: argparse.Namespace, arguments: list[str], console: Console) -
 
 
 def _compare(args: argparse.Namespace, console: Console) -> int:
-    """Exit status: 1 if something became slower than it was at the commit ``--base``, or could not be measured."""
+    """Compare with the commit ``--base``. Returns: 1 if anything is slower than there or cannot be measured, else 0."""
     options = [args.action, "--device", args.device, "--threads", str(args.threads), "--seed", str(args.seed)]
     options += ["--quick"] if args.quick else ["--brief"]
     ours = [c.name for c in get(args.action).contenders(args.device) if c.ours and c.name != "reference"]
@@ -129,7 +132,7 @@ def _compare(args: argparse.Namespace, console: Console) -> int:
 
 
 def _show(results: Results, console: Console, written: str = "") -> None:
-    """The failures come last, where they are not overlooked."""
+    """Print the results, then the headlines, and the failures last, where they are not overlooked."""
     show(results, console)
     failed = (f"FAILED {failure}" for failure in results.failures)
     for line in (*headlines(results), *([written] if written else ()), *failed):
@@ -147,14 +150,14 @@ def _parser() -> argparse.ArgumentParser:
     actions = parser.add_subparsers(dest="action", required=True)
     for name in entry_names():
         op = actions.add_parser(name, help=f"measure the {name} op", allow_abbrev=False)
-        op.add_argument("--shapes", type=_shape, nargs="+", metavar="BxD", help="instead of the registry's")
-        op.add_argument("--dtypes", choices=DTYPES, nargs="+", help="instead of the registry's")
+        op.add_argument("--shapes", type=_shape, nargs="+", metavar="BxD", help="default: the registry's")
+        op.add_argument("--dtypes", choices=DTYPES, nargs="+", help="default: the registry's")
         op.add_argument("--device", type=available, choices=("cpu", "cuda"), default="cpu")
         op.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="CPU threads")
-        op.add_argument("--seed", type=int, default=0, help="of the problems' numbers")
-        op.add_argument("--contenders", nargs="+", help="fewer of them")
-        op.add_argument("--brief", action="store_true", help="fewer samples")
-        op.add_argument("--quick", action="store_true", help="few samples: for a look, not for figures")
+        op.add_argument("--seed", type=int, default=0, help="seed of the problems' numbers")
+        op.add_argument("--contenders", nargs="+", help="measure only these contenders")
+        op.add_argument("--brief", action="store_true", help="take fewer samples")
+        op.add_argument("--quick", action="store_true", help="take too few samples for reliable figures")
         op.add_argument(
             "--base", metavar="REV", help="compare with this commit instead, briefly, and write nothing"
         )

@@ -1,6 +1,6 @@
-"""Every benchmark of this machine's CPU, each writing its file: ``python -m benchmarks.all``, as `make bench` does.
+"""Runs every benchmark of this machine's CPU, each of which writes its file: ``python -m benchmarks.all`` (`make bench`).
 
-About twenty minutes on two cores. The first that fails ends it.
+They take about twenty minutes on two cores. The first failure ends the run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the benchmarks' command lines have in common."""
+"""Argument types that the benchmarks' command lines share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PLACES = ("--out", "--pictures")
 
 
 def command(module: str, arguments: Sequence[str]) -> str:
-    """What measures the same again; where it wrote to is left out."""
+    """The command that measures the same again, without the options that say where to write."""
     pairs = zip(["", *arguments], arguments, strict=False)
     kept = (a for before, a in pairs if before not in _PLACES and a.partition("=")[0] not in _PLACES)
     return shlex.join(["python", "-m", module, *kept])
@@ -34,14 +34,14 @@ positive = at_least(1)
 
 
 def available(text: str) -> str:
-    """A device type; which ones there are, ``choices`` says."""
+    """A device type that torch can use here; the option's ``choices`` list the types."""
     if text == "cuda" and not torch.cuda.is_available():
         raise argparse.ArgumentTypeError("torch sees no CUDA device")
     return text
 
 
 def writable(text: str) -> Path:
-    """A file that can be written: better known before anything is measured."""
+    """A path that can be written, which is checked before anything is measured."""
     try:
         check_writable(Path(text))
     except OSError as error:
@@ -50,5 +50,5 @@ def writable(text: str) -> Path:
 
 
 def writable_folder(text: str) -> Path:
-    """A folder that files can be written into; it is made."""
+    """A folder in which files can be written; it is made if missing."""
     return writable(str(Path(text, "file"))).parent

@@ -1,10 +1,10 @@
-"""How far the estimates of the KL's parts are off, where all of them are known: ``python -m benchmarks.bias``.
+"""Measures the bias of the estimated parts of the KL on data whose parts are known: ``python -m benchmarks.bias``.
 
-Data x ~ N(0, I), posteriors N(A x, σ² I): the aggregated posterior is N(0, S), S = A Aᵀ + σ² I, and so
+With data x ~ N(0, I) and posteriors N(A x, σ² I), the aggregated posterior is N(0, S), S = A Aᵀ + σ² I, and so
     I(x; z) = ½ log det(S / σ²)    TC = ½ (Σ_d log S_dd − log det S)    Σ_d KL = ½ Σ_d (S_dd − 1 − log S_dd)
-S has unit variances throughout, so the dimension-wise KL is 0, and one correlation between all channels. These are the
-parts of the distribution the images are drawn from. Of N images of it the information is somewhat less, as mss knows: its
-bias may be negative where exp(I) is not far below N.
+S has unit variances, so the dimension-wise KL is 0, and the same correlation between all channels. These are the parts
+for the distribution that the images are drawn from. The information in N images drawn from it is somewhat less, and mss
+estimates that: its bias may be negative if exp(I) is not far below N.
 
 Writes bias.json and bias.png into benchmarks/results/total-correlation/.
 """
@@ -34,9 +34,9 @@ from betavae_fast.files import write_json
 from betavae_fast.functional import KLDecomposition, kl_decomposition
 
 DIM = 10
-# Batches by how often each is drawn; a large one's estimates vary little.
+# Batch size -> number of batches drawn; the estimates from large batches vary little.
 BATCHES = {64: 256, 256: 128, 1024: 64, 4096: 16, 16384: 4}
-# The data set's size is a weight in mss; in mws it is a constant, which is subtracted.
+# The size of the data set is a weight in mss, and an additive constant in mws, which is subtracted here.
 ESTIMATORS = (("mss", 100_000), ("mss", 1_000_000), ("mws", 1_000_000))
 PARTS = KLDecomposition._fields
 _LABELS = ("mutual information", "total correlation", "dimension-wise KL")
@@ -45,7 +45,7 @@ _COLOURS = {("mss", 100_000): "#8fc1e3", ("mss", 1_000_000): "#1f6fb4", ("mws", 
 
 @dataclass(frozen=True)
 class Posterior:
-    """An aggregated posterior: ``correlation`` between any two of its channels, ``information`` nats about x."""
+    """An aggregated posterior with ``correlation`` between any two channels and ``information`` nats about x."""
 
     correlation: float
     information: float
@@ -59,7 +59,7 @@ class Posterior:
 
     @property
     def logvar(self) -> float:
-        """log σ², which gives the mutual information."""
+        """The log σ² that gives the mutual information."""
         return (float(torch.logdet(self.covariance)) - 2 * self.information) / DIM
 
     @property
@@ -85,8 +85,8 @@ class Bias:
     """The estimates of one part from batches of one size, in nats.
 
     Args:
-        constant: what weighted sampling adds because its weights sum to 1/N; ``bias`` is without it.
-        standard_deviation: of one batch's estimate; that of ``bias`` is smaller by √``repeats``.
+        constant: offset of weighted sampling, whose weights sum to 1/N; it is not part of ``bias``.
+        standard_deviation: standard deviation of one batch's estimate, √``repeats`` times that of ``bias``.
     """
 
     correlation: float
@@ -110,7 +110,7 @@ class BiasResults(Provenance):
 
 
 def measure(posterior: Posterior, batch: int, repeats: int, seed: int) -> Iterator[Bias]:
-    """All estimators on the same batches."""
+    """Apply all estimators to the same batches."""
     generator = torch.Generator().manual_seed(seed)
     found: dict[tuple[str, int], list[list[float]]] = {estimator: [] for estimator in ESTIMATORS}
     for _ in range(repeats):
@@ -140,7 +140,7 @@ def measure(posterior: Posterior, batch: int, repeats: int, seed: int) -> Iterat
 
 
 def draw(measurements: Sequence[Bias]) -> Figure:
-    """A row for each part, a column for each posterior; the bias, and one batch's standard deviation about it."""
+    """Draw the bias with one batch's standard deviation around it: a row for each part, a column for each posterior."""
     figure = Figure(figsize=(12.5, 8.2), layout="constrained")
     figure.suptitle(
         f"Bias of the estimated parts of the KL, in nats, by batch size ({DIM} channels; shaded: one batch's "
@@ -164,7 +164,7 @@ def draw(measurements: Sequence[Bias]) -> Figure:
                 colour = _COLOURS[name, dataset_size]
                 size = f"N = 10$^{round(np.log10(dataset_size))}$"
                 label = f"mss, {size}" if name == "mss" else "mws, less its multiple of log N"
-                # The two of mss may coincide: one is drawn broad, beneath.
+                # The two curves of mss may coincide, so the lower one is drawn wide.
                 width = 4.0 if (name, dataset_size) == ESTIMATORS[0] else 1.5
                 axis.plot(
                     batches, bias, "o-", color=colour, linewidth=width, markersize=3 + width, label=label

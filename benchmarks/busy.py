@@ -1,7 +1,8 @@
-"""Times a training on the CPU beside other programs: ``python -m benchmarks.busy``.
+"""Times training on the CPU while other programs run: ``python -m benchmarks.busy``.
 
-The command line trains on rendered sprites (burgess, batch 64) alone, beside processes that keep a core each busy, and
-beside a second training like it. Rates are medians over the log without its first entry. Writes busy/MACHINE.json.
+The command line trains on rendered sprites (burgess, batch 64): alone, beside processes that each keep a core busy, and
+beside a second training of the same kind. Rates are medians over the log without its first entry. Writes
+busy/MACHINE.json.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _SPIN = "while True: pass"
 
 @dataclass(frozen=True)
 class Setting:
-    """A training of ``threads`` threads, the programs that run beside it, and the images a second of each training."""
+    """A training with ``threads`` threads, the programs beside it, and the images per second of each training."""
 
     beside: str
     threads: int
@@ -50,7 +51,7 @@ class Busy(Provenance):
 
 @contextmanager
 def spinning(count: int) -> Iterator[None]:
-    """Keeps ``count`` cores busy, each by a process of its own."""
+    """Keep ``count`` cores busy with one process each."""
     processes = [subprocess.Popen([sys.executable, "-c", _SPIN]) for _ in range(count)]
     try:
         yield
@@ -61,7 +62,7 @@ def spinning(count: int) -> Iterator[None]:
 
 
 def train(runs: int, steps: int, threads: int, wait_policy: str) -> tuple[float, ...]:
-    """Runs ``runs`` trainings side by side. Returns the images a second of each."""
+    """Run ``runs`` trainings side by side. Returns: the images per second of each."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     if wait_policy:
         environment["OMP_WAIT_POLICY"] = wait_policy

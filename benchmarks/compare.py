@@ -1,8 +1,8 @@
-"""An op at this checkout beside the same op at an earlier commit: ``python -m benchmarks latent --base REV``.
+"""Compares an op at this checkout with the same op at an earlier commit: ``python -m benchmarks latent --base REV``.
 
-The commit is checked out in a folder of its own, and both are built. Then they take turns, each run a process that checks
-parity first. What differs from run to run of the same code is the noise: a change counts where all runs of one lie beyond
-all runs of the other.
+The commit is checked out in a folder of its own, and both are built. Then they are measured in turns, each time in a new
+process that checks parity first. Runs of the same code differ by noise, so a change counts only if all runs of one commit
+are faster than all runs of the other.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from benchmarks.processes import started
 from betavae_fast.bench.headline import seconds, times
 
 RUNS = 5
-# Medians of separate processes differ by as much on a quiet machine, whatever their ranges say.
+# Medians of separate processes may differ by this much on a quiet machine, even if their ranges do not overlap.
 _LEAST_CHANGE = 0.03
-# "(65536, 128) fp32 backward, cpp"
+# For example "(65536, 128) fp32 backward, cpp".
 Key = str
 Medians = Mapping[Key, float]
 
@@ -39,7 +39,7 @@ class BaseError(Exception):
 
 @dataclass(frozen=True)
 class Change:
-    """A measurement in both, seconds: the medians of the runs' medians."""
+    """A measurement made at both commits: the medians of the runs' medians, in seconds."""
 
     key: Key
     base: float
@@ -56,7 +56,7 @@ class Change:
 
 
 def compare(base: Sequence[Medians], here: Sequence[Medians]) -> list[Change]:
-    """What both have measured, by the runs of each."""
+    """The changes of everything that both commits measured, from the runs of each."""
     common = [key for key in here[0] if key in base[0]]
     return [_change(key, [run[key] for run in base], [run[key] for run in here]) for key in common]
 
@@ -69,7 +69,10 @@ def _change(key: Key, base: list[float], here: list[float]) -> Change:
 
 
 def against(revision: str, options: Sequence[str]) -> list[Change]:
-    """Measure ``python -m benchmarks OPTIONS`` here and at ``revision``, in turn; BaseError if that cannot be."""
+    """Measure ``python -m benchmarks OPTIONS`` here and at ``revision``, in turn.
+
+    Raises: BaseError if that is not possible.
+    """
     with _ended_by_sigterm(), _checkout(revision) as folder:
         taken: dict[Path, list[Medians]] = {folder: [], ROOT: []}
         for _ in range(RUNS):
@@ -83,7 +86,7 @@ def against(revision: str, options: Sequence[str]) -> list[Change]:
 
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM leaves the block as Ctrl-C does, by an exception: what it made is removed."""
+    """Make SIGTERM leave the block by an exception, as Ctrl-C does, so that temporary folders are removed."""
     previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         yield
@@ -93,7 +96,7 @@ def _ended_by_sigterm() -> Iterator[None]:
 
 @contextmanager
 def _checkout(revision: str) -> Iterator[Path]:
-    """The commit in a folder of its own; it and this checkout are built."""
+    """Unpack the commit into a folder of its own, and build it and this checkout."""
     commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if commit.returncode:
         raise BaseError(f"{revision} is no commit of this checkout")

@@ -1,6 +1,6 @@
-"""Launches of our GPU kernels, cut otherwise than they are by default.
+"""Changes how the launches of our GPU kernels divide their work into CTAs, programs and tiles (their cut).
 
-The order of sums follows the cut, so that their last bits may differ.
+The order of sums depends on the cut, so that the last bits of sums may differ.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _TRITON = {
 
 
 class _Tuning(ctypes.Structure):
-    """The struct of that name in csrc/cuda/tuning.h."""
+    """The struct of the tuning figures in csrc/cuda/tuning.h."""
 
     _fields_ = [(name, ctypes.c_int64) for name in ("enough_ctas", "most_tiles", "mixture_ctas")]
 
 
 @contextmanager
 def cuda_cut(library: Path, figures: Mapping[str, int]) -> Iterator[None]:
-    """Within the block, the launches of this CUDA library are cut by other ``figures``, named as in
+    """Cut the launches of this CUDA library by other ``figures`` within the block; their names are in
     csrc/cuda/tuning.h."""
     find = ctypes.CDLL(str(library)).betavae_fast_cuda_tuning
     find.restype = ctypes.POINTER(_Tuning)
@@ -35,7 +35,7 @@ def cuda_cut(library: Path, figures: Mapping[str, int]) -> Iterator[None]:
 
 @contextmanager
 def triton_cut(op: str, figures: Mapping[str, int]) -> Iterator[None]:
-    """Within the block, Triton's launches of an op are cut by other ``figures``, the constants of ops/triton."""
+    """Cut Triton's launches of an op by other ``figures``, the constants of ops/triton, within the block."""
     from betavae_fast.ops.triton.tiles import row_tiling
 
     with _changed(importlib.import_module(_TRITON[op]), figures):

@@ -1,9 +1,9 @@
-"""Checks in a group of one process that a step that exchanges gradients is the step that does not.
+"""Checks in a group of one process that a step that exchanges gradients gives the losses of a step that does not.
 
     torchrun --nproc-per-node 1 -m benchmarks.data_parallel --device cuda
 
-One process needs no group, so the command line makes none. Here there is one, over NCCL on a GPU and gloo on a CPU, and
-the model is wrapped as for several. On a GPU the step, with its exchange, is recorded as a CUDA graph.
+For one process the command line makes no process group. This check makes one, over NCCL on a GPU and gloo on a CPU, and
+wraps the model as for several processes. On a GPU the step and its exchange are recorded as a CUDA graph.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from betavae_fast.training.graph import graphed, side_stream
 from betavae_fast.training.loop import prepare
 from betavae_fast.training.step import TrainStep
 
-# torch's warm-up of DistributedDataParallel, the recording, and some replays.
+# Steps for torch's warm-up of DistributedDataParallel, for the recording, and for some replays.
 STEPS, WARM_UP = 20, 11
 IMAGES, BATCH_SIZE = 320, 16
-TOLERANCE = 1e-4  # of a loss, relative: gradients pass through buckets, where cuDNN may choose other kernels
+# Relative error of a loss. It is not 0, because gradients pass through buckets, for which cuDNN may choose other kernels.
+TOLERANCE = 1e-4
 
 
 def losses(device: str, *, exchanged: bool) -> list[float]:
-    """Each step's loss."""
+    """The loss of each step."""
     store = torch.randint(0, 256, (IMAGES, 64 * 64 // 8), generator=torch.Generator().manual_seed(0)).byte()
     config = TrainConfig(device=device, precision="fp32", batch_size=BATCH_SIZE, steps=STEPS)
     state = prepare(config, BinaryImages("random", store, (1, 64, 64)))
@@ -47,7 +48,7 @@ def losses(device: str, *, exchanged: bool) -> list[float]:
         take, launch = step, graphed(step, state.device)
         step.load_order(0)
         for number in range(STEPS):
-            # Recording waits until DistributedDataParallel has settled.
+            # DistributedDataParallel must have finished its warm-up before a step is recorded.
             (take if number < WARM_UP else launch)()
             state.step += 1
             found.append(float(step.means.read(1)["loss"]))

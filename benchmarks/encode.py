@@ -1,9 +1,9 @@
-"""A data set through the encoder, as ``evaluate`` does it and as a loop of batches of 64 would.
+"""Times the encoding of a data set as in ``evaluate``, and in a plain loop over batches of 64.
 
     python -m benchmarks.encode --threads 2
 
-The loop is the same network in plain torch: NCHW, gradients off, images as floats from the same storage. Both encode
-the same images in turn, and nothing is reported if their moments differ.
+The loop runs the same network in plain torch: NCHW, no gradients, images as floats from the same storage. Both encode the
+same images in turn. Nothing is reported if their moments differ.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from betavae_fast.nn import BetaVAE
 from betavae_fast.training.memory import keep_freed_memory
 
 EAGER_BATCH = 64
-TOLERANCE = 1e-4  # of the moments, absolute: they are of order 1
+TOLERANCE = 1e-4  # absolute error of the moments, which are of order 1
 EFFORT = Effort(sample_seconds=0.5, task_seconds=20.0, min_samples=5)
 
 
 @dataclass(frozen=True)
 class EncodeResults(Provenance):
     images: int
-    largest_difference: float  # between the moments of the two
+    largest_difference: float  # largest difference between the moments of the two
     seconds: dict[str, Timing]
     images_per_second: dict[str, float]
-    speedup: float  # of the medians
+    speedup: float  # ratio of the medians
 
 
 def contenders(dataset: ImageDataset, indices: Tensor, architecture: str) -> dict[str, Callable[[], Tensor]]:
-    """Who encodes the images at ``indices`` of ``dataset``: each returns the moments (N, 2·D)."""
+    """The functions that encode the images at ``indices`` of ``dataset``; each returns the moments (N, 2·D)."""
     torch.manual_seed(0)
     model = BetaVAE(dataset.image_shape, architecture=architecture).eval()  # type: ignore[arg-type]
     plain = nn.Sequential(
@@ -72,7 +72,10 @@ def _task(encoded: Callable[[], Tensor]) -> Callable[[object], Tensor]:
 
 
 def measure(dataset: ImageDataset, indices: Tensor, architecture: str) -> tuple[float, dict[str, Timing]]:
-    """(how far the moments are apart, seconds of each contender). ValueError if they are not the same."""
+    """The largest difference of the moments, and the seconds of each contender.
+
+    Raises: ValueError if the moments differ by more than the tolerance.
+    """
     both = contenders(dataset, indices, architecture)
     eager, ours = (encoded().cpu() for encoded in both.values())
     difference = float((eager - ours).abs().max())

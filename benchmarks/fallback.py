@@ -1,8 +1,8 @@
-"""Times the eager backend beside the lines written by hand: ``python -m benchmarks.fallback``.
+"""Times the eager backend against hand-written torch code: ``python -m benchmarks.fallback``.
 
-The eager backend is what ``auto`` takes where no kernels were built. Forward and backward of each function are checked
-for parity, then timed beside plain torch in interleaved rounds, at each number of threads. Plain torch converts the
-target as its user would. Writes fallback/MACHINE.json.
+``auto`` chooses the eager backend if no kernels were built. Forward and backward of each function are checked for parity,
+then timed in interleaved rounds with plain torch, at each number of threads. Plain torch converts the target as its user
+would. Writes fallback/MACHINE.json.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from betavae_fast.functional import (
 )
 
 BACKEND: Any = "eager"
-# The largest ratio to plain torch that is accepted. With noise there is more to do: its bits are the same everywhere.
+# The largest accepted ratio to plain torch. Noise allows more, because ours has the same bits on every device.
 LIMIT, LIMIT_WITH_NOISE = 1.2, 3.0
 LATENTS: tuple[Shape, ...] = ((65536, 128), (65536, 10), (4096, 10), (64, 10))
 IMAGES: tuple[Shape, ...] = ((256, 3, 64, 64), (64, 1, 64, 64))
@@ -51,11 +51,11 @@ BATCHES: tuple[Shape, ...] = ((1024, 10), (256, 10), (64, 10))
 
 @dataclass(frozen=True)
 class Case:
-    """A function and the plain code that it stands for.
+    """A function and the plain code that it replaces.
 
     Args:
-        op: brings the problems, and the formula by which parity is checked.
-        limit: the largest ratio that is accepted.
+        op: makes the problems, and holds the formula by which parity is checked.
+        limit: the largest accepted ratio.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Ratio:
     """Seconds of a forward and a backward pass.
 
     Args:
-        ratio: of the medians, the fallback's over plain torch's.
+        ratio: the fallback's median over plain torch's.
     """
 
     function: str
@@ -99,7 +99,7 @@ def _kl_problem(shape: Shape, dtype: torch.dtype, device: torch.device, seed: in
     return replace(problem, output_grads=problem.output_grads[1:], noise=None)
 
 
-# The place of the target among a likelihood problem's inputs, and its conversion.
+# The position of the target among a likelihood problem's inputs, and its conversion.
 _TARGETS: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {
     "float": (1, lambda t: t),
     "uint8": (2, lambda t: t.float() / 255),
@@ -184,7 +184,7 @@ CASES: tuple[Case, ...] = (
 
 
 def measure(case: Case, shape: Shape, threads: Sequence[int], quick: bool) -> Iterator[Ratio]:
-    """ParityError where the two do not compute the same."""
+    """Time the function and the plain code. Raises: ParityError if they do not compute the same."""
     problem = case.op.setup(shape, torch.float32, torch.device("cpu"), 0)
     parity.check(
         case.op,
@@ -249,9 +249,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--threads", type=positive, nargs="+", default=[1, 2], help="default: 1 2")
     parser.add_argument(
-        "--functions", nargs="+", metavar="NAME", help="only those whose names begin so (nothing is written)"
+        "--functions", nargs="+", metavar="NAME", help="only functions whose names begin so; writes nothing"
     )
-    parser.add_argument("--quick", action="store_true", help="for a look: nothing is written")
+    parser.add_argument("--quick", action="store_true", help="take few samples and write nothing")
     parser.add_argument("--out", type=writable, help="default: benchmarks/results/fallback/MACHINE.json")
     args = parser.parse_args(arguments)
     console, device = Console(), torch.device("cpu")

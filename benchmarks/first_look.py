@@ -1,4 +1,4 @@
-"""Prints the machine and its versions, and checks each op of ours against float64 there: half a minute.
+"""Prints the machine and its versions, and checks each of our ops against float64 on it, in half a minute.
 
 python -m benchmarks.first_look --device cuda
 """
@@ -21,13 +21,13 @@ from betavae_fast.bench.runner import leave_out_wrong, line_up
 
 PACKAGES = ("setuptools", "numpy", "pytest", "pytest-xdist", "pythae")
 SHAPES = {"latent": (257, 33), "total_correlation": (67, 10)}
-IMAGES = (17, 1, 9, 8)  # of a likelihood
-# One kind of target, which every likelihood takes: Triton compiles for a second or more for each.
+IMAGES = (17, 1, 9, 8)  # shape of a likelihood's problem
+# A single kind of target, which every likelihood takes, because Triton compiles for a second or more for each kind.
 KIND = "-uint8"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 1 if an op of ours fails or computes something else."""
+    """Run the checks. Returns: 1 if one of our ops fails or computes something else, else 0."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.first_look",
         description=(__doc__ or "").splitlines()[0],
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if shutil.which("nvidia-smi"):
         subprocess.run(("nvidia-smi",), check=False)
     sys.stdout.flush()
-    # Each op by itself: a kernel that ends all further work on the GPU has by then told of the ops before it.
+    # One op after the other: if a kernel makes the GPU unusable, the results of the ops before it are already printed.
     return max(_check(get(name), device) for name in op_names())
 
 

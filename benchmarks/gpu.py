@@ -1,14 +1,14 @@
-"""All there is to do on a machine with an NVIDIA GPU: ``python -m benchmarks.gpu``, in two calls of 480 and 200 seconds.
+"""Runs all measurements and tests for an NVIDIA GPU: ``python -m benchmarks.gpu``, in two calls of 480 and 200 seconds.
 
     python -m benchmarks.gpu --call first --out FOLDER
     python -m benchmarks.gpu --call second --out FOLDER
-    python -m benchmarks.gpu --rehearse                    # both on a CPU: the same lines, tiny
+    python -m benchmarks.gpu --rehearse                    # both on a CPU: the same commands, tiny
 
-The lines are in the order of what they are worth, each with a limit of its own. What is known is on disk at once: in the
-folder (log.txt, summary.json, and at most six result files a call), and the results under benchmarks/results/ too. A line
-that fails or is stopped does not keep the others from running, and leaves what it had. The last lines printed name
-everything that failed; the exit status is 0 only if nothing did. Nothing is downloaded, and the extension is built only
-where its CUDA library is missing or does not run.
+The commands (lines) run in the order of their importance, each with its own time limit. Everything found is on disk at
+once: in the folder (log.txt, summary.json, and at most six result files per call); the results are also under
+benchmarks/results/. A line that fails or is stopped keeps the results it has, and the others still run. The last lines
+printed name everything that failed; the exit status is 0 only if nothing failed. Nothing is downloaded. The extension is
+built only if its CUDA library is missing or does not run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from betavae_fast.bench import machine
 from betavae_fast.ops.backends import missing
 
 CALL_SECONDS = {"first": 480.0, "second": 200.0}
-# The most telling sizes of each op, which are measured.
+# The most informative sizes of each op, which are measured.
 HEADLINES = {
     "latent": ((1 << 20, 64), (4096, 10), (64, 10)),
     "bernoulli_nll": ((16384, 1, 64, 64),),
@@ -42,16 +42,16 @@ HEADLINES = {
 }
 STEP_BATCHES = (64, 4096, 512, 16384)
 _BUILD_SECONDS = 120.0
-# pytest with its workers writes its report within this after SIGINT.
+# Seconds in which pytest and its workers write their report after SIGINT.
 _PYTEST_GRACE = 15.0
 
 
 @dataclass(frozen=True)
 class Place:
-    """The device of the lines, and the length of each: whole on a GPU, as short as possible in a rehearsal.
+    """The device and the folders of the lines. On a GPU they run in full, in a rehearsal as briefly as possible.
 
     Args:
-        out: a folder for what each line finds.
+        out: a folder for the results of each line.
         scratch: a folder that is removed afterwards.
     """
 
@@ -65,20 +65,20 @@ class Place:
 
     @property
     def images(self) -> Path:
-        """The images that a rehearsal trains on."""
+        """The file of the images that a rehearsal trains on."""
         path = self.scratch / "tiny.npy"
         if not path.exists():
             np.save(path, np.random.default_rng(0).random((256, 8, 8)) < 0.2)
         return path
 
     def result(self, folder: str, prefix: str = "") -> Path:
-        """The place of a copy of a result; a rehearsal's is thrown away."""
+        """The path for the copy of a result. In a rehearsal it lies in the scratch folder."""
         results = self.scratch / "results" if self.tiny else RESULTS
         return results / folder / f"{prefix}{machine.kind(torch.device(self.device))}.json"
 
 
 def lines(place: Place) -> dict[str, list[Line]]:
-    """By call, in their order; a call's limits add up to no more than it may take."""
+    """The lines of each call, in their order. The limits of a call's lines add up to no more than the call's own."""
     return {
         "first": [
             _module(place, "first look", 35, "benchmarks.first_look"),
@@ -117,7 +117,7 @@ def _module(
 
 
 def _op(place: Place, op: str, limit: float, *ours: str) -> Line:
-    """torch.compile in its default mode only: the others compile for longer than the rest takes."""
+    """Measure one op. torch.compile runs in its default mode only, because the others compile for too long."""
     options, plain = ["--brief"], ["eager", "compile"]
     shapes = ["x".join(map(str, shape)) for shape in HEADLINES[op]]
     if place.tiny:
@@ -140,7 +140,7 @@ def _training(place: Place, limit: float) -> Line:
 
 
 def _gpu_tests(place: Place, limit: float) -> Line:
-    """Named one by one as they fail; in parallel, because most of their time is compilation on the CPU."""
+    """Run the tests marked gpu. ``-v`` names each failure at once; workers share the compilation on the CPU."""
     chosen = ("tests/benchmarks/test_processes.py",) if place.tiny else ("tests", "-m", "gpu")
     workers = ("-n", str(min(14, os.cpu_count() or 1)), "--dist", "worksteal") if find_spec("xdist") else ()
     report = f"--junitxml={place.out / 'gpu-tests.xml'}"
@@ -166,7 +166,7 @@ def _tuning(place: Place, limit: float) -> Line:
 
 
 def _sanitizer(place: Place, tool: str, limit: float) -> Line:
-    # torch's allocator would hide an access beyond a tensor inside its own blocks.
+    # torch's allocator must not cache: an access beyond a tensor would stay inside a cached block and be missed.
     options = ("--error-exitcode", "1", "--report-api-errors", "no")
     return _under(
         place,
@@ -178,13 +178,13 @@ def _sanitizer(place: Place, tool: str, limit: float) -> Line:
 
 
 def _profiler(place: Place, limit: float) -> Line:
-    """Three kernels by ncu's basic set, into the log."""
+    """Profile three kernels with ncu's basic set of metrics, into the log."""
     options = ("--set", "basic", "--launch-count", "3", "--kernel-name", "regex:forward|backward")
     return _under(place, "ncu", limit, ("ncu", *options), {})
 
 
 def _under(place: Place, name: str, limit: float, tool: Sequence[str], environment: dict[str, str]) -> Line:
-    """The short run of all kernels under a tool, which a rehearsal does without."""
+    """Run all kernels briefly under a tool; a rehearsal runs them without the tool."""
     line = (sys.executable, "-m", "benchmarks.sanitize", "--device", place.device)
     if place.tiny:
         return Line(name, line, limit, environment)
@@ -200,7 +200,7 @@ def _largest_batch(place: Place, limit: float) -> Line:
 
 
 def build(capability: tuple[int, int]) -> Line:
-    """Only where the CUDA library is missing or does not run: built elsewhere, it can be carried along."""
+    """Build the CUDA library, unless there is one that runs, for example one that was built on another machine."""
     environment = {"BETAVAE_FAST_CUDA": "1", "TORCH_CUDA_ARCH_LIST": "{}.{}".format(*capability)}
     why = "" if missing("cuda") else "the library is there and runs"
     command = (sys.executable, "setup.py", "build_ext", "--inplace")
@@ -212,10 +212,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu", description=(__doc__ or "").splitlines()[0], allow_abbrev=False
     )
-    parser.add_argument("--call", choices=CALL_SECONDS, help="one of the two; default: both")
+    parser.add_argument("--call", choices=CALL_SECONDS, help="run only this call; default: both")
     parser.add_argument("--out", type=writable_folder, help="default: build/gpu")
     parser.add_argument(
-        "--rehearse", action="store_true", help="every line on the CPU, tiny: whether it runs at all"
+        "--rehearse", action="store_true", help="run a tiny version of every line on the CPU, as a check"
     )
     args = parser.parse_args(arguments)
     if not (args.rehearse or torch.cuda.is_available()):
@@ -234,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             **machine.provenance(torch.device(device)),
         }
         record = Record(out, [line for found in calls.values() for line in found], about)
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # acts like Ctrl-C
         try:
             for name, found in calls.items():
                 run_all(found, record, CALL_SECONDS[name])

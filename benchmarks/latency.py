@@ -1,8 +1,8 @@
-"""Where the time of a small batch goes: ``python -m benchmarks.latency --threads 2``.
+"""Splits the time of a small batch into its parts: ``python -m benchmarks.latency --threads 2``.
 
-The same forward and backward of the latent op, called further and further inside: the public function, its
-autograd.Function, its two operators, and the operators on an empty batch, which leaves what torch takes to call them
-and to make their results. Differences of medians of one interleaved run are the parts. Writes latency/MACHINE.json.
+Forward and backward of the latent op are called at four depths: the public function, its autograd.Function, its two
+operators, and the operators on an empty batch, where only torch's calls and the allocation of results take time. The
+parts are the differences of the medians in one interleaved run. Writes latency/MACHINE.json.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ PUBLIC, FUNCTION, OPERATORS, EMPTY = "public function", "autograd.Function", "op
 
 @dataclass(frozen=True)
 class Latency(Provenance):
-    """Seconds of a forward and a backward pass at (64, 10), float32, and what their differences are.
+    """Seconds of a forward and a backward pass at (64, 10), float32, and the parts they consist of.
 
     Args:
-        calls: by how far inside the call begins.
-        parts: seconds; they add up to the public function's median.
+        calls: the times of the calls, by the layer that is called.
+        parts: seconds of each part; they add up to the median of the public function.
     """
 
     backend: str
@@ -52,7 +52,7 @@ class Latency(Provenance):
 
 
 def tasks(device: torch.device) -> tuple[str, tuple[Task, ...]]:
-    """(the backend, forward and backward from outside in)."""
+    """The backend, and the tasks from the outermost layer to the innermost."""
     problem = setup(SHAPE, torch.float32, device, 0)
     mu, logvar = problem.leaves
     grads = problem.output_grads
@@ -84,7 +84,7 @@ def tasks(device: torch.device) -> tuple[str, tuple[Task, ...]]:
 
 
 def parts(calls: dict[str, Timing]) -> dict[str, float]:
-    """What each layer adds to the one inside it."""
+    """The seconds that each layer adds to the layer inside it."""
     return {
         "checks and the draw of a seed": calls[PUBLIC].p50 - calls[FUNCTION].p50,
         "autograd's Function and engine": calls[FUNCTION].p50 - calls[OPERATORS].p50,

@@ -1,7 +1,7 @@
-"""Runs commands one after the other, each within its own limit. All that is known of them is on disk at every moment.
+"""Runs commands (lines) one after the other, each with its own time limit, and keeps their state on disk at all times.
 
-``log.txt`` gets their output as it is written. ``summary.json`` is written anew, whole or not at all, when a command
-begins and when it has ended. A command names what failed in lines that begin with FAILED, as pytest does.
+``log.txt`` gets their output as it is written. ``summary.json`` is written atomically whenever a command begins or ends.
+A command reports its failures in output lines that begin with FAILED, as pytest does.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from benchmarks import ROOT
 from benchmarks.processes import GRACE_SECONDS, started
 from betavae_fast.files import write_json
 
-# Also pytest's "[gw3] [ 40%] FAILED tests/…", of a test that has just ended, and its summary's "FAILED tests/… - reason".
+# Also matches pytest's "[gw3] [ 40%] FAILED tests/…" after a test, and "FAILED tests/… - reason" in its summary.
 _FAILED = re.compile(r"^(?:\[gw\d+\] \[ *\d+%\] )?(?:FAILED|ERROR) (\S.*?)\s*$", re.MULTILINE)
 _NOT_REACHED, _RUNNING = "not reached", "running"
-# With less no command comes further than its imports.
+# In less time, a command gets no further than its imports.
 _LEAST_SECONDS = 15.0
 
 
@@ -31,11 +31,11 @@ class Line:
     """A command.
 
     Args:
-        limit: the seconds until it has ended, the time it is given to write down what it has included.
-        environment: beside this process's own.
-        missing: why it cannot run here, or "".
-        interrupted_for: it gets SIGINT first and so many seconds; the others get SIGTERM.
-        results: files that it writes, and where a copy of each belongs beside.
+        limit: the seconds after which it has ended, including the time to write its results after a signal.
+        environment: variables added to those of this process.
+        missing: reason why it cannot run here, or "".
+        interrupted_for: seconds to end after SIGINT; if 0, it gets SIGTERM at once.
+        results: files that it writes -> paths for their copies.
     """
 
     name: str
@@ -49,10 +49,10 @@ class Line:
 
 @dataclass
 class Outcome:
-    """The verdict on a line, the seconds that it took, and its failures.
+    """The verdict on a line, its duration in seconds, and its failures.
 
     Args:
-        failures: the parts that failed in it, as it named them itself.
+        failures: the failures that the line itself reported.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Outcome:
 
 
 class Record:
-    """The log and the summary in a folder. What an earlier call has left there of other lines is kept."""
+    """The log and the summary in a folder. Entries of other lines, from an earlier call, are kept."""
 
     def __init__(self, folder: Path, lines: Sequence[Line], about: Mapping[str, object]) -> None:
         self.log = folder / "log.txt"
@@ -81,7 +81,7 @@ class Record:
         write_json(self._summary, {**self._about, "lines": entries})
 
     def text(self) -> str:
-        """A line for each command, and at the end one for everything that failed."""
+        """The verdict on each command, followed by one line for each failure."""
         width = max(map(len, self.outcomes), default=0)
         table = [f"{o.name:{width}}  {o.seconds:5.0f} s  {o.verdict}" for o in self.outcomes.values()]
         failures = [
@@ -98,9 +98,9 @@ class Record:
 
 
 def run_all(lines: Sequence[Line], record: Record, seconds: float) -> None:
-    """Run the lines within ``seconds`` in all; one that would begin too late is left out and counts as failed.
+    """Run the lines within ``seconds`` in total. A line that would begin too late is left out and counts as failed.
 
-    However the block is left, by Ctrl-C or an exception of a signal's handler too, the record says how far it came.
+    The record is up to date even if the run ends by Ctrl-C or by an exception from a signal handler.
     """
     deadline = time.monotonic() + seconds
     for line in lines:

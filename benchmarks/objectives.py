@@ -1,7 +1,7 @@
-"""What each objective does to the KL and to its own weight in short runs on sprites: ``python -m benchmarks.objectives``.
+"""Draws the KL and the weight of each objective in short runs on sprites: ``python -m benchmarks.objectives``.
 
-Writes objectives.json into benchmarks/results/objectives/, and a picture of each objective beside the others' guide, in
-docs/guides/objectives/. ``--draw`` only draws again, from that file.
+Writes objectives.json into benchmarks/results/objectives/, and a picture of each objective into docs/guides/objectives/.
+``--draw`` only draws the pictures again, from that file.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "geco": {"objective": "geco", "reconstruction_limit": 130.0},
 }
 REFERENCE = "beta"  # drawn into every picture
-# Which of an objective's metrics is its weight, and of which panel an option is the limit.
+# Objective -> the metric that is its weight.
 _WEIGHTS = {
     "beta": "beta",
     "capacity": "capacity",
@@ -62,6 +62,7 @@ _WEIGHTS = {
     "lagrangian": "multiplier",
     "geco": "multiplier",
 }
+# Objective -> the panel with a limit, and the option that sets the limit.
 _LIMITS = {
     "capacity": ("kl", "capacity"),
     "lagrangian": ("kl", "kl_limit"),
@@ -78,15 +79,15 @@ _COLOUR, _FADED, _LIMIT = "#1f6fb4", "#b0b0b0", "#e07b00"
 
 @dataclass(frozen=True)
 class Run:
-    """One objective's run; each list has a value for every ``LOG_EVERY`` steps, a mean over them."""
+    """The run of one objective; each list has a value for every ``LOG_EVERY`` steps, their mean."""
 
     name: str
     options: dict[str, Any]
     step: list[int]
-    reconstruction: list[float]  # nats an image
-    kl: list[float]  # nats an image
+    reconstruction: list[float]  # nats per image
+    kl: list[float]  # nats per image
     active_channels: list[int]
-    logged: dict[str, list[float]]  # what the objective logs
+    logged: dict[str, list[float]]  # metrics of the objective itself
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def measure(name: str, dataset: ImageDataset, steps: int) -> Run:
 
 
 def draw(run: Run, reference: Run) -> Figure:
-    """Reconstruction, KL and the weight over the steps, in colour; the reference run in grey, limits dashed."""
+    """Draw reconstruction, KL and weight over the steps: the run in colour, the reference in grey, limits dashed."""
     figure = Figure(figsize=(10.5, 3.0), layout="constrained")
     objective = run.options["objective"]
     weight = _WEIGHTS[objective]
@@ -192,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--steps", type=at_least(LOG_EVERY), default=STEPS)
     parser.add_argument("--data", default="dsprites")
-    parser.add_argument("--draw", action="store_true", help="only draw, from the file that there is")
+    parser.add_argument("--draw", action="store_true", help="only draw, from the existing file")
     parser.add_argument("--out", type=writable_folder, default=FOLDER, help="a folder")
     parser.add_argument("--pictures", type=writable_folder, default=PICTURES, help="a folder")
     args = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""Programs that a benchmark starts."""
+"""Starts and ends the programs that a benchmark runs."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ def started(
     *,
     interrupted_for: float = 0.0,
 ) -> Iterator[subprocess.Popen[str]]:
-    """``command``, ended with everything it has started when the block is left; ``output`` as Popen's stdout.
+    """Start ``command``; when the block is left, end it and everything it has started.
 
-    On Linux it is also killed when this process dies without leaving the block.
+    On Linux it is also killed if this process dies without leaving the block.
 
     Args:
-        environment: beside this process's own.
-        interrupted_for: the program, without what it started, gets SIGINT first and so many seconds to write down what it
-            has.
+        environment: variables added to those of this process.
+        output: Popen's ``stdout``; if it is given, errors go there, too.
+        interrupted_for: seconds for the program to write its results after SIGINT, which only the program itself gets,
+            before everything is ended; with 0 there is no SIGINT.
     """
     process = subprocess.Popen(
         command,
@@ -57,19 +58,22 @@ def started(
 
 
 def _end_with_parent() -> partial[int] | None:
-    """What a new process runs before its program; loaded here, because after a fork little is safe."""
+    """The function that a new process calls before its program.
+
+    The library is loaded here, because little is safe between a fork and the program.
+    """
     if sys.platform != "linux":
         return None
     return partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """By SIGTERM first: ninja's compilers have process groups of their own, and it ends them when asked to."""
+    """End the process group, with SIGTERM first, because ninja then ends its compilers, which are in other groups."""
     if not hasattr(os, "killpg"):
         process.kill()
     else:
         deadline = monotonic() + GRACE_SECONDS
-        with suppress(ProcessLookupError):  # nothing of it is left
+        with suppress(ProcessLookupError):  # the whole group has ended
             os.killpg(process.pid, signal.SIGTERM)
             while monotonic() < deadline:
                 process.poll()

@@ -1,8 +1,7 @@
-"""All result files as one page with plots: ``python -m benchmarks.report`` writes docs/benchmarks.md and its pictures.
+"""Shows all result files on one page with plots: ``python -m benchmarks.report`` writes docs/benchmarks.md and pictures.
 
-It also writes the table of GPU figures in README.md.
-
-Nothing is measured here, and nothing on the page or in the table is from elsewhere: a test compares them with the files.
+It also writes the table of GPU figures in README.md. Nothing is measured here: the page and the table contain only
+figures of the result files, and a test compares them.
 """
 
 from __future__ import annotations
@@ -24,28 +23,29 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 PICTURES = PAGE.with_suffix("")
 _HEAD = """# Benchmarks
 
-What the files in `benchmarks/results/` hold, drawn by `make report`. Each has its command, machine, versions and commit
-in it, and only contenders that agreed with the formula in float64. Medians of interleaved rounds.
+`make report` draws this page from the files in `benchmarks/results/`. Each file gives its command, machine, versions and
+commit, and has only contenders that agreed with the formula in float64. Times are medians of interleaved rounds.
 
-- **floor**: the time over that of copying the bytes that any implementation has to move, from and to memory, measured in
-  the same rounds; below 1 where the problem fits into a cache. The total correlation is bound by 2 B² (D + 1)
-  exponentials instead.
-- **eager**, **compile**: how many times faster than the textbook's lines in plain PyTorch, and than the fastest mode of
-  `torch.compile` of them.
-- **memory**: allocated at one time in forward and backward, outputs and gradients included, inputs not.
-- **launches**: kernels, copies and fills on a GPU.
+- **floor**: the time divided by the time of a copy, measured in the same rounds, that moves the bytes which any
+  implementation has to move from and to memory. It can be below 1 if the problem fits into a cache. The total correlation
+  is bound by 2 B² (D + 1) exponentials instead.
+- **eager**, **compile**: the speed-up over the textbook's formula in plain PyTorch, and over the fastest mode of
+  `torch.compile` for it.
+- **memory**: the most memory allocated at one time in forward and backward, including outputs and gradients but not
+  inputs.
+- **launches**: the number of kernels, copies and fills on a GPU.
 """
 _COLOURS = ("#e07b00", "#8c8c8c", "#7a4fa3", "#1f6fb4", "#2a9d5c", "#c0392b", "#b59a00")
-_ORACLE = "reference"  # slow by design: left out of the pictures
+_ORACLE = "reference"  # slow by design, and therefore left out of the pictures
 _SCALING = "latent_scaling"
 README = ROOT / "README.md"
-# Around the table of GPU figures.
+# Marks before and after the table of GPU figures.
 _MARK = "<!-- gpu -->"
 _UNMEASURED = "not measured yet"
 
 
 def page(results: Mapping[str, Results]) -> str:
-    """The page's text, from the result files of the ops and those of the training step and the latency."""
+    """The text of the page, from the result files of the ops, the training step, the time to a loss and the latency."""
     parts = [_HEAD]
     for file, found in sorted(results.items(), key=lambda item: entry_names().index(item[1].op)):
         parts += _op_section(file, found)
@@ -86,7 +86,7 @@ def _op_section(file: str, results: Results) -> Iterator[str]:
 
 
 def gpu_table(folder: Path) -> str:
-    """A line for each figure that `make gpu` is to find, from the result files of GPUs in ``folder``."""
+    """The table of the figures that `make gpu` measures, from the result files of GPUs in ``folder``."""
     rows = [("GPU", "what", "ours", "× eager", "× torch.compile"), ("---", "---", "---:", "---:", "---:")]
     ops = [found for found in load_all(folder).values() if found.machine["gpu"]]
     for op, shapes in HEADLINES.items():
@@ -170,8 +170,8 @@ def _time_to_loss_section() -> Iterator[str]:
         yield (
             f"{results.network}; until the mean loss of {time_to_loss.WINDOW} steps is {results.target:g} nats. "
             f"`{results.command}` → `benchmarks/results/time-to-loss/{path.name}`, {results.date[:10]}. The "
-            "weights, batches and noise are the same, but rounding differences grow: how many steps it takes is chance, "
-            "images/s is not.\n"
+            "weights, batches and noise are the same, but rounding differences grow, so that the number of steps depends "
+            "on chance; images/s does not.\n"
         )
         yield _row(("contender", "steps", "time", "images/s", "eager"))
         yield _row(("---", "---:", "---:", "---:", "---:"))
@@ -199,12 +199,12 @@ def _latency_section() -> Iterator[str]:
 
 
 def draw(results: Results) -> Figure:
-    """Forward and backward of every problem: the time, or how it grows where the problems are a grid."""
+    """Draw forward and backward of every problem: times as bars or, for a grid of problems, their growth as curves."""
     return _growth(results) if results.op == _SCALING else _bars(results)
 
 
 def _bars(results: Results) -> Figure:
-    """Times over the floor, a group of bars for each problem."""
+    """Draw the times over the floor, as a group of bars for each problem."""
     found = _both(results)
     problems = list(dict.fromkeys((m.shape, m.dtype) for m in found))
     contenders = _contenders(found)
@@ -228,7 +228,7 @@ def _bars(results: Results) -> Figure:
 
 
 def _growth(results: Results) -> Figure:
-    """Times by the batch at a fixed number of channels, and by the channels at a fixed batch."""
+    """Draw the times by batch size at a fixed number of channels, and by channels at a fixed batch size."""
     found = _both(results)
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     grids = (("batch size B, at 32 channels", 0, 32), ("channels D, at 4,096 rows", 1, 4096))

@@ -1,6 +1,6 @@
-"""A short run of our kernels on awkward shapes and layouts, for compute-sanitizer to watch.
+"""Runs our kernels briefly on awkward shapes and layouts, under compute-sanitizer.
 
-On a CPU it runs the C++ kernels, which rehearses the command.
+On a CPU it runs the C++ kernels, to rehearse the command.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BACKENDS: dict[str, Backend] = {"cpu": "cpp", "cuda": "cuda"}
 
 
 def posteriors(device: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """Contiguous, and the two halves of one tensor."""
+    """Posterior parameters in two layouts: contiguous, and as the two halves of one tensor."""
     for batch, dim in SHAPES:
         for dtype in DTYPES:
             moments = torch.randn(batch, 2 * dim, device=device, dtype=dtype)
@@ -31,7 +31,7 @@ def posteriors(device: str) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def likelihoods(decoded: Tensor) -> None:
-    """Every kind of target, with the gradient written early and afterwards."""
+    """Run every kind of target, with the gradient computed in the forward pass and in the backward pass."""
     on = torch.rand_like(decoded, dtype=torch.float32) < 0.5
     for target in (on, on.float(), on.to(torch.uint8), PackedBits.pack(on)):
         for reduction in ("sum", "sample"):

@@ -1,7 +1,7 @@
-"""How the total correlation's time and memory grow with the batch: ``python -m benchmarks.scaling``.
+"""Measures the growth of the total correlation's time and memory with the batch: ``python -m benchmarks.scaling``.
 
-Forward and backward at 10 channels, each batch size of each contender in a process of its own, whose peak memory nothing
-else has raised. Writes scaling.json and scaling.png into benchmarks/results/total-correlation/.
+Forward and backward run at 10 channels. Each batch size of each contender gets a process of its own, so that nothing else
+raises its peak memory. Writes scaling.json and scaling.png into benchmarks/results/total-correlation/.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from betavae_fast.bench.total_correlation import contenders, setup
 from betavae_fast.files import write_json
 
 DIM = 10
-# Eager needs a gigabyte at 2,048, and 16 at 8,192.
+# Eager needs 1 GB at 2,048 rows, and 16 GB at 8,192.
 BATCHES = {
     "eager": (256, 512, 1024, 2048),
     "cpp": (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072),
 }
 _LABELS = {"eager": "eager PyTorch", "cpp": "betavae_fast, C++"}
 _COLOURS = {"eager": "#e07b00", "cpp": "#1f6fb4"}
-# Shorter ones are repeated, and the fastest counts: what disturbs a process only slows it.
+# Shorter steps are repeated, and the fastest counts, because disturbances can only slow a process down.
 _SECONDS, _MOST_REPEATS = 2.0, 50
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Forward and backward; ``extra_bytes``: at their peak beside the inputs, as the system counts it."""
+    """A forward and a backward pass; ``extra_bytes`` is their peak memory above the inputs, as the system counts it."""
 
     contender: str
     batch_size: int
@@ -78,7 +78,7 @@ def _measure(name: str, batch_size: int, threads: int) -> Measurement:
 
 
 def draw(measurements: Sequence[Measurement]) -> Figure:
-    """Time and memory by batch size, beside the slopes B² and B."""
+    """Draw time and memory by batch size, with the slopes B² and B."""
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     figure.suptitle(f"Total correlation, forward and backward, {DIM} channels")
     for axis, name, power, unit in zip(

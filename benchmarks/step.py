@@ -1,10 +1,10 @@
-"""A whole training step, ours beside the same network trained the way people write it and a peer's model.
+"""Times a whole training step: ours, the same network in the code people usually write, and a peer's model.
 
     python -m benchmarks.step --threads 2
 
-Each contender lives in a process of its own, because one of the things that differ is how a process keeps its memory.
-First they all take the same 8 steps (same weights, batches and noise), and one whose losses differ from eager's is named
-and not timed. Then they take turns.
+Each contender has a process of its own, because contenders also differ in how their process keeps memory. First all take
+the same 8 steps (same weights, batches and noise). A contender whose losses differ from eager's is named and not timed.
+Then the others are timed in turns.
 """
 
 from __future__ import annotations
@@ -37,26 +37,27 @@ from betavae_fast.files import write_json
 
 NETWORK = f"burgess, 1×64×64, 10 channels, Bernoulli, β = 4, float32, {IMAGES:,} images in memory"
 BATCH_SIZES = {"cpu": (64, 1024), "cuda": (64, 512, 4096, 16384)}
-# Later, rounding differences grow tenfold every few steps while the loss falls fast: 1e-3 by step 24 at batch 256.
+# More steps cannot be compared: while the loss falls fast, rounding differences grow tenfold every few steps (1e-3 by
+# step 24 at batch 256).
 PARITY_STEPS = 8
-# Of the losses, relative.
+# Relative error of the losses.
 TOLERANCE = 1e-4
-# Compiled convolutions, in every mode, and logarithms of rounded probabilities drift sooner, bfloat16 at once.
+# Compiled convolutions (in every mode) and logarithms of rounded probabilities differ sooner, bfloat16 at once.
 _OTHER_TOLERANCES = {"compile": 1e-3, "pythae": 1e-3, "ours, bf16": 3e-2}
 _NOT_REACHED = "the run ended before it"
-# An OpenMP's threads wait actively for more work, in the way of the next process.
+# After their work, OpenMP threads spin for a while and would take the cores from the next process.
 _SETTLE_SECONDS = 0.3
-# As many as a step's CUDA graph takes before it is recorded, and one to record it.
+# The steps that a CUDA graph takes before its recording, and one that records it.
 _WARM_UP_STEPS = 4
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """One contender at one batch size; seconds a step.
+    """The seconds of a step of one contender at one batch size.
 
     Args:
-        loss_difference: from eager's, the largest of the parity steps, relative.
-        shares: of a profiled step's time on the CPU, by what it was spent on; of ours only.
+        loss_difference: largest relative difference from eager's losses in the parity steps.
+        shares: shares of a profiled step's CPU time, by purpose; only for "ours".
     """
 
     contender: str
@@ -76,9 +77,9 @@ class StepResults(Provenance):
     """A result file.
 
     Args:
-        absent: who was not measured, and why.
-        failed: by "contender, N images": why it was not timed there.
-        left_out: by "N images": why nothing was measured, as in the file of a run that was stopped.
+        absent: contender -> reason why it was not measured.
+        failed: "contender, N images" -> reason why it was not timed.
+        left_out: "N images" -> reason why nothing was measured, for example because the run was stopped.
     """
 
     network: str
@@ -89,7 +90,7 @@ class StepResults(Provenance):
 
 
 def headline(time: StepTime) -> str:
-    """``step (1024 images) ours: 700 ms, 1,460 images/s, 3.1× eager``"""
+    """The result in one line: ``step (1024 images) ours: 700 ms, 1,460 images/s, 3.1× eager``."""
     return (
         f"step ({time.batch_size} images) {time.contender}: {seconds(time.p50)}, "
         f"{time.images_per_second:,.0f} images/s, {times(time.speedup_over_eager)} eager"
@@ -99,9 +100,12 @@ def headline(time: StepTime) -> str:
 def measure(
     batch_size: int, names: Sequence[str], device: str, threads: int, samples: int
 ) -> tuple[list[StepTime], dict[str, str]]:
-    """Time the contenders in turn: (their times, why the others were not timed).
+    """Time the contenders in turns.
 
-    One that raises an error, or whose losses in the parity steps differ from eager's, is dropped; without eager all are.
+    A contender that raises an error, or whose losses in the parity steps differ from eager's, is dropped. If eager fails,
+    all are dropped.
+
+    Returns: the times, and the reasons for the contenders that were dropped.
     """
     context = get_context("spawn")
     workers: dict[str, Connection] = {}
@@ -115,9 +119,9 @@ def measure(
             )
             process.start()
             processes.append(process)
-            theirs.close()  # ours of it: the end of the process is the end of the connection
+            theirs.close()  # closes this process's copy, so that the connection ends with the other process
         differences = _check(workers, failed)
-        # With noise of their own they are compiled anew, and a graph is recorded.
+        # Drawing their own noise makes them compile again and record their graph.
         _ask(names, workers, failed, "warm up")
         taken: dict[str, list[float]] = {name: [] for name in workers}
         for number in range(samples):
@@ -126,7 +130,7 @@ def measure(
                 if name in workers:
                     sleep(_SETTLE_SECONDS)
                     taken[name] += _ask((name,), workers, failed, "time").values()
-        # A graph's replay does not tell its operators apart.
+        # The replay of a CUDA graph does not show its operators.
         profiled = ("ours",) if device == "cpu" else ()
         shares = _ask(profiled, workers, failed, "shares").get("ours", {})
     finally:
@@ -145,7 +149,7 @@ def measure(
 
 
 def _check(workers: dict[str, Connection], failed: dict[str, str]) -> dict[str, float]:
-    """By how much each contender's losses differ from eager's; one that differs too much is moved to ``failed``."""
+    """The relative difference of each contender's losses from eager's; if it is too large, move it to ``failed``."""
     losses = _ask(tuple(workers), workers, failed, "losses", PARITY_STEPS)
     if "eager" not in losses:
         _drop_all(workers, failed)
@@ -165,7 +169,7 @@ def _drop_all(workers: dict[str, Connection], failed: dict[str, str]) -> None:
 
 
 def tolerance(name: str) -> float:
-    """By how much a contender's losses may differ from eager's, relative."""
+    """The allowed relative difference of a contender's losses from eager's."""
     kind = "compile" if name.startswith("compile") else name
     return _OTHER_TOLERANCES.get(kind, TOLERANCE)
 
@@ -196,14 +200,16 @@ def _largest_difference(found: list[float], expected: list[float]) -> float:
 def _ask(
     names: Sequence[str], workers: dict[str, Connection], failed: dict[str, str], *question: Any
 ) -> dict[str, Any]:
-    """The answers by name of those among ``workers``; who fails is moved from there to ``failed``.
+    """Ask those of ``names`` that are still among ``workers``; a worker that fails is moved to ``failed``.
 
-    All are asked before the first answer is awaited, so that their compilers work at the same time.
+    All are asked before the first answer is awaited, so that they compile at the same time.
+
+    Returns: the answers by name.
     """
     answers: dict[str, Any] = {}
     asked = [name for name in names if name in workers]
     for name in asked:
-        with suppress(OSError):  # it has ended: seen below
+        with suppress(OSError):  # the process has ended; recv() below reports it
             workers[name].send(question)
     for name in asked:
         try:
@@ -219,7 +225,7 @@ def _ask(
 
 
 def _work(connection: Connection, name: str, batch_size: int, device: str, threads: int) -> None:
-    """A contender's process: answers until it is ended."""
+    """Run a contender's process, which answers questions until it is ended."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     try:
@@ -234,7 +240,7 @@ def _work(connection: Connection, name: str, batch_size: int, device: str, threa
             kind, *arguments = connection.recv()
             connection.send(answers[kind](*arguments))
     except EOFError:
-        pass  # whoever asked has ended
+        pass  # the asking process has ended
     except Exception as error:
         said = str(error).strip().splitlines()
         connection.send(RuntimeError(f"{type(error).__name__}: {said[0] if said else 'without a message'}"))
@@ -245,7 +251,7 @@ def _synchronize(device: str) -> Callable[[], None]:
 
 
 def _time(trainer: Trainer, synchronize: Callable[[], None]) -> float:
-    """Seconds a step, of as many as take half a second; the first wakes the threads."""
+    """The seconds per step, over about half a second of steps; an untimed step before them wakes the threads."""
 
     def run(steps: int) -> float:
         synchronize()
@@ -258,7 +264,7 @@ def _time(trainer: Trainer, synchronize: Callable[[], None]) -> float:
     return run(max(1, round(0.5 / run(1))))
 
 
-# Operators by what they are for; what is in none of these is "other".
+# Purpose -> parts of operators' names; operators that match none count as "other".
 _PURPOSES = {
     "convolutions": ("convolution", "ConvTranspose"),
     "linear layers": ("aten::mm", "aten::addmm"),
@@ -271,7 +277,7 @@ _PURPOSES = {
 
 
 def _shares(trainer: Trainer) -> dict[str, float]:
-    """The parts of a step's CPU time, as the profiler attributes it; they add up to one."""
+    """The shares of a step's CPU time by purpose, as the profiler sees them; they add up to one."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         for _ in range(3):
             trainer.step()
@@ -321,11 +327,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--batch-sizes", type=positive, nargs="+", help="default: 64 1024; on a GPU 64 512 4096 16384"
     )
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
-    parser.add_argument("--samples", type=at_least(2), default=11, help="of each contender")
+    parser.add_argument("--samples", type=at_least(2), default=11, help="number of samples of each contender")
     parser.add_argument(
         "--contenders",
         nargs="+",
-        help="beside eager; default: all but torch.compile's modes that are not its default",
+        help="contenders besides eager; default: all, but torch.compile only in its default mode",
     )
     parser.add_argument("--out", type=writable, help="default: benchmarks/results/step/MACHINE.json")
     args = parser.parse_args(arguments)

@@ -1,9 +1,8 @@
-"""The registry under pytest-benchmark, to compare each contender with itself at another commit.
+"""Runs the registry under pytest-benchmark, to compare each contender with itself at another commit.
 
-``python -m pytest benchmarks --benchmark-only`` runs it, ``--benchmark-autosave`` and ``--benchmark-compare``
-save and compare, ``-k "65536x128 and fp32 and cpp"`` chooses. On the CPU only: its clock is the host's.
-Ratios between contenders are ``python -m benchmarks``'s business, which interleaves them. No time is
-asserted.
+``python -m pytest benchmarks --benchmark-only`` runs it, ``--benchmark-autosave`` and ``--benchmark-compare`` save and
+compare, ``-k "65536x128 and fp32 and cpp"`` chooses problems. It measures the CPU only, because pytest-benchmark uses the
+host's clock. For ratios between contenders use ``python -m benchmarks``, which interleaves them. No time is asserted.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ CONTENDERS = list(dict.fromkeys(c.name for name in op_names() for c in get(name)
 
 @lru_cache(maxsize=1)
 def _checked(name: str, shape: Shape, dtype: str) -> tuple[Problem, dict[str, Forward], dict[str, str]]:
-    """Whatever is timed below has passed the parity check on the very same problem."""
+    """Make the problem and check the parity of its contenders, before any of them is timed on it."""
     op = get(name)
     problem = op.setup(shape, DTYPES[dtype], CPU, 0)
     absent, forwards = line_up(op, shape, CPU)

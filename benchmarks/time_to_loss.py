@@ -1,7 +1,7 @@
-"""How long training takes until the loss is that low: ``python -m benchmarks.time_to_loss --threads 2``.
+"""Times training until the loss reaches a target: ``python -m benchmarks.time_to_loss --threads 2``.
 
-The contenders of the training step, from the same weights through the same batches and noise, one after the other, each
-in a process of its own. Writes time-to-loss/MACHINE.json.
+The contenders are those of the training step. They train one after the other, each in a process of its own, with the same
+initial weights, batches and noise. Writes time-to-loss/MACHINE.json.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BATCH_SIZE, TARGET, WINDOW, MOST_STEPS = 64, 150.0, 50, 4000
 
 @dataclass(frozen=True)
 class Run:
-    """Wall time of the steps until the mean loss of the last ``WINDOW`` is at most the target, and that mean in nats."""
+    """The steps and seconds until the mean loss of ``WINDOW`` steps is at most the target, and this mean in nats."""
 
     contender: str
     steps: int
@@ -52,7 +52,7 @@ class TimeToLoss(Provenance):
 
 
 def train(contender: str, device: str, threads: int, target: float) -> Run:
-    """RuntimeError if the loss is not reached in ``MOST_STEPS``."""
+    """Train until the target is reached. Raises: RuntimeError if it is not reached in ``MOST_STEPS``."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     trainer = TRAINERS[device][contender](BATCH_SIZE, device)
@@ -79,7 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--device", type=available, choices=TRAINERS, default="cpu")
     parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
-    parser.add_argument("--target", type=float, default=TARGET, help="nats an image, β times the KL included")
+    parser.add_argument(
+        "--target", type=float, default=TARGET, help="loss per image with β times the KL, nats"
+    )
     parser.add_argument("--out", type=writable, help="default: benchmarks/results/time-to-loss/MACHINE.json")
     args = parser.parse_args(arguments)
     console = Console(highlight=False, soft_wrap=True)

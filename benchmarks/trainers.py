@@ -1,4 +1,4 @@
-"""The contenders of the step benchmark: who trains the Burgess network, and how it is written."""
+"""The contenders of the step benchmark: several implementations that train the Burgess network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from betavae_fast.training.loop import TrainState, prepare
 from betavae_fast.training.memory import keep_freed_memory
 from betavae_fast.training.step import TrainStep
 
-IMAGES = 16384  # of the data set, every 45th: as float32 they take 268 MB
+IMAGES = 16384  # every 45th image of the data set; as float32 they take 268 MB
 LATENT_DIM, BETA, LR, SEED = 10, 4.0, 1e-3, 0
 
 
@@ -29,10 +29,10 @@ class Trainer(Protocol):
     """A model, its optimizer and its data, ready for steps."""
 
     def loss_of_step(self, number: int) -> float:
-        """Take step ``number`` of the run that all contenders share; its loss in nats."""
+        """Take step ``number`` of the run that all contenders share; return its loss in nats."""
 
     def step(self) -> object:
-        """Take a step the way it would be written: with noise of its own."""
+        """Take a step in the usual way, with its own noise."""
 
 
 def shared_run(batch_size: int, device: str, precision: Precision = "fp32") -> TrainState:
@@ -53,12 +53,12 @@ def shared_run(batch_size: int, device: str, precision: Precision = "fp32") -> T
 
 
 class Ours:
-    """The trainer's step: on a GPU, one CUDA graph."""
+    """Our trainer's step, which is one CUDA graph on a GPU."""
 
     def __init__(self, batch_size: int, device: str, precision: Precision = "fp32") -> None:
         self._state = shared_run(batch_size, device, precision)
         self._state.model.train()
-        # For as long as the process lives.
+        # The stream is held until the process ends.
         self._held = ExitStack()
         self._held.enter_context(side_stream(self._state.device))
         self._step = TrainStep(self._state, self._state.model)
@@ -79,7 +79,7 @@ class Ours:
 
 
 class Eager:
-    """The network and the loss as they stand in tutorials: NCHW, float targets, plain operations, Adam."""
+    """The network and the loss as in tutorials: NCHW, float targets, plain operations, Adam."""
 
     def __init__(self, batch_size: int, device: str) -> None:
         run = shared_run(batch_size, device)
@@ -136,7 +136,7 @@ class Compiled(Eager):
 
 
 class Pythae(Eager):
-    """pythae's BetaVAE around eager's encoder and decoder; its loss takes probabilities."""
+    """pythae's BetaVAE with eager's encoder and decoder; its loss takes probabilities."""
 
     def __init__(self, batch_size: int, device: str) -> None:
         super().__init__(batch_size, device)
@@ -170,7 +170,7 @@ class Pythae(Eager):
         self._sample = self._model._sample_gauss
 
     def loss(self, x: Tensor, noise: Tensor | None) -> Tensor:
-        # The only place where its noise can be given.
+        # pythae accepts given noise only here.
         self._model._sample_gauss = (
             self._sample if noise is None else lambda mu, std: (mu + noise * std, noise)
         )

@@ -1,10 +1,10 @@
-"""Trains by the real command on this machine: measures its speed, and checks what it promises.
+"""Trains with the real command on this machine, measures its speed and checks its promises.
 
     python -m benchmarks.training --device cuda
 
-Two runs are timed: 20,000 steps of 64 images, and 500 of 4096. Then four are started at once, in float32, and not timed.
-A run and the same run again must leave the same weights, bit for bit. So must one that ended half-way and was resumed.
-The loss of the same run on the CPU must be much the same. The file is written anew whenever something is known.
+Two runs are timed: 20,000 steps of 64 images, and 500 of 4096. Then four runs in float32 are started at once and not
+timed. A run and its repetition must give the same weights, bit for bit, and so must a run that ended half-way and was
+resumed. The same run on the CPU must give about the same loss. The file is written anew after each result.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from betavae_fast.training.run_folder import RunFolder
 
 SPEEDS = ((64, 20_000), (4096, 500))  # batch size, steps
 SHORT_STEPS, LOG_EVERY = 400, 50
-# The relative error of the loss of a logged interval. Batches and noise are the same, but rounding differences grow with
-# the steps.
+# Relative error of the loss of a logged interval. Batches and noise are the same, but rounding differences grow with the
+# steps.
 CPU_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
 class Speed:
-    """A run that was timed; images a second are the median of the logged intervals but the first."""
+    """A timed run; ``images_per_second`` is the median of the logged intervals without the first."""
 
     batch_size: int
     steps: int
@@ -54,12 +54,12 @@ class Speed:
 
 @dataclass(frozen=True)
 class Training(Provenance):
-    """A result file; what is None was not reached.
+    """A result file; fields that were not reached are None.
 
     Args:
-        same_again: whether the same command leaves the same weights.
-        same_resumed: whether a run stopped half-way and resumed leaves the weights of one that was not.
-        loss, loss_on_cpu: by the steps done.
+        same_again: True if the same command gave the same weights again.
+        same_resumed: True if a run that was stopped half-way and resumed gave the weights of the uninterrupted run.
+        loss, loss_on_cpu: number of steps -> loss in nats.
     """
 
     speeds: tuple[Speed, ...] = ()
@@ -110,15 +110,15 @@ class Runs:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 1 if a run failed, or one of the promises does not hold; both are named."""
+    """Run the command line. Returns: 1 if a run failed or a promise does not hold, both of which are named; else 0."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.training", description=(__doc__ or "").splitlines()[0], allow_abbrev=False
     )
     parser.add_argument("--device", type=available, choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--data", default="dsprites", help="as of the train command")
+    parser.add_argument("--data", default="dsprites", help="--data of the train command")
     parser.add_argument(
-        "--tiny", type=positive, metavar="STEPS", help="a small network and so few steps: no figures"
+        "--tiny", type=positive, metavar="STEPS", help="rehearse with a small network and so many steps"
     )
     parser.add_argument("--out", type=writable, help="default: benchmarks/results/train/MACHINE.json")
     args = parser.parse_args(arguments)
@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = args.out or RESULTS / "train" / f"{machine.kind(device)}.json"
     console = Console(highlight=False, soft_wrap=True, markup=False)
     results = Training(command=command("benchmarks.training", arguments), **machine.provenance(device))
-    write_json(out, results)  # nothing is known yet
+    write_json(out, results)  # replaces an older file; no result is known yet
     failed: list[str] = []
     speeds, steps, log_every = SPEEDS, SHORT_STEPS, LOG_EVERY
 
@@ -185,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def load(path: Path) -> Training:
-    """A result file."""
+    """Read a result file."""
     document = json.loads(path.read_text(encoding="utf-8"))
     speeds = tuple(Speed(**entry) for entry in document.pop("speeds"))
     for name in ("loss", "loss_on_cpu"):

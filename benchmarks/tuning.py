@@ -1,10 +1,10 @@
-"""Tries other cuts of the GPU kernels' work than the default: ``python -m benchmarks.tuning --device cuda``.
+"""Times the GPU kernels with other cuts of their work than the default: ``python -m benchmarks.tuning --device cuda``.
 
-Forward and backward of the latent op and of the total correlation, with more and with fewer CTAs or programs, of more and
-of fewer tiles. Each is recorded as a CUDA graph, so that the kernels are timed and not the host. Writes
+Forward and backward of the latent op and of the total correlation run with more and with fewer CTAs or programs, and with
+more and fewer tiles in each. Each is recorded as a CUDA graph, so that the kernels are timed and not the host. Writes
 tuning/MACHINE.json anew after each problem.
 
-On a CPU the C++ kernels, whose cut is fixed, stand in: that rehearses the command.
+On a CPU the C++ kernels run instead, with their fixed cut, to rehearse the command.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from betavae_fast.ops.backends import CUDA_LIBRARY
 
 Figures = Mapping[str, int]
 
-# Large, middling and small ones of the latent op, and batches of the total correlation.
+# Large, medium and small problems of the latent op, and two batches of the total correlation.
 PROBLEMS: dict[str, tuple[tuple[str, Shape, str], ...]] = {
     "cuda": (
         ("latent", (1 << 20, 64), "fp32"),
@@ -45,8 +45,8 @@ PROBLEMS: dict[str, tuple[tuple[str, Shape, str], ...]] = {
     ),
     "cpu": (("latent", (16, 3), "fp32"), ("total_correlation", (16, 3), "fp32")),
 }
-# Where one CTA or program would be enough, each takes the most tiles, whatever the shape. The default's cut is among
-# them, which shows how far two measurements of the same differ.
+# With 1 as the number of CTAs or programs that is enough, each takes the most tiles for any shape. The cut of the default
+# is among these, which shows how much two measurements of the same cut differ.
 _TILES = (1, 2, 4, 8, 16, 32, 64)
 CUTS: dict[tuple[str, str], tuple[Figures, ...]] = {
     ("cuda", "latent"): tuple({"enough_ctas": 1, "most_tiles": tiles} for tiles in _TILES),
@@ -69,7 +69,7 @@ _EFFORT = {
 
 @dataclass(frozen=True)
 class Tried:
-    """The seconds of one forward and backward pass, under each cut."""
+    """The seconds of a forward and a backward pass with each cut."""
 
     op: str
     shape: Shape
@@ -85,7 +85,7 @@ class Sweep(Provenance):
 
 
 def try_cuts(op: Op, shape: Shape, dtype: str, backend: str, device: torch.device) -> Tried:
-    """Time one problem under every cut of a backend, side by side."""
+    """Time one problem with every cut of a backend, side by side."""
     contender = next(c for c in op.contenders(device.type) if c.name == backend)
     if contender.missing:
         return Tried(op.name, shape, dtype, backend, {}, {DEFAULT: contender.missing})
@@ -98,7 +98,7 @@ def try_cuts(op: Op, shape: Shape, dtype: str, backend: str, device: torch.devic
             with _cut(backend, op.name, figures):
                 call = task("forward+backward", name, problem, forward, max_calls=1).call
                 tasks.append(Task(name, record(lambda call=call: call(None))))  # type: ignore[misc]
-        except Exception as error:  # whatever one cut does to a compiler or a launch, the others can be timed
+        except Exception as error:  # from a compiler or a launch; the other cuts can still be timed
             failed[name] = f"{type(error).__name__}: {error}"
     clock = CpuClock() if device.type == "cpu" else CudaClock(flush=False)
     cuts = interleave(tasks, clock, _EFFORT[device.type]) if tasks else {}
@@ -115,8 +115,10 @@ def _cut(backend: str, op: str, figures: Figures) -> AbstractContextManager[None
 
 
 def _recorder(device: torch.device) -> Callable[[Callable[[], object]], Callable[[object], object]]:
-    """Makes of a call what is timed: on a GPU the replay of its graph. The graphs share their memory, as none reads what
-    another has left there."""
+    """The function that turns a call into the timed call: on a GPU, the replay of its CUDA graph.
+
+    The graphs share their memory, because none reads the results of another.
+    """
     if device.type == "cpu":
         return lambda call: lambda _: call()
     pool = torch.cuda.graph_pool_handle()
@@ -136,7 +138,7 @@ def _recorder(device: torch.device) -> Callable[[Callable[[], object]], Callable
 
 
 def lines(tried: Tried) -> Iterator[str]:
-    """The fastest first, and then what failed."""
+    """The output lines: the cuts, the fastest first, and then the failures."""
     about = f"{tried.op} {tried.shape} {tried.dtype} {tried.backend}"
     for name, timing in sorted(tried.cuts.items(), key=lambda item: item[1].p50):
         beside = (
@@ -148,7 +150,7 @@ def lines(tried: Tried) -> Iterator[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 1 if a cut could not be tried."""
+    """Run the command line. Returns: 1 if a cut could not be tried, else 0."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.tuning", description=(__doc__ or "").splitlines()[0], allow_abbrev=False

@@ -1,1 +1,1 @@
-"""The GPU kernels compiled for GPUs that need not be there, and their machine code read; its budgets are in budgets/."""
+"""Compiles the GPU kernels without a GPU and reads their machine code; the budgets for it are in benchmarks/budgets/."""

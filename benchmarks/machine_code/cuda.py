@@ -1,4 +1,4 @@
-"""What nvcc made of the kernels: registers, stack, load widths and instructions, read from its own reports.
+"""Reads from nvcc's reports and machine code the registers, stack, load widths and instructions of the CUDA kernels.
 
     python -m benchmarks.machine_code.cuda [op ...]
 
@@ -42,7 +42,7 @@ Figures = dict[str, dict[str, Any]]
 
 
 class Compiled(NamedTuple):
-    """A kernel: what it holds, and its instructions."""
+    """A kernel's resources and its instructions."""
 
     resources: dict[str, int]  # registers, stack, spills; bytes of shared memory
     code: sass.Code
@@ -53,7 +53,7 @@ def budget_file(op: str) -> Path:
 
 
 def _names(mangled: Iterable[str]) -> dict[str, str]:
-    """``forward<float, true, true, (Kl)2>`` by its mangled name."""
+    """The short names, such as ``forward<float, true, true, (Kl)2>``, by mangled name."""
     mangled = list(mangled)
     full = subprocess.run(
         ["c++filt", *mangled], capture_output=True, text=True, check=True
@@ -83,7 +83,7 @@ def _resources(report: str) -> dict[str, dict[str, int]]:
 
 @cache
 def compile_source(source: str, arch: str) -> dict[str, Compiled]:
-    """One file's kernels; a warning is an error."""
+    """Compile the kernels of one file. Warnings are errors."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / f"{source}.cubin"
         at = ROOT / "csrc" / "cuda" / f"{source}.cu"
@@ -98,7 +98,7 @@ def compile_source(source: str, arch: str) -> dict[str, Compiled]:
 
 
 def compile_op(op: str, arch: str) -> dict[str, Compiled]:
-    """All of an op's kernels, two files at a time; compiled once a process."""
+    """Compile all kernels of an op, two files at a time; each file is compiled once in a process."""
     with ThreadPoolExecutor(2) as pool:
         parts = pool.map(compile_source, SOURCES[op], [arch] * len(SOURCES[op]))
         return {name: kernel for part in parts for name, kernel in part.items()}

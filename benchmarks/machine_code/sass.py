@@ -1,4 +1,4 @@
-"""Reads machine code as cuobjdump lists it: instructions, loops, and one round of the main loop."""
+"""Reads machine code from cuobjdump's listing: instructions, loops, and one round of the main loop."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _instruction(line: str) -> tuple[int, str] | None:
 
 
 def kernels(cubin: Path) -> dict[str, Code]:
-    """Every kernel of the file by its mangled name."""
+    """The code of every kernel in the file, by mangled name."""
     found: dict[str, Code] = {}
     code: Code = []
     for line in dump(cubin, "-sass").splitlines():
@@ -47,7 +47,7 @@ def kernels(cubin: Path) -> dict[str, Code]:
 
 
 def _machine_code(cubin: bytes) -> bytes:
-    """The section of an ELF file that is executed; a Triton kernel is one."""
+    """The executable section of an ELF file, which is the form of a Triton kernel."""
     (table,), (size, number) = struct.unpack_from("<Q", cubin, 40), struct.unpack_from("<HH", cubin, 58)
     for at in range(table, table + size * number, size):
         flags, _, offset, length = struct.unpack_from("<QQQQ", cubin, at + 8)
@@ -57,9 +57,9 @@ def _machine_code(cubin: bytes) -> bytes:
 
 
 def disassemble(cubins: Sequence[bytes], arch: str) -> list[Code]:
-    """The instructions of files that hold a kernel each, one file's addresses after the other's.
+    """The instructions of files that hold one kernel each; the addresses continue from file to file.
 
-    The disassembler takes longer to start than for the work, so it is started once.
+    The disassembler takes longer to start than to work, so it is started only once for all files.
     """
     parts = [_machine_code(cubin) for cubin in cubins]
     with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +76,7 @@ def disassemble(cubins: Sequence[bytes], arch: str) -> list[Code]:
 
 
 def opcode(text: str) -> str:
-    """``LDG.E.128`` of ``@!P0 LDG.E.128 R4, [R2.64]``."""
+    """The opcode of an instruction: ``LDG.E.128`` of ``@!P0 LDG.E.128 R4, [R2.64]``."""
     words = text.split()
     return words[1] if text.startswith("@") else words[0]
 
@@ -86,7 +86,7 @@ def opcodes(code: Code) -> list[str]:
 
 
 def _jumps(code: Code) -> dict[int, tuple[int, bool]]:
-    """Where each jump leads, and whether it is conditional."""
+    """The target of each jump, and True if it is conditional, by the jump's position."""
     at = {address: i for i, (address, _) in enumerate(code)}
     return {
         i: (at[int(m[1], 16)], text.startswith("@") or bool(re.search(r"\bBRA\S* !?U?P\d", text)))
@@ -96,19 +96,22 @@ def _jumps(code: Code) -> dict[int, tuple[int, bool]]:
 
 
 def _loops(code: Code) -> list[tuple[int, int]]:
-    """(first, last) instruction of each."""
+    """The positions of the first and the last instruction of each loop."""
     return [(to, i) for i, (to, _) in _jumps(code).items() if to < i]
 
 
 def inner_loops(code: Code) -> list[Code]:
-    """The bodies of those that hold no other."""
+    """The bodies of the loops that contain no other loop."""
     loops = _loops(code)
     inner = [a for a in loops if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
     return [code[start : end + 1] for start, end in inner]
 
 
 def once_round(code: Code) -> Code:
-    """Once round the longest loop, by the shortest way with the most arithmetic and 16-byte accesses."""
+    """The instructions of one round of the longest loop.
+
+    Among all paths this takes the one with the most arithmetic and 16-byte accesses, and the shortest of these.
+    """
     jumps = _jumps(code)
     loops = _loops(code)
     if not loops:
@@ -118,7 +121,7 @@ def once_round(code: Code) -> Code:
     def worth(text: str) -> int:
         return 10 if re.search(r"(LDG|STG)\.E\.128", text) else "FFMA" in text
 
-    # What is passed from here to the end, minus the instructions, and the next.
+    # Position -> (worth of the best path from here to the end, minus its number of instructions, next position).
     best: dict[int, tuple[int, int, int]] = {end: (0, -1, end)}
     for i in range(end - 1, start - 1, -1):
         to, conditional = jumps.get(i, (i + 1, False))

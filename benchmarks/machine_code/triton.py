@@ -1,8 +1,8 @@
-"""Compiles the kernels for GPUs that are not there, as the host side would launch them; reads the assembly.
+"""Compiles the Triton kernels without a GPU, with the arguments of real launches, and reads their assembly.
 
     python -m benchmarks.machine_code.triton [OP ...]
 
-measures anew and raises the committed budgets to what it finds; ``--reset`` forgets them first.
+measures them anew and raises the committed budgets where they are exceeded; ``--reset`` replaces the budgets.
 """
 
 # mypy: disable-error-code="import-untyped"
@@ -28,21 +28,21 @@ from benchmarks.machine_code import sass
 from benchmarks.machine_code.launches import latent, likelihood, total_correlation
 
 _BUDGETS = Path(__file__).resolve().parents[2] / "benchmarks" / "budgets"
-# op -> name -> what is called with a dtype; what is measured is the launch of the kernel that the name begins with, or
-# the first.
+# Op -> name -> function of a dtype that launches kernels. The launch measured is that of the kernel with which the name
+# begins, or else the first.
 VARIANTS = {
     "latent": latent.VARIANTS,
     "likelihood": likelihood.VARIANTS,
     "total_correlation": total_correlation.VARIANTS,
 }
-# Loads and stores of what lies contiguously and aligned are 16 bytes wide in these.
+# Variants whose loads and stores of contiguous, aligned data must be 16 bytes wide.
 FULL_WIDTH = (*latent.FULL_WIDTH, *likelihood.FULL_WIDTH)
 CAPABILITIES = (80, 90, 100)
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Launch(NamedTuple):
-    """A kernel and what it was called with."""
+    """A kernel, and the arguments and options of its call."""
 
     kernel: Any
     grid: tuple[int, ...]
@@ -51,7 +51,7 @@ class Launch(NamedTuple):
 
 
 def launches_of(call: Callable[[], Any]) -> list[Launch]:
-    """What ``call`` launches, in order; nothing runs."""
+    """The launches of ``call``, in order. They are recorded but not run."""
     found: list[Launch] = []
 
     def record(kernel: Any, *positional: Any, grid: tuple[int, ...], warmup: bool, **keywords: Any) -> None:
@@ -66,7 +66,10 @@ def launches_of(call: Callable[[], Any]) -> list[Launch]:
 
 
 class _Gpu:
-    """Stands in the driver's place, for a GPU that is not there; the launcher keeps its variants by device."""
+    """Replaces the driver, for a GPU that need not exist.
+
+    Triton's launcher keeps its compiled variants by device, so that each capability is a device here.
+    """
 
     def __init__(self, capability: int) -> None:
         self._capability = capability
@@ -82,29 +85,29 @@ class _Gpu:
 
 
 def compiled(launch: Launch, capability: int) -> Any:
-    """The variant that Triton's own launcher chooses."""
+    """The compiled variant that Triton's own launcher chooses."""
     with mock.patch.object(triton.runtime.driver, "_active", _Gpu(capability)):
         return launch.kernel.run(grid=launch.grid, warmup=True, **launch.arguments, **launch.options)
 
 
 class Assembly(NamedTuple):
-    """One kernel variant for one GPU."""
+    """The assembly of one kernel variant for one GPU."""
 
     ptx: str
     instructions: sass.Code
     registers: int
     stack: int
     shared: int
-    threads: int  # of a program
-    fused: bool  # whether the compiler was free to fuse
-    elements: int  # of a tile, per thread
-    pairs: int  # likewise
+    threads: int  # threads of a program
+    fused: bool  # True if the compiler was allowed to fuse multiplications and additions
+    elements: int  # elements of a tile per thread
+    pairs: int  # pairs of a tile per thread; 0 for kernels without pairs
 
     def opcodes(self, prefix: str) -> list[str]:
         return [name for name in sass.opcodes(self.instructions) if name.startswith(prefix)]
 
     def loop(self) -> sass.Code:
-        """The instructions of the longest loop: the one over tiles."""
+        """The instructions of the longest loop, which is the loop over tiles."""
         return max(self._loops(), key=len, default=[])
 
     def _loops(self) -> list[sass.Code]:
@@ -115,7 +118,7 @@ class Assembly(NamedTuple):
         return [loop for loop in loops if loop]
 
     def subroutines(self) -> int:
-        """Not counted by their calls: some assemblers leave a loop by one that never returns."""
+        """The number of subroutines, counted by returns: some assemblers leave a loop by a call that never returns."""
         return len(self.opcodes("RET"))
 
     def spills(self) -> int:
@@ -130,7 +133,7 @@ class Assembly(NamedTuple):
     def _instructions(self) -> dict[str, float]:
         if not self.pairs:
             return {"instructions_per_element": round(len(self.loop()) / self.elements, 2)}
-        # The loops over dims lie within the one over tiles.
+        # The loops over dims lie within the loop over tiles.
         loops = sorted(self._loops(), key=len)
         of_dims = sum(
             len(loop) for i, loop in enumerate(loops) if not any(inner[0] in loop for inner in loops[:i])
@@ -181,7 +184,7 @@ def assemble(op: str, variant: str, dtype: torch.dtype, capability: int) -> Asse
 
 
 def assemble_all(op: str, capability: int) -> dict[tuple[str, str], Assembly]:
-    """By variant and name of the dtype."""
+    """The assemblies of an op, by variant and name of the dtype."""
     keys = list(product(VARIANTS[op], DTYPES))
     launches = [_launch(op, variant, DTYPES[name]) for variant, name in keys]
     return dict(zip(keys, read(launches, capability), strict=True))

@@ -1,1 +1,1 @@
-"""The static roofline: what bounds each GPU kernel, from its machine code alone (docs/roofline.md)."""
+"""The static roofline: predicts from its machine code alone what bounds each GPU kernel (docs/roofline.md)."""

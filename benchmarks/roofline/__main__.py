@@ -1,4 +1,4 @@
-"""The static roofline: compiles the GPU kernels, needs no GPU; writes results/roofline/ and docs/roofline.md."""
+"""Computes the static roofline of the GPU kernels, without a GPU; writes results/roofline/ and docs/roofline.md."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OF_PAIRS = "total_correlation"
 
 
 def _of_triton(op: str, arch: str) -> list[tuple[Row, Kernel]]:
-    # The kernels of pairs read float32 tables, whatever the inputs are.
+    # The kernels of pairs read float32 tables for inputs of any dtype.
     dtypes = ("float32",) if op == _OF_PAIRS else DTYPES
     return [
         of_triton(op, variant, dtype, _ARCHS[arch], assemble(op, variant, DTYPES[dtype], _ARCHS[arch]))
@@ -39,7 +39,7 @@ def _of_triton(op: str, arch: str) -> list[tuple[Row, Kernel]]:
 
 
 def _kernels(archs: Sequence[str]) -> Iterator[tuple[Row, Kernel]]:
-    """Two compilers at a time: Triton's beside nvcc, and two of nvcc when it is through."""
+    """Compile all kernels, with two compilers at a time: Triton and nvcc first, then nvcc twice."""
     each = [(op, arch) for op in TRITON for arch in archs]
     with ThreadPoolExecutor(2) as pool:
         triton_rows = pool.submit(lambda: {(op, arch): _of_triton(op, arch) for op, arch in each})
@@ -93,7 +93,7 @@ def show(document: dict[str, Any], console: Console) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.roofline", description=__doc__)
-    parser.add_argument("--archs", choices=_ARCHS, nargs="+", help="only these; writes nothing")
+    parser.add_argument("--archs", choices=_ARCHS, nargs="+", help="only these architectures; writes nothing")
     parser.add_argument(
         "--check",
         action="store_true",

@@ -1,4 +1,4 @@
-"""The kernels of the table, as the tests of their budgets compile them."""
+"""The kernels of the roofline's table, compiled as in the tests of their budgets."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from benchmarks.roofline.model import Kernel
 if TYPE_CHECKING:
     from benchmarks.machine_code.triton import Assembly
 
-# Channels at which the total correlation's loops over channels and over pairs are weighed.
+# Number of channels by which the total correlation's loops over channels are weighted against those over pairs.
 CHANNELS = 10
 _SIZES = {"float32": 4, "bfloat16": 2}
 _CUDA_TYPES = {"float": "float32", "BFloat16": "bfloat16"}
 _CUDA_THREADS = {"latent": 256, "likelihood": 256, "total_correlation": 128}
-# Kernel -> (its name here, tensors of the input's dtype that it reads or writes, further bytes of an element). The
-# variants that read and write 16 bytes at a time.
+# Kernel -> (its name in the table, number of tensors of the input's dtype that it reads or writes, further bytes of an
+# element). All are variants that read and write 16 bytes at a time.
 _CUDA: dict[str, dict[str, tuple[str, int, float]]] = {
     "latent": {
         "forward<{}, true, true, (Kl)2>": ("forward dim", 3, 0),
@@ -38,16 +38,16 @@ _CUDA: dict[str, dict[str, tuple[str, int, float]]] = {
         "backward<Variant<{0}, Operand<{0}, true>, true> >": ("backward none", 3, 4),
     },
 }
-# A pair has an exponential in each channel, and one of all of them.
+# Exponentials of a pair and channel: a pair has one in each channel, and one for all channels together.
 _EXPONENTIALS = 1 + 1 / CHANNELS
-# Kernel -> (posteriors times rows of a thread, exponentials of a pair and channel).
+# Kernel -> (pairs of a thread, which are its posteriors times its rows; exponentials of a pair and channel).
 _CUDA_PAIRS = {
     "joint": (32, 1 / CHANNELS),
     "marginals": (32, 1),
     "sweep<(Owner)0>": (16, _EXPONENTIALS),
     "sweep<(Owner)1>": (16, _EXPONENTIALS),
 }
-# The launches of benchmarks/machine_code/launches/ that the table has.
+# The launches in benchmarks/machine_code/launches/ that the table includes.
 TRITON = {
     "latent": (
         *("forward dim (B, 128)", "forward sample (B, 128)", "forward none (B, 128)", "sample (B, 128)"),
@@ -62,7 +62,7 @@ TRITON = {
 
 
 class Row(NamedTuple):
-    """Which kernel."""
+    """The key of a kernel in the table."""
 
     op: str
     backend: str
@@ -77,7 +77,10 @@ class Row(NamedTuple):
 def of_pairs(
     code: sass.Code, registers: int, shared_bytes: int, threads: int, pairs: int, exponentials: float
 ) -> Kernel:
-    """A round of a kernel of pairs, its loops over channels taken for each; an element is a pair and channel."""
+    """The work of one round of a kernel of pairs; its loops over channels run once for each of ``CHANNELS``.
+
+    An element is a pair and channel.
+    """
     of_channels = [body for body in sass.inner_loops(code) if any("FFMA" in text for _, text in body)]
     way = sass.once_round(code)
     inner = [instruction for body in of_channels for instruction in sass.once_round(body)]
@@ -109,7 +112,7 @@ def of_cuda(op: str, arch: str) -> dict[Row, Kernel]:
 
 
 def _triton_bytes(op: str, variant: str, size: int) -> float:
-    """Of an element, from and to memory."""
+    """The bytes of an element that are read from memory or written to it."""
     if op == "likelihood":
         target = 1 if "uint8" in variant else 1 / 8 if "bits" in variant else size
         return target + size * (1 if "no gradient" in variant else 2)
@@ -121,7 +124,7 @@ def of_triton(op: str, variant: str, dtype: str, capability: int, found: Assembl
     row = Row(op, "triton", variant, dtype, f"sm_{capability}")
     sizes = (found.registers, found.shared, found.threads)
     if found.pairs:
-        # Of the densities' programs, those of the joint are counted: they loop over channels.
+        # Among the programs of the densities, count those of the joint density, which loop over channels.
         exponentials = 1 / CHANNELS if variant.startswith("sum_densities") else _EXPONENTIALS
         return row, of_pairs(found.instructions, *sizes, found.pairs, exponentials)
     moved = _triton_bytes(op, variant, _SIZES[dtype])

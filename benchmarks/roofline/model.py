@@ -1,4 +1,4 @@
-"""The model: time of an element = the longest of what its memory and each pipe take, all of them busy at once."""
+"""The model: memory and all pipes work at the same time, so an element takes as long as the slowest of them."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from benchmarks.machine_code import sass
 from benchmarks.roofline import pipes
 from benchmarks.roofline.machines import Machine
 
-_REGISTERS_AT_A_TIME = 8  # a thread's registers are dealt out in these
-_SYSTEM_SHARED_BYTES = 1 << 10  # of each CTA
+_REGISTERS_AT_A_TIME = 8  # registers of a thread are allocated in multiples of this
+_SYSTEM_SHARED_BYTES = 1 << 10  # shared memory that the system uses in each CTA
 
 
 class Kernel(NamedTuple):
     """A compiled kernel, and the work of a thread in one round of its main loop."""
 
-    code: sass.Code  # of the round
-    registers: int
-    shared_bytes: int
-    threads: int  # of a CTA
-    elements: float
-    bytes: float  # of an element, from and to memory; 0 if what is read lies in caches
-    exponentials: float = 0  # of an element, where these and not memory are the floor
+    code: sass.Code  # instructions of the round
+    registers: int  # registers of a thread
+    shared_bytes: int  # shared memory of a CTA
+    threads: int  # threads of a CTA
+    elements: float  # elements of a thread in the round
+    bytes: float  # bytes per element from and to memory; 0 if the data read lie in caches
+    exponentials: float = 0  # exponentials per element, if these and not memory are the floor
 
 
 class Prediction(NamedTuple):
-    """Clocks of an SM for one element.
+    """The clocks of an SM for one element, by resource.
 
-    fraction: of the floor, which is the memory's time, or that of the exponentials on their own.
+    ``fraction`` is the floor over the clocks of ``limiter``. The floor is the time of the memory or, without memory
+    traffic, the time of the exponentials alone.
     """
 
     clocks: dict[str, float]
@@ -36,7 +37,7 @@ class Prediction(NamedTuple):
 
 
 def resident_threads(kernel: Kernel, machine: Machine) -> int:
-    """That fit onto an SM at once."""
+    """The number of threads that fit onto an SM at once."""
     registers = -(-kernel.registers // _REGISTERS_AT_A_TIME) * _REGISTERS_AT_A_TIME
     ctas = min(
         machine.registers // (registers * kernel.threads),

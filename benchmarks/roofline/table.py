@@ -1,4 +1,4 @@
-"""The committed table: what was predicted of each kernel, and from which counts."""
+"""The committed table: the prediction for each kernel, and the counts it follows from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.roofline.model import Kernel, predict, resident_threads
 FILE = RESULTS / "roofline" / "roofline.json"
 PAGE = ROOT / "docs" / "roofline.md"
 MARK = "<!-- table -->"
-# A prediction may be this much lower than the committed one: another patch level of a compiler.
+# A prediction may be lower than the committed one by this much, because compilers of other patch levels differ.
 TOLERANCE = 0.01
 
 
@@ -49,7 +49,7 @@ def read() -> dict[str, Any]:
 
 
 def slower(found: Mapping[Row, Kernel]) -> list[str]:
-    """The kernels that are predicted to be slower than in the committed table, or are not in it."""
+    """A line for each kernel that is predicted to be slower than in the committed table, or is not in it."""
     committed = {Row(*(e[field] for field in Row._fields)): e["predicted"] for e in read()["kernels"]}
     lines = [f"{row}: not in the table" for row in found if row not in committed]
     for row, kernel in found.items():
@@ -61,7 +61,7 @@ def slower(found: Mapping[Row, Kernel]) -> list[str]:
 
 
 def markdown(document: dict[str, Any]) -> str:
-    """A line for each kernel: sm_90's instructions, and the fraction that each machine reaches."""
+    """The table in Markdown: a row for each kernel, with its instructions on sm_90 and its fraction on each machine."""
     names = [machine["name"] for machine in document["machines"]]
     lines = [
         f"| op | kernel | dtype | instructions | {' | '.join(names)} |",
@@ -84,7 +84,7 @@ def markdown(document: dict[str, Any]) -> str:
 
 
 def write_page(document: dict[str, Any]) -> None:
-    """Puts the table between the page's two marks."""
+    """Write the table between the two marks on the page."""
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARK)
     _, _, after = rest.partition(MARK)
     PAGE.write_text(f"{before}{MARK}\n{markdown(document)}\n{MARK}{after}", encoding="utf-8")

@@ -1,1 +1,1 @@
-"""The Triton kernels' launches that are compiled: a file for each op."""
+"""The launches of Triton kernels that are compiled, with one file for each op."""

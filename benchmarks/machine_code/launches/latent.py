@@ -1,4 +1,4 @@
-"""The latent op's kernels as they are compiled for GPUs."""
+"""The launches of the latent op's Triton kernels that are compiled."""
 
 from __future__ import annotations
 

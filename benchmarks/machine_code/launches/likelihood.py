@@ -1,4 +1,4 @@
-"""The likelihood op's kernels as they are compiled for GPUs."""
+"""The launches of the likelihood op's Triton kernels that are compiled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _IMAGES = (256, 3, 64, 64)
 
 
 def _pixels(dtype: torch.dtype, kind: str, layout: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """(decoded, target)"""
+    """The decoder's output and the target."""
     shape = (4096, 3, 5, 7) if layout == "odd" else _IMAGES
     decoded = torch.empty(shape, dtype=dtype)
     if kind == "bits":

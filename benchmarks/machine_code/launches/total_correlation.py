@@ -1,4 +1,4 @@
-"""The total correlation op's kernels of pairs as they are compiled for GPUs."""
+"""The launches of the total correlation op's Triton kernels of pairs that are compiled."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _backward(estimator: str) -> Callable[[torch.dtype], None]:
     return call
 
 
-# "kernel estimator"
+# The names are "kernel estimator".
 VARIANTS: dict[str, Callable[[torch.dtype], None]] = {
     f"{kernel} {estimator}": call(estimator)
     for kernel, call in {
