@@ -1,7 +1,7 @@
-"""docs/differences.md, line by line: what other libraries compute, beside what this one does.
+"""docs/differences.md, line by line: the results of other libraries, beside those of this one.
 
-Libraries that are installed are called. Of the others the formula is stated in plain torch, with its source: the
-repository, the commit that was read, file and function.
+Libraries that are installed are called. For the others, the formula is stated in plain torch with its source: the
+repository, the commit that was read, the file and the function.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def inputs(step: int = 0, reconstruction: float = 0.0) -> LossInputs:
 
 
 def plain_kl(mu: Tensor, logvar: Tensor) -> Tensor:
-    """As most write it: −½ (1 + v − μ² − eᵛ), summed over the latent dims."""
+    """The KL as it is usually written: −½ (1 + v − μ² − eᵛ), summed over the latent dims."""
     return -0.5 * (1 + logvar - mu.pow(2) - logvar.exp()).sum(1)
 
 
@@ -85,7 +85,7 @@ def pythae_model(models: Any, kind: str, **config: Any) -> Any:
 
 
 def test_pythae_cross_entropy_takes_probabilities_and_ours_logits(pythae: Any) -> None:
-    """A certain pixel's loss stops at 100 nats, and a sigmoid that is 1 in float32 has no gradient."""
+    """The loss of a certain pixel stops at 100 nats, and a sigmoid that is 1 in float32 has no gradient."""
     z, mu, logvar = (x.float() for x in posterior())
     model = pythae_model(pythae, "BetaVAE", reconstruction_loss="bce")
     logits = torch.full((B, 1), 200.0, requires_grad=True)
@@ -107,7 +107,7 @@ def test_pythae_samples_in_evaluation_and_ours_takes_the_mean(pythae: Any) -> No
 
 
 def test_pythae_capacity_is_a_mean_of_distances(pythae: Any) -> None:
-    """Theirs: mean |KL_i − C|; ours |mean KL − C|. An image above C and one below are no loss to us."""
+    """Theirs is mean |KL_i − C|, ours |mean KL − C|. An image above C and one below cancel in ours."""
     decoded, x = images()
     z, mu, logvar = posterior()
     kl = gaussian_kl(mu, logvar, reduction="sample")
@@ -120,7 +120,9 @@ def test_pythae_capacity_is_a_mean_of_distances(pythae: Any) -> None:
 
 
 def test_pythae_capacity_grows_by_epochs(pythae: Any) -> None:
-    """C min(epoch / (warmup + 1), 1): stairs, and without an epoch C w / (w + 1). Ours grows with each update."""
+    """Theirs is C min(epoch / (warmup + 1), 1), which grows in stairs, and C w / (w + 1) if no epoch is given. Ours grows
+    with each update.
+    """
     decoded, x = images()
     z, mu, logvar = posterior()
     model = pythae_model(pythae, "DisentangledBetaVAE", C=50.0, beta=1.0, warmup_epoch=4)
@@ -146,7 +148,7 @@ def test_pythae_defaults(pythae: Any) -> None:
 
 
 def pythae_parts(models: Any, use_mss: bool, size: int) -> tuple[Tensor, ...]:
-    """Mutual information, total correlation, dimension-wise KL as pythae's β-TCVAE has them."""
+    """The mutual information, the total correlation and the dimension-wise KL of pythae's β-TCVAE."""
     decoded, x = images()
     z, mu, logvar = posterior()
     parts = []
@@ -164,7 +166,9 @@ def test_pythae_weighted_sampling_is_ours(pythae: Any) -> None:
 
 
 def test_pythae_stratified_weights_are_in_the_wrong_columns(pythae: Any) -> None:
-    """1/N belongs to the image itself, on the diagonal: theirs is in the first column, and (N − M)/(NM) in the second."""
+    """1/N is the weight of the image itself, on the diagonal. Theirs is in the first column, and (N − M)/(NM) in the
+    second.
+    """
     batch, size = 4, 1000
     weights = pythae_model(pythae, "BetaTCVAE")._log_importance_weight_matrix(batch, size).exp()
     rows = batch - 1
@@ -204,7 +208,7 @@ def test_pythae_factor_vae_learns_from_half_of_each_batch(pythae: Any) -> None:
 
 
 def test_disentanglement_lib_kl_is_ours_but_cancels() -> None:
-    """vae.py, compute_gaussian_kl: mean over the batch of ½ Σ (μ² + eᵛ − v − 1)."""
+    """vae.py, compute_gaussian_kl computes the mean over the batch of ½ Σ (μ² + eᵛ − v − 1)."""
 
     def theirs(mu: Tensor, v: Tensor) -> Tensor:
         return (0.5 * (mu.square() + v.exp() - v - 1).sum(1)).mean()
@@ -219,7 +223,7 @@ def test_disentanglement_lib_kl_is_ours_but_cancels() -> None:
 
 
 def test_disentanglement_lib_l2_has_no_half_and_a_sigmoid() -> None:
-    """losses.py, l2_loss: Σ (t − sigmoid(x))². Ours with scale 1/√2, less its constant, of the sigmoid."""
+    """losses.py, l2_loss is Σ (t − sigmoid(x))²: our loss of the sigmoid with scale 1/√2, without its constant."""
     decoded, x = images()
     theirs = (x - decoded.sigmoid()).square().flatten(1).sum(1).mean()
     scale = math.sqrt(0.5)
@@ -231,7 +235,7 @@ def test_disentanglement_lib_l2_has_no_half_and_a_sigmoid() -> None:
 
 
 def test_disentanglement_lib_bernoulli_of_logits_is_ours_and_of_tanh_is_bounded() -> None:
-    """losses.py, bernoulli_loss: "logits" as here; "tanh" clips probabilities to [1e-6, 1 − 1e-6]."""
+    """losses.py, bernoulli_loss: "logits" is the loss here; "tanh" clips probabilities to [1e-6, 1 − 1e-6]."""
     decoded, x = images()
     logits_loss = F.binary_cross_entropy_with_logits(decoded, x, reduction="none").flatten(1).sum(1).mean()
     torch.testing.assert_close(bernoulli_nll(decoded, x), logits_loss)
@@ -241,16 +245,18 @@ def test_disentanglement_lib_bernoulli_of_logits_is_ours_and_of_tanh_is_bounded(
 
 
 def test_disentanglement_lib_may_subtract_the_images_entropy() -> None:
-    """losses.py, bernoulli_loss, subtract_true_image_entropy: a constant of grey images; ours never subtracts it."""
+    """losses.py, bernoulli_loss, subtract_true_image_entropy subtracts a constant of grey images; ours never does."""
     _, x = images()
     entropy = -(x * x.log() + (1 - x) * (1 - x).log()).flatten(1).sum(1).mean()
     perfect = torch.logit(x)
-    torch.testing.assert_close(bernoulli_nll(perfect, x), entropy)  # the least that our loss can be
+    torch.testing.assert_close(bernoulli_nll(perfect, x), entropy)  # the smallest value of our loss
     assert entropy > 50
 
 
 def test_disentanglement_lib_capacity_is_ours() -> None:
-    """vae.py, AnnealedVAE: γ |mean KL − C|, C = min(C_max, C_max step / threshold) of the updates done."""
+    """vae.py, AnnealedVAE has γ |mean KL − C| with C = min(C_max, C_max step / threshold), where step is the updates
+    done.
+    """
     for step in (0, 10, 2000):
         given = inputs(step)
         theirs = 7.0 * (given.kl - min(25.0, 25.0 * step / 1000)).abs()
@@ -258,7 +264,9 @@ def test_disentanglement_lib_capacity_is_ours() -> None:
 
 
 def test_disentanglement_lib_total_correlation_lacks_a_constant() -> None:
-    """vae.py, total_correlation: sums instead of means of densities. Ours, mws: (D − 1) log(N B) more, same gradient."""
+    """vae.py, total_correlation has sums instead of means of densities. Ours, mws, is larger by (D − 1) log(N B) and has
+    the same gradient.
+    """
     z, mu, logvar = (x.requires_grad_() for x in posterior())
     log_q = log_density(z, mu, logvar)
     theirs = (log_q.sum(2).logsumexp(1) - log_q.logsumexp(1).sum(1)).mean()
@@ -269,7 +277,7 @@ def test_disentanglement_lib_total_correlation_lacks_a_constant() -> None:
 
 
 def test_disentanglement_lib_adds_the_closed_kl_to_a_total_correlation() -> None:
-    """vae.py, BetaTCVAE: KL in closed form + (β − 1) TC; ours sums the sampled parts, log q(z|x) − log p(z)."""
+    """vae.py, BetaTCVAE has the KL in closed form + (β − 1) TC; ours sums the sampled parts, log q(z|x) − log p(z)."""
     given = inputs()
     z, mu, logvar = given.z, given.mu, given.logvar
     tc = kl_decomposition(z, mu, logvar, dataset_size=1000, estimator="mws").total_correlation
@@ -282,7 +290,9 @@ def test_disentanglement_lib_adds_the_closed_kl_to_a_total_correlation() -> None
 
 
 def test_disentanglement_lib_factor_vae_shows_the_discriminator_a_batch_twice() -> None:
-    """vae.py, FactorVAE: D tells the batch from the batch permuted; ours its first half from its second half permuted."""
+    """vae.py, FactorVAE: the discriminator tells the batch from the batch permuted; ours tells the first half from the
+    second half permuted.
+    """
     given = inputs()
     torch.manual_seed(0)
     objective = FactorVAE(D, width=16).double()
@@ -300,7 +310,7 @@ def test_disentanglement_lib_factor_vae_shows_the_discriminator_a_batch_twice() 
 
 @pytest.mark.parametrize("kind, factor", [(DIPVAEI, 10.0), (DIPVAEII, 1.0)])
 def test_disentanglement_lib_dip_weights_are_a_factor(kind: Any, factor: float) -> None:
-    """vae.py, DIPVAE: λ_d = lambda_d_factor · λ_od; else the same."""
+    """vae.py, DIPVAE has λ_d = lambda_d_factor · λ_od; the rest is the same."""
     given = inputs()
     mu = given.mu
     covariance = (mu[:, :, None] * mu[:, None]).mean(0) - mu.mean(0)[:, None] * mu.mean(0)
@@ -313,7 +323,9 @@ def test_disentanglement_lib_dip_weights_are_a_factor(kind: Any, factor: float) 
 
 
 def test_disentanglement_lib_scores_a_constant_factor_as_nan() -> None:
-    """evaluation/metrics/mig.py divides by each factor's entropy, 0 for a constant one; ours leaves it out."""
+    """evaluation/metrics/mig.py divides by the entropy of each factor, which is 0 for a constant factor; ours leaves such
+    a factor out.
+    """
     rng = np.random.default_rng(0)
     factors = np.argwhere(np.ones((4, 5, 1)))
     score = mig_score(factors[:, :2].astype(float), factors, rng)
@@ -323,12 +335,13 @@ def test_disentanglement_lib_scores_a_constant_factor_as_nan() -> None:
 
 
 def test_disentanglement_lib_may_keep_dead_latents_in_the_factor_vae_score() -> None:
-    """evaluation/metrics/factor_vae.py, _prune_dims: threshold 0 by default (0.05 in the study), which 0 passes.
-    Ours: 0.05, and never a variance of 0."""
+    """evaluation/metrics/factor_vae.py, _prune_dims has threshold 0 by default (0.05 in the study), which a variance of 0
+    passes. Ours has 0.05, and a variance of 0 never passes.
+    """
     variance = np.array([0.0, 1.0])
     assert (np.sqrt(variance) >= 0.0).all()
     with np.errstate(invalid="ignore"):
-        assert np.argmin(np.array([0.0, 0.5]) / variance) == 0  # 0/0 is NaN, and NaN is taken for the least
+        assert np.argmin(np.array([0.0, 0.5]) / variance) == 0  # 0/0 is NaN, and NaN counts as the smallest
     factors = np.argwhere(np.ones((4, 5)))
     codes = np.column_stack([np.zeros(20), factors])
     score = factor_vae_score(
@@ -338,7 +351,7 @@ def test_disentanglement_lib_may_keep_dead_latents_in_the_factor_vae_score() -> 
 
 
 def test_disentanglement_lib_counts_active_latents_by_adding_codes() -> None:
-    """evaluation/metrics/irs.py: num_active_dims is the sum of the codes that are left; ours are their indices."""
+    """evaluation/metrics/irs.py: num_active_dims is the sum of the remaining codes; ours are their indices."""
     factors = np.argwhere(np.ones((4, 5)))
     codes = np.column_stack([factors, np.zeros(20)]).astype(float)
     theirs = np.sum(codes.T[codes.T.var(axis=1) > 0])
@@ -350,8 +363,10 @@ def test_disentanglement_lib_counts_active_latents_by_adding_codes() -> None:
 
 
 def test_pytorch_vae_beta_is_hidden_in_the_scale_of_the_reconstruction() -> None:
-    """beta_vae.py, loss type H: mean over pixels of (x − t)² + β M_N KL, M_N = 0.00025: P/2 times it is ours, less the
-    constant, with β M_N P/2 for β. configs/bhvae.yaml's β = 10 at 3 × 64 × 64 pixels is a β of 15.36."""
+    """beta_vae.py, loss type H is the mean over pixels of (x − t)² + β M_N KL with M_N = 0.00025. P/2 times it is our
+    loss without the constant, with β M_N P/2 for β. The β = 10 of configs/bhvae.yaml at 3 × 64 × 64 pixels is a β of
+    15.36.
+    """
     decoded, x = images()
     given = inputs()
     theirs = F.mse_loss(decoded, x) + 10.0 * 0.00025 * given.kl
@@ -362,7 +377,7 @@ def test_pytorch_vae_beta_is_hidden_in_the_scale_of_the_reconstruction() -> None
 
 
 def test_pytorch_vae_validates_with_another_weight() -> None:
-    """experiment.py: M_N is kld_weight in training_step and 1.0 in validation_step: two objectives."""
+    """experiment.py: M_N is kld_weight in training_step and 1.0 in validation_step, so there are two objectives."""
     decoded, x = images()
     kl = inputs().kl
     training, validation = (F.mse_loss(decoded, x) + 10.0 * m_n * kl for m_n in (0.00025, 1.0))
@@ -375,17 +390,17 @@ def test_pytorch_vae_validates_with_another_weight() -> None:
 
 
 def test_pytorch_vae_decoders_end_in_a_tanh() -> None:
-    """beta_vae.py, final_layer; images are in [0, 1]: white is out of reach, black in the middle."""
+    """beta_vae.py, final_layer ends in a tanh. Images are in [0, 1]: white is out of reach, black in the middle."""
     out = torch.linspace(-8, 8, 101, dtype=torch.float64).requires_grad_()
     assert -1 < out.tanh().min() < -0.99 and 0.99 < out.tanh().max() < 1
     white = torch.ones_like(out)
     theirs = torch.autograd.grad((out.tanh() - white).square().sum(), out)[0]
     ours = torch.autograd.grad(gaussian_nll(out, white, reduction="sum"), out)[0]
-    assert theirs[0].abs() < 1e-5 < 8 < ours[0].abs()  # a black pixel that should be white
+    assert theirs[0].abs() < 1e-5 < 8 < ours[0].abs()  # the gradient of a black pixel that should be white
 
 
 def test_pytorch_vae_capacity_counts_one_ahead_and_validation_too() -> None:
-    """beta_vae.py, loss type B: C = C_max / steps · num_iter, and each call adds 1 to num_iter first."""
+    """beta_vae.py, loss type B has C = C_max / steps · num_iter, and each call first adds 1 to num_iter."""
     calls = ["train", "train", "validate", "train"]
     theirs = [25.0 / 1000 * (i + 1) for i, call in enumerate(calls) if call == "train"]
     ours = [float(Capacity(25.0, steps=1000)(inputs(step)).metrics["capacity"]) for step in range(3)]
@@ -393,8 +408,9 @@ def test_pytorch_vae_capacity_counts_one_ahead_and_validation_too() -> None:
 
 
 def test_pytorch_vae_tc_weights_are_misplaced_and_counted_once_a_dim() -> None:
-    """betatc_vae.py: weights as pythae's but for one corner, added to each dim before the sum over dims, so that the
-    joint has them to the power D; and N = B / M_N, whatever the data set."""
+    """betatc_vae.py has pythae's weights except in one corner. It adds them to each dim before the sum over dims, so that
+    the joint has them to the power D, and N = B / M_N whatever the data set.
+    """
     z, mu, logvar = posterior()
     size, rows = 1000, B - 1
     weights = torch.full((B, B), 1 / rows, dtype=torch.float64)
@@ -413,14 +429,16 @@ def test_pytorch_vae_tc_weights_are_misplaced_and_counted_once_a_dim() -> None:
 
 
 def test_pytorch_vae_tc_reconstruction_has_no_half() -> None:
-    """betatc_vae.py: Σ (x − t)² / B, so its weights α, β, γ are half of what they are beside ours."""
+    """betatc_vae.py has Σ (x − t)² / B, so its weights α, β, γ count half as much as ours."""
     decoded, x = images()
     theirs = F.mse_loss(decoded, x, reduction="sum") / B
     torch.testing.assert_close(2 * (gaussian_nll(decoded, x) - PIXELS * 0.5 * math.log(2 * math.pi)), theirs)
 
 
 def test_pytorch_vae_tc_warms_up_the_dimension_wise_kl() -> None:
-    """betatc_vae.py: γ times min(num_iter / anneal_steps, 1) in training, else 1; configured: 10,000."""
+    """betatc_vae.py multiplies γ by min(num_iter / anneal_steps, 1) in training, otherwise by 1; its configuration has
+    10,000.
+    """
     given = inputs()
     theirs = [7.0 * min(num_iter / 10_000, 1) for num_iter in (1, 5000, 20_000)]
     assert theirs == pytest.approx([0.0007, 3.5, 7])
@@ -432,7 +450,9 @@ def test_pytorch_vae_tc_warms_up_the_dimension_wise_kl() -> None:
 
 
 def test_pytorch_vae_dip_centres_each_image() -> None:
-    """dip_vae.py: μ less its mean over *dims*, no 1/B, exp(2 log σ²), whose diagonal's mean is added everywhere."""
+    """dip_vae.py takes μ minus its mean over *dims*, without 1/B, and adds the mean of the diagonal of exp(2 log σ²)
+    everywhere.
+    """
     given = inputs()
     centred = given.mu - given.mu.mean(1, keepdim=True)
     theirs = centred.T @ centred + (2 * given.logvar).exp().diagonal().mean()
@@ -450,7 +470,9 @@ def test_pytorch_vae_dip_centres_each_image() -> None:
 
 
 def test_pytorch_vae_factor_vae_permutes_within_an_image() -> None:
-    """fvae.py, permute_latent: the latents of each image among themselves; ours each latent over the batch."""
+    """fvae.py, permute_latent permutes the latents of each image among themselves; ours permutes each latent over the
+    batch.
+    """
     z = draw(B, D)
     theirs = torch.stack([row[torch.randperm(D)] for row in z])
     assert torch.equal(theirs.sort(1).values, z.sort(1).values)
@@ -462,7 +484,9 @@ def test_pytorch_vae_factor_vae_permutes_within_an_image() -> None:
 
 
 def test_pytorch_vae_logs_minus_the_kl() -> None:
-    """vanilla_vae.py, mssim_vae.py, dip_vae.py, fvae.py and others return 'KLD': −KL; beta_vae.py, betatc_vae.py: KL."""
+    """vanilla_vae.py, mssim_vae.py, dip_vae.py, fvae.py and others return −KL as 'KLD'; beta_vae.py and betatc_vae.py
+    return KL.
+    """
     _, mu, logvar = posterior()
     logged = -plain_kl(mu, logvar).mean()
     ours = BetaVAELoss()(*images(), inputs().kl_per_dim).kl
@@ -470,8 +494,9 @@ def test_pytorch_vae_logs_minus_the_kl() -> None:
 
 
 def test_pytorch_vae_mssim_raises_the_last_scale_to_the_fourth() -> None:
-    """mssim_vae.py, MSSIM.forward: Π over 4 scales of (contrast^w · the last scale's similarity^w₅); Wang et al. 2003
-    has the last factor once. No negative log-likelihood, beside 0.00025 KL; there is no such loss here."""
+    """mssim_vae.py, MSSIM.forward is Π over 4 scales of (contrast^w · the last scale's similarity^w₅); Wang et al. 2003
+    have the last factor once. The loss, which adds 0.00025 KL, is no negative log-likelihood; there is no such loss here.
+    """
     weights = torch.tensor([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])
     contrast, similarity = torch.full((5,), 0.9), torch.full((5,), 0.5)
     theirs = 1 - torch.prod((contrast**weights)[:-1] * (similarity**weights)[-1])
@@ -487,8 +512,9 @@ def test_pytorch_vae_mssim_raises_the_last_scale_to_the_fourth() -> None:
 
 
 def test_disent_takes_means_over_pixels_and_dims() -> None:
-    """loss_reduction="mean" by default: mean (x − t)² over pixels + β mean KL over dims, so that
-    β = 0.003 is a β of 2.05 at 3 × 64 × 64 pixels and 9 dims (4.1 beside a loss without the ½)."""
+    """loss_reduction is "mean" by default: mean (x − t)² over pixels + β mean KL over dims. Its β = 0.003 is a β of 2.05
+    at 3 × 64 × 64 pixels and 9 dims (4.1 beside a loss without the ½).
+    """
     decoded, x = images()
     given = inputs()
     theirs = F.mse_loss(decoded, x) + 0.003 * gaussian_kl(given.mu, given.logvar, reduction="none").mean()
@@ -499,7 +525,9 @@ def test_disent_takes_means_over_pixels_and_dims() -> None:
 
 
 def test_disent_weighs_the_kl_of_a_beta_tcvae_by_beta_again() -> None:
-    """_unsupervised__betatcvae.py: β KL, from its parent, + (β − 1) TC. Published and ours: KL + (β − 1) TC."""
+    """_unsupervised__betatcvae.py has β KL, from its parent, + (β − 1) TC. The published loss and ours are KL + (β − 1)
+    TC.
+    """
     given = inputs()
     tc = kl_decomposition(
         given.z, given.mu, given.logvar, dataset_size=1000, estimator="mws"
@@ -511,7 +539,8 @@ def test_disent_weighs_the_kl_of_a_beta_tcvae_by_beta_again() -> None:
 
 def test_disent_dip_adds_one_number_to_the_whole_covariance() -> None:
     """_unsupervised__dipvae.py, mode ii: E[diag σ²] is torch.diag of the (B, D) variances, which takes their diagonal,
-    averaged to one number. Ours: the mean of each variance, on the diagonal."""
+    averaged to one number. Ours puts the mean of each variance on the diagonal.
+    """
     given = inputs()
     variance = given.logvar.exp()
     theirs = torch.diag(variance).mean(0)
@@ -539,7 +568,7 @@ def test_distributions_take_sigma_and_ours_log_sigma_squared() -> None:
     mu, logvar = torch.zeros(1, 1), torch.full((1, 1), -300.0)
     assert (0.5 * logvar).exp() == 0
     with pytest.raises(ValueError, match="scale"):
-        # the default, which torch.compile turns off for the whole process
+        # on by default, but torch.compile turns it off for the whole process
         Normal(mu, (0.5 * logvar).exp(), validate_args=True)
     assert gaussian_kl(mu, logvar) == 149.5
 
@@ -566,7 +595,9 @@ def test_hand_written_kl_comes_out_negative() -> None:
 
 
 def test_hand_written_means_hide_a_beta() -> None:
-    """Cross-entropy averaged over pixels beside a KL summed over dims: a β of P; both averaged over everything: P / D."""
+    """A cross-entropy averaged over pixels beside a KL summed over dims has a β of P; with both averaged over everything
+    it is P / D.
+    """
     decoded, x = images()
     given = inputs()
     nll = bernoulli_nll(decoded, x)
@@ -577,7 +608,7 @@ def test_hand_written_means_hide_a_beta() -> None:
 
 
 def test_hand_written_sums_over_the_batch_scale_the_gradient() -> None:
-    """β is the same; a learning rate of plain SGD is not, nor is a clipped norm."""
+    """β means the same, but a learning rate of plain SGD and a clipped norm do not."""
     decoded, x = images()
     decoded.requires_grad_()
     summed = F.binary_cross_entropy_with_logits(decoded, x, reduction="sum")
@@ -603,11 +634,11 @@ def test_hand_written_noise_has_other_bits_and_the_same_seed() -> None:
     assert torch.equal(reparameterize(zeros, zeros), ours) and not torch.equal(ours, theirs)
 
 
-# The page itself
+# Tests of the page itself
 
 
 def lines_and_tests() -> dict[str, list[str]]:
-    """The lines of the page's tables, and the tests that each names."""
+    """The lines of the page's tables, and the tests that each line names."""
     text = PAGE.read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| what |")]
     return {line: re.findall(r"`((?:[\w/]+\.py::)?test_\w+)`", line.split("|")[-2]) for line in lines}

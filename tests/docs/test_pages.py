@@ -1,4 +1,4 @@
-"""Every page's ``python`` and ``console`` blocks, run from top to bottom as a reader would; its asserts are the tests."""
+"""The ``python`` and ``console`` blocks of every page, run from top to bottom. The asserts in them are the tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.DOTALL | re.MULTILIN
 
 
 def blocks(text: str) -> Iterator[tuple[str, str, int]]:
-    """Language, code and first line of each block that is to be run."""
+    """The language, the code and the first line of each block to run."""
     for block in _BLOCK.finditer(text):
         yield block[1], block[2], text.count("\n", 0, block.start(2))
 
@@ -43,7 +43,9 @@ def test_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
                 run_command(command)
             continue
         try:
-            exec(compile("\n" * line + code, DOCS / page, "exec"), names)  # tracebacks name the page's lines
+            exec(
+                compile("\n" * line + code, DOCS / page, "exec"), names
+            )  # tracebacks name the lines of the page
         except ModuleNotFoundError as error:
             if error.name not in LIBRARIES:
                 raise

@@ -1,4 +1,4 @@
-"""The site: built strictly, from pages that say what the code says, with nothing loaded from the network."""
+"""The site: it is built strictly, its pages agree with the code, and nothing is loaded from the network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A data set of a few images whose factors are known: a square of two sizes at eight by eight positions."""
+"""A small data set with known factors: a square of two sizes at eight by eight positions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SIDE = 8
 
 
 class Squares(KnownFactors, ByteImages):
-    """128 images of 8×8, and a factor that never varies."""
+    """A data set of 128 images of 8×8, with one factor that never varies."""
 
     factor_names = ("color", "size", "posX", "posY")
     factor_values = tuple(torch.arange(size, dtype=torch.float64) for size in (1, 2, SIDE, SIDE))

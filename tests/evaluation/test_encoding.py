@@ -1,4 +1,4 @@
-"""The table of codes is what the encoder says of every image, in the data's order."""
+"""The table of codes holds the encoder's output for every image, in the order of the data."""
 
 from __future__ import annotations
 

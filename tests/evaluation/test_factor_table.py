@@ -1,4 +1,4 @@
-"""What codes say of factors, where both are known."""
+"""The table of factors and channels, for known codes and factors."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_findings_name_what_each_used_channel_encodes(table_and_codes):
     assert "40% below" in told[1]
     assert told[2] == "Channel 0 (2.0 nats) encodes posX (1.00 of its entropy)."
     assert told[3].startswith("Channel 1 (2.0 nats) encodes size (1.00") and told[3].endswith(", mixed.")
-    assert len(told) == 4  # nothing of the unused channel, no factor is lost
+    assert len(told) == 4  # the unused channel is not mentioned, and no factor is missing
 
 
 def test_findings_say_what_is_lost_and_what_is_unused(table_and_codes):

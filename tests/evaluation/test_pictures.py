@@ -1,4 +1,4 @@
-"""Pictures show the numbers they were given, where a reader looks for them."""
+"""Pictures show the given numbers at the places where a reader looks for them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_reconstructions_stand_below_their_originals():
         band, column = divmod(position, 5)
         np.testing.assert_array_equal(shown(grid[2 * band, column]), originals[position, 0])
         np.testing.assert_array_equal(shown(grid[2 * band + 1, column]), reconstructed[position, 0])
-    assert not any(axis.axison for axis in grid[2:, 2:].flat)  # the places left over are blank
+    assert not any(axis.axison for axis in grid[2:, 2:].flat)  # the unused places are blank
     assert [axis.get_ylabel() for axis in grid[:, 0]] == ["data", "model", "data", "model"]
 
 

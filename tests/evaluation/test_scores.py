@@ -1,4 +1,4 @@
-"""The metrics by name."""
+"""The metrics, selected by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The final table's numbers, recomputed the plain way."""
+"""The numbers of the final table, compared with a plain computation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from betavae_fast.evaluation.summary import choose_images, summarise, write_summ
 from betavae_fast.functional import gaussian_kl
 from betavae_fast.nn import BetaVAE
 
-N = 300  # more than a batch of the evaluation, and not a multiple of it
+N = 300  # larger than a batch of the evaluation, and not a multiple of it
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def dataset() -> ByteImages:
     pixels = torch.randint(
         0, 256, (N, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
     )
-    pixels[..., 0] = 0  # pixels that are never on, and always
+    pixels[..., 0] = 0  # pixels that are never on and pixels that are always on
     pixels[..., 1] = 255
     return ByteImages("tiny", pixels, (1, 8, 8))
 
@@ -30,7 +30,7 @@ def make_model(likelihood: str) -> BetaVAE:
     torch.manual_seed(0)
     model = BetaVAE((1, 8, 8), latent_dim=4, likelihood=likelihood).eval()
     with torch.no_grad():
-        # Four channels of known kind: unused, mean dispersion only, variance only, barely there.
+        # Four channels of known kind: unused, only spread of the means, only variance, barely used.
         last = model.encoder.moments
         last.weight.zero_()
         last.bias.copy_(torch.tensor([0.0, 2.0, 0.0, 0.1, 0.0, 0.0, -3.0, 0.0]))

@@ -1,4 +1,4 @@
-"""The BetaVAE score of codes whose score is known."""
+"""The BetaVAE score for codes with a known score."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_one_factor_cannot_be_confused():
 
 
 class Recorder:
-    """A classifier that keeps what it was shown and is never right."""
+    """A classifier that keeps its inputs and is never right."""
 
     def fit(self, points, labels):
         self.shown = [(points, labels)]
@@ -60,7 +60,7 @@ def test_points_are_mean_distances_within_pairs_that_share_the_factor():
     assert points.shape == (500, 2) and len(recorder.shown[1][0]) == 200
     assert np.bincount(labels) == pytest.approx([250, 250], abs=45)
     assert (points[np.arange(500), labels] == 0).all()
-    # Two independent uniform classes of n are (n² − 1) / 3n apart on average.
+    # Two independent uniform classes out of n are (n² − 1) / 3n apart on average.
     assert points[labels == 1, 0].mean() == pytest.approx(8 / 9, rel=0.03)
     assert points[labels == 0, 1].mean() == pytest.approx(10 * 15 / 12, rel=0.03)
     assert (points * 64 == np.round(points * 64)).all()  # means over 64 pairs of whole numbers

@@ -1,4 +1,4 @@
-"""The classifiers are those the published numbers were made with."""
+"""The classifiers are those of the published numbers."""
 
 from __future__ import annotations
 

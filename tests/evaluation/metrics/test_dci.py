@@ -1,4 +1,4 @@
-"""DCI's entropies by hand, its plumbing with a classifier that has no secrets, and known codes."""
+"""DCI: entropies computed by hand, its data flow with a transparent classifier, and known codes."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_perfect_codes():
 
 
 def test_duplicated_and_dead_latents():
-    """Two latents for each factor share its importance about evenly: ln 2 of the ln 8 there is."""
+    """Two latents for each factor share its importance about evenly, which costs ln 2 of the possible ln 8."""
     factors = grid((3, 3))
     codes = np.hstack([perfect(factors), perfect(factors), np.full((len(factors), 4), 0.1)])
     result = dci_scores(codes, factors, np.random.default_rng(0), **SIZE)
@@ -96,4 +96,4 @@ def test_noise_and_factors_turned_by_45_degrees():
     assert result.informativeness == pytest.approx((1 / 3 + 1 / 4 + 1 / 5) / 3, abs=0.06)
     result = dci_scores(*rotated(), np.random.default_rng(0), **SIZE)
     assert result.disentanglement < 0.1 and result.completeness < 0.1
-    assert result.informativeness > 0.9  # all is there, nothing in one place
+    assert result.informativeness > 0.9  # the codes hold everything, but not in one place

@@ -1,4 +1,4 @@
-"""The FactorVAE score against votes counted one by one, and on codes whose score is known."""
+"""The FactorVAE score, compared with votes counted one by one, and for codes with a known score."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIZE = {"num_train": 2000, "num_test": 1000}
 
 
 def plain_votes(codes, factors, global_variances, count, batch_size, rng):
-    """The same draws, one vote after the other."""
+    """The votes of the same draws, one after the other."""
     rows, columns = factors.shape
     which = rng.integers(columns, size=(count, 1))
     anchors = rng.integers(rows, size=(count, 1))
@@ -83,7 +83,7 @@ def test_dims_are_kept_by_their_standard_deviation():
     kept = factor_vae_score(codes, factors, np.random.default_rng(0), **SIZE).kept
     assert kept.tolist() == [0, 3]
     kept = factor_vae_score(codes, factors, np.random.default_rng(0), **SIZE, threshold=0.0).kept
-    assert kept.tolist() == [0, 1, 3]  # a constant never
+    assert kept.tolist() == [0, 1, 3]  # a constant code never votes
 
 
 def test_the_standard_deviation_is_the_unbiased_variances():

@@ -1,4 +1,4 @@
-"""Rows that share a class, found the slow way."""
+"""The rows that share a class, compared with a slow search."""
 
 from __future__ import annotations
 

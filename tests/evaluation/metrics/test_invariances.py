@@ -1,4 +1,4 @@
-"""What must not change a score, to the last bit, and what must not break one."""
+"""Changes of the codes that leave a score the same to the last bit, or at least do not break it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ exponents = st.lists(st.integers(-20, 20), min_size=6, max_size=6)
 @given(seed=seeds, exponents=exponents)
 def test_scale_of_latents(name, seed, exponents):
     codes = entangled(FACTORS, seed=seed)
-    if name == "dci":  # trees take values that are nearer than 1e-7 for equal
+    if name == "dci":  # trees treat values closer than 1e-7 as equal
         exponents = np.abs(exponents)
     assert numbers(name, codes * np.exp2(exponents), FACTORS) == numbers(name, codes, FACTORS)
 
@@ -148,7 +148,7 @@ def test_degenerate_codes_are_scored_without_warnings(name, kind, columns):
     assert all(np.isfinite(value) and 0 <= value <= 10 for value in scores.values()), scores
     if kind == "dead":
         assert {field: value for field, value in scores.items() if value != 0}.keys() <= {
-            "train_accuracy",  # guesses
+            "train_accuracy",  # the accuracy of guesses
             "informativeness",
             "informativeness_train",
             "train_score",

@@ -1,4 +1,4 @@
-"""IRS by hand and value by value."""
+"""IRS computed by hand and value by value."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from tests.evaluation.metrics.known import entangled, grid, noise, perfect
 
 
 def test_by_hand():
-    """z = ±½ for one factor, ±1 for the other: at most 1.5 from 0, 1 with the first factor fixed, ½ with the
-    second."""
+    """z is ±½ for one factor plus ±1 for the other. It is at most 1.5 from 0, 1 from the mean with the first factor
+    fixed, and ½ with the second.
+    """
     factors = grid((2, 2))
     codes = (factors - 0.5) @ [[1.0, 0.0, 4.0], [2.0, 1.0, 0.0]]
     result = irs_score(codes, factors, np.random.default_rng(0), num_train=100_000)
@@ -65,7 +66,7 @@ def test_constant_latents_are_dropped():
 
 
 def test_many_classes_share_bins():
-    """40 classes go two by two into 20 bins, so a latent that is the factor moves by half a class in a bin."""
+    """40 classes fall two by two into 20 bins, so a latent that equals the factor moves by half a class within a bin."""
     factors = grid((40, 2))
     codes = factors[:, :1].astype(float)
     result = irs_score(codes, factors, np.random.default_rng(0), num_train=50_000)

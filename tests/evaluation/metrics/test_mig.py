@@ -1,4 +1,4 @@
-"""MIG against the definition, and on codes whose gap is known."""
+"""MIG, compared with the definition, and for codes with a known gap."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_matches_the_definition():
 def test_perfect_codes_score_one_but_for_the_bias():
     factors = grid()
     result = mig_score(perfect(factors), factors, np.random.default_rng(0))
-    assert 0.999 < result.score < 1.0  # 3 · 4 / 2N of log 4, at most
+    assert 0.999 < result.score < 1.0  # the bias is at most 3 · 4 / 2N of log 4
     assert result.entropies == pytest.approx([log(3), log(4), log(5)], abs=1e-3)
     assert result.mutual_information[::-1].diagonal().tolist() == result.entropies.tolist()
 

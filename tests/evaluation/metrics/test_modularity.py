@@ -1,4 +1,4 @@
-"""Modularity by hand, and explicitness against areas counted pair by pair."""
+"""Modularity computed by hand, and explicitness compared with areas counted pair by pair."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.evaluation.metrics.known import MANY, entangled, grid, noise, perfect
 def test_modularity_by_hand():
     information = np.array([[3.0, 0.0, 0.0], [0.0, 2.0, 1.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
     assert modularity_per_code(information).tolist() == [1.0, 1 - 1 / (2 * 4), 0.0, 0.0]
-    assert modularity_per_code(np.array([[0.3], [0.0]])).tolist() == [1.0, 0.0]  # one factor
+    assert modularity_per_code(np.array([[0.3], [0.0]])).tolist() == [1.0, 0.0]  # a single factor
 
 
 def test_modularity_survives_informations_whose_squares_underflow():
@@ -46,7 +46,9 @@ def test_modularity_of_known_codes():
 
 
 def test_modularity_of_noise_follows_the_bias():
-    """Informations are in the ratio 2 : 3 : 4 of the factors' classes less one: 1 − (4 + 9) / (2 · 16)."""
+    """The informations are in the ratio 2 : 3 : 4, the number of each factor's classes minus one. The score is 1 − (4 +
+    9) / (2 · 16).
+    """
     score = modularity_score(noise(rows=MANY), grid(rows=MANY), np.random.default_rng(0)).score
     assert score == pytest.approx(1 - 13 / 32, abs=0.1)
 
@@ -118,5 +120,6 @@ def test_a_class_that_training_never_showed_is_at_chance():
     factors = np.repeat([[0], [1], [2]], 100, axis=0)
     codes = np.where(factors == 1, 1.0, -1.0)
     result = explicitness_score(codes, factors, np.random.default_rng(0), **SIZE, classifier=Knows01)
-    # Class 0: of the others, 1 is below and 2 level, so 3/4. Class 1: all. Class 2: never seen.
+    # Class 0: class 1 scores below it and class 2 level with it, so 3/4. Class 1: both others score below. Class 2: the
+    # classifier does not know it, so ½.
     assert result.score == pytest.approx((0.75 + 1 + 0.5) / 3, abs=0.01)

@@ -1,4 +1,4 @@
-"""Means and variances at the places where the plain formulas fail."""
+"""Means and variances where the plain formulas fail."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_weights_that_are_all_zero_count_alike():
 
 def test_variances_of_constants_are_exactly_zero():
     values = np.column_stack([np.full(1001, 0.1), np.full(1001, 1e8 / 3), np.arange(1001) % 7])
-    assert values[:, 0].var() > 0  # the dust this is about
+    assert values[:, 0].var() > 0  # the rounding error that the test is about
     assert variances(values).tolist() == [0.0, 0.0, values[:, 2].var()]
     assert variances(values, ddof=1)[2] == values[:, 2].var(ddof=1)
 

@@ -1,4 +1,4 @@
-"""Against definitions written out cell by cell."""
+"""Mutual information, compared with definitions written out cell by cell."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from tests.evaluation.metrics.known import plain_information
 @given(st.integers(0, 2**32), st.integers(2, 40), st.integers(1, 4), st.integers(1, 3))
 def test_matches_the_definition(seed, rows, columns_a, columns_b):
     rng = np.random.default_rng(seed)
-    a = rng.integers(-2, 4, size=(rows, columns_a)) * 10**14  # negative, far apart: only equality counts
+    a = (
+        rng.integers(-2, 4, size=(rows, columns_a)) * 10**14
+    )  # negative and far apart, because only equality matters
     b = rng.integers(0, 3, size=(rows, columns_b))
     information = mutual_information_matrix(a, b)
     for i in range(columns_a):
@@ -63,7 +65,7 @@ def test_blocks_do_not_show(monkeypatch):
 def test_bins_are_those_of_a_histogram(seed, num_bins, on_edges):
     rng = np.random.default_rng(seed)
     values = rng.integers(-5, 20, size=(50, 3)) / 4 if on_edges else rng.standard_normal((50, 3))
-    values[:, 2] = 0.3  # beside a constant column
+    values[:, 2] = 0.3  # one of the columns is constant
     bins = discretise(values, num_bins)
     for column, of_column in zip(values.T[:2], bins.T[:2], strict=True):
         edges = np.histogram_bin_edges(column, num_bins)
@@ -79,7 +81,7 @@ def test_twenty_bins_keep_up_to_twenty_consecutive_classes_apart(classes):
 
 
 def test_a_table_with_itself_gives_the_bits_of_two_equal_tables() -> None:
-    """Each pair is then counted once."""
+    """A table with itself counts each pair once."""
     classes = np.random.default_rng(0).integers(0, 7, (500, 9))
     assert np.array_equal(
         mutual_information_matrix(classes, classes), mutual_information_matrix(classes, classes.copy())

@@ -1,4 +1,4 @@
-"""SAP on codes whose accuracies are known."""
+"""SAP for codes with known accuracies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_two_classes_are_told_apart_by_their_latent_and_guessed_by_another():
     result = sap_score(perfect(factors), factors, np.random.default_rng(0), **SIZE)
     assert result.accuracies == pytest.approx(np.array([[0.5, 1.0], [1.0, 0.5]]), abs=0.05)
     assert result.accuracies[::-1].diagonal().tolist() == [1.0, 1.0]
-    assert result.score == pytest.approx(0.5, abs=0.05)  # the most that two balanced classes allow
+    assert result.score == pytest.approx(0.5, abs=0.05)  # the largest gap with two balanced classes
 
 
 def test_duplicated_latents_leave_no_gap():
@@ -45,7 +45,7 @@ def test_one_latent_has_no_second():
 
 
 def test_the_machine_is_the_published_one():
-    factors = np.minimum(grid((6,), rows=1200), 2)  # of unlike frequency
+    factors = np.minimum(grid((6,), rows=1200), 2)  # classes of different frequencies
     codes = entangled(factors, dims=2)
     rng = np.random.default_rng(4)
     result = sap_score(codes, factors, rng, **SIZE)

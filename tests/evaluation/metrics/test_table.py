@@ -1,4 +1,4 @@
-"""What a metric accepts, and what it says to the rest."""
+"""The inputs that a metric accepts, and the errors for other inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""UDR by hand, and on models that agree, or agree on nothing."""
+"""UDR computed by hand, and for models that agree or do not agree at all."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_models_that_agree_up_to_order_sign_and_scale(correlation, perfect, with
 
 def test_models_that_share_nothing():
     codes = [noise(4, seed=seed) for seed in range(3)]
-    assert score(codes).scores.tolist() == [0.0] * 3  # the penalty kills every coefficient
+    assert score(codes).scores.tolist() == [0.0] * 3  # the penalty removes every coefficient
     assert score(codes, correlation="spearman").scores.max() < 0.05
 
 
@@ -74,7 +74,7 @@ def test_the_lasso_is_the_published_one():
 
 
 def test_rank_correlations_are_scipys():
-    one = np.random.default_rng(0).integers(5, size=(60, 3)) * 1.0  # ties
+    one = np.random.default_rng(0).integers(5, size=(60, 3)) * 1.0  # values with ties
     two = one[:, ::-1] ** 2 + noise(3, 60)
     expected = [[abs(spearmanr(a, b).statistic) for b in two.T] for a in one.T]
     assert _spearman(one, two) == pytest.approx(np.array(expected))

@@ -1,4 +1,4 @@
-"""Closed forms of two latents, and what independent or dependent ones must give."""
+"""Closed forms for two latents, and the scores of independent and of dependent latents."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_latent_that_follows_from_others_makes_the_total_correlation_infinite(
     assert score(np.hstack([codes, codes[:, :1]])).gaussian_total_correlation == np.inf
     assert score(np.hstack([codes, codes @ np.ones((3, 1))])).gaussian_total_correlation == np.inf
     duplicated = score(codes[:, [0, 0]])
-    # Of equal latents D½ Σ D½ has one eigenvalue, 2 σ⁴, which makes it 4 σ² − 2 √2 σ².
+    # For equal latents, D½ Σ D½ has one nonzero eigenvalue, 2 σ⁴, so the distance is 4 σ² − 2 √2 σ².
     assert duplicated.gaussian_wasserstein_correlation_normalised == pytest.approx(2 - np.sqrt(2))
 
 
@@ -59,7 +59,7 @@ def test_constant_latents_add_nothing():
     for name, value in vars(alive).items():
         if name.startswith("gaussian"):
             assert getattr(with_dead, name) == value
-    # Constants make pairs that share nothing: 6 of 30 are left.
+    # Pairs with a constant share nothing, so 6 of 30 pairs are left.
     assert with_dead.mutual_information_score == pytest.approx(alive.mutual_information_score * 6 / 30)
 
 
