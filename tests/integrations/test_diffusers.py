@@ -1,4 +1,4 @@
-"""diffusers' own class and model beside ours: the same numbers given the same noise, and each difference there is."""
+"""diffusers' own class and model beside ours: the same numbers for the same noise, and every difference."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def images() -> Tensor:
 @EVERY_DTYPE
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_attributes_and_methods_agree(deterministic: bool, dtype: torch.dtype) -> None:
-    x, y = 12 * parameters(dtype=dtype), parameters(dtype=dtype).roll(1, 0)  # Some are clamped.
+    x, y = 12 * parameters(dtype=dtype), parameters(dtype=dtype).roll(1, 0)  # Some log-variances are clamped.
     leaves = [x.clone().requires_grad_() for _ in range(2)]
     ours, theirs = SameDraws(leaves[0], deterministic), DiagonalGaussianDistribution(leaves[1], deterministic)
     found = []
@@ -65,7 +65,7 @@ def test_attributes_and_methods_agree(deterministic: bool, dtype: torch.dtype) -
     rtol = 1e-5 if dtype == torch.float32 else 1e-12
     for name, value in found[0].items():
         expected = found[1][name]
-        # Theirs, deterministic: one float32 zero on the CPU for the whole batch.
+        # Their deterministic KL is one float32 zero on the CPU for the whole batch.
         torch.testing.assert_close(value, expected.to(dtype).expand_as(value), rtol=rtol, atol=rtol)
         if value.requires_grad and value is not leaves[0]:
             weight = torch.randn_like(value)
@@ -87,12 +87,12 @@ def test_lists_of_generators_agree() -> None:
 
 
 def test_where_theirs_is_not_right() -> None:
-    """The list of differences that the documentation states."""
+    """The test shows the differences that the documentation lists."""
     flat, video = parameters((3, 8)), parameters((2, 4, 3, 5, 4))
     with pytest.raises(IndexError):
         DiagonalGaussianDistribution(flat).kl()
     assert DiagonalGaussian(flat).kl().shape == (3,)
-    assert DiagonalGaussianDistribution(video).kl().shape == (2, 4)  # The width is left over.
+    assert DiagonalGaussianDistribution(video).kl().shape == (2, 4)  # The width is not summed.
     assert DiagonalGaussian(video).kl().shape == (2,)
     theirs = DiagonalGaussianDistribution(parameters(dtype=torch.float64), deterministic=True).kl()
     assert theirs.shape == (1,) and theirs.dtype == torch.float32
@@ -118,7 +118,9 @@ def test_where_theirs_is_not_right() -> None:
 
 
 def test_the_gradient_of_a_sample_goes_past_the_mean() -> None:
-    """Theirs goes through the mean. Ours is one tensor, for the parameters; who asks for the mean's is told by torch."""
+    """Their gradient goes through the mean. Ours is one tensor for the parameters, and torch raises an error if the
+    gradient of the mean is requested.
+    """
     x = parameters().requires_grad_()
     theirs, ours = DiagonalGaussianDistribution(x), DiagonalGaussian(x)
     (through,) = torch.autograd.grad(theirs.sample().sum(), theirs.mean)
@@ -167,14 +169,14 @@ def test_patch_is_of_one_object_and_can_be_undone(vae: Any, images: Tensor) -> N
 
 
 class Own(diffusers.AutoencoderKL):
-    """A model of the user's, with state that is not the module's."""
+    """A model of the user, with state outside the module."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "got": "state"}
 
 
 class Reduced(diffusers.AutoencoderKL):
-    """One that says itself how it is pickled."""
+    """A model that defines its own pickling."""
 
     def __reduce__(self) -> Any:
         return remade, (self.config, self.state_dict())
@@ -201,7 +203,7 @@ def dumped(model: Any) -> Any:
 
 
 def replicated(model: Any) -> Any:
-    """As DataParallel makes one, here with other weights."""
+    """Make a replica as DataParallel does, here with other weights."""
     replica = model._replicate_for_data_parallel()
     replica.quant_conv = copy.deepcopy(model.quant_conv)
     return replica
@@ -236,7 +238,7 @@ def test_a_copy_of_a_patched_model_is_patched(
     with torch.no_grad():
         other.quant_conv.weight.zero_()
         other.quant_conv.bias.fill_(0.5)
-    assert other.encode(images).latent_dist.mean.eq(0.5).all()  # Its own weights encode.
+    assert other.encode(images).latent_dist.mean.eq(0.5).all()  # The replica encodes with its own weights.
     assert type(unpatch(other)) is kind
     assert type(other.encode(images).latent_dist) is DiagonalGaussianDistribution
     assert type(model.encode(images).latent_dist) is not DiagonalGaussianDistribution
@@ -255,7 +257,9 @@ def test_a_patched_model_reaches_other_processes(vae: Any, images: Tensor) -> No
 
 
 def test_a_patched_model_is_saved_under_its_own_name(vae: Any, images: Tensor, tmp_path: Path) -> None:
-    """As diffusers saves it: weights and configuration, which any program loads, without the patch."""
+    """The patched model is saved as diffusers saves it: weights and a configuration, which any program loads without the
+    patch.
+    """
     from diffusers.pipelines.pipeline_loading_utils import _fetch_class_library_tuple
 
     model = patch(copy.deepcopy(vae))

@@ -1,4 +1,4 @@
-"""The torch.distributions pair against torch's own Independent(Normal)."""
+"""The pair of torch.distributions classes, compared with torch's own Independent(Normal)."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_everything_else_is_torch_s() -> None:
     torch.testing.assert_close(q.entropy(), theirs.entropy())
     wider = q.expand((3, 64))
     assert wider.batch_shape == (3, 64) and wider.rsample().shape == (3, 64, 5)
-    # Torch's own KL, against a distribution of another kind.
+    # Torch's own KL against a distribution of another kind.
     torch.testing.assert_close(kl_divergence(q, theirs), torch.zeros(64, dtype=torch.float64))
     prior = StandardNormal((5,), dtype=torch.float64)
     assert prior.expand((4,)).batch_shape == (4,)
@@ -119,7 +119,7 @@ def test_from_an_independent_normal() -> None:
 
 
 def test_torch_s_kl_cancels_and_ours_does_not() -> None:
-    """σ near 1, as channels are that are hardly used."""
+    """Channels that are hardly used have σ near 1."""
     logvar = torch.linspace(1e-3, 0.1, 1001).unsqueeze(1)
     for dtype, theirs_is_off in ((torch.bfloat16, 0.5), (torch.float32, 1e-4)):
         v = logvar.to(dtype)
@@ -146,7 +146,7 @@ def test_malformed_arguments_are_named() -> None:
 
 @pytest.mark.parametrize("written", range(3))
 def test_a_copy_s_kl_is_its_own(written: int) -> None:
-    """However often μ had been written to before the sample."""
+    """The KL of a copy is right however often μ was written to before the sample."""
     mu, logvar = (x.detach() for x in moments())
     for _ in range(written):
         mu.mul_(1)

@@ -1,4 +1,4 @@
-"""Lightning's Trainer on our module, and what the callbacks log."""
+"""Lightning's Trainer on our module, and the logs of the callbacks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from betavae_fast.integrations.lightning import CapacityLogger, LitBetaVAE, Trav
 
 @pytest.fixture
 def images() -> Tensor:
-    """One image that is easily learned, a little changed."""
+    """Variations of one image that is easy to learn."""
     g = torch.Generator().manual_seed(0)
     one, noise = (
         200 * torch.randint(0, 2, (1, 8, 8), generator=g),

@@ -1,4 +1,4 @@
-"""Our model beside pythae's: the same numbers given the same noise, trained by pythae's Trainer."""
+"""Our model beside pythae's: the same numbers for the same noise, and training by pythae's Trainer."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ def test_inputs_of_another_range_are_named(loss: str, images: Tensor) -> None:
     model = FusedBetaVAE(config(loss), None, None)
     inputs = {"data": 255 * images.round()}
     if loss == "mse":
-        assert type(BetaVAE(config(loss), None, None)(inputs).loss) is Tensor  # Theirs says nothing.
+        # Their model accepts the targets silently.
+        assert type(BetaVAE(config(loss), None, None)(inputs).loss) is Tensor
         with pytest.warns(UserWarning, match="FusedBetaVAE: targets from 0 to 255 for a density of width 1"):
             model(inputs)
         with pytest.raises(ValueError, match="FusedBetaVAE: targets must be finite, got NaN"):
@@ -78,7 +79,7 @@ def test_inputs_of_another_range_are_named(loss: str, images: Tensor) -> None:
 
 def test_their_kl_cancels_and_ours_does_not() -> None:
     class Unused(BaseEncoder):
-        """Posteriors of channels that are hardly used: log σ² is what the pixels are."""
+        """An encoder for channels that are hardly used: log σ² is the value of the pixels."""
 
         def forward(self, x: Tensor) -> Any:
             logvar = x.flatten(1)[:, :3]
@@ -92,7 +93,7 @@ def test_their_kl_cancels_and_ours_does_not() -> None:
         for kind in (BetaVAE, FusedBetaVAE)
         for model in (kind(config("mse"), Unused(), None),)
     }
-    assert off[BetaVAE] >= 1 and off[FusedBetaVAE] < 1e-6  # All digits, and none.
+    assert off[BetaVAE] >= 1 and off[FusedBetaVAE] < 1e-6  # Theirs loses all digits, ours none.
 
 
 def test_it_trains_with_their_trainer(images: Tensor, tmp_path: Path) -> None:
@@ -115,6 +116,6 @@ def test_it_trains_with_their_trainer(images: Tensor, tmp_path: Path) -> None:
     again = FusedBetaVAE.load_from_folder(str(tmp_path / "saved"))
     noise = torch.randn(64, 3)
     torch.testing.assert_close(again(data, noise=noise).loss, model(data, noise=noise).loss)
-    # pythae knows it by its configuration: loaded without naming the class, it is pythae's own model.
+    # pythae recognises the model by its configuration, so a model loaded without naming the class is pythae's own.
     assert type(AutoModel.load_from_folder(str(tmp_path / "saved"))) is BetaVAE
     assert NormalSampler(again).sample(num_samples=2).shape == (2, 1, 6, 6)

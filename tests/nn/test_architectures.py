@@ -1,4 +1,4 @@
-"""The published nets, layer by layer, as the papers' tables list them."""
+"""The published networks, layer by layer, as the tables of the papers list them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The transposed convolution against torch's own, whose arguments, parameters and results it has."""
+"""The transposed convolution, which must have the arguments, parameters and results of torch's own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from torch import Tensor, nn
 
 from betavae_fast.nn.convolutions import ConvTranspose2d
 
-DOUBLING = {"kernel_size": 4, "stride": 2, "padding": 1}  # what has a path of its own to a single channel
+DOUBLING = {
+    "kernel_size": 4,
+    "stride": 2,
+    "padding": 1,
+}  # the case with a separate path for a single output channel
 CHANNELS = [(32, 1), (3, 1), (1, 1), (5, 3), (1, 4)]
 
 
@@ -22,14 +26,14 @@ def seeded() -> None:
 
 
 def both(*arguments: Any, **options: Any) -> tuple[ConvTranspose2d, nn.ConvTranspose2d]:
-    """A layer and torch's with the same parameters."""
+    """Our layer and torch's layer with the same parameters."""
     ours, theirs = ConvTranspose2d(*arguments, **options), nn.ConvTranspose2d(*arguments, **options)
     theirs.load_state_dict(ours.state_dict())
     return ours, theirs
 
 
 def run(layer: nn.Module, x: Tensor, *more: Any, grad: Tensor | None = None) -> dict[str, Tensor | None]:
-    """The output and the gradients of all that requires one."""
+    """The output, and the gradients of all tensors that require one."""
     layer.zero_grad()
     x = x.detach().requires_grad_(x.is_floating_point())
     y = layer(x, *more)
@@ -38,7 +42,9 @@ def run(layer: nn.Module, x: Tensor, *more: Any, grad: Tensor | None = None) -> 
 
 
 def assert_same(ours: dict[str, Tensor | None], theirs: dict[str, Tensor | None], rtol: float = 1e-5) -> None:
-    """A sum in another order is off by its terms' rounding, however small it is itself."""
+    """Assert equality up to the rounding of the terms, which bounds the error of a sum in another order, however small
+    the sum itself.
+    """
     assert ours.keys() == theirs.keys()
     for name, a in ours.items():
         b = theirs[name]
@@ -65,7 +71,7 @@ def test_values_and_gradients_are_torch_s(
 def test_values_do_not_depend_on_which_convolution_torch_picks(
     threads_count: int, onednn: bool, threads: None
 ) -> None:
-    """Without oneDNN the pixels come in another memory format, which the doubling must not take for its own."""
+    """Without oneDNN the pixels have another memory format, which the doubling must not mistake for its own."""
     torch.set_num_threads(threads_count)
     with torch.backends.mkldnn.flags(enabled=onednn):
         for channels, batch in itertools.product(CHANNELS, (1, 3)):
@@ -146,7 +152,7 @@ def test_inputs_may_lie_anyhow_in_memory(channels: tuple[int, int], layout: str)
 @pytest.mark.parametrize("channels", [(3, 1), (3, 2)], ids=str)
 @pytest.mark.parametrize("needs", [n for n in itertools.product((False, True), repeat=3) if any(n)], ids=str)
 def test_only_what_is_needed_gets_a_gradient(channels: tuple[int, int], needs: tuple[bool, ...]) -> None:
-    """A frozen input, weight or bias, in every combination."""
+    """The test freezes input, weight and bias in every combination."""
     found = []
     for layer in both(*channels, **DOUBLING):
         x = torch.linspace(-1, 1, 2 * 3 * 4 * 5).view(2, 3, 4, 5)
@@ -172,7 +178,7 @@ def test_no_gradient_is_recorded_where_none_is_wanted(channels: tuple[int, int])
 
 @pytest.mark.parametrize("channels", [(2, 1), (1, 1), (2, 2)], ids=str)
 def test_second_derivatives_are_torch_s(channels: tuple[int, int]) -> None:
-    """A gradient penalty, by every pair of input, weight and bias."""
+    """The second derivatives of a gradient penalty are taken for every pair of input, weight and bias."""
     ours, theirs = both(*channels, **DOUBLING)
     x = torch.randn(2, channels[0], 3, 4)
     found = []
@@ -211,7 +217,7 @@ def test_forward_mode_derivatives_are_torch_s(channels: tuple[int, int]) -> None
 
 @pytest.mark.parametrize("channels", [(3, 1), (1, 1), (3, 2)], ids=str)
 def test_vmap_over_inputs_and_over_parameters(channels: tuple[int, int]) -> None:
-    """The second is how an ensemble of decoders runs."""
+    """An ensemble of decoders runs by vmap over parameters."""
     ours, theirs = both(*channels, **DOUBLING)
     x = torch.randn(4, 2, channels[0], 5, 3)
     for function in (lambda layer: layer, lambda layer: torch.func.grad(lambda y: layer(y).square().sum())):
@@ -292,7 +298,7 @@ def test_meta_and_fake_tensors_have_torch_s_shapes() -> None:
             assert ours.weight.grad.shape == ours.weight.shape
 
 
-@pytest.mark.filterwarnings("ignore")  # torch.jit is on its way out.
+@pytest.mark.filterwarnings("ignore")  # torch warns that torch.jit is deprecated.
 def test_traced_and_exported_it_is_still_the_same() -> None:
     x = torch.randn(2, 3, 4, 5)
     for channels in ((3, 1), (3, 2)):

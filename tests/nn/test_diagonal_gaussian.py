@@ -1,4 +1,4 @@
-"""The posterior object: its numbers against float64, when a pass is shared, and every shape and memory format."""
+"""The posterior object: its numbers against float64, the sharing of a pass, and every shape and memory format."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_gradients_of_everything() -> None:
 
 
 def test_the_gradient_is_written_as_one_tensor() -> None:
-    """As if mean and log-variance had been split off, but nothing is joined on the way."""
+    """The gradient equals that of separate mean and log-variance, but no halves are joined on the way."""
     x = parameters()
     q = DiagonalGaussian(x)
     z = q.sample(torch.Generator().manual_seed(1))
@@ -155,7 +155,7 @@ def test_one_pass_gives_the_sample_and_the_kl(kl_passes) -> None:
     kl = q.kl()
     kl_passes.assert_not_called()
     assert kl.grad_fn is z.grad_fn
-    assert torch.equal(kl, q.kl()) and kl_passes.call_count == 1  # A graph of its own for who asks twice.
+    assert torch.equal(kl, q.kl()) and kl_passes.call_count == 1  # A second call makes a graph of its own.
 
 
 def test_a_kl_that_would_be_another_is_computed_anew(kl_passes) -> None:
@@ -163,7 +163,7 @@ def test_a_kl_that_would_be_another_is_computed_anew(kl_passes) -> None:
     q = DiagonalGaussian(x)
     with torch.no_grad():
         q.sample()
-    assert q.kl().requires_grad  # The sample had no graph.
+    assert q.kl().requires_grad  # The sample had no graph, but the KL has one.
     q.sample()
     with torch.no_grad():
         assert not q.kl().requires_grad
@@ -185,7 +185,7 @@ def test_a_kl_asked_for_after_backward_has_a_graph(several: bool) -> None:
 
 @pytest.mark.parametrize("asked", [False, True])
 def test_nothing_outlives_the_object(asked: bool) -> None:
-    """No cycle: memory comes back without the garbage collector, also when the KL was not asked for."""
+    """There is no cycle: memory is freed without the garbage collector, also if the KL was never computed."""
     gc.disable()
     try:
         h = parameters() * 1
@@ -258,7 +258,7 @@ def test_generators() -> None:
 
 
 def test_a_generator_may_be_on_another_device() -> None:
-    """As pipelines do it: a CPU generator, so that a seed means the same everywhere. Meta stands for any device."""
+    """Pipelines use a CPU generator, so that a seed means the same everywhere. Meta stands for any device."""
     z = DiagonalGaussian(torch.empty(2, 8, 3, 3, device="meta")).sample(torch.Generator())
     assert z.device.type == "meta" and z.shape == (2, 4, 3, 3)
 
@@ -269,7 +269,7 @@ def test_deterministic(dtype: torch.dtype) -> None:
     q = DiagonalGaussian(x, deterministic=True)
     z = q.sample(torch.Generator())
     assert torch.equal(z, q.mean) and torch.equal(q.mode(), q.mean)
-    z.detach().zero_()  # A sample is the caller's own.
+    z.detach().zero_()  # The caller may write to a sample.
     assert torch.equal(q.mean, x.chunk(2, 1)[0])
     assert not q.std.any() and not q.var.any() and q.std.dtype == dtype
     expected = torch.zeros(3, dtype=torch.promote_types(dtype, torch.float32))
@@ -281,7 +281,7 @@ def test_deterministic(dtype: torch.dtype) -> None:
 
 
 def test_kl_is_never_negative_nor_cancels() -> None:
-    """bfloat16 log-variances near 0: exp(v) − 1 − v is negative for most of them, in bfloat16."""
+    """The log-variances are bfloat16 numbers near 0. In bfloat16, exp(v) − 1 − v is negative for most of them."""
     v = torch.linspace(-0.1, 0.1, 1001).bfloat16()
     x = torch.stack((torch.zeros_like(v), v), 1)
     assert (v.exp() - 1 - v).min() < 0
@@ -302,7 +302,7 @@ def test_nan_stays_where_it_was() -> None:
 
 def test_nll_sums_over_what_it_is_told() -> None:
     q = DiagonalGaussian(parameters())
-    at = torch.ones(4, 5, 4)  # Broadcasts.
+    at = torch.ones(4, 5, 4)  # This tensor broadcasts.
     density = torch.distributions.Normal(q.mean, q.std).log_prob(at)
     torch.testing.assert_close(q.nll(at), -density.sum((1, 2, 3)))
     torch.testing.assert_close(q.nll(at, dims=[2, 3]), -density.sum((2, 3)))
@@ -327,7 +327,7 @@ def pickled(q: DiagonalGaussian) -> DiagonalGaussian:
 @pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
 @pytest.mark.parametrize("written", range(3))
 def test_copies_are_their_own(copied: Any, written: int) -> None:
-    """However often the parameters had been written to before: a copy's versions count anew."""
+    """Copies are right however often the parameters were written to before, because the versions of a copy start at 0."""
     x = parameters().detach()
     for _ in range(written):
         x.mul_(1)

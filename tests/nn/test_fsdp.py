@@ -1,4 +1,4 @@
-"""FSDP2 (``fully_shard``): two processes that hold half of each parameter take the step of one."""
+"""FSDP2 (``fully_shard``): two processes that hold half of each parameter take the same step as one process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ def worker(rank: int, port: int) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # Outputs are views; nobody writes to them.
+    warnings.filterwarnings(
+        "ignore", "FSDP2-wrapped module"
+    )  # The outputs are views, which nothing here writes to.
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     torch.manual_seed(0)

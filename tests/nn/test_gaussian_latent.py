@@ -1,4 +1,4 @@
-"""The latent layer's modes and the two parts of the KL."""
+"""The modes of the latent layer, and the two parts of the KL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The objective against the formula written out pixel by pixel in float64."""
+"""The loss, compared with the formula written out pixel by pixel in float64."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHAPE = (3, 2, 4, 4)
 
 
 def by_hand(likelihood: str, decoded: torch.Tensor, target: torch.Tensor, scale: float) -> float:
-    """−log p summed over pixels, averaged over images."""
+    """Compute −log p, summed over pixels and averaged over images."""
     total = 0.0
     for a, x in zip(decoded.double().flatten().tolist(), target.double().flatten().tolist(), strict=True):
         if likelihood == "bernoulli":
@@ -103,7 +103,7 @@ def grey(dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def with_pixel(value: float, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Images of which the last pixel alone is ``value``."""
+    """Images whose last pixel alone is ``value``."""
     images = grey(dtype)
     images.view(-1)[-1] = value
     return images
@@ -149,7 +149,9 @@ def test_bernoulli_targets_may_be_at_the_bounds_and_a_rounding_beyond(dtype: tor
     for target in (grey(dtype), with_pixel(1 + step, dtype), with_pixel(-step, dtype), grey(dtype)[:, ::2]):
         loss = ReconstructionLoss()(torch.zeros(target.shape), target)
         expected = math.prod(target.shape[1:]) * math.log(2)
-        assert loss.item() == pytest.approx(expected, rel=1e-6)  # of logits 0, whatever the target
+        assert loss.item() == pytest.approx(
+            expected, rel=1e-6
+        )  # the logits are 0, so the target does not matter
 
 
 def test_targets_that_are_no_floats_are_not_looked_at() -> None:
@@ -207,7 +209,7 @@ def test_a_loss_can_be_copied_and_pickled_with_its_check() -> None:
 
 
 def test_tracing_programs_does_not_look_at_numbers_that_are_not_there() -> None:
-    """Nor does it leave anything of the check in the program."""
+    """Tracing leaves nothing of the check in the program."""
     loss, decoded, target = BetaVAELoss(), torch.zeros(SHAPE), grey()
 
     class Call(torch.nn.Module):
@@ -237,16 +239,16 @@ def test_a_gpu_waits_for_the_first_targets_alone() -> None:
         BetaVAELoss()(decoded, 255 * good, KL.cuda())
     loss, kl = BetaVAELoss(), KL.cuda()
     graph = torch.cuda.CUDAGraph()
-    BetaVAELoss()(decoded, good, kl)  # Kernels are built before the capture.
+    BetaVAELoss()(decoded, good, kl)  # The kernels are built before the capture.
     torch.cuda.synchronize()
     with torch.cuda.graph(graph):
         captured = loss(decoded, good, kl).total
     graph.replay()
-    assert torch.equal(captured, loss(decoded, good, kl).total)  # This one looks.
+    assert torch.equal(captured, loss(decoded, good, kl).total)  # This call checks the pixels.
     loss(decoded, 255 * good, kl)
     mode = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        BetaVAELoss()(decoded, good, kl)  # Whoever forbids to wait is not made to.
+        BetaVAELoss()(decoded, good, kl)  # If waiting is forbidden, the check does not wait.
     finally:
         torch.cuda.set_sync_debug_mode(mode)

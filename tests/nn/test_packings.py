@@ -1,4 +1,4 @@
-"""From an encoder's output to (μ, log σ²): views where there can be, exact where there is arithmetic."""
+"""From an encoder's output to (μ, log σ²): views where possible, and exact arithmetic otherwise."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ def test_sigma_stays_within_the_budget(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=lambda d: str(d)[6:])
 def test_softplus_stays_within_the_budget(dtype: torch.dtype) -> None:
-    """Value and gradient, across the point where the formula changes and where σ underflows."""
+    """The test covers value and gradient across the points where the formula changes and where σ underflows."""
     raw = torch.cat((torch.linspace(-400, 80, 997), torch.linspace(-21, -19, 101))).to(dtype).requires_grad_()
     _, logvar = from_softplus(raw, raw)
     (grad,) = torch.autograd.grad(logvar.float().sum(), raw)
     x = raw.detach().double()
     softplus = torch.log1p(x.exp())
     exact = 2 * softplus.log(), 2 * x.sigmoid() / softplus
-    # What one writes by hand underflows: where it does, it is asked for no more than a rounding.
+    # The hand-written formula underflows. Where it does, only one rounding is allowed.
     y = raw.detach().float()
     for name, found, truth in zip(("value", "gradient"), (logvar, grad), exact, strict=True):
         by_hand = torch.log1p(y.exp())

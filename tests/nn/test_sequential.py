@@ -1,4 +1,4 @@
-"""Layers that run together with their ReLUs: in plain torch on a CPU, and on a GPU."""
+"""Layers that run together with their ReLUs, in plain torch on a CPU, and on a GPU."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def seeded() -> None:
 
 @pytest.fixture
 def together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layers run together as on a GPU, by the operators' plain torch."""
+    """Make layers run together as on a GPU, by the plain torch of the operators."""
     monkeypatch.setattr(sequential, "fuses", lambda x: True)
 
 
 class Operators(TorchDispatchMode):
-    """Writes down what is called."""
+    """A mode that records the operators called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,17 +51,17 @@ class Operators(TorchDispatchMode):
 
 
 def nets(architecture: Architecture, dtype: torch.dtype = torch.float32) -> tuple[nn.Sequential, ...]:
-    """(encoder, decoder)"""
+    """The encoder and the decoder of an architecture."""
     return tuple(net.to(dtype) for net in build(architecture, IMAGE, 4))
 
 
 def inputs(batch: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """What (encoder, decoder) take."""
+    """The inputs of the encoder and the decoder."""
     return torch.rand(batch, *IMAGE, dtype=dtype), torch.randn(batch, 4, dtype=dtype)
 
 
 def plain(net: nn.Sequential) -> nn.Sequential:
-    """The same parameters in torch's own layers."""
+    """Make a copy from torch's own layers with the same parameters."""
     layers = copy.deepcopy(net)
     for layer in layers:
         if type(layer) is ConvTranspose2d:
@@ -71,7 +71,7 @@ def plain(net: nn.Sequential) -> nn.Sequential:
 
 
 def run(net: nn.Module, x: Tensor) -> list[Tensor]:
-    """Output and gradients."""
+    """The output and the gradients."""
     x = x.detach().requires_grad_()
     y = net(x)
     loss = (y * torch.linspace(-1, 1, y.numel(), device=y.device, dtype=y.dtype).view(y.shape)).sum()
@@ -79,7 +79,7 @@ def run(net: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 def assert_close(found: list[Tensor], expected: list[Tensor], rtol: float) -> None:
-    """Sums in another order are off by their terms' rounding."""
+    """Assert equality up to the rounding of the terms, which sums in another order may differ by."""
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == b.dtype
         atol = rtol * float(b.abs().max()) if b.numel() else 0.0
@@ -87,7 +87,9 @@ def assert_close(found: list[Tensor], expected: list[Tensor], rtol: float) -> No
 
 
 def assert_errors(found: list[Tensor], expected: list[Tensor], exact: list[Tensor]) -> None:
-    """Errors of ours are no larger than those of torch's layers, but for luck: a number near 0 passes a ReLU or not."""
+    """Assert that our errors are no larger than those of torch's layers, except by luck: a number near 0 may pass a ReLU
+    or not.
+    """
     for a, b, e in zip(found, expected, exact, strict=True):
         assert a.dtype == b.dtype and a.shape == b.shape
         error = lambda x, e=e: float((x.double() - e).norm() / e.norm())
@@ -107,7 +109,7 @@ def test_values_and_gradients_are_those_of_torch_s_layers(
 
 @ARCHITECTURES
 def test_a_layer_and_its_relu_are_one(architecture: Architecture, together: None) -> None:
-    """No ReLU has an operator of its own, forward or backward, nor has the sum of a bias's gradient."""
+    """Neither a ReLU, forward or backward, nor the sum of a bias's gradient has an operator of its own."""
     for net, x in zip(nets(architecture), inputs(2), strict=True):
         layers = list(net)
         pairs = [a for a, b in pairwise(layers) if type(b) is nn.ReLU]
@@ -191,7 +193,7 @@ class _Doubled(nn.Module):
 
 
 class _Kind(Tensor):
-    """A tensor that is to be asked how it is multiplied."""
+    """A tensor subclass, which torch lets define its own operations."""
 
 
 def _parametrized() -> nn.Module:
@@ -315,12 +317,12 @@ def test_a_penalty_on_the_gradient_has_torch_s_gradient(architecture: Architectu
         assert_close(*found, rtol=1e-9)
 
 
-# Programs that look into the layers, and take torch's.
+# Programs that look into the layers and use torch's own.
 
 
 @pytest.fixture
 def seemingly_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CPU tensors that call themselves CUDA's; to run anything together is then a mistake."""
+    """Make CPU tensors claim to be on CUDA, where running layers together would be a mistake."""
 
     def refuse(*_: Any) -> None:
         raise AssertionError("run together")
@@ -350,7 +352,7 @@ LOOKS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore")  # torch.jit is on its way out.
+@pytest.mark.filterwarnings("ignore")  # torch warns that torch.jit is deprecated.
 @pytest.mark.parametrize("look", LOOKS)
 def test_who_looks_into_the_layers_finds_torch_s(look: str, seemingly_on_a_gpu: None) -> None:
     encoder, _ = nets("burgess")
@@ -367,14 +369,16 @@ def test_who_looks_into_the_layers_finds_torch_s(look: str, seemingly_on_a_gpu: 
 def test_what_is_compiled_finds_torch_s_layers(
     seemingly_on_a_gpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torch.compile asks the device of tensors itself, and is not to be misled about it as the other programs are."""
+    """torch.compile reads the device of tensors itself, so it must not be given tensors with a false device, like the
+    other programs.
+    """
     x = torch.zeros(2, 4)
     assert sequential.fuses(x)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert not sequential.fuses(x)
 
 
-# On a GPU.
+# Tests on a GPU.
 
 
 def on_gpu(test: Any) -> Any:
@@ -384,7 +388,7 @@ def on_gpu(test: Any) -> Any:
 
 @pytest.fixture
 def exactly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Products of float32 in float32, convolutions in one order."""
+    """Compute products of float32 in float32 and convolutions in one order."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
@@ -419,7 +423,7 @@ def test_on_a_gpu_errors_are_those_of_torch_s_layers(
 def test_on_a_gpu_a_graph_replays_the_bits_of_a_run(
     architecture: Architecture, autocast: bool, exactly: None
 ) -> None:
-    """Replays are on new numbers each; a second run without a graph has the same bits, too."""
+    """Each replay gets new numbers. A second run without a graph has the same bits, too."""
     for net, x in zip(nets(architecture), inputs(256), strict=True):
         net, x = net.to("cuda", memory_format=torch.channels_last), x.cuda()
 

@@ -1,4 +1,4 @@
-"""The whole model: what goes in, what comes out, and where its noise comes from."""
+"""The whole model: its inputs, its outputs and the source of its noise."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_pixel_types_mean_the_same(vae, images):
 
 
 def test_shards_draw_the_noise_of_the_whole_batch(vae, images):
-    # From the same moments: convolutions of another batch size may round differently.
+    # The moments are the same, because convolutions with another batch size may round differently.
     mu, logvar = vae.encode(images)
     whole = vae.latent(mu, logvar, seed=5).z
     for first, last in ((0, 2), (2, 6)):

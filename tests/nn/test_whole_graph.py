@@ -16,7 +16,7 @@ ARCHITECTURES = pytest.mark.parametrize("architecture", get_args(Architecture))
 
 
 class Step(nn.Module):
-    """Images in, loss out."""
+    """A module that computes the loss of images."""
 
     def __init__(self, architecture: Architecture = "mlp", **options: Any) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ def test_functional_call_is_the_module(images: Tensor) -> None:
 
 
 def test_vmap_over_models_is_refused_and_says_so(images: Tensor) -> None:
-    """By torch's own message: nothing is computed wrongly."""
+    """torch refuses with its own message; nothing is computed wrongly."""
     models = [Step() for _ in range(2)]
     parameters, buffers = torch.func.stack_module_state(models)
 

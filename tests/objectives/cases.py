@@ -1,4 +1,4 @@
-"""One of each objective, and a batch to try it on."""
+"""One instance of each objective, and a batch to try it on."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def objective(name: ObjectiveName, **options: object) -> Objective:
 
 
 def posterior(rows: int = ROWS) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """z, μ, log σ² in float64, for gradients."""
+    """z, μ and log σ² in float64, which require gradients."""
     generator = torch.Generator().manual_seed(1)
     mu, logvar, noise = (torch.randn(rows, DIMS, generator=generator, dtype=torch.float64) for _ in range(3))
     z = mu + (0.5 * logvar).exp() * noise
@@ -36,6 +36,6 @@ def posterior(rows: int = ROWS) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
 
 
 def inputs(z: torch.Tensor, mu: torch.Tensor, logvar: torch.Tensor, step: int = 3) -> LossInputs:
-    """What a model would give whose reconstruction loss is the mean of 40 + |z|²."""
+    """The inputs from a model whose reconstruction loss is the mean of 40 + |z|²."""
     reconstruction = 40 + z.square().sum(1).mean()
     return LossInputs(reconstruction, sum(split_kl(mu, logvar)), z, mu, logvar, torch.tensor(step))

@@ -1,4 +1,4 @@
-"""The trainer's small data set, for objectives in the trainer."""
+"""The small data set of the trainer's tests, for objectives in the trainer."""
 
 from tests.training.conftest import dataset
 

@@ -1,4 +1,4 @@
-"""FactorVAE's discriminator: what it is shown, what it learns, and who learns from it."""
+"""FactorVAE's discriminator: its inputs, its training, and the gradients it gives."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_each_dim_is_permuted_on_its_own():
     permuted = objective._permuted(z)
     for dim in (0, 1):
         assert torch.equal(permuted[:, dim].sort().values, z[:, dim])
-        assert (permuted[:, dim] == z[:, dim]).sum() < 10  # 1 expected
+        assert (permuted[:, dim] == z[:, dim]).sum() < 10  # 1 is expected
     assert (permuted[:, 1] - permuted[:, 0] == 1).sum() < 10
     assert torch.equal(permuted, objective._permuted(z))
     before = objective._rng.clone()
@@ -81,7 +81,7 @@ def test_the_discriminators_adam_is_the_published_one():
 
 @pytest.mark.parametrize("correlation", [0.0, 0.9])
 def test_it_measures_the_total_correlation(correlation):
-    """Of two normals of correlation ρ: −½ log(1 − ρ²)."""
+    """The total correlation of two normals with correlation ρ is −½ log(1 − ρ²)."""
     torch.manual_seed(0)
     objective = FactorVAE(2, width=32, lr=3e-3)
     seen = []

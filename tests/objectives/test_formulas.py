@@ -1,4 +1,4 @@
-"""Each objective against its formula, written out in float64; their gradients; the published defaults."""
+"""Each objective, compared with its formula written out in float64, its gradients, and the published defaults."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.objectives.cases import DIMS, NAMES, ROWS, inputs, objective, posteri
 
 
 def numbers():
-    """Reconstruction, KL of each dim, z, μ, σ² in numpy, from their definitions."""
+    """The reconstruction, the KL of each dim, z, μ and σ² in NumPy, by their definitions."""
     z, mu, logvar = (x.detach().numpy() for x in posterior())
     kl = np.mean((mu**2 + np.exp(logvar) - logvar - 1) / 2, axis=0)
     return 40 + np.mean(np.sum(z**2, axis=1)), kl, z, mu, np.exp(logvar)
@@ -24,7 +24,7 @@ def log_normal(z, mu, variance):
 
 
 def decomposition(n):
-    """The three parts with minibatch weighted sampling, term by term."""
+    """The three parts by minibatch weighted sampling, computed term by term."""
     _, _, z, mu, variance = numbers()
     mi = tc = dw = 0.0
     for i in range(ROWS):
@@ -64,7 +64,7 @@ def test_capacity(capacity):
 
 
 def test_capacity_takes_the_distance_of_the_mean_not_the_mean_distance():
-    """Two images, 2 nats and none, at a capacity of 1: no distance."""
+    """Two images of 2 nats and 0 nats have no distance from a capacity of 1."""
     mu = torch.tensor([[2.0], [0.0]])
     batch = inputs(torch.zeros(2, 1), mu, torch.zeros(2, 1), step=10)
     made = objectives.Capacity(1.0, steps=1)
@@ -73,7 +73,7 @@ def test_capacity_takes_the_distance_of_the_mean_not_the_mean_distance():
 
 def test_free_bits():
     reconstruction, kl, *_ = numbers()
-    limit = float(np.sort(kl)[1])  # of the three dims, one below, one at it, one above
+    limit = float(np.sort(kl)[1])  # of the three dims, one is below, one at and one above the limit
     total, metrics = objective("free-bits", free_bits=limit + 1e-3)(inputs(*posterior()))
     charged = sum(max(limit + 1e-3, value) for value in kl)
     assert metrics["charged_kl"].item() == pytest.approx(charged, rel=1e-14)

@@ -1,4 +1,4 @@
-"""Multipliers: how they move, that they stay at or above 0, and that they find the solution of a known problem."""
+"""Multipliers: their updates, their bound of 0, and the solution of a known problem."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_dual_ascent_by_hand():
     for kl in (4.0, 2.0, 1.0, 0.0, 0.0, 0.0, 0.0, 3.0):
         objective.update(torch.tensor(50.0), torch.tensor(kl))
         seen.append(float(objective.multiplier))
-    assert seen == [1.5, 1.5, 1.25, 0.75, 0.25, 0.0, 0.0, 0.25]  # held at 0, and off again at once
+    assert seen == [1.5, 1.5, 1.25, 0.75, 0.25, 0.0, 0.0, 0.25]  # held at 0, then rising again at once
 
 
 def test_geco_by_hand():
@@ -45,7 +45,7 @@ def test_multipliers_are_finite_and_not_negative_whatever_comes(violation):
 
 
 def descend(objective, x, step=0.1, steps=600):
-    """Gradient descent on a problem in one number: reconstruction (x − 3)², KL x²."""
+    """Run gradient descent on a problem in one number, with reconstruction (x − 3)² and KL x²."""
     for _ in range(steps):
         kl, reconstruction = x.square().reshape(1), (x - 3).square()
         objective(LossInputs(reconstruction, kl, x, x, x, torch.tensor(0))).total.backward()
@@ -59,7 +59,9 @@ def descend(objective, x, step=0.1, steps=600):
 
 @pytest.mark.parametrize("limit, solution, price", [(4.0, 2.0, 0.5), (1.0, 1.0, 2.0), (16.0, 3.0, 0.0)])
 def test_the_lagrangian_finds_the_constrained_optimum_and_the_price_of_a_nat(limit, solution, price):
-    """minimise (x − 3)² subject to x² ≤ limit: x = √limit and β = 3 / x − 1, or x = 3 and β = 0 where that is allowed."""
+    """The minimum of (x − 3)² subject to x² ≤ limit is x = √limit with β = 3 / x − 1, or x = 3 with β = 0 if that is
+    allowed.
+    """
     x, metrics = descend(Lagrangian(limit, lr=0.05), torch.tensor(0.5, requires_grad=True))
     assert x == pytest.approx(solution, abs=1e-3)
     assert metrics["multiplier"] == pytest.approx(price, abs=1e-3)
@@ -67,7 +69,7 @@ def test_the_lagrangian_finds_the_constrained_optimum_and_the_price_of_a_nat(lim
 
 
 def test_geco_finds_the_least_kl_at_a_reconstruction():
-    """minimise x² subject to (x − 3)² ≤ 1: x = 2 and λ = 2."""
+    """The minimum of x² subject to (x − 3)² ≤ 1 is x = 2 with λ = 2."""
     x, metrics = descend(Geco(1.0, lr=0.01, decay=0.5), torch.tensor(0.5, requires_grad=True))
     assert x == pytest.approx(2.0, abs=1e-2)
     assert metrics["multiplier"] == pytest.approx(2.0, abs=2e-2)

@@ -1,4 +1,4 @@
-"""Several processes that share a batch: gradients and multipliers of the whole of it."""
+"""Several processes that share a batch have the gradients and multipliers of the whole batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PROCESSES = 2
 
 
 def results(name, rows):
-    """Gradients of z, μ and log σ², and the objective's state after its update, from these rows of the batch."""
+    """The gradients of z, μ and log σ², and the objective's state after its update, from these rows of the batch."""
     made = objective(name).double()
     moments = [x.detach()[rows].requires_grad_() for x in posterior()]
     batch = inputs(*moments)
@@ -35,11 +35,11 @@ def test_shares_add_up_to_the_batch(tmp_path):
     for name in NAMES:
         whole, state = results(name, slice(None))
         for k, expected in enumerate(whole):
-            # Averaged over the processes, as DistributedDataParallel does.
+            # The gradients are averaged over the processes, as DistributedDataParallel does.
             found = torch.cat([gradients[name][0][k] for gradients in shares]) / PROCESSES
             torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12, msg=f"{name} {k}")
         for key, expected in state.items():
             first, second = (gradients[name][1][key] for gradients in shares)
             assert torch.equal(first, second), (name, key)
-            if name != "factorvae":  # whose discriminator sees other permutations
+            if name != "factorvae":  # its discriminator sees other permutations
                 torch.testing.assert_close(first, expected, rtol=1e-6, atol=0)

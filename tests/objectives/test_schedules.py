@@ -1,4 +1,4 @@
-"""The ramp at its ends and between."""
+"""The ramp at its ends and between them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def test_it_grows_from_nothing_and_stays():
 
 def test_cycles_start_again_from_nothing():
     assert values(range(9), 1.0, 2, 4) == [0, 0.5, 1, 1, 0, 0.5, 1, 1, 0]
-    # Fu et al. 2019, equation 6, with t from 1: M cycles in T steps, the first half (R) of each grows.
+    # Fu et al. 2019, equation 6, with t from 1: M cycles in T steps, where the first part (R, a half) of each cycle
+    # grows.
     T, M, R = 400, 4, 0.5
     published = [min(1.0, ((t - 1) % (T // M)) / (T / M) / R) for t in range(1, T + 1)]
     assert values(range(T), 1.0, T // M // 2, T // M) == pytest.approx(published, rel=1e-15)

@@ -1,4 +1,4 @@
-"""Objectives in the trainer: a step that a CUDA graph could hold, runs that go on bit for bit, what is written down."""
+"""Objectives in the trainer: steps that a CUDA graph could hold, runs that resume bit for bit, and the logs."""
 
 from __future__ import annotations
 
