@@ -17,6 +17,8 @@ from betavae_fast.ops.triton import bias_relu_kernels as kernels
 TILE, PANEL = 4096, 32
 # Two or three on each processor of a large GPU: they keep its memory busy, and their shares are soon added up.
 MOST_PROGRAMS = 256
+# Shares that are added up at a time: more would cost every program registers, and the processor programs.
+SHARES = 2048
 # So few tiles are summed faster by one program than by several whose shares have to be added up.
 FEW_TILES = 4
 _OPTIONS = {"num_warps": 8, "enable_fp_fusion": False}
@@ -93,7 +95,7 @@ def bias_relu_backward(
     chunks = cut.chunks
     final = chunks == 1
     sums = min(64, triton.next_power_of_2(cut.channels))
-    parts = min(TILE // sums, triton.next_power_of_2(chunks))
+    parts = min(SHARES // sums, triton.next_power_of_2(chunks))
     shares = None if final else output.new_empty(chunks, cut.channels, dtype=kl_dtype(output.dtype))
     with torch.cuda.device_of(output):
         kernels.bias_relu_backward[(chunks * cut.panels,)](

@@ -30,6 +30,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bias_relu, "TILE", 128)
     monkeypatch.setattr(bias_relu, "FEW_TILES", 1)
     monkeypatch.setattr(bias_relu, "MOST_PROGRAMS", 5)
+    monkeypatch.setattr(bias_relu, "SHARES", 64)
 
 
 def draws(shape: tuple[int, ...], dtype: torch.dtype, last: bool) -> tuple[Tensor, Tensor, Tensor]:
