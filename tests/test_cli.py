@@ -282,7 +282,7 @@ def test_a_run_and_its_data_may_move(in_tmp_path, capfd, data, tmp_path):
     Path("images.npy").rename("moved.npy")
     capfd.readouterr()
     assert cli_exits("train", "--resume=run", "--steps=4") == 2
-    assert "name their place with --data" in capfd.readouterr().err
+    assert "give their new path with --data" in capfd.readouterr().err
     assert cli_exits("train", "--resume=run", "--steps=4", "--data=moved.npy", "--out=copy") == 0
     assert_usable(RunFolder(Path("copy")), step=4)
     assert load_checkpoint(RunFolder(Path("copy")).checkpoint).config.data == str(tmp_path / "moved.npy")

@@ -1,7 +1,7 @@
 """The command line, a file for each command.
 
-torch and everything built on it is imported inside the commands: ``--help`` is instant, and ``_prepare`` can set
-environment variables that torch and matplotlib read when they are loaded.
+torch and everything built on it are imported inside the commands, so that ``--help`` is instant and ``_prepare`` can
+set environment variables that torch and matplotlib read when they are loaded.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from betavae_fast.cli import bench, evaluate, info, train, traverse
 from betavae_fast.cli.errors import INTERRUPTED, CommandError
 from betavae_fast.training.launch import launched_rank
 
-_SPINS = "3000"  # about 0.1 ms; python -m benchmarks.busy measures what they cost and gain
+_SPINS = "3000"  # about 0.1 ms; python -m benchmarks.busy measures their cost and gain
 
 app = typer.Typer(
     name="betavae-fast",
-    help="Train β-VAEs, measure what they learn and how fast, and look at it.",
+    help="Train β-VAEs, measure and draw what they learn, and benchmark the fused operations.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -32,8 +32,10 @@ for command in (train.train, evaluate.evaluate, traverse.traverse, bench.bench, 
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0, 2 with one line on stderr for wrong arguments, 130 after Ctrl-C, 1
-    otherwise."""
+    """Run the command line and exit: with 0 on success, 2 for wrong arguments, 130 after Ctrl-C, 1 for other errors.
+
+    An expected error is one line on stderr.
+    """
     _prepare()
     try:
         status = app(arguments or sys.argv[1:] or ["--help"], standalone_mode=False) or 0
@@ -41,26 +43,24 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", INTERRUPTED)
-    except (
-        OSError
-    ) as error:  # a full disk, a folder that may not be written, a reader that has closed the pipe
+    except OSError as error:
+        # A full disk, a folder without write permission, a closed pipe.
         _fail(str(error), 1)
     except Exception as error:
-        # Wrong options. typer's exceptions have no public base class that spans its versions, but all have
-        # this.
+        # Wrong options: typer's exceptions have no public base class in all its versions, but all have this method.
         if not hasattr(error, "format_message"):
             raise
         _fail(error.format_message(), 2)
-    if status == INTERRUPTED:  # newer typer makes a status of the exception
+    if status == INTERRUPTED:  # newer versions of typer return a status instead of raising
         _fail("interrupted", INTERRUPTED)
     _end(status)
 
 
 def _prepare() -> None:
-    """Set up the process: threads that wait passively, pictures without a display, output that any terminal takes."""
+    """Set up the process: threads that wait passively, pictures without a display, output for any terminal."""
     # By default OpenMP's threads spin for a millisecond before they sleep. Beside another busy program a step then takes
-    # 10 to 20 times as long, because a spinning thread keeps the core from the thread that it waits for. Waking a thread
-    # that sleeps at once costs a third of a quiet step on a virtual machine; GNU's OpenMP can be told to spin briefly.
+    # 10 to 20 times as long, because a spinning thread keeps the core from the thread that it waits for. Threads that
+    # sleep immediately cost a third of a step on an idle virtual machine, so GNU's OpenMP is set to spin briefly first.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
@@ -86,8 +86,8 @@ def _print_error(message: str) -> None:
 
 def _end(status: int) -> NoReturn:
     if launched_rank() is not None:
-        # Without Python's finalization: it takes the interpreter from gloo's threads, and one that is still letting go
-        # of a tensor then aborts the process, one in a hundred on a busy machine.
+        # os._exit skips Python's finalization, which takes the interpreter from gloo's threads: a thread that is still
+        # releasing a tensor would then abort the process, in one of a hundred exits on a busy machine.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

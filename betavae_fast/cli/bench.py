@@ -17,23 +17,25 @@ from betavae_fast.cli.threads import set_threads
 def bench(
     op: Annotated[
         BenchOp,
-        typer.Option(help="latent (sample and KL), a likelihood of the pixels, or the parts of the KL."),
+        typer.Option(
+            help="Operation: latent (sample and KL), a likelihood of the pixels, or the parts of the KL."
+        ),
     ] = "latent",
     batch: Annotated[int, typer.Option(help="Batch size.")] = 1024,
     latent_dim: Annotated[int, typer.Option(help="Latent channels.")] = 32,
-    image: Annotated[str, typer.Option(help="Of the likelihoods.", metavar="CxHxW")] = "1x64x64",
-    dtype: Annotated[BenchDtype, typer.Option(help="Of the op's inputs.")] = "fp32",
+    image: Annotated[str, typer.Option(help="Image shape for the likelihoods.", metavar="CxHxW")] = "1x64x64",
+    dtype: Annotated[BenchDtype, typer.Option(help="Dtype of the inputs.")] = "fp32",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="torch's choice")] = None,
-    seed: Annotated[int, typer.Option(help="Of the numbers.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Write the figures there, as JSON.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the inputs.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
 ) -> None:
-    """Measure what you would gain on this machine, for your batch, latent channels and dtype.
+    """Measure the speedup of the fused operations on this machine, for your batch, latent channels and dtype.
 
-    Every way to compute the op that runs here (eager PyTorch, torch.compile, our backends) is first compared with the
-    formula in float64; one that computes something else ends the command. Then they take turns, and medians are shown:
-    a call's time, how many times faster that is than eager and than torch.compile, how many times slower than copying the
-    bytes that have to be moved (in memory, and in the cache where they fit), and the memory allocated.
+    Each implementation that runs here (eager PyTorch, torch.compile, our backends) is first compared with the formula in
+    float64; the command ends if one differs. Then they run in turns. The table shows medians: the time of a call, the
+    speedup over eager and over torch.compile, the slowdown against copying the bytes that must be moved (in memory, and
+    in the cache if they fit), and the memory allocated.
     """
     from rich.console import Console
 
@@ -61,13 +63,13 @@ def bench(
             check_writable(out)
         set_threads(threads)
     if machine.busy():
-        console.print("[yellow]Other programs keep this machine busy: expect wrong figures.[/]")
+        console.print("[yellow]Other programs keep this machine busy, so the figures may be wrong.[/]")
     shape = (batch, *image_shape) if op.endswith("_nll") else (batch, latent_dim)
     entry = get(op)
     if why := entry.unfit(shape) or too_large(shape, chosen):
         raise CommandError(f"{op} {shape} {dtype} {why}")
     if (minutes := round(check_seconds(entry, shape, dtype, chosen) / 60)) > 1:
-        console.print(f"This takes a while: comparing with the formula alone about {minutes} minutes.")
+        console.print(f"The comparison with the formula alone takes about {minutes} minutes.")
     try:
         results = run(
             entry,

@@ -1,15 +1,15 @@
-"""How a command ends when it cannot do what it was told: one line, and an exit code."""
+"""Errors that end a command with one line and an exit code."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-INTERRUPTED = 130  # 128 + SIGINT, what shells expect of a program that Ctrl-C ended
+INTERRUPTED = 130  # 128 + SIGINT, the status that shells expect after Ctrl-C
 
 
 class CommandError(Exception):
-    """What the user has to know, in one line, and the exit code that goes with it."""
+    """An error message of one line for the user, and the exit code of the command."""
 
     def __init__(self, message: str, exit_code: int = 2) -> None:
         super().__init__(message)
@@ -18,7 +18,7 @@ class CommandError(Exception):
 
 @contextmanager
 def usage_errors() -> Iterator[None]:
-    """What a command's set-up raises is about its arguments: one line, exit code 2."""
+    """Turn errors of a command's set-up, which are about its arguments, into CommandErrors with exit code 2."""
     try:
         yield
     except (ValueError, TypeError, OSError, RuntimeError) as error:

@@ -44,31 +44,33 @@ def evaluate(
     metrics: Annotated[
         str,
         typer.Option(
-            help=f"Some of {', '.join(ALL_METRICS)}, or all. dci fits 100 trees a class of each factor, which takes "
-            "minutes on dSprites.",
+            help=f"Metrics: some of {', '.join(ALL_METRICS)}, or all. dci fits 100 trees for each class of each factor, "
+            "which takes minutes on dSprites.",
             metavar="NAME,NAME,...|all",
             show_default="all but dci",
         ),
     ] = ",".join(DEFAULT_METRICS),
-    seed: Annotated[int, typer.Option(help="Of the images the metrics draw and of the sampled codes.")] = 0,
-    jobs: Annotated[int, typer.Option(help="Processes for dci; -1: one a core.")] = -1,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the metrics' random images and of the sampled codes.")
+    ] = 0,
+    jobs: Annotated[int, typer.Option(help="Processes for dci; -1: one per core.")] = -1,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="torch's choice")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     data: RunData = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the results; of several runs, each gets a folder in it.",
+            help="Folder for the results; each of several runs gets a folder of its own in it.",
             show_default="each run's own folder, and ./comparison for the page that compares several",
         ),
     ] = None,
 ) -> None:
-    """Measure how disentangled a run's codes are, and draw what they hold. Leaves evaluation.json, report.html and
-    pictures in the run's folder, or in the folder that --out names.
+    """Measure how disentangled the codes of a run are, and draw them. Writes evaluation.json, report.html and pictures
+    into the run's folder, or into the folder that --out names.
 
-    All images are encoded once; every metric draws from the table of codes. MIG and modularity are computed of sampled
-    codes, too, everything else of mean codes. Where the data's factors are not known, only the unsupervised scores and
-    the pictures remain. Several runs also get a page that compares them.
+    All images are encoded once, and every metric uses this table of codes. MIG and modularity are computed from sampled
+    codes as well as mean codes, everything else from mean codes only. If the factors of the data are unknown, only the
+    unsupervised scores and the pictures are made. Several runs also get a page that compares them.
     """
     from rich.console import Console
 
@@ -104,7 +106,7 @@ def evaluate(
     for run, name, dataset, results, history in opened:
         console.print(f"Run: {run.folder.path}, after step {run.step}, {dataset!r}")
         if difference := describe_difference(dataset, run.trained_on):
-            console.print(f"Other images than those of the training: {difference}")
+            console.print(f"These are not the training images: {difference}")
         try:
             evaluation = _measure(run, dataset, chosen, seed, jobs, console)
             _write(run, name, dataset, evaluation, results, history, console)
@@ -187,7 +189,7 @@ def _write(
 
 
 def _compare(out: Path, runs: Sequence[EvaluatedRun], seed: int, console: Console) -> None:
-    """The comparison of several runs, in ``out``."""
+    """Write the comparison of several runs into ``out``."""
     import numpy as np
 
     from betavae_fast.evaluation import pictures
@@ -229,7 +231,7 @@ def _compare(out: Path, runs: Sequence[EvaluatedRun], seed: int, console: Consol
 def _progress(
     console: Console, images: int
 ) -> Iterator[tuple[Callable[[int], object], Callable[[str], object], Callable[[Scored], object]]]:
-    """A bar that tells what is done, and a line for each score; yields what to call with images, metrics and scores."""
+    """Show a progress bar and print a line for each score. Yields callbacks for images, metrics and scores."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from betavae_fast.evaluation.scores import score_rows

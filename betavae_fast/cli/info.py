@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def info() -> None:
-    """Show what decides how a run computes, and the backends: for each missing one, why and what brings it."""
+    """Show the settings and versions that a run depends on, and the backends: for each missing one, cause and remedy."""
     import os
     import platform
 
@@ -38,7 +38,7 @@ def info() -> None:
     }
     for name, value in facts.items():
         console.print(f"{name}: {'none' if value is None else value}")
-    table = Table("op", "backend", "available", "why not, and what brings it")
+    table = Table("op", "backend", "available", "cause and remedy if not")
     for row in backend_table():
         table.add_row(row.op, row.backend, "yes" if row.available else "no", row.reason)
     console.print(table)
@@ -54,7 +54,7 @@ def _version(distribution: str) -> str | None:
 
 
 def _wait_policy() -> str:
-    """How OpenMP's threads wait for work, as OMP_WAIT_POLICY says."""
+    """The way in which OpenMP's threads wait for work, from its environment variables."""
     import os
 
     told = [
@@ -65,7 +65,7 @@ def _wait_policy() -> str:
 
 
 def _driver_version() -> str | None:
-    """The newest CUDA version that the installed driver supports, which even a CPU build of torch can be told."""
+    """The newest CUDA version that the installed driver supports. It is found even with a CPU build of torch."""
     import ctypes
 
     version = ctypes.c_int()

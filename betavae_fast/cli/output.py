@@ -1,4 +1,4 @@
-"""What commands print: the objective, how far the training is, and what the model has learned."""
+"""The output of commands: the objective, the progress of training, and a summary of what the model has learned."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 def progress(
     console: Console, state: TrainState
 ) -> Iterator[tuple[Callable[[int], None], Callable[[Metrics], None]]]:
-    """The progress bar; yields what to call after each step and with each metrics entry.
+    """Show a progress bar; yields callbacks for the steps done and for the log entries.
 
-    Where there is no terminal to draw a bar on, each entry is a line instead.
+    If the output is not a terminal, each entry is printed as a line instead.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Column
 
-    # Where a terminal is narrow the text gives way, over several lines, not the bar.
+    # On a narrow terminal the text wraps, and the bar keeps its width.
     text = TextColumn("{task.description}", table_column=Column(ratio=1))
     columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn(), text)
     with Progress(*columns, console=console, expand=True, disable=not console.is_terminal) as bar:
@@ -75,7 +75,7 @@ def print_summary(console: Console, summary: Summary) -> None:
 
 
 def describe_objective(config: TrainConfig) -> str:
-    """The objective and its options that are not left to it."""
+    """The objective and those of its options that are set."""
     told = {name: getattr(config, name) for name in OBJECTIVE_OPTIONS[config.objective]}
     options = (f"{name} {value}" for name, value in told.items() if value is not None)
     return f"objective {config.objective} ({', '.join(options) or 'defaults'})"

@@ -1,4 +1,4 @@
-"""The way every command names a run, its images and the folder of its results."""
+"""Runs, their images and the folders of their results, as every command opens them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RunData = Annotated[
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run's last checkpoint, its model on the device. Nothing in the run's folder is changed."""
+    """A run's last checkpoint, with its model on the device. The run's folder is only read."""
 
     folder: RunFolder
     config: TrainConfig
@@ -42,9 +42,9 @@ class TrainedRun:
 
 
 def open_run(path: Path, device: str) -> TrainedRun:
-    """Reads the run in ``path``.
+    """Read the run in ``path``.
 
-    Raises: CheckpointError without a whole checkpoint, ValueError for a device that is not there.
+    Raises: CheckpointError if there is no complete checkpoint; ValueError for a device that is missing.
     """
     import torch
 
@@ -63,9 +63,9 @@ def open_run(path: Path, device: str) -> TrainedRun:
 
 
 def load_images(config: TrainConfig, *, progress: bool = True) -> ImageDataset:
-    """Loads the images that ``config`` names.
+    """Load the images that ``config`` names.
 
-    Raises: DatasetError, which names ``--data`` if they are no longer where they were.
+    Raises: DatasetError, which suggests ``--data`` if the images are no longer where they were.
     """
     from betavae_fast.data import DatasetError, is_present, load_dataset
 
@@ -76,15 +76,15 @@ def load_images(config: TrainConfig, *, progress: bool = True) -> ImageDataset:
     except DatasetError as error:
         if is_present(config.data):
             raise
-        raise DatasetError(f"{error}; if the images have moved, name their place with --data") from error
+        raise DatasetError(f"{error}; if the images have moved, give their new path with --data") from error
 
 
 def images_of(run: TrainedRun, loaded: dict[object, ImageDataset] | None = None) -> ImageDataset:
-    """Loads the images of ``run.config`` onto the run's device.
+    """Load the images of ``run.config`` onto the run's device.
 
     Args:
-        loaded: the data sets loaded so far for other runs, which gains this one.
-    Raises: DatasetError as ``load_images``; ValueError for images of another shape than the model's.
+        loaded: data sets already loaded for other runs; this one is added.
+    Raises: DatasetError like ``load_images``; ValueError if the shape of the images differs from the model's.
     """
     loaded = {} if loaded is None else loaded
     config = run.config
@@ -101,9 +101,9 @@ def images_of(run: TrainedRun, loaded: dict[object, ImageDataset] | None = None)
 
 
 def results_folder(path: Path) -> RunFolder:
-    """Makes the folder ``path`` for results, and finds out before any work whether files can be written there.
+    """Create the folder ``path`` for results, and find out before any work whether files can be written there.
 
-    Raises: OSError, which names ``--out``, if not.
+    Raises: OSError, which suggests ``--out``, if they cannot.
     """
     from betavae_fast.training.run_folder import RunFolder
 
@@ -119,7 +119,7 @@ def results_folder(path: Path) -> RunFolder:
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
-    """Names runs in reports: as many last parts of each path as tell them all apart.
+    """Name runs for reports, by as many last parts of each path as tell them all apart.
 
     >>> distinct_names([Path("/a/exp1/run"), Path("/a/exp2/run")])
     ['exp1/run', 'exp2/run']

@@ -1,4 +1,4 @@
-"""How many threads torch computes with on the CPU."""
+"""The number of CPU threads that torch uses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import os
 
 
 def set_threads(threads: int | None) -> None:
-    """``threads``, or what torch has chosen. ValueError for more than there are CPUs: OpenMP may die of them."""
+    """Set torch's number of threads; None keeps torch's choice.
+
+    Raises: ValueError for more threads than CPUs, which may crash OpenMP.
+    """
     import torch
 
     if threads is None:

@@ -42,7 +42,7 @@ def _options(names: Iterable[str]) -> str:
 
 
 def _objective_option(help_: str, default: str | bool, *objectives: ObjectiveName, **settings: Any) -> Any:
-    """An option of ``objectives``; ``default`` is theirs, to be shown."""
+    """A command-line option of ``objectives``; ``default`` is their default, for the help text."""
     panel = f"Objective {' and '.join(objectives)}"
     return typer.Option(help=help_, show_default=default, rich_help_panel=panel, **settings)
 
@@ -58,47 +58,52 @@ def train(
     image_size: Annotated[
         int | None,
         typer.Option(
-            help="Side of the images: resizes a folder's, adds a border to an idx file's.",
+            help="Side of the images in pixels: a folder's are resized, an idx file's get a border.",
             show_default="64 for a folder, 32 for MNIST",
         ),
     ] = DEFAULTS.image_size,
     channels: Annotated[
         int | None,
         typer.Option(
-            help="1 for grayscale, 3 for RGB, of a folder's images.", show_default="RGB if one is coloured"
+            help="Channels of a folder's images: 1 for grayscale, 3 for RGB.",
+            show_default="RGB if one is coloured",
         ),
     ] = None,
     architecture: Annotated[Architecture, typer.Option(help="Encoder and decoder.")] = DEFAULTS.architecture,
     latent_dim: Annotated[int, typer.Option(help="Number of latent channels.")] = DEFAULTS.latent_dim,
-    likelihood: Annotated[Likelihood, typer.Option(help="Of the pixels.")] = DEFAULTS.likelihood,
+    likelihood: Annotated[Likelihood, typer.Option(help="Likelihood of the pixels.")] = DEFAULTS.likelihood,
     objective: Annotated[
-        ObjectiveName, typer.Option(help="What weighs the KL; each has options of its own, below.")
+        ObjectiveName, typer.Option(help="Training objective; each has options of its own, below.")
     ] = DEFAULTS.objective,
     batch_size: Annotated[
-        str, typer.Option(help="Images a step, or auto: as many as fit in memory.", metavar="INTEGER|auto")
+        str, typer.Option(help="Images per step, or auto: as many as fit in memory.", metavar="INTEGER|auto")
     ] = str(DEFAULTS.batch_size),
     accumulate: Annotated[
-        int, typer.Option(help="Equal parts of a batch, taken one after the other to save memory.")
+        int, typer.Option(help="Equal parts of a batch, computed one after the other to save memory.")
     ] = DEFAULTS.accumulate,
     steps: Annotated[int, typer.Option(help="Training steps.")] = DEFAULTS.steps,
     lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = DEFAULTS.lr,
     lr_schedule: Annotated[
-        LrSchedule, typer.Option(help="cosine: to 0 at the last step.")
+        LrSchedule, typer.Option(help="Learning rate over the run; cosine: falls to 0 at the last step.")
     ] = DEFAULTS.lr_schedule,
     lr_warmup: Annotated[
         int, typer.Option(help="Steps over which the learning rate grows linearly.")
     ] = DEFAULTS.lr_warmup,
     clip_grad_norm: Annotated[
-        float | None, typer.Option(help="Scale the gradient down to this norm.", show_default="never")
+        float | None,
+        typer.Option(help="Scale a gradient with a larger norm down to this one.", show_default="never"),
     ] = DEFAULTS.clip_grad_norm,
-    seed: Annotated[int, typer.Option(help="Of the weights, the data order and the noise.")] = DEFAULTS.seed,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the weights, the data order and the noise.")
+    ] = DEFAULTS.seed,
     precision: Annotated[
-        Precision, typer.Option(help="Of the networks; auto: bf16 where the device computes in it.")
+        Precision,
+        typer.Option(help="Precision of the networks; auto: bf16 if the device has matrix units for it."),
     ] = DEFAULTS.precision,
     deterministic: Annotated[
         bool,
         typer.Option(
-            help="Use convolutions on a GPU that give the same bits in every run; without, the fastest."
+            help="Use convolutions on a GPU that give the same bits in every run, not the fastest ones."
         ),
     ] = DEFAULTS.deterministic,
     threads: Annotated[
@@ -106,25 +111,23 @@ def train(
     ] = DEFAULTS.threads,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = DEFAULTS.device,
     backend: Annotated[
-        str, typer.Option(help="Of the fused operations; see the info command.")
+        str, typer.Option(help="Backend of the fused operations; see the info command.")
     ] = DEFAULTS.backend,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The run's folder, new or empty. With --resume: copy the run there and go on with the copy.",
+            help="The run's folder, new or empty. With --resume: copy the run there and continue the copy.",
             show_default="runs/DATA-ARCHITECTURE",
         ),
     ] = None,
-    log_every: Annotated[
-        int, typer.Option(help="Steps between two entries in the logs.")
-    ] = DEFAULTS.log_every,
+    log_every: Annotated[int, typer.Option(help="Steps between two log entries.")] = DEFAULTS.log_every,
     checkpoint_every: Annotated[
-        int, typer.Option(help="Steps between checkpoints.")
+        int, typer.Option(help="Steps between two checkpoints.")
     ] = DEFAULTS.checkpoint_every,
     resume: Annotated[
         Path | None,
         typer.Option(
-            help=f"Go on with the run in this folder; only {_options(RESUME_OPTIONS)} may be given as well.",
+            help=f"Continue the run in this folder; only {_options(RESUME_OPTIONS)} may be given as well.",
             show_default=False,
         ),
     ] = None,
@@ -139,7 +142,7 @@ def train(
         float | None, _objective_option("KL to hold at the end, in nats.", "25", "capacity")
     ] = None,
     capacity_steps: Annotated[
-        int | None, _objective_option("Steps over which it grows from 0.", "100000", "capacity")
+        int | None, _objective_option("Steps over which the capacity grows from 0.", "100000", "capacity")
     ] = None,
     capacity_weight: Annotated[
         float | None, _objective_option("Weight γ of the distance |KL − C|.", "1000", "capacity")
@@ -148,16 +151,16 @@ def train(
         float | None, _objective_option("Nats per channel that cost nothing.", "0.25", "free-bits")
     ] = None,
     kl_limit: Annotated[
-        float | None, _objective_option("Nats that the KL must not exceed; needed.", False, "lagrangian")
+        float | None, _objective_option("Upper limit of the KL, in nats; required.", False, "lagrangian")
     ] = None,
     reconstruction_limit: Annotated[
         float | None,
         _objective_option(
-            "Nats an image that the reconstruction loss must not exceed; needed.", False, "geco"
+            "Upper limit of the reconstruction loss, in nats per image; required.", False, "geco"
         ),
     ] = None,
     constraint_decay: Annotated[
-        float | None, _objective_option("Of the constraint's moving average.", "0.99", "geco")
+        float | None, _objective_option("Decay of the constraint's moving average.", "0.99", "geco")
     ] = None,
     multiplier_lr: Annotated[
         float | None,
@@ -168,7 +171,7 @@ def train(
     betas: Annotated[
         str | None,
         _objective_option(
-            "Weight of each channel's KL; needed.", False, "beta-per-dim", metavar="FLOAT,FLOAT,..."
+            "Weight of each channel's KL; required.", False, "beta-per-dim", metavar="FLOAT,FLOAT,..."
         ),
     ] = None,
     tc_weight: Annotated[
@@ -197,19 +200,19 @@ def train(
     diagonal_weight: Annotated[
         float | None,
         _objective_option(
-            "Weight of the squared variances − 1.",
+            "Weight of the squared differences of the variances from 1.",
             "100 for dipvae-i, 10 for dipvae-ii",
             "dipvae-i",
             "dipvae-ii",
         ),
     ] = None,
 ) -> None:
-    """Train a β-VAE. Leaves a folder with config, checkpoint, metrics, TensorBoard logs and pictures.
+    """Train a β-VAE. Writes a folder with its configuration, checkpoint, metrics, TensorBoard logs and pictures.
 
     Ctrl-C finishes the step, writes the checkpoint and the pictures, and exits with code 130.
 
-    Several processes share every batch: torchrun --nproc-per-node N -m betavae_fast train ... After Ctrl-C they
-    go on to the next logged step.
+    To share every batch among several processes: torchrun --nproc-per-node N -m betavae_fast train ... After Ctrl-C
+    they continue to the next logged step.
     """
     if resume is not None:
         _resume(resume, {name: value for name, value in _given(context).items() if name != "resume"})
@@ -217,13 +220,13 @@ def train(
     with usage_errors():
         told = {field.name: context.params[field.name] for field in fields(TrainConfig)}
         told |= {"data": _absolute(data), "batch_size": _batch_size(batch_size), "betas": _betas(betas)}
-        check_objective_options(objective, _given(context))  # even at its default
+        check_objective_options(objective, _given(context))  # options set to their defaults, too
         config = TrainConfig(**told)
     _train(config, out)
 
 
 def _train(config: TrainConfig, out: Path | None) -> None:
-    """A new run."""
+    """Start a new run."""
     from betavae_fast.training.run_folder import create_run_folder, exclusive
     from betavae_fast.training.state import prepare
 
@@ -239,7 +242,7 @@ def _train(config: TrainConfig, out: Path | None) -> None:
 
 
 def _resume(path: Path, changes: dict[str, Any]) -> None:
-    """The run in ``path``, from its checkpoint on."""
+    """Continue the run in ``path`` from its checkpoint, with ``changes`` to its configuration."""
     from betavae_fast.training.resume import read_run, resume
     from betavae_fast.training.run_folder import RunFolder, copy_run, exclusive
 
@@ -248,7 +251,7 @@ def _resume(path: Path, changes: dict[str, Any]) -> None:
         with usage_errors():
             if refused := changes.keys() - set(RESUME_OPTIONS):
                 raise ValueError(
-                    f"{_options(sorted(refused))} cannot be given with --resume: the run decides"
+                    f"{_options(sorted(refused))} cannot be given with --resume: the run keeps its own"
                 )
             config, checkpoint = read_run(folder)
             if (out := changes.pop("out", None)) is not None and writes:
@@ -265,7 +268,7 @@ def _resume(path: Path, changes: dict[str, Any]) -> None:
 
 @contextmanager
 def _process_group() -> Iterator[bool]:
-    """The processes that torchrun started, if it did; yields whether this one writes and prints for all."""
+    """Connect the processes that torchrun started, if any. Yields True in the process that writes and prints for all."""
     from betavae_fast.training.distributed import ProcessLostError, process_group, rank
     from betavae_fast.training.launch import launched_processes
 
@@ -279,14 +282,14 @@ def _process_group() -> Iterator[bool]:
 
 
 def _absolute(data: str) -> str:
-    """The name for the data that a run keeps: it holds in every working directory."""
+    """The name of the data that a run records, valid in every working directory."""
     from betavae_fast.data import absolute
 
     return absolute(data)
 
 
 def _load(config: TrainConfig) -> ImageDataset:
-    """The data set; of several processes on a machine one loads it first and leaves it in the cache."""
+    """Load the data set. Of several processes on a machine, one loads it first and leaves it in the cache."""
     from betavae_fast.training.distributed import one_per_machine_first
     from betavae_fast.training.launch import local_rank
 
@@ -311,7 +314,7 @@ def _betas(text: str | None) -> list[float] | None:
 
 
 def _prepare_process(threads: int | None) -> None:
-    """What is set for the whole process, before it computes anything."""
+    """Configure the memory and the threads of the process, before it computes anything."""
     from betavae_fast.training.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -328,7 +331,7 @@ def _given(context: typer.Context) -> dict[str, Any]:
 
 
 def _run(state: TrainState, folder: RunFolder | None) -> None:
-    """Train, and draw what came of it; without a folder, only take part in the training."""
+    """Train, then write the summary and the pictures; without a folder, only take part in the training."""
     from rich.console import Console
 
     from betavae_fast.evaluation.report import rehearse_pictures
@@ -381,7 +384,7 @@ def _run(state: TrainState, folder: RunFolder | None) -> None:
 
 
 def _remains(folder: RunFolder | None, *options: str) -> str:
-    """A clause for an error message: the checkpoint that is left, and the command that goes on from it."""
+    """A clause for an error message: the checkpoint that remains, and the command that continues from it."""
     from betavae_fast.training.checkpoint import has_checkpoint, load_checkpoint
 
     if folder is None or not has_checkpoint(folder.checkpoint):

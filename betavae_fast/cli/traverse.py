@@ -13,31 +13,35 @@ from betavae_fast.choices import TraversalRange
 from betavae_fast.cli.errors import usage_errors
 from betavae_fast.cli.runs import RunData, images_of, open_run, results_folder
 
-_SAMPLE = 4096  # images that stand for the aggregated posterior
+_SAMPLE = 4096  # images from which the aggregated posterior is estimated
 
 
 def traverse(
     run: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)],
     image: Annotated[
         int | None,
-        typer.Option(help="Start at the code of this image of the data.", show_default="the prior's mean"),
+        typer.Option(help="Index of the image at whose code to start.", show_default="the prior's mean"),
     ] = None,
     over: Annotated[
         TraversalRange,
-        typer.Option(help="Deviations of the prior N(0, 1), or of each channel's aggregated posterior."),
+        typer.Option(
+            help="Standard deviations of the prior N(0, 1), or of each channel's aggregated posterior."
+        ),
     ] = "prior",
-    extent: Annotated[float, typer.Option(help="Standard deviations to go, both ways.")] = 3.0,
-    columns: Annotated[int, typer.Option(help="Values shown in the picture.")] = 11,
-    channels: Annotated[int, typer.Option(help="Channels to move: those with the largest KL.")] = 16,
+    extent: Annotated[
+        float, typer.Option(help="Distance to go in both directions, in standard deviations.")
+    ] = 3.0,
+    columns: Annotated[int, typer.Option(help="Values of a channel shown in the picture.")] = 11,
+    channels: Annotated[int, typer.Option(help="Number of channels to move, by decreasing KL.")] = 16,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     data: RunData = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the pictures.", show_default="the run's pictures")
     ] = None,
 ) -> None:
-    """Move one channel at a time and draw what the decoder makes of it: traversal.png, traversal.gif.
+    """Move one latent channel at a time and draw the decoded images: traversal.png, traversal.gif.
 
-    The data are needed, and loaded, only for --image and for --over posterior.
+    The data are loaded only for --image and --over posterior.
     """
     import torch
     from rich.console import Console
@@ -65,7 +69,7 @@ def traverse(
         if image is not None or over == "posterior":
             dataset = images_of(trained)
             if difference := describe_difference(dataset, trained.trained_on):
-                console.print(f"Other images than those of the training: {difference}")
+                console.print(f"These are not the training images: {difference}")
             if image is not None:
                 if not 0 <= image < len(dataset):
                     raise ValueError(f"image must be in [0, {len(dataset)}), got {image}")

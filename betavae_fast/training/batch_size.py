@@ -83,7 +83,7 @@ def largest_batch_size(
 
 
 def largest_power_of_two(fits: Callable[[int], bool], most: int) -> int:
-    """The largest power of two up to ``most`` that fits together with all smaller ones; 0 if 1 does not fit.
+    """The largest power of two up to ``most`` that fits, assuming that all smaller ones fit; 0 if none does.
 
     >>> largest_power_of_two(lambda rows: rows <= 100, most=1000)
     64

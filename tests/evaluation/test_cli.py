@@ -1,4 +1,4 @@
-"""``evaluate`` and ``traverse`` as a user meets them, on a data set of 128 images whose factors are known."""
+"""``evaluate`` and ``traverse`` as a user sees them, on a data set of 128 images with known factors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PICTURES = {
 
 
 class Unlabelled(ByteImages):
-    """The same images, of which nothing is known."""
+    """The same images without known factors."""
 
     def __init__(self) -> None:
         squares = Squares()
@@ -60,13 +60,13 @@ def train(folder: Path, *options: str) -> None:
 def tiny_data():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(betavae_fast.data, "load_dataset", load)
-        patch.setattr(cli.train, "_evaluate", lambda *_: None)  # evaluate draws the same pictures again
+        patch.setattr(cli.train, "_evaluate", lambda *_: None)  # `evaluate` draws the same pictures again
         yield
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
-    """Two trained runs, <one> & two, evaluated together, and a third on data without factors."""
+    """Train two runs, <one> & two, which are evaluated together, and a third one on data without factors."""
     folder = tmp_path_factory.mktemp("runs")
     train(folder / "<one> & only", "--data=squares")
     train(folder / "two", "--data=squares", "--beta=1", "--seed=1")
@@ -74,7 +74,7 @@ def runs(tmp_path_factory) -> Path:
     before = digests(folder / "two" / "checkpoint")
     evaluated = [str(folder / "<one> & only"), str(folder / "two")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)  # the comparison goes there
+        patch.chdir(folder)  # the comparison is written there
         assert run("evaluate", *evaluated, "--seed=3") == 0
     assert digests(folder / "two" / "checkpoint") == before
     return folder
@@ -116,7 +116,7 @@ def test_the_comparison_has_a_column_for_each_run(runs):
     compared = json.loads((runs / "comparison" / "comparison.json").read_text())
     assert [entry["run"] for entry in compared["runs"]] == ["<one> & only", "two"]
     assert len(compared["udr"]["scores"]) == 2
-    assert report.count("data:image/png;base64,") == 1  # rate and distortion
+    assert report.count("data:image/png;base64,") == 1  # the picture of rate and distortion
     assert '<th class="number">two</th>' in report and "<td>UDR</td>" in report
 
 
@@ -144,16 +144,16 @@ def test_out_takes_all_results_and_runs_of_one_name_are_told_apart(runs, tmp_pat
 
 
 def test_images_other_than_the_trainings_are_named(runs, tmp_path, capsys):
-    """They may be meant, as held-out images are, so that the evaluation goes on."""
+    """The user may want them, as with held-out images, so the evaluation continues."""
     whole, told = runs / "two", ["--data=unlabelled", "--metrics=unsupervised", f"--out={tmp_path}"]
     assert run("evaluate", str(whole), *told) == 0  # the same pixels under another name
     assert "Other images" not in capsys.readouterr().out
     assert json.loads((tmp_path / "evaluation.json").read_text())["identity"]["images"] == 128
     assert run("evaluate", str(whole), "--data=brighter", *told[1:]) == 0
     said = capsys.readouterr().out
-    assert "Other images than those of the training: brighter has 128 images of 1×8×8 with SHA-256" in said
+    assert "These are not the training images: brighter has 128 images of 1×8×8 with SHA-256" in said
     assert run("traverse", str(whole), "--data=brighter", "--image=3", f"--out={tmp_path}") == 0
-    assert "Other images than those of the training" in capsys.readouterr().out
+    assert "These are not the training images" in capsys.readouterr().out
 
 
 def test_a_traversal_of_the_prior_needs_no_data(runs, tmp_path, monkeypatch, capsys):
@@ -164,11 +164,11 @@ def test_a_traversal_of_the_prior_needs_no_data(runs, tmp_path, monkeypatch, cap
     assert run("traverse", str(runs / "two"), f"--out={tmp_path}") == 0
     assert f"The prior's mean: {tmp_path / 'traversal.png'}" in capsys.readouterr().out
     assert run("traverse", str(runs / "two"), "--image=0", f"--out={tmp_path}") == 2
-    assert "name their place with --data" in capsys.readouterr().err
+    assert "give their new path with --data" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_is_evaluated(runs, tmp_path):
-    """A run that was killed while it wrote a line of its log."""
+    """The run was killed while it wrote a line of its log."""
     shutil.copytree(runs / "two", tmp_path / "run")
     log = tmp_path / "run" / "metrics.jsonl"
     log.write_bytes(log.read_bytes() + b'{"step": 7, "ima')
@@ -177,7 +177,7 @@ def test_an_interrupted_run_is_evaluated(runs, tmp_path):
 
 def test_results_that_cannot_be_written_are_refused_before_the_work(runs, tmp_path, capfd, monkeypatch):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(cli.evaluate, "_measure", None)  # never reached
+    monkeypatch.setattr(cli.evaluate, "_measure", None)  # must not be reached
     assert run("evaluate", str(runs / "two"), f"--out={tmp_path / 'file' / 'results'}") == 2
     error = capfd.readouterr().err
     assert "no results can be written there" in error and "--out" in error and error.count("\n") == 1
