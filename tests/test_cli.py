@@ -185,10 +185,8 @@ def test_a_finished_run_gets_its_summary_and_pictures_again(finished_run, capfd)
     "arguments, message",
     [
         (["--resume=run", "--beta=2", "--seed=1"], "--beta, --seed cannot be given with --resume"),
-        (
-            ["--resume=run", "--latent-dim=3"],
-            "--latent-dim cannot be given with --resume",
-        ),  # the same value is refused, too
+        # The value of the run itself is refused, too.
+        (["--resume=run", "--latent-dim=3"], "--latent-dim cannot be given with --resume"),
         (["--resume=run", "--steps=0"], "steps must be at least 1, got 0"),
         (["--resume=nowhere"], "nowhere"),
         (["--resume=run/checkpoint"], "config.json: no such file"),

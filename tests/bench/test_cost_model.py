@@ -1,4 +1,4 @@
-"""What an op must move and compute, which every ratio to the floor rests on."""
+"""The bytes and operations that an op needs, the base of every ratio to the floor."""
 
 import pytest
 import torch
@@ -35,7 +35,9 @@ def test_the_problem_has_the_tensors_that_the_floor_counts():
 
 
 def test_pairs_count_their_exponentials():
-    """One for each channel of a pair and one for the pair, forward and again backward; no pair goes through memory."""
+    """A pair has one exponential for each channel and one for itself, forward and again backward. No pair goes through
+    memory.
+    """
     op = get("total_correlation")
     for direction in ("forward", "backward"):
         assert op.cost_of(direction).operations((256, 10))[0] == 256**2 * 11

@@ -1,4 +1,4 @@
-"""Memory at its peak is what a call holds at one time, its result included, not what it allocates in turn."""
+"""The peak memory of a call is what it holds at one time, its result included, not the sum of its allocations."""
 
 from __future__ import annotations
 

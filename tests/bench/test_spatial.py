@@ -1,4 +1,6 @@
-"""The spatial benchmark's contenders compute the same, in both memory formats, and are given what they are named for."""
+"""The contenders of the spatial benchmark compute the same in both memory formats, and get inputs of the format in their
+name.
+"""
 
 from __future__ import annotations
 

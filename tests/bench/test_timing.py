@@ -1,4 +1,4 @@
-"""Samples, their number and their order, on a clock that does not depend on the machine."""
+"""The samples of a timing, their number and order, with a clock that does not depend on the machine."""
 
 from itertools import pairwise
 
@@ -6,7 +6,7 @@ from betavae_fast.bench.timing import Effort, Task, interleave
 
 
 class FakeClock:
-    """Each call of a task advances it by the task's own seconds."""
+    """A clock that each call of a task advances by the task's own seconds."""
 
     def __init__(self):
         self.now = 0.0
@@ -62,7 +62,8 @@ def test_percentiles_are_ordered_and_interpolated():
 
     effort = Effort(sample_seconds=0.0, task_seconds=0.0, min_samples=11)
     timing = interleave([Task("growing", call)], clock, effort)["growing"]
-    assert (timing.p20, timing.p50, timing.p80) == (6.0, 9.0, 12.0)  # 4 … 14, after three calls of warm-up
+    # The samples are 4 … 14, after three calls of warm-up.
+    assert (timing.p20, timing.p50, timing.p80) == (6.0, 9.0, 12.0)
     assert timing.samples == 11
 
 

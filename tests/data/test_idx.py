@@ -151,9 +151,8 @@ def test_damaged_gzip_is_refused(tmp_path: Path) -> None:
         damaged[generator.integers(len(whole))] ^= 1 << generator.integers(8)
         path.write_bytes(damaged)
         try:
-            assert np.array_equal(
-                read_idx_images(path), PIXELS
-            )  # a flip in gzip's time stamp changes nothing
+            # A flip in gzip's time stamp changes nothing.
+            assert np.array_equal(read_idx_images(path), PIXELS)
         except DatasetError as error:
             assert str(path) in str(error)
     for length in (0, 5, len(whole) // 2, len(whole) - 9):

@@ -464,9 +464,8 @@ def test_pytorch_vae_dip_centres_each_image() -> None:
     torch.testing.assert_close(shifted, ours)
     moved = given.mu + torch.tensor([3.0, 0.0, 0.0, 0.0])
     moved_centred = moved - moved.mean(1, keepdim=True)
-    assert (
-        moved_centred.T @ moved_centred - centred.T @ centred
-    ).abs().max() > 10  # a covariance would not move
+    # A covariance would not move.
+    assert (moved_centred.T @ moved_centred - centred.T @ centred).abs().max() > 10
 
 
 def test_pytorch_vae_factor_vae_permutes_within_an_image() -> None:

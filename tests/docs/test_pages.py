@@ -43,9 +43,8 @@ def test_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
                 run_command(command)
             continue
         try:
-            exec(
-                compile("\n" * line + code, DOCS / page, "exec"), names
-            )  # tracebacks name the lines of the page
+            # The added newlines make tracebacks name the lines of the page.
+            exec(compile("\n" * line + code, DOCS / page, "exec"), names)
         except ModuleNotFoundError as error:
             if error.name not in LIBRARIES:
                 raise

@@ -12,11 +12,8 @@ from torch import Tensor, nn
 
 from betavae_fast.nn.convolutions import ConvTranspose2d
 
-DOUBLING = {
-    "kernel_size": 4,
-    "stride": 2,
-    "padding": 1,
-}  # the case with a separate path for a single output channel
+# The case with a separate path for a single output channel.
+DOUBLING = {"kernel_size": 4, "stride": 2, "padding": 1}
 CHANNELS = [(32, 1), (3, 1), (1, 1), (5, 3), (1, 4)]
 
 

@@ -17,9 +17,8 @@ def worker(rank: int, port: int) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    warnings.filterwarnings(
-        "ignore", "FSDP2-wrapped module"
-    )  # The outputs are views, which nothing here writes to.
+    # The outputs are views, which nothing here writes to.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module")
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     torch.manual_seed(0)

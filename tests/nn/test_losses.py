@@ -149,9 +149,8 @@ def test_bernoulli_targets_may_be_at_the_bounds_and_a_rounding_beyond(dtype: tor
     for target in (grey(dtype), with_pixel(1 + step, dtype), with_pixel(-step, dtype), grey(dtype)[:, ::2]):
         loss = ReconstructionLoss()(torch.zeros(target.shape), target)
         expected = math.prod(target.shape[1:]) * math.log(2)
-        assert loss.item() == pytest.approx(
-            expected, rel=1e-6
-        )  # the logits are 0, so the target does not matter
+        # The logits are 0, so the target does not matter.
+        assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_targets_that_are_no_floats_are_not_looked_at() -> None:

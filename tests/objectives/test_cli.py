@@ -16,9 +16,8 @@ from betavae_fast.training.run_folder import RunFolder
 @pytest.fixture
 def in_tmp_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        cli.train, "_evaluate", lambda *_: None
-    )  # the pictures do not depend on the objective
+    # The pictures do not depend on the objective.
+    monkeypatch.setattr(cli.train, "_evaluate", lambda *_: None)
     np.save("tiny.npy", np.random.default_rng(0).random((32, 8, 8)) < 0.2)
 
 

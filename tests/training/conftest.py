@@ -1,4 +1,4 @@
-"""A data set small enough that a step takes milliseconds."""
+"""A data set so small that a step takes milliseconds."""
 
 from __future__ import annotations
 

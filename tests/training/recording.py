@@ -1,7 +1,7 @@
-"""A CUDA graph's stand-in on the CPU: records the operations of a call and runs them again without its Python.
+"""A stand-in for a CUDA graph on the CPU: it records the operations of a call and runs them again without its Python.
 
-What a graph would get wrong goes wrong here, too: a number that Python computed is a constant of the recording,
-and a tensor that was made anew outside of it is not seen.
+The mistakes of a graph are mistakes here, too: a number that Python computed is a constant of the recording, and a tensor
+that is made anew outside it is not seen.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-# What a CUDA graph cannot hold: a number read by the host, a tensor made from the host's memory, a shape that
-# depends on values.
+# Operators that a CUDA graph cannot hold: they read a number on the host, make a tensor from the host's memory, or have a
+# shape that depends on values.
 FORBIDDEN = ("_local_scalar_dense", "lift_fresh", "nonzero", "unique", "masked_select", "equal")
 
 
@@ -31,7 +31,7 @@ class Recording(TorchDispatchMode):
         return result
 
     def replay(self) -> None:
-        """Run the operations again, in the same order, on what the recorded ones' inputs hold now."""
+        """Run the operations again, in the same order, on the current values of the recorded inputs."""
         made: dict[int, Tensor] = {}
 
         def current(value):

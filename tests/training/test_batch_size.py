@@ -1,4 +1,4 @@
-"""How many images fit, and how they are shared out."""
+"""The number of images that fit, and their division among processes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_quarter_of_the_memory_is_a_quarter_of_the_batch_and_larger_images_are
 
 
 def test_what_is_measured_is_what_the_network_keeps(many):
-    """One Linear keeps its input and its output's gradient needs no more: bytes known by hand."""
+    """One Linear keeps its input, and the gradient of its output needs no more, so the bytes are known."""
     layer = torch.nn.Linear(100, 10)
 
     def trial(rows):
@@ -68,7 +68,7 @@ def test_the_choice_leaves_no_trace(many):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A GPU with memory for everything, as far as the choice looks at one."""
+    """Pretend to be a GPU with memory for everything, in the properties that the choice reads."""
     for name, answer in (
         ("mem_get_info", (1 << 30, 1 << 30)),
         ("memory_reserved", 0),
@@ -82,7 +82,7 @@ def gpu(monkeypatch):
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
 def test_more_elements_than_cudnn_takes_do_not_fit_either(gpu, error):
-    """cuDNN says so by an error without a class of its own."""
+    """cuDNN reports this by an error without a class of its own."""
 
     def trial(rows):
         if rows > 20:
@@ -105,7 +105,8 @@ def test_a_backward_pass_without_enough_memory_leaves_no_gradient(many):
     def out_of_memory(gradient):
         raise torch.OutOfMemoryError
 
-    next(state.model.parameters()).register_hook(out_of_memory)  # the first layer's, the last to be reached
+    # Backward reaches the first layer last.
+    next(state.model.parameters()).register_hook(out_of_memory)
     with pytest.raises(torch.OutOfMemoryError):
         batch_size.largest_batch_size(
             state.model, state.reconstruction, state.dataset, precision=torch.float32, accumulate=1

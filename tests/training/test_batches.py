@@ -1,4 +1,4 @@
-"""The data order."""
+"""The order of the data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint is the old one or the new one, and refuses to be anything else."""
+"""A checkpoint on disk is the old one or the new one; anything else is refused."""
 
 from __future__ import annotations
 
@@ -55,8 +55,9 @@ def test_what_is_read_is_what_was_written(model_and_optimizer, tmp_path):
 def test_only_the_latest_stays(model_and_optimizer, tmp_path):
     for step in (1, 2):
         save_checkpoint(tmp_path, step, CONFIG, *model_and_optimizer, Beta())
-    (tmp_path / ".model-00000001-1f0c93ab.safetensors.0123456789abcdef.tmp").touch()  # a killed writer's
-    (tmp_path / "exported.safetensors").touch()  # the user's
+    # A file left by a writer that was killed, and a file of the user.
+    (tmp_path / ".model-00000001-1f0c93ab.safetensors.0123456789abcdef.tmp").touch()
+    (tmp_path / "exported.safetensors").touch()
     save_checkpoint(tmp_path, 3, CONFIG, *model_and_optimizer, Beta())
     names = [path.name.split("-")[:2] for path in sorted(tmp_path.iterdir())]
     assert names == [
@@ -83,12 +84,12 @@ def test_a_death_at_any_moment_of_writing_leaves_a_whole_checkpoint(
             nonlocal calls
             calls += 1
             if calls > fails_at:
-                raise KeyboardInterrupt  # not an Exception: nothing tidies up after it
+                raise KeyboardInterrupt  # not an Exception, so nothing is cleaned up
             return function(*arguments, **keywords)
 
         return wrapper
 
-    # Three files, each synced and then renamed: six moments, none of which may matter.
+    # Three files are each synced and then renamed. A kill at any of these six moments must do no harm.
     monkeypatch.setattr(os, "replace", die(os.replace))
     monkeypatch.setattr(os, "fsync", die(os.fsync))
     with pytest.raises(KeyboardInterrupt):
@@ -123,7 +124,7 @@ def test_no_checkpoint_is_named(tmp_path):
 
 
 def test_a_checkpoint_of_the_first_format_is_read(model_and_optimizer, tmp_path):
-    """It does not say which data it is of."""
+    """The first format does not record the identity of the data."""
     save_checkpoint(tmp_path, 3, CONFIG, *model_and_optimizer, Beta(), DataIdentity(7, (1, 8, 8), "0123"))
     assert load_checkpoint(tmp_path).data == DataIdentity(7, (1, 8, 8), "0123")
     index = read_sealed(tmp_path / "latest.json")

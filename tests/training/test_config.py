@@ -1,4 +1,4 @@
-"""Numbers out of range are refused where they are given."""
+"""Numbers out of range are refused when they are given."""
 
 from __future__ import annotations
 

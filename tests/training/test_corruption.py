@@ -1,4 +1,4 @@
-"""Whatever befalls a checkpoint's files, reading them ends in a CheckpointError that names the file."""
+"""Whatever happens to the files of a checkpoint, reading them ends in a CheckpointError that names the file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def trained(architecture: str = "burgess") -> tuple[BetaVAE, torch.optim.Adam]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkpoint."""
+    """The folder of a checkpoint."""
     monkeypatch.chdir(tmp_path)
     save_checkpoint(tmp_path / "checkpoint", 3, CONFIG, *trained(), Beta())
     return tmp_path / "checkpoint"
@@ -55,7 +55,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def refusal(folder: Path, path: Path) -> str:
-    """What loading says, which has to name the file."""
+    """The error message of loading, which must name the file."""
     with pytest.raises(CheckpointError) as error:
         load_checkpoint(folder)
     assert str(path) in str(error.value)
@@ -63,7 +63,7 @@ def refusal(folder: Path, path: Path) -> str:
 
 
 def forge_tensors(folder: Path, kind: str, content: bytes) -> Path:
-    """Put ``content`` in place of a file of tensors, with a checksum that is right."""
+    """Replace a file of tensors by ``content``, with a correct checksum."""
     path = tensor_file(folder, kind)
     path.write_bytes(content)
     described = read_sealed(folder / "latest.json")
@@ -73,7 +73,7 @@ def forge_tensors(folder: Path, kind: str, content: bytes) -> Path:
 
 
 class Bomb:
-    """Does harm when unpickled."""
+    """An object that does harm when unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, ("unpickled",)
@@ -82,18 +82,18 @@ class Bomb:
 def zip_of_a_pickle() -> bytes:
     buffer = BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("archive/data.pkl", pickle.dumps(Bomb()))  # laid out as torch.save does
+        archive.writestr("archive/data.pkl", pickle.dumps(Bomb()))  # the layout of torch.save
     return buffer.getvalue()
 
 
 def header(described: Any, tensors: bytes = b"") -> bytes:
-    """A safetensors file with this header."""
+    """Make a safetensors file with this header."""
     text = described if isinstance(described, bytes) else json.dumps(described).encode()
     return struct.pack("<Q", len(text)) + text + tensors
 
 
 def index_text(**changes: Any) -> bytes:
-    """An index whose "step" and whatever else is asked for are not what they should be."""
+    """Make an index with a wrong "step" and the other wrong entries given."""
     return json.dumps({"format": 1, "step": 3, **changes}, indent=2).encode()
 
 
@@ -258,7 +258,7 @@ def test_what_is_no_regular_file_is_named(folder, number):
     refusal(folder, path)
     path.rmdir()
     (folder.parent / "stored").write_bytes(whole)
-    path.symlink_to(folder.parent / "stored")  # as tools that keep large files elsewhere leave it
+    path.symlink_to(folder.parent / "stored")  # like tools that store large files elsewhere
     assert load_checkpoint(folder).step == 3
 
 

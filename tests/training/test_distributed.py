@@ -1,4 +1,4 @@
-"""Several processes: the run of one, or a clear end."""
+"""Several processes: the same run as one process, or a clear error."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TRAIN = ["-m", "betavae_fast", "train", "--data", "tiny.npy", "--latent-dim", "3
 
 @pytest.fixture
 def environment(tmp_path, monkeypatch) -> dict[str, str]:
-    """In a folder with a data set; the environment for processes that find the package from there."""
+    """Enter a folder with a data set, and return an environment in which processes find the package from there."""
     monkeypatch.chdir(tmp_path)
     np.save("tiny.npy", np.random.default_rng(0).random((64, 8, 8)) < 0.2)
     package = str(Path(betavae_fast.__file__).parents[1])
@@ -48,8 +48,9 @@ def free_port() -> str:
 
 @contextmanager
 def endless_pair(environment: dict[str, str], port: str) -> Iterator[list[subprocess.Popen[str]]]:
-    """Two processes that train together, past their first logged step, with no agent to end one for the
-    other."""
+    """Start two processes that train together, and wait for their first logged step. No agent ends one when the other
+    ends.
+    """
     environment = environment | {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_PORT": port}
     processes = [
         subprocess.Popen(
@@ -74,7 +75,7 @@ def endless_pair(environment: dict[str, str], port: str) -> Iterator[list[subpro
 
 
 def test_what_an_error_still_holds_is_gone_before_the_group(monkeypatch):
-    """The CUDA graph of a step may be among it, with NCCL's exchange in it."""
+    """An error may still hold the CUDA graph of a step, which contains NCCL's exchange."""
 
     class Graph:
         pass

@@ -1,4 +1,4 @@
-"""Launching a step. That a graph may hold it is proved in test_step; that one does, by a GPU."""
+"""The launch of a step. test_step shows that a graph may hold a step; only a GPU shows that it does."""
 
 from __future__ import annotations
 

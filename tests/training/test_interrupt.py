@@ -1,6 +1,6 @@
-"""Ctrl-C asks once and insists twice.
+"""Ctrl-C asks for the end of a run; a second Ctrl-C ends it at once.
 
-The tests raise signals in their own thread: of two that are sent to the process at once, one may be lost.
+The tests raise signals in their own thread, because one of two signals sent to the process at once may be lost.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""SIGKILL at any moment costs the steps since the last checkpoint, and nothing else.
+"""SIGKILL at any moment costs only the steps since the last checkpoint.
 
-The processes are forked from a server that has everything imported, so that a run's life is its training and not
-its imports. BETAVAE_FAST_KILLS sets how many runs are killed.
+The processes are forked from a server that has everything imported, so that a run spends its life in training and not in
+imports. BETAVAE_FAST_KILLS sets the number of runs that are killed.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ def import_once():
             "betavae_fast.training.resume",
             "betavae_fast.training.loop",
             "rich.progress",
-            "torch._dynamo",  # which Adam imports when it is first used
+            "torch._dynamo",  # Adam imports it when it is first used
             __name__,
         ]
     )
 
 
 def command(*arguments: str) -> None:
-    """A process's life: the command line, on one thread, without its words."""
+    """Run the command line in this process, on one thread and without output."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     torch.set_num_threads(1)
     cli.main(list(arguments))
@@ -72,11 +72,11 @@ def run_to_the_end(*arguments: str) -> None:
 
 @dataclass(frozen=True)
 class Reference:
-    """The run that nobody kills."""
+    """The run that is not killed."""
 
     options: list[str]
     folder: RunFolder
-    seconds: float  # from its start to its last checkpoint
+    seconds: float  # time from its start to its last checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def reference(tmp_path_factory) -> Reference:
         "--precision=fp32",
     ]
     folder = RunFolder(path / "run")
-    start(os.getpid).join()  # the server is up
+    start(os.getpid).join()  # wait until the server runs
     started = time.time()
     run_to_the_end(*options, f"--out={folder.path}")
     return Reference(options, folder, (folder.checkpoint / "latest.json").stat().st_mtime - started)
@@ -114,7 +114,7 @@ def test_a_run_killed_and_resumed_is_the_run_that_was_not(reference, tmp_path, s
     generator = random.Random(seed)
     folder = RunFolder(tmp_path / "run")
     new, resume = [*reference.options, f"--out={folder.path}"], ["train", f"--resume={folder.path}"]
-    for _ in range(2):  # the run, and what goes on with it
+    for _ in range(2):  # the run and its continuation
         process = start(command, *(resume if folder.config.exists() else new))
         time.sleep(generator.uniform(0, reference.seconds))
         process.kill()
@@ -129,7 +129,7 @@ def test_a_run_killed_and_resumed_is_the_run_that_was_not(reference, tmp_path, s
 
 
 def save_on_and_on(folder: Path) -> None:
-    """Checkpoints in which every number is the step."""
+    """Save checkpoints in which every number is the step, without end."""
     torch.set_num_threads(1)
     model = BetaVAE((1, 8, 8), latent_dim=2)
     optimizer = torch.optim.Adam(model.parameters())

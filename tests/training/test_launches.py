@@ -1,7 +1,7 @@
 """The number of kernels that a training step launches on a GPU, counted without one.
 
-The operators of a step on the CPU are those of a step on a GPU, where each launches what ``LAUNCHES`` says. At a batch of
-64 a GPU spends its time on starting them, so each objective has a budget.
+A step has the same operators on the CPU and on a GPU, where each launches as many kernels as ``LAUNCHES`` says. At a
+batch of 64 a GPU spends its time on starting kernels, so each objective has a budget.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from betavae_fast.training.state import prepare
 from betavae_fast.training.step import TrainStep
 from tests.objectives.cases import NEEDED
 
-# Once there were 126, 134, 126, 129, 133, 125, 207, 306, 154 and 161.
+# The earlier numbers were 126, 134, 126, 129, 133, 125, 207, 306, 154 and 161.
 BUDGETS = {
     "beta": 87,
     "capacity": 98,
@@ -36,7 +36,8 @@ BUDGETS = {
     "dipvae-i": 118,
     "dipvae-ii": 125,
 }
-# Operators of several launches: two add up in a second one what the CTAs have left; the others are those of the pairs.
+# Operators with several launches. Two of them add up the partial sums of the CTAs in a second launch; the others are the
+# operators of the pairs.
 LAUNCHES = {
     "latent_forward": 2,
     "likelihood_forward": 2,
@@ -47,7 +48,7 @@ NONE = ("empty", "empty_like", "empty_strided", "new_empty", "detach", "_unsafe_
 
 
 class Launches(TorchDispatchMode):
-    """Counts the launches of a GPU's kernels by operator.
+    """A mode that counts the kernel launches of a GPU by operator.
 
     It keeps no tensor, because autograd copies a gradient that is held elsewhere.
     """
@@ -68,7 +69,7 @@ class Launches(TorchDispatchMode):
         if any(a.alias_info is not None and not a.alias_info.is_write for a in operator._schema.arguments):
             return 0  # a view
         if name == "convolution":
-            return 1 + (arguments[2] is not None)  # the bias is added apart
+            return 1 + (arguments[2] is not None)  # the bias is added separately
         if name == "convolution_backward":
             return sum(arguments[-1])
         return LAUNCHES.get(name.rsplit("_", 1)[0], 1)
@@ -81,7 +82,7 @@ def sprites() -> BinaryImages:
 
 
 def launches(config: TrainConfig, dataset: BinaryImages) -> Counter[str]:
-    """Of a step that has others behind it."""
+    """The launches of a step after earlier steps."""
     state = prepare(config, dataset)
     step = TrainStep(state, state.model)
     step.load_order(0)
@@ -109,7 +110,7 @@ def test_a_step_keeps_to_its_budget(sprites: BinaryImages, objective: str) -> No
 
 
 def test_the_counter_sees_what_a_step_would_shed(sprites: BinaryImages) -> None:
-    """A schedule, clipping and a batch in parts cost launches."""
+    """A schedule, clipping and accumulated parts cost launches."""
     least = launches(CONFIG, sprites).total()
     for changes in (
         {"lr_schedule": "cosine"},

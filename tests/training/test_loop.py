@@ -1,4 +1,4 @@
-"""The loop: reproducible, honest in its metrics, and free of side effects."""
+"""The loop: it is reproducible, its metrics are right, and it has no side effects."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def same_weights(a, b) -> bool:
 
 @pytest.mark.parametrize(("log_every", "lag"), [(1, 1), (3, 3), (12, 8), (20, 5)])
 def test_entries_written_behind_the_device_are_the_same(dataset, tmp_path, monkeypatch, log_every, lag):
-    """As on a GPU, which has steps queued while the host writes."""
+    """A GPU has steps queued while the host writes."""
     config = with_(steps=30, log_every=log_every, checkpoint_every=25)
     _, at_once = run(config, dataset, tmp_path / "a")
     monkeypatch.setattr(loop, "_runs_behind", lambda device: True)
@@ -69,7 +69,7 @@ def test_entries_written_behind_the_device_are_the_same(dataset, tmp_path, monke
 def test_the_same_seed_gives_the_same_run_bit_for_bit(dataset, tmp_path, precision):
     config = with_(precision=precision)
     first, first_folder = run(config, dataset, tmp_path / "a")
-    torch.manual_seed(999)  # whatever the caller's generator is up to
+    torch.manual_seed(999)  # the state of the caller's generator must not matter
     again, again_folder = run(config, dataset, tmp_path / "b")
     assert same_weights(first, again)
     assert without_times(first_folder) == without_times(again_folder)
@@ -107,7 +107,7 @@ def test_metrics_are_means_over_the_interval(dataset, tmp_path):
     _, every_step = run(with_(log_every=1), dataset, tmp_path / "a")
     _, by_three = run(with_(log_every=3), dataset, tmp_path / "b")
     single, intervals = read_metrics(every_step.metrics), read_metrics(by_three.metrics)
-    assert [entry.step for entry in intervals] == [3, 6, 7]  # and the rest at the end
+    assert [entry.step for entry in intervals] == [3, 6, 7]  # the rest is logged at the end
     assert [entry.images for entry in intervals] == [24, 48, 56]
     for entry, steps in zip(intervals, (single[:3], single[3:6], single[6:]), strict=True):
         for name in ("loss", "reconstruction", "kl"):
@@ -189,9 +189,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_spares_the_checkpoint(datase
         if step == 4:
             state.model.decoder.fc1.bias.data.fill_(float("nan"))
 
-    with pytest.raises(
-        loop.DivergedError, match="the loss is not finite after step 6"
-    ):  # no log is due before the checkpoint
+    # No log entry is due before the checkpoint.
+    with pytest.raises(loop.DivergedError, match="the loss is not finite after step 6"):
         loop.train(state, folder, on_step=spoil)
     assert load_checkpoint(folder.checkpoint).step == 3
 

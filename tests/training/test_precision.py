@@ -1,4 +1,4 @@
-"""Which precision "auto" means where."""
+"""The meaning of precision "auto" on each device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def asked_of_the_device(monkeypatch):
-    """Also where --native-bf16 gives the answer to all other tests."""
+    """Restore the real query, also where --native-bf16 answers it for all other tests."""
     monkeypatch.setattr(decisions, "has_native_bf16", inspect.unwrap(decisions.has_native_bf16))
 
 

@@ -1,4 +1,4 @@
-"""A run cut short and resumed is the run that was never cut, bit for bit."""
+"""A run that was cut short and resumed equals a run that was never cut, bit for bit."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ CONFIG = TrainConfig(
 
 @pytest.fixture
 def dataset() -> ByteImages:
-    """Large enough for a convolution between many channels, whose weights have a memory layout to lose."""
+    """Images large enough for a convolution between many channels, whose weights have a memory layout to lose."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (40, 3, 16, 16), generator=generator, dtype=torch.uint8)
     return ByteImages("tiny", pixels, (3, 16, 16))
 
 
 class Killed(BaseException):
-    """Nothing tidies up after it."""
+    """An exception after which nothing is cleaned up."""
 
 
 def train_until(killed_at, config, dataset, path):
@@ -128,7 +128,7 @@ def test_tensorboard_shows_each_step_once(dataset, tmp_path):
     assert [event.step for event in logs.Scalars("loss")] == [2, 3, 4, 6, 7]
 
 
-@pytest.mark.parametrize("killed_at", [5, 7])  # 7: when all was done but to tidy up
+@pytest.mark.parametrize("killed_at", [5, 7])  # 7: everything was done except the cleaning up
 def test_leftovers_of_the_killed_go(dataset, tmp_path, killed_at):
     if killed_at == 5:
         folder = train_until(5, CONFIG, dataset, tmp_path / "run")

@@ -24,7 +24,7 @@ def test_the_configuration_is_written_down(tmp_path):
 
 def test_a_folder_with_something_in_it_is_refused(tmp_path):
     (tmp_path / "run").mkdir()
-    create_run_folder(TrainConfig(), tmp_path / "run")  # empty: fine
+    create_run_folder(TrainConfig(), tmp_path / "run")  # an empty folder is accepted
     with pytest.raises(FileExistsError, match="run already exists"):
         create_run_folder(TrainConfig(), tmp_path / "run")
     (tmp_path / "file").write_text("")

@@ -1,4 +1,4 @@
-"""The learning rate's schedule, and that the default run has none."""
+"""The schedule of the learning rate, which the default run does not have."""
 
 from __future__ import annotations
 

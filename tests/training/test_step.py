@@ -1,4 +1,4 @@
-"""One update: what it computes, and that a CUDA graph could hold it."""
+"""One update: its results, and that a CUDA graph could hold it."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def equal(a, b) -> bool:
     ids=str,
 )
 def test_one_step_recorded_is_every_step(dataset, changes, monkeypatch):
-    """Steps 3 to 11, over the end of an epoch of 5, by running again the operations of step 2."""
-    # As on a GPU: no index is read, and the transposed convolutions are torch's.
+    """The operations of step 2, run again, give steps 3 to 11, across the end of an epoch of 5."""
+    # As on a GPU, no index is read and the transposed convolutions are torch's.
     monkeypatch.setattr(images, "check_indices", lambda *_: None)
     monkeypatch.setattr(convolutions.ConvTranspose2d, "forward", torch.nn.ConvTranspose2d.forward)
     config = replace(CONFIG, **changes)
@@ -74,7 +74,7 @@ def test_one_step_recorded_is_every_step(dataset, changes, monkeypatch):
 def test_the_recording_notices_what_a_graph_cannot_hold(dataset):
     _, step = start(CONFIG, dataset)
     with Recording(), pytest.raises(AssertionError, match="_local_scalar_dense"):
-        step()  # with the check of the indices, which on a CPU reads them
+        step()  # with the check that reads the indices on a CPU
 
 
 def test_a_step_depends_on_how_many_went_before_and_not_on_the_object(dataset):
@@ -97,7 +97,7 @@ def test_parts_of_a_batch_add_up_to_the_batch(dataset, accumulate):
     parts_step()
     for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6)
-    # Equal losses mean equal noise: the reconstruction is that of the sample.
+    # Equal losses mean equal noise, because the reconstruction is that of the sample.
     expected, found = whole_step.means.read(1), parts_step.means.read(accumulate)
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-9)

@@ -17,9 +17,8 @@ from tests.evaluation.metrics.known import plain_information
 @given(st.integers(0, 2**32), st.integers(2, 40), st.integers(1, 4), st.integers(1, 3))
 def test_matches_the_definition(seed, rows, columns_a, columns_b):
     rng = np.random.default_rng(seed)
-    a = (
-        rng.integers(-2, 4, size=(rows, columns_a)) * 10**14
-    )  # negative and far apart, because only equality matters
+    # Negative and far apart, because only equality matters.
+    a = rng.integers(-2, 4, size=(rows, columns_a)) * 10**14
     b = rng.integers(0, 3, size=(rows, columns_b))
     information = mutual_information_matrix(a, b)
     for i in range(columns_a):
