@@ -64,7 +64,7 @@ def _wrong_combination(args: argparse.Namespace) -> str:
     if unknown := set(args.contenders or ()) - set(names):
         return f"--contenders: no {', '.join(sorted(unknown))} on {args.device}; there are {', '.join(names)}"
     if args.base is not None and (args.out is not None or args.time_limit is not None):
-        return "--base goes with neither --out nor --time-limit: it writes nothing and measures all"
+        return "--base goes with neither --out nor --time-limit, because it writes nothing and measures everything"
     return ""
 
 

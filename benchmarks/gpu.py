@@ -202,7 +202,7 @@ def _largest_batch(place: Place, limit: float) -> Line:
 def build(capability: tuple[int, int]) -> Line:
     """Build the CUDA library, unless there is one that runs, for example one that was built on another machine."""
     environment = {"BETAVAE_FAST_CUDA": "1", "TORCH_CUDA_ARCH_LIST": "{}.{}".format(*capability)}
-    why = "" if missing("cuda") else "the library is there and runs"
+    why = "" if missing("cuda") else "the library exists and runs"
     command = (sys.executable, "setup.py", "build_ext", "--inplace")
     return Line("build", command, _BUILD_SECONDS, environment, missing=why)
 

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", type=available, choices=BACKENDS, default="cuda")
     device: str = parser.parse_args(argv).device
     if why := missing(BACKENDS[device]):
-        raise SystemExit(f"Nothing to watch: {why}")
+        raise SystemExit(f"No kernels to run: {why}")
     for mu, logvar in posteriors(device):
         for reduction in ("dim", "sample", "batchmean"):
             leaves = mu.detach().requires_grad_(), logvar.detach().requires_grad_()

@@ -164,7 +164,7 @@ def _check(workers: dict[str, Connection], failed: dict[str, str]) -> dict[str, 
 
 
 def _drop_all(workers: dict[str, Connection], failed: dict[str, str]) -> None:
-    failed |= dict.fromkeys(workers, "eager, which it is compared with, failed")
+    failed |= dict.fromkeys(workers, "not compared, because eager failed")
     workers.clear()
 
 

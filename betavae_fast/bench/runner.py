@@ -134,7 +134,7 @@ def line_up(
         if names is not None and contender.name not in names:
             absent[contender.name] = "not asked for"
         elif names is None and contender.on_request:
-            absent[contender.name] = "measured only if it is asked for"
+            absent[contender.name] = "measured only if asked for by name"
         elif contender.missing:
             absent[contender.name] = contender.missing
         elif contender.max_elements is not None and op.size(shape) > contender.max_elements:

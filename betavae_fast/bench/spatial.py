@@ -92,7 +92,7 @@ CONTIGUOUS = Op(
 
 
 def _unfit_channels_last(shape: Shape) -> str:
-    return "" if len(shape) in (4, 5) else "has no channels-last format: 4 or 5 dimensions have one"
+    return "" if len(shape) in (4, 5) else "has no channels-last format, which needs 4 or 5 dimensions"
 
 
 CHANNELS_LAST = replace(

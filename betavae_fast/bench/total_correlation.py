@@ -134,8 +134,8 @@ def _size(shape: Shape) -> int:
 def _unfit(shape: Shape) -> str:
     if len(shape) == 2 and 2 <= shape[0] <= _MOST_ROWS:
         # With one channel, the plain formula's errors cancel, and any other implementation would look wrong beside it.
-        return "is 0: one channel has none" if shape[1] == 1 else ""
-    return f"is compared by all pairs of rows: a batch of 2 to {_MOST_ROWS}, by channels"
+        return "is always 0: one channel has no total correlation" if shape[1] == 1 else ""
+    return f"needs a batch of 2 to {_MOST_ROWS} rows of channels, because all pairs of rows are compared"
 
 
 OP = Op(

@@ -86,7 +86,7 @@ def published_dsprites(
     if found != PUBLISHED_BLOB_ID:
         raise DatasetError(
             f"{path}: not the published dSprites file: its git blob id is {found}, the published file's is "
-            f"{PUBLISHED_BLOB_ID} (a damaged download? to train on other images, save them alone as .npy)"
+            f"{PUBLISHED_BLOB_ID}; download it again, or, to train on other images, save them alone as .npy"
         )
     shape = (prod(map(len, FACTOR_VALUES)), _ROW_BYTES)
     cached = cache_directory(cache_dir) / f"dsprites-published-{found[:12]}.bits"

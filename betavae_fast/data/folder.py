@@ -81,12 +81,12 @@ class Listing:
     runs: list[str] = field(default_factory=list)
 
     def left_out(self) -> str:
-        """The text for the files left out: ``12 files in no image format that is read (.txt 10, .mp4 2)``; "" if none."""
+        """The text for the files left out: ``12 files in unsupported formats (.txt 10, .mp4 2)``; "" if none."""
         parts = []
         if count := self.others.total():
             kinds = sorted(self.others.items(), key=lambda kind: (-kind[1], kind[0]))
             named = _first([f"{suffix or 'no suffix'} {number:,}" for suffix, number in kinds])
-            parts.append(f"{count:,} file{_plural(count)} in no image format that is read ({named})")
+            parts.append(f"{count:,} file{_plural(count)} in unsupported formats ({named})")
         if count := len(self.runs):
             parts.append(f"{count:,} run folder{_plural(count)} ({_first(self.runs)})")
         return " and ".join(parts)
@@ -211,7 +211,7 @@ def _decode(folder: Path, images: list[str], store: npt.NDArray[np.uint8], progr
     if refused:
         named = _first([f"{os.path.relpath(image, folder)} ({reason})" for image, reason in refused])
         raise DatasetError(
-            f"{folder}: {len(refused):,} of {len(images):,} images cannot be read, mend or remove them: {named}"
+            f"{folder}: {len(refused):,} of {len(images):,} images cannot be read; repair or remove them: {named}"
         )
 
 

@@ -73,7 +73,7 @@ def check_tiff(image: ImageFile.ImageFile) -> None:
     deep, premultiplied = tags.get(_BITS, (1,))[0] > 8, tags.get(_EXTRA, (0,))[0] == 1
     if image.mode in ("RGB", "RGBA", "CMYK") and tags.get(_PLANAR) == 2 and (deep or premultiplied):
         raise UnusableImageError(
-            "a TIFF of 16 bits or premultiplied colours with a plane for each channel; save it with interleaved "
+            "a TIFF with a plane for each channel, and 16 bits or premultiplied colours; save it with interleaved "
             "channels"
         )
     if tags.get(_PHOTOMETRIC) == _YCBCR and tags.get(_COMPRESSION, 1) == 1 and image.mode != "L":
@@ -294,7 +294,7 @@ def _check_range(values: Samples, mode: str, bits: int, signed: bool) -> None:
 
 
 def _lost_bits(bits: int) -> str:
-    return f"{bits} bits a channel, of which Pillow keeps 8; save it as PNG or TIFF"
+    return f"{bits} bits per channel, of which Pillow keeps only 8; save it as PNG or TIFF"
 
 
 def _hidden_value(image: ImageFile.ImageFile) -> int | tuple[int, ...] | None:

@@ -85,7 +85,7 @@ def _load(
         return rendered_dsprites(cache_dir=cache_dir, progress=progress)
     if name in SOURCES:
         return load_named_idx(name, cache_dir=cache_dir, image_size=image_size, progress=progress)
-    path = Path(os.path.expanduser(name))  # pathlib raises where there is no home folder
+    path = Path(os.path.expanduser(name))  # pathlib's own expansion raises if there is no home folder
     if path.is_dir():
         if images_file := find_images_file(path):
             return load_idx(images_file, image_size=image_size)

@@ -28,17 +28,17 @@ def findings(summary: Summary, table: FactorTable | None) -> list[str]:
 def _channels(summary: Summary) -> str:
     total, active = len(summary.channels), summary.active_channels
     if active == 0:
-        return f"None of {total} channels is used: every one carries less than {ACTIVE_NATS} nats."
+        return f"None of {total} channels is used: each carries at most {ACTIVE_NATS} nats."
     verb = "is" if active == 1 else "are"
-    return f"{active} of {total} channels {verb} used; together they carry {summary.kl:.1f} nats an image."
+    return f"{active} of {total} channels {verb} used; together they carry {summary.kl:.1f} nats per image."
 
 
 def _reconstruction(summary: Summary) -> str:
     gained = 1 - summary.reconstruction / summary.mean_image_reconstruction
     return (
-        f"The reconstruction loss is {summary.reconstruction:.1f} nats an image, {abs(gained):.0%} "
-        f"{'below' if gained >= 0 else 'above'} the {summary.mean_image_reconstruction:.1f} nats of always "
-        "answering with the mean image."
+        f"The reconstruction loss is {summary.reconstruction:.1f} nats per image, {abs(gained):.0%} "
+        f"{'below' if gained >= 0 else 'above'} the {summary.mean_image_reconstruction:.1f} nats of a model that always "
+        "outputs the mean image."
     )
 
 

@@ -85,7 +85,7 @@ def test_half_precision_is_measured_in_half_precision(tmp_path, capsys):
         (("--dtype", "int8"), "int8"),
         (("--batch", str(10**12)), "GiB of memory"),
         (("--op", "total_correlation", "--batch", "1"), "a batch of 2"),
-        (("--op", "total_correlation", "--latent-dim", "1"), "is 0: one channel has none"),
+        (("--op", "total_correlation", "--latent-dim", "1"), "is always 0: one channel has no"),
         (("--op", "total_correlation", "--batch", str(10**6)), "a batch of 2 to 32768"),
         (("--out", "/dev/null/figures.json"), "/dev/null"),
         (("--out", "."), "is a folder"),

@@ -58,7 +58,7 @@ def test_nothing_is_compared_without_eager():
     failed = {}
     with _workers({"eager": RuntimeError("out of memory"), "ours": [1.0]}) as workers:
         assert step._check(workers, failed) == {} and not workers
-    assert failed == {"eager": "out of memory", "ours": "eager, which it is compared with, failed"}
+    assert failed == {"eager": "out of memory", "ours": "not compared, because eager failed"}
 
 
 def test_every_mode_of_the_compiler_has_the_same_tolerance():

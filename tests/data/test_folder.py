@@ -168,7 +168,7 @@ def test_a_link_to_a_file_is_a_file_and_one_to_nothing_is_named(tmp_path: Path) 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     save(tmp_path / "a.png", grey())
     os.mkfifo(tmp_path / "b.png")
-    assert told(tmp_path) == [f"{tmp_path}: left out 1 file in no image format that is read (.png 1)"]
+    assert told(tmp_path) == [f"{tmp_path}: left out 1 file in unsupported formats (.png 1)"]
 
 
 @pytest.mark.parametrize("beside", ["metrics.jsonl", "checkpoint/weights"])
@@ -191,7 +191,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     assert told(tmp_path) == [
-        f"{tmp_path}: left out 4 files in no image format that is read (.txt 2, no suffix 1, .mp4 1)"
+        f"{tmp_path}: left out 4 files in unsupported formats (.txt 2, no suffix 1, .mp4 1)"
     ]
 
 
@@ -344,7 +344,7 @@ def test_all_damaged_files_are_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as caught:
         load_dataset(tmp_path, progress=False)
     message = str(caught.value)
-    assert message.startswith(f"{tmp_path}: 14 of 40 images cannot be read, mend or remove them: 00.png (")
+    assert message.startswith(f"{tmp_path}: 14 of 40 images cannot be read; repair or remove them: 00.png (")
     assert [path.name in message for path in damaged] == [True] * 10 + [False] * 4
     assert message.endswith("and 4 more")
     assert "\n" not in message

@@ -444,7 +444,7 @@ def few_bits(source: Source) -> Picture:
         truth = over_black(colours, alpha) if len(widths) == 4 else colours
         picture = Picture(dds(pixels, masks), ".dds", truth, coloured=True)
         if max(widths) > 8:
-            picture.truth, picture.refused = None, "10 bits a channel"
+            picture.truth, picture.refused = None, "10 bits per channel"
         return picture
     if widths[3] == 1:
         alpha = 1 - alpha  # a set bit means transparent
@@ -499,7 +499,7 @@ def refused(source: Source) -> Picture:
     if kind == "SGI":
         mode = source.pick("L", "RGB", "RGBA")
         picture = saved(as_image(source.samples(len(mode)), mode), source, ".sgi", bpc=2)
-        picture.refused = "16 bits a channel"
+        picture.refused = "16 bits per channel"
         return picture
     if kind in ("deep JPEG 2000", "uneven JPEG 2000"):
         picture = saved(as_image(source.samples(3), "RGB"), source, ".j2k")
@@ -508,7 +508,7 @@ def refused(source: Source) -> Picture:
         return Picture(
             bytes(depths),
             ".j2k",
-            refused="12 bits a channel" if kind == "deep JPEG 2000" else "different depths",
+            refused="12 bits per channel" if kind == "deep JPEG 2000" else "different depths",
         )
     if kind == "grey TGA":
         wide = source.samples(1, 65535)[..., 0].astype(np.uint16)

@@ -45,7 +45,7 @@ def test_the_map_of_positions_has_y_down_and_x_across(table_and_codes):
 def test_findings_name_what_each_used_channel_encodes(table_and_codes):
     table, _ = table_and_codes
     told = findings(summary(True, True, False), table)
-    assert told[0] == "2 of 3 channels are used; together they carry 6.0 nats an image."
+    assert told[0] == "2 of 3 channels are used; together they carry 6.0 nats per image."
     assert "40% below" in told[1]
     assert told[2] == "Channel 0 (2.0 nats) encodes posX (1.00 of its entropy)."
     assert told[3].startswith("Channel 1 (2.0 nats) encodes size (1.00") and told[3].endswith(", mixed.")

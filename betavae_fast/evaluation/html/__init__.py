@@ -28,7 +28,7 @@ CAPTIONS = {
     "shrinking of its variances.",
     "aggregated-posterior.png": "Each channel's samples over the whole data set, beside the prior. The decoder saw the "
     "samples in training; sampling from the model gives it the prior.",
-    "rate-distortion.png": "The KL of each run (nats of code an image) and the reconstruction loss it reaches with it.",
+    "rate-distortion.png": "The KL of each run and the reconstruction loss reached with it, in nats per image.",
 }
 """The caption of each picture, in the order of the report."""
 

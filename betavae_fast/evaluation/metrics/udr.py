@@ -106,14 +106,14 @@ def _spearman(one: NDArray[np.float64], two: NDArray[np.float64]) -> NDArray[np.
 def _check(codes: Sequence[Codes], kl: Sequence[NDArray[np.floating]]) -> None:
     if len(codes) < 2 or len(codes) != len(kl):
         raise ValueError(
-            f"codes and kl must be of the same models, two at least, got {len(codes)} and {len(kl)}"
+            f"codes and kl must be of the same models, at least two, got {len(codes)} and {len(kl)}"
         )
     for model, (of_model, nats) in enumerate(zip(codes, kl, strict=True)):
         check_codes(of_model)
         if len(of_model) != len(codes[0]):
             raise ValueError(
-                f"codes must be of the same rows, got {len(codes[0])} of model 0 and {len(of_model)} of model "
-                f"{model}"
+                f"codes must have the same number of rows, got {len(codes[0])} for model 0 and {len(of_model)} for "
+                f"model {model}"
             )
         if np.shape(nats) != of_model.shape[1:] or not np.isfinite(nats).all():
             raise ValueError(

@@ -101,9 +101,9 @@ def test_a_model_without_informative_latents_scores_zero():
 @pytest.mark.parametrize(
     ("codes", "kl", "options", "message"),
     [
-        ([noise(4)], [KL], {}, "two at least, got 1 and 1"),
-        ([noise(4)] * 2, [KL], {}, "of the same models, two at least, got 2 and 1"),
-        ([noise(4), noise(4, 50)], [KL] * 2, {}, "got 12000 of model 0 and 50 of model 1"),
+        ([noise(4)], [KL], {}, "at least two, got 1 and 1"),
+        ([noise(4)] * 2, [KL], {}, "of the same models, at least two, got 2 and 1"),
+        ([noise(4), noise(4, 50)], [KL] * 2, {}, "got 12000 for model 0 and 50 for model 1"),
         ([noise(4)] * 2, [KL, KL[:3]], {}, "kl of model 1 must be 4 finite numbers"),
         ([noise(4)] * 2, [KL * np.nan, KL], {}, "kl of model 0 must be 4 finite numbers"),
         ([noise(4)] * 2, [KL] * 2, {"correlation": "pearson"}, "correlation must be one of .* got 'pearson'"),
