@@ -230,7 +230,7 @@ TRAINERS: dict[str, dict[str, Builder]] = {
         "compile": Compiled,
         "pythae": Pythae,
         "ours, memory not kept": Ours,
-        "ours": _keeping_memory(Ours),  # what the command line does
+        "ours": _keeping_memory(Ours),  # as in the command line
     },
     "cuda": {
         "eager": Eager,

@@ -158,7 +158,7 @@ def _no_images(folder: Path, listing: Listing) -> str:
 
 
 def _common_channels(folder: Path, images: list[str], progress: bool) -> int:
-    """3 if one of the images has colour, else 1. Only headers are read."""
+    """The number of channels to read: 3 if any image has colour, else 1. Only headers are read."""
 
     def look(image: int) -> bool | None:
         try:

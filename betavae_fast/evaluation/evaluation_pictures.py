@@ -1,4 +1,4 @@
-"""The pictures that an evaluation adds to those of training."""
+"""Draws the pictures that an evaluation adds to the pictures of training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The interventional robustness score: does a latent stay put while its factor does, whatever else changes?"""
+"""The interventional robustness score: does a latent stay constant if its factor does, while other factors change?"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ Codes = NDArray[np.floating]
 Factors = NDArray[np.integer]
 Rows = NDArray[np.intp]
 
-_BLOCK = 2**20  # numbers gathered at a time: 8 MiB, whatever D is
+_BLOCK = 2**20  # numbers gathered at a time: 8 MiB for any D
 
 
 def varying(factors: Factors) -> Rows:
