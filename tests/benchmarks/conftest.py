@@ -1,4 +1,4 @@
-"""The benchmarks are not part of the installed package: they are imported from the checkout."""
+"""Fixtures of the benchmarks' tests. The benchmarks are not installed with the package but imported from the checkout."""
 
 import sys
 from dataclasses import replace
@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT))
 
 @pytest.fixture(scope="module")
 def small_latent():
-    """The latent op without torch.compile, tiny, in the registry's place; call it with contenders to add."""
+    """Replace the registry's latent op by a tiny one without torch.compile. Call the result with contenders to add."""
     from betavae_fast.bench import latent
 
     contenders = latent.OP.contenders

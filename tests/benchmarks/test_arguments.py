@@ -1,4 +1,4 @@
-"""The benchmarks' command lines: what is wrong ends them before anything is measured."""
+"""The command lines of the benchmarks: wrong arguments end them before anything is measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A regression is what lies beyond the noise of repeated runs, and nothing else."""
+"""A regression is a difference beyond the noise of repeated runs, and nothing else."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _runs(*times):
         ((1.0, 1.1, 1.2), (2.0, 2.1, 2.2), True, True),
         ((2.0, 2.1, 2.2), (1.0, 1.1, 1.2), False, True),
         ((1.0, 1.1, 2.1), (2.0, 2.1, 2.2), False, False),  # the ranges overlap
-        ((1.0, 1.0, 1.0), (1.01, 1.01, 1.01), False, False),  # apart, but by nothing
+        ((1.0, 1.0, 1.0), (1.01, 1.01, 1.01), False, False),  # apart, but the difference is tiny
     ],
 )
 def test_a_change_is_what_all_runs_agree_on(base, here, regression, beyond_noise):
@@ -55,7 +55,7 @@ def test_nothing_in_common_is_an_error_and_no_pass(monkeypatch):
 
 
 def test_both_are_measured_in_turn(monkeypatch, capsys, tmp_path):
-    """Against itself, without building: the same command, and no file is written."""
+    """The test compares the checkout with itself, without building: the command is the same, and no file is written."""
 
     @contextmanager
     def itself(revision):

@@ -1,4 +1,4 @@
-"""The eager backend beside plain torch: both compute the same, and the file is read as it was written."""
+"""The eager backend beside plain torch: both compute the same, and the file is read back as it was written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first look at a machine: each op, and what fails in it, is named."""
+"""The first look at a machine names each op and its failures."""
 
 from __future__ import annotations
 

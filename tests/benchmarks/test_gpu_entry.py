@@ -1,4 +1,4 @@
-"""``python -m benchmarks.gpu``, as far as a machine without a GPU can tell."""
+"""``python -m benchmarks.gpu``, as far as it can be tested without a GPU."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def plans(tmp_path, monkeypatch):
-    """The calls of a machine with a GPU, and those of a rehearsal."""
+    """The calls on a machine with a GPU, and the calls of a rehearsal."""
     monkeypatch.setattr("betavae_fast.bench.machine.kind", lambda device: device.type)
     monkeypatch.setattr("shutil.which", lambda tool: None)
     return {device: gpu.lines(gpu.Place(device, tmp_path / "out", tmp_path)) for device in ("cuda", "cpu")}

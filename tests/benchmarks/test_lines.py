@@ -1,4 +1,4 @@
-"""Lines that fail, hang or are killed: the others run, and what is known is on disk."""
+"""Lines that fail, hang or are killed: the other lines run, and all results so far are on disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from benchmarks.lines import Line, Record, run_all
 
 ROOT = Path(__file__).resolve().parents[2]
-# Says who it is, then waits to be killed.
+# A program that prints its process id, then waits to be killed.
 _DRIVER = """
 import os, sys
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_a_line_is_stopped_with_everything_it_started(tmp_path):
     start = time.monotonic()
     run_all([endless], record, 60)
     assert record.failed and "stopped after its 1 s" in record.text()
-    assert time.monotonic() - start < 100  # of 300
+    assert time.monotonic() - start < 100  # the line would take 300 seconds
 
 
 def test_a_tool_that_is_not_installed_is_left_out_not_failed(tmp_path):

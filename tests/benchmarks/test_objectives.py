@@ -1,4 +1,4 @@
-"""The runs that "Choose β" shows: its table is their file's, and each has its picture."""
+"""The runs shown in "Choose β": the table on the page agrees with their file, and each run has its picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A contender that computes something else must never get as far as a speed-up."""
+"""The parity check: a contender that computes something else never gets a speed-up."""
 
 from math import inf, nan
 
@@ -48,7 +48,7 @@ def _not_a_number(inputs, noise):
     return z, kl / 0 * 0
 
 
-# Right when noise is given, wrong when they draw it themselves, which is what is timed.
+# These contenders are right if noise is given and wrong if they draw it themselves, which is the timed case.
 def _no_noise_of_its_own(inputs, noise):
     return eager(inputs, torch.zeros_like(inputs[0]) if noise is None else noise)
 
@@ -96,7 +96,7 @@ def test_the_contenders_agree(small_latent, dtype):
 
 
 def test_a_single_rare_number_is_no_wrong_variance(small_latent):
-    """One normal in 300 is beyond 3, one in 3 million beyond 5.1; the square of one has no short tail."""
+    """One normal in 300 is beyond 3 and one in 3 million beyond 5.1; the square of a normal has a long tail."""
     drawn = iter((3.6, -3.7, 3.8, 3.9))
 
     def rare(inputs, noise):
@@ -110,7 +110,7 @@ def test_a_single_rare_number_is_no_wrong_variance(small_latent):
 
 @pytest.mark.parametrize(("error", "budget"), [(inf, inf), (nan, 1.0), (0.0, nan), (2.0, 1.0)])
 def test_what_is_not_finite_is_within_no_budget(error, budget):
-    """Both are infinite where the plain formula overflows and the contender does too."""
+    """Error and budget are both infinite if the plain formula and the contender overflow."""
     assert not parity.Error("x", "given", "nll", error, budget).within_budget
 
 

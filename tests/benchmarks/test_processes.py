@@ -1,4 +1,4 @@
-"""What a benchmark starts does not outlive it."""
+"""The processes that a benchmark starts do not outlive it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import processes
 
-# Says when it has set its answer to SIGTERM, then waits.
+# A program that sets its answer to SIGTERM, reports that, and waits.
 _SCRIPT = """
 import signal, sys, time
 signal.signal(signal.SIGTERM, {answer})
@@ -26,7 +26,7 @@ time.sleep(60)
     ("answer", "status"), [("lambda *_: sys.exit(7)", 7), ("signal.SIG_IGN", -signal.SIGKILL)]
 )
 def test_it_is_asked_to_end_and_then_ended(answer, status, monkeypatch):
-    """A build tool that is only killed leaves its compilers running."""
+    """A build tool must be asked to end first, because killing it leaves its compilers running."""
     monkeypatch.setattr(processes, "GRACE_SECONDS", 20.0 if status == 7 else 0.1)
     script = _SCRIPT.format(answer=answer)
     with processes.started((sys.executable, "-c", script), Path.cwd(), {}, subprocess.PIPE) as process:
@@ -35,16 +35,16 @@ def test_it_is_asked_to_end_and_then_ended(answer, status, monkeypatch):
 
 
 def test_interrupted_tests_still_write_their_report(tmp_path):
-    """pytest ends by its summary and its report if it is interrupted, but at once if it is terminated."""
+    """pytest ends with its summary and its report if it is interrupted, but without them if it is terminated."""
     tests = "import pathlib, time\ndef test_wrong(): assert 0\ndef test_long():\n    {}; time.sleep(300)\n"
     begun, report = tmp_path / "begun", tmp_path / "report.xml"
     (tmp_path / "test_these.py").write_text(tests.format(f"pathlib.Path({str(begun)!r}).touch()"))
     options = ("-c", os.devnull, f"--rootdir={tmp_path}", "-p", "no:cacheprovider", f"--junitxml={report}")
-    quiet = ("-q", "--no-header")  # then the first F is that of the failed test
+    quiet = ("-q", "--no-header")  # so that the first F is that of the failed test
     command = (sys.executable, "-m", "pytest", "test_these.py", *options, *quiet, "-p", "no:xdist")
     with processes.started(command, tmp_path, {}, subprocess.PIPE, interrupted_for=60) as process:
         assert process.stdout is not None
-        while process.stdout.read(1) not in ("F", ""):  # the report of test_wrong has come
+        while process.stdout.read(1) not in ("F", ""):  # wait for the report of test_wrong
             pass
         while process.poll() is None and not begun.exists():
             time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""The page of figures says what the result files say, and `make bench` writes all of them."""
+"""The page of figures agrees with the result files, and `make bench` writes all of them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_latency_is_measured_from_the_command_line(tmp_path, monkeypatch):
     out = tmp_path / "latency.json"
     assert latency.main(["--out", str(out)]) == 0
     found = latency.load(out)
-    assert found.command == "python -m benchmarks.latency"  # and no path of this machine
+    assert found.command == "python -m benchmarks.latency"  # the command contains no path of this machine
     assert sum(found.parts.values()) == pytest.approx(found.calls[latency.PUBLIC].p50)
 
 

@@ -1,4 +1,4 @@
-"""The result file: complete, readable again, and the only source of the figures in the READMEs."""
+"""The result file: it is complete, can be read back, and is the only source of the figures in the READMEs."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def test_figures_follow_from_times(result):
             m.cache_copy_gigabytes_per_second / m.gigabytes_per_second
         )
         assert m.speedup_over_eager == pytest.approx(rows[direction, "eager"].p50 / m.p50)
-        assert m.speedup_over_compile is None  # it did not run
+        assert m.speedup_over_compile is None  # torch.compile did not run
 
 
 def test_a_file_with_a_field_too_few_or_too_many_is_refused(result, tmp_path):

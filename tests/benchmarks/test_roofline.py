@@ -1,4 +1,4 @@
-"""The roofline's reading of machine code and its model, on code and machines made up for it."""
+"""The roofline's reading of machine code and its model, tested with made-up code and machines."""
 
 import pytest
 
@@ -18,7 +18,7 @@ LOOP = listing(
     "MOV R0, R1",
     "LDG.E.128 R4, [R2.64]",
     "@P0 BRA 0x50",
-    "FADD R4, R4, 1",  # the longer way, and the one without a fused multiply-add
+    "FADD R4, R4, 1",  # the longer path, and the one without a fused multiply-add
     "BRA 0x60",
     "FFMA R4, R4, R4, R4",
     "STG.E R4, [R2.64]",
@@ -66,8 +66,8 @@ def kernel(registers=32, shared=0, **counts):
 
 def test_occupancy():
     assert resident_threads(kernel(registers=32), H100) == 2048
-    assert resident_threads(kernel(registers=57), H100) == 1024  # 64 are taken
-    assert resident_threads(kernel(shared=99 << 10), H100) == 512  # 100 KB with the system's own
+    assert resident_threads(kernel(registers=57), H100) == 1024  # 64 are allocated
+    assert resident_threads(kernel(shared=99 << 10), H100) == 512  # 100 KB with the system's share
 
 
 def test_the_longest_of_memory_and_pipes_limits():
@@ -94,7 +94,7 @@ def test_the_committed_table_is_of_these_machines(committed):
 
 
 def test_float32_is_bound_by_memory_on_sm_90(committed):
-    """Latent and likelihood reach 85% of the bandwidth."""
+    """The latent op and the likelihood reach 85% of the bandwidth."""
     bound = [
         e
         for e in committed["kernels"]
@@ -111,7 +111,7 @@ def test_float32_is_bound_by_memory_on_sm_90(committed):
 
 
 def test_a_slower_kernel_is_found():
-    """Compilations are compared by the tests of the budgets, which have them."""
+    """The tests of the budgets, which compile the kernels, compare these with the table."""
     row = Row("latent", "cuda", "forward dim", "float32", "sm_90")
     assert table.slower({row: kernel(FFMA=100)}) == []
     (line,) = table.slower({row: kernel(FFMA=400)})

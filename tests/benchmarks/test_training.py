@@ -1,4 +1,4 @@
-"""The benchmark of training: a promise that does not hold is named, one that was not looked at is not."""
+"""The benchmark of training names a promise that does not hold, but not one that was not checked."""
 
 from __future__ import annotations
 

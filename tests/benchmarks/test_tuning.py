@@ -1,4 +1,4 @@
-"""The sweep over other cuts of the GPU kernels, as far as a machine without a GPU can tell."""
+"""The sweep over other cuts of the GPU kernels, as far as it can be tested without a GPU."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""What the tests of several backends share."""
+"""Fixtures that the tests of several backends share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 @pytest.fixture
 def gpu_memory() -> Iterator[Callable[[int], None]]:
-    """Skips a test where so many bytes of the GPU are not free; those that ask take turns, in all processes."""
+    """Skip a test if so many bytes of the GPU are not free. Tests that use it take turns, also across processes."""
 
     def claim(size: int) -> None:
         fcntl.flock(turn, fcntl.LOCK_EX)

@@ -1,8 +1,8 @@
-"""Digests of everything the latent op returns, over layouts, shapes, dtypes, thread counts and shards.
+"""Digests of all results of the latent op, over layouts, shapes, dtypes, thread counts and shards.
 
     python -m tests.ops.latent_bits BACKEND
 
-prints them as JSON, so that a test can compare processes that run different instruction sets.
+prints the digests as JSON, so that a test can compare processes with different instruction sets.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FEATURES: tuple[tuple[int, ...], ...] = (
     (3, 5, 7),
     (1, 16, 16),
     (5, 3),
-    (5, 16, 32),  # Channels of whole tiles of pixels.
+    (5, 16, 32),  # Each channel has a whole number of tiles of pixels.
     (17, 16, 32),
 )
 REDUCTIONS = ("dim", "sample", "batchmean", "sum", "none")
@@ -52,12 +52,12 @@ class Case(NamedTuple):
 
     @property
     def first_row(self) -> int:
-        """An odd row; each shape has its own part of the sequence."""
+        """An odd first row; each shape has its own part of the sequence."""
         return self.elements * FEATURES.index(self.features) // math.prod(self.features) | 1
 
     def values(self) -> tuple[Tensor, Tensor]:
-        """μ and log σ², laid out; log σ² of sizes from 1e-3 to 20, as formulas differ near 0."""
-        # Nothing but draws and products: torch's own pow and exp change bits with the number of threads.
+        """μ and log σ² in the layout. |log σ²| ranges from 1e-3 to 20, because formulas differ near 0."""
+        # Only draws and products are used, because torch's pow and exp change bits with the number of threads.
         draw = torch.Generator().manual_seed(0)
         mu = torch.randn(self.shape, generator=draw)
         scale = torch.tensor([1e-3, 0.1, 1.0, 5.0])[torch.randint(4, self.shape, generator=draw)]
@@ -75,7 +75,9 @@ def cases(elements: int, *dtypes: torch.dtype) -> Iterator[Case]:
 
 
 def noise_cases() -> Iterator[Case]:
-    """2^20 elements and more of the contiguous layout, a quarter of that of each other one; less of other dtypes."""
+    """Cases with 2^20 elements and more in the contiguous layout, a quarter of that in each other layout, and fewer in
+    other dtypes.
+    """
     for case in cases(1 << 14, torch.float32):
         yield case._replace(elements=1 << 16) if case.layout == "contiguous" else case
     yield from cases(1 << 10, torch.bfloat16, torch.float16, torch.float64)
@@ -86,7 +88,7 @@ def digest(x: Tensor) -> str:
 
 
 def noise_bits(case: Case, backend: str) -> str:
-    """z where μ = 0 and log σ² = 0: the noise itself, rounded to the dtype."""
+    """The digest of z for μ = 0 and log σ² = 0: the noise itself, rounded to the dtype."""
     zero = torch.zeros(case.shape, dtype=case.dtype)
     mu, logvar = lay_out(case.layout, zero, zero)
     return digest(reparameterize_kl(mu, logvar, seed=SEED, first_row=case.first_row, backend=backend).z)
@@ -98,7 +100,7 @@ def gradients(outputs: tuple[Tensor, ...], mu: Tensor, logvar: Tensor) -> tuple[
 
 
 def result_bits(case: Case, backend: str, *, as_dense: bool = False, shards: int = 1) -> dict[str, str]:
-    """Every result for arbitrary μ and log σ²; as_dense copies them to contiguous tensors first."""
+    """The digests of every result for arbitrary μ and log σ²; as_dense copies these to contiguous tensors first."""
     mu, logvar = case.values()
     if as_dense:
         mu, logvar = dense(mu), dense(logvar)
@@ -132,7 +134,7 @@ def result_bits(case: Case, backend: str, *, as_dense: bool = False, shards: int
 
 
 def report(backend: str) -> dict[str, dict[str, str]]:
-    """All digests of one process, by a name that says which."""
+    """All digests of one process, by name."""
     half, single, double = (torch.bfloat16, torch.float16), torch.float32, torch.float64
     found: dict[str, dict[str, str]] = {"noise": {}, "results": {}}
     for case in noise_cases():

@@ -1,4 +1,4 @@
-"""What a backend has to get right on a GPU that is not the current one."""
+"""The check of a backend on a GPU that is not the current one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ needed = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPU
 
 
 def check(backend: Backend) -> None:
-    """Tensors on the second GPU are served there, on its current stream, while the first is the current device."""
+    """Check that tensors on the second GPU are computed there, on its current stream, while the first GPU is the current
+    device.
+    """
     inputs = torch.randn(2, 1000, 10)
 
     def there_and_back(device: str) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""Choosing a backend: no silent fallback, a reason for what is missing, nothing loaded before it is used."""
+"""The choice of a backend: no silent fallback, reasons for missing backends, nothing loaded before it is used."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CALLS = {
 
 @pytest.fixture
 def without_libraries(tmp_path: Path) -> Path:
-    """A folder with a copy of the package as it is where no compiler was found."""
+    """A folder with a copy of the package as it would be without a compiler."""
     ignore = shutil.ignore_patterns("*.so", "_build.txt", "__pycache__")
     shutil.copytree(PACKAGE, tmp_path / "betavae_fast", ignore=ignore)
     return tmp_path
@@ -58,7 +58,7 @@ def run_in(folder: Path, code: str) -> str:
 
 
 def test_importing_the_package_loads_neither_triton_nor_a_compiled_library() -> None:
-    """Import must stay quick, and work where Triton or the library is broken."""
+    """The import must stay quick, and work even if Triton or the library is broken."""
     code = (
         "import sys, pathlib, betavae_fast; maps = pathlib.Path('/proc/self/maps');"
         "print('triton' in sys.modules, maps.exists() and '_C' in maps.read_text().replace('torch/_C', ''))"
@@ -76,7 +76,7 @@ def test_importing_the_package_loads_neither_triton_nor_a_compiled_library() -> 
 
 @pytest.mark.parametrize("backend", available_backends("cpp"))
 def test_the_library_is_loaded_by_the_first_call(backend: str) -> None:
-    """Shows that the test above can see it."""
+    """This shows that the test above can detect a loaded library."""
     code = (
         "import pathlib, torch, betavae_fast; betavae_fast.gaussian_kl(torch.ones(2, 2), torch.ones(2, 2));"
         "maps = pathlib.Path('/proc/self/maps');"
@@ -87,7 +87,7 @@ def test_the_library_is_loaded_by_the_first_call(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", available_backends("cpp"))
 def test_auto_is_cpp_for_cpu_tensors(backend: str) -> None:
-    """By its bits: the two backends' KL differ somewhere among many values."""
+    """The bits show it, because the KLs of the two backends differ somewhere among many values."""
     mu, logvar = torch.randn(4000, 7), torch.randn(4000, 7)
     by = {b: gaussian_kl(mu, logvar, reduction="none", backend=b) for b in ("auto", "cpp", "reference")}
     assert torch.equal(by["auto"], by["cpp"]) and not torch.equal(by["cpp"], by["reference"])
@@ -136,8 +136,9 @@ except RuntimeError as error:
 
 
 def test_without_the_library_auto_is_plain_torch_and_says_so_once(without_libraries: Path) -> None:
-    """No compiler: the package still runs, and says once a process what is missing and what would bring it. Python's own
-    filters may show a warning again, and torch.compile traces again."""
+    """Without a compiler the package still runs, and says once a process what is missing and how to get it. The test
+    repeats the call because Python's own filters may show a warning again, and torch.compile traces again.
+    """
     where, count, warning, equal, table, error = run_in(without_libraries, USES).splitlines()
     assert where.startswith(str(without_libraries)) and equal == "True"
     assert count == "0 1 True", warning
@@ -163,7 +164,7 @@ def test_without_the_library_auto_is_plain_torch_and_says_so_once(without_librar
 def test_the_remedy_fits_what_kept_the_library_from_being_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, note: str, remedy: str
 ) -> None:
-    """A compiler that failed is there: to install one would change nothing."""
+    """If the compiler failed, it is installed, so installing one would change nothing."""
     (tmp_path / "_build.txt").write_text(f"_C_cuda: another reason\n_C: {note}\n")
     monkeypatch.setattr(backends, "_BUILD_LOG", tmp_path / "_build.txt")
     monkeypatch.setattr(backends, "CPP_LIBRARY", tmp_path / "_C.so")
@@ -172,7 +173,7 @@ def test_the_remedy_fits_what_kept_the_library_from_being_built(
 
 @pytest.fixture
 def fresh_choices(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Chooses anew, as in a process where nothing has been warned of."""
+    """Choose anew, as in a process without earlier warnings."""
     monkeypatch.setattr(backends, "_warned_of", set())
     backends._choose.cache_clear()
     yield
@@ -197,14 +198,14 @@ def test_where_kernels_are_missing_or_none_exist_auto_is_plain_torch(
     fresh_choices: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is a warning only where kernels would have been faster."""
+    """There is a warning only if kernels would have been faster."""
     monkeypatch.setattr(backends, "missing", lambda b: "" if b in ("reference", "eager") else f"no {b}.")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert backends.choose("auto", device, dtype) == "eager"
         assert backends.choose("auto", device, torch.float16) == "eager"
     if device == "cuda" and not reasons:
-        reasons = ("no cuda.", "no triton.")  # of float16
+        reasons = ("no cuda.", "no triton.")  # for float16
     assert [str(w.message).partition(": ")[2] for w in caught] == ([" ".join(reasons)] if reasons else [])
 
 
@@ -231,7 +232,7 @@ def test_a_warning_that_is_an_error_is_raised_once(
 
 
 def test_a_library_that_does_not_load_is_a_reason_not_a_crash(without_libraries: Path) -> None:
-    """Built for another torch, or cut short by a full disk."""
+    """The library may be built for another torch, or cut short by a full disk."""
     (without_libraries / "betavae_fast" / "_C.so").write_bytes(b"\x7fELF, no more")
     code = (
         "import torch, betavae_fast as b; x = torch.ones(2, 2)\n"
@@ -248,7 +249,9 @@ def test_a_library_that_does_not_load_is_a_reason_not_a_crash(without_libraries:
 
 @pytest.fixture
 def cuda_that_cannot_run(fresh_choices: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A GPU that torch and Triton can use, a CUDA library that loads, and a driver that is too old for it."""
+    """Pretend that torch and Triton can use the GPU and the CUDA library loads, but the driver is too old for the
+    library.
+    """
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
     monkeypatch.setattr(backends, "_load_library", lambda *names: "")
@@ -262,7 +265,7 @@ def cuda_that_cannot_run(fresh_choices: None, monkeypatch: pytest.MonkeyPatch) -
 def test_kernels_that_the_gpu_cannot_run_are_not_chosen_and_the_table_says_why(
     cuda_that_cannot_run: None,
 ) -> None:
-    """Loading the library tells nothing of the driver, nor of the architectures it was compiled for."""
+    """Loading the library does not show whether the driver and the compiled architectures fit."""
     assert backends.choose("auto", "cuda", torch.float32) == "triton"
     with pytest.raises(RuntimeError, match=r"Some GPU \(CUDA driver version is insufficient\)"):
         backends.choose("cuda", "cuda", torch.float32)
@@ -273,7 +276,7 @@ def test_kernels_that_the_gpu_cannot_run_are_not_chosen_and_the_table_says_why(
 @NO_GPU
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc was not found")
 def test_the_probe_of_the_cuda_library_tells_without_a_driver_what_is_missing(tmp_path: Path) -> None:
-    """It is compiled alone: the whole library wants a torch that was built with CUDA."""
+    """The probe is compiled alone, because the whole library needs a torch built with CUDA."""
     library, source = tmp_path / "probe.so", ROOT / "csrc" / "cuda" / "probe.cu"
     subprocess.run(["nvcc", "-shared", "-Xcompiler=-fPIC", "-o", library, source], check=True)
     assert re.search("driver version is insufficient|no CUDA-capable device", backends._cuda_error(library))
@@ -288,7 +291,7 @@ def test_the_probe_of_the_cuda_library_tells_without_a_driver_what_is_missing(tm
     ],
 )
 def test_an_explicit_choice_never_falls_back(call: str, backend: str, because: str) -> None:
-    """It says which backend, why not, and what would bring it."""
+    """The error says which backend is missing, why, and how to get it."""
     with pytest.raises(RuntimeError, match="is not available") as error:
         CALLS[call](torch.zeros(2, 2), backend=backend)
     text = str(error.value)
@@ -314,7 +317,7 @@ def test_the_table_names_every_backend_and_a_reason_for_each_missing_one() -> No
 
 @pytest.mark.parametrize("backend", available_backends("cpp"))
 def test_an_unknown_instruction_set_is_not_an_illegal_instruction(backend: str) -> None:
-    """Asked for what this CPU lacks, or for nonsense, the library chooses what runs."""
+    """If the CPU lacks the requested instruction set or there is none of this name, the library chooses one that runs."""
     code = (
         "import torch, betavae_fast as b; from betavae_fast.ops.backends import cpu_capability;"
         "x = torch.ones(64, 8); print(cpu_capability(), float(b.gaussian_kl(x, x, reduction='sum')))"

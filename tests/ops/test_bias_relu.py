@@ -1,4 +1,4 @@
-"""A ReLU together with the layer before it, in plain torch: operators and derivatives."""
+"""A ReLU together with the layer before it, in plain torch: the operators and their derivatives."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_values_and_gradients_are_those_of_plain_torch(
 
 
 def test_a_bias_keeps_its_digits_beside_an_output_of_fewer() -> None:
-    """Biases and their gradients are float32 under autocast, the layers' outputs bfloat16."""
+    """Under autocast, biases and their gradients are float32 and the outputs of layers bfloat16."""
     x, bias = hidden((2000, 3), torch.bfloat16), torch.tensor([1e-4, 1.0001, -1e-3], requires_grad=True)
     y = together(x, bias)
     y.sum().backward()
@@ -84,7 +84,7 @@ def test_nan_is_neither_hidden_nor_cut_off() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
 def test_derivatives_of_the_bias_and_relu(shape: tuple[int, ...]) -> None:
-    """Derivatives are of first and second order, one and, with is_grads_batched, many at a time."""
+    """The test takes derivatives of first and second order, one at a time and, with is_grads_batched, many at a time."""
     leaves = hidden(shape).requires_grad_(), torch.linspace(-1, 1, shape[1]).double().requires_grad_()
     torch.autograd.gradcheck(together, leaves, check_batched_grad=True)
     torch.autograd.gradgradcheck(together, leaves, check_batched_grad=True)
@@ -112,7 +112,7 @@ def test_a_graph_that_is_kept_gives_the_same_gradients_again() -> None:
 
 def test_what_is_written_over_is_missed_by_who_saved_it() -> None:
     x = hidden((6, 3)).requires_grad_()
-    y = x.exp()  # saves its result
+    y = x.exp()  # exp saves its result
     z = BiasRelu.apply(y, torch.zeros(3, dtype=torch.float64))
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         z.sum().backward()
