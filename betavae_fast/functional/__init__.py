@@ -1,4 +1,4 @@
-"""What users call: check, choose a backend, hand on."""
+"""The public functions. They check their arguments, choose a backend and call its operator."""
 
 from betavae_fast.choices import Estimator
 from betavae_fast.functional.checks import Reduction

@@ -1,4 +1,4 @@
-"""The checks that every function makes, and how a message begins: with the name of the function called."""
+"""Checks that the functions share. Every message begins with the name of the function called."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FLOATING = {
 
 
 def check_tensor(caller: str, name: str, x: Any, dtypes: Mapping[torch.dtype, str]) -> None:
-    """TypeError unless ``x`` is a strided tensor of one of ``dtypes``."""
+    """Raise TypeError unless ``x`` is a strided tensor of one of ``dtypes``."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{caller}: {name} must be a Tensor, got {type(x).__name__} {x!r:.60}")
     if x.dtype not in dtypes:
@@ -34,7 +34,7 @@ def check_tensor(caller: str, name: str, x: Any, dtypes: Mapping[torch.dtype, st
 
 
 def check_reduction(caller: str, reduction: str, known: Mapping[str, int]) -> int:
-    """The number that the operators know ``reduction`` by."""
+    """The number that stands for ``reduction`` in the operators' arguments."""
     try:
         return known[reduction]
     except (KeyError, TypeError):
@@ -43,7 +43,7 @@ def check_reduction(caller: str, reduction: str, known: Mapping[str, int]) -> in
 
 
 def choose_backend(caller: str, x: Tensor, backend: Backend) -> str:
-    """The backend that computes on ``x``."""
+    """The name of the backend that computes on ``x``."""
     if not isinstance(backend, str):
         raise TypeError(f"{caller}: backend must be a string, got {backend!r}")
     try:

@@ -1,4 +1,4 @@
-"""The KL taken apart: index-code mutual information, total correlation, dimension-wise KL."""
+"""The decomposition of the KL: index-code mutual information, total correlation, dimension-wise KL."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from betavae_fast.ops.total_correlation import KLParts
 
 
 class KLDecomposition(NamedTuple):
-    """The parts of E[KL(q(z|x) ‖ p(z))], scalars in nats; their sum estimates it."""
+    """The parts of E[KL(q(z|x) ‖ p(z))], scalars in nats. Their sum estimates it."""
 
     mutual_information: Tensor  # I(x; z) under q
-    total_correlation: Tensor  # KL(q(z) ‖ Π_d q(z_d)): how far the channels are from independent
+    total_correlation: Tensor  # KL(q(z) ‖ Π_d q(z_d)), the dependence between channels
     dimension_wise_kl: Tensor  # Σ_d KL(q(z_d) ‖ p(z_d))
 
 
@@ -35,22 +35,23 @@ def kl_decomposition(
     r"""E[KL(q(z|x) ‖ N(0, I))] = I(x; z) + TC(z) + Σ_d KL(q(z_d) ‖ p(z_d)), estimated from a batch (Chen et al. 2018,
     arXiv:1802.04942, equation 2).
 
-    The aggregated posterior q(z) = E_x[q(z|x)] is a mixture of the batch's posteriors. All B² D densities are computed,
-    none is stored: memory is O(B D), and the gradients of z, μ and log σ² compute them again.
+    The aggregated posterior q(z) = E_x[q(z|x)] is estimated by a mixture of the batch's posteriors. All B² D densities
+    are computed, but none is stored: memory is O(B D), and the backward pass computes them again.
 
     Args:
-        z: a sample of each posterior, (B, ...), as :func:`betavae_fast.reparameterize` gives it.
+        z: a sample of each posterior, (B, ...), as :func:`betavae_fast.reparameterize` returns it.
         mu, logvar: posterior mean and log-variance, same shape, dtype (float16, bfloat16, float32 or float64) and device;
-            a log-variance below −150 (float64: −690) counts as that, and has no gradient.
+            a log-variance below −150 (float64: −690) is clamped to this bound, and has no gradient.
         dataset_size: number of images N that the batch was drawn from, at least B.
-        estimator: how the mixture is weighted. "mss" (minibatch stratified sampling): w_ii = 1/N, w_i,i+1 =
-            (N − M)/(N M), the others 1/M, M = B − 1: unbiased for q(z), rows sum to 1. "mws" (minibatch weighted
-            sampling): all 1/(N B), whose rows sum to 1/N: log q is too low by up to log N, and so the mutual information
-            too high by that and the total correlation too high by up to (D − 1) log N. Offsets of a constant do not
-            change gradients, but compare values only within one estimator, N and B.
-        group: of processes that each hold rows of one batch, an equal number, in the order of their ranks: every row is
-            then compared with the posteriors of all. The values are means over a process's own rows; averaged over the
-            processes, they and their gradients are those of the whole batch in one.
+        estimator: weights w_ij of the mixture. "mss" (minibatch stratified sampling): w_ii = 1/N, w_i,i+1 =
+            (N − M)/(N M), all others 1/M, with M = B − 1; this is unbiased for q(z), and the rows sum to 1. "mws"
+            (minibatch weighted sampling): all 1/(N B), so that the rows sum to 1/N. Then log q is too low by up to
+            log N, the mutual information too high by up to log N, and the total correlation too high by up to
+            (D − 1) log N. A constant offset does not change gradients, but values can only be compared for the same
+            estimator, N and B.
+        group: processes that each hold the same number of rows of one batch, in the order of their ranks. Every row is
+            then compared with the posteriors of all processes. The values are means over a process's own rows; averaged
+            over the processes, values and gradients are those of the whole batch in one process.
         backend: as in :func:`betavae_fast.reparameterize_kl`.
 
     Returns: KLDecomposition, means over the batch, float32 (float64 for float64).
@@ -81,7 +82,7 @@ def kl_parts(
     group: distributed.ProcessGroup | None,
     backend: Backend,
 ) -> Tensor:
-    """:func:`kl_decomposition` as one tensor of shape (3,), for a weighted sum to be one launch on a GPU."""
+    """:func:`kl_decomposition` as one tensor of shape (3,), so that a weighted sum is one launch on a GPU."""
     caller = "kl_decomposition"
     for name, x in (("z", z), ("mu", mu), ("logvar", logvar)):
         check_tensor(caller, name, x, FLOATING)
@@ -101,7 +102,7 @@ def kl_parts(
     if not isinstance(estimator, str) or estimator not in ESTIMATORS:
         names = ", ".join(map(repr, ESTIMATORS))
         raise ValueError(f"{caller}: estimator must be one of {names}, got {estimator!r}")
-    # Once and for all, so that the gradients that come back by several ways are added before they are rounded.
+    # Convert once, so that gradients arriving by several paths are added in the wide dtype and rounded once.
     dtype = kl_dtype(torch.promote_types(torch.promote_types(z.dtype, mu.dtype), logvar.dtype))
     z, mu, logvar = (x.flatten(1).to(dtype) for x in (z, mu, logvar))
     all_mu = all_logvar = None
@@ -128,7 +129,7 @@ def kl_parts(
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of all processes; each row's gradient is the sum of what all of them have for it."""
+    """Gather the rows of all processes. The gradient of a row is the sum of its gradients in all of them."""
 
     @staticmethod
     def forward(ctx, x, group):  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""The latent op as users call it."""
+"""The public functions of the latent layer: the sample and the KL."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ANY_LOGVAR = (-math.inf, math.inf)
 
 
 class LatentSample(NamedTuple):
-    """A reparameterised sample and the KL of the posterior it came from."""
+    """A reparameterised sample and the KL of its posterior."""
 
     z: Tensor
     kl: Tensor
@@ -37,25 +37,25 @@ def reparameterize_kl(
     logvar_range: tuple[float, float] | None = None,
     backend: Backend = "auto",
 ) -> LatentSample:
-    r"""Sample z ~ N(μ, σ²) and take KL(N(μ, σ²) ‖ N(0, I)), both differentiable, in one pass over memory.
+    r"""Sample z ~ N(μ, σ²) and compute KL(N(μ, σ²) ‖ N(0, I)), both differentiable, in one pass over memory.
 
     z = μ + exp(½ log σ²) ε with ε ~ N(0, I) (Kingma & Welling 2014, section 2.4); the KL is :func:`gaussian_kl`'s.
-    ε is a function of (seed, stream, element index), the same bits on every device and backend. It is not stored:
-    backward computes it again (but for backend "eager", which keeps it).
+    ε is a function of (seed, stream, element index) and has the same bits on every device and backend. It is not stored:
+    backward computes it again. Only backend "eager" keeps it.
 
     Args:
         mu, logvar: posterior mean and log-variance, same shape (B, ...), dtype (float16, bfloat16, float32 or float64)
             and device; any strides.
-        reduction: of the KL, see :func:`gaussian_kl`.
-        seed: pins the noise: an int, or the (seed, stream) pair as an int64 tensor of shape (2,) on mu's device, which
-            is read when the kernel runs (a CUDA graph's replay sees new values). By default the pair is drawn from
-            ``generator``, or from torch's own, so ``torch.manual_seed`` governs it.
+        reduction: reduction of the KL, see :func:`gaussian_kl`.
+        seed: seed of the noise: an int, or the (seed, stream) pair as an int64 tensor of shape (2,) on mu's device. The
+            tensor is read when the kernel runs, so that a CUDA graph's replay sees new values. By default the pair is
+            drawn from ``generator``, or else from torch's own generator, which ``torch.manual_seed`` seeds.
         noise: ε itself, same shape, dtype and device as mu; no gradient flows to it.
-        first_row: index of mu's first row in the whole batch: shards of a batch, each with its first_row and the same
-            seed, draw the noise of the whole.
-        logvar_range: clamp log σ² to (lo, hi); no gradient flows to it where it was clamped.
-        backend: "auto", "reference", "eager", "cpp", "triton" or "cuda". All but "auto" raise where they cannot run;
-            "auto" takes "eager", plain torch, where no kernels were built, and says so once.
+        first_row: index of mu's first row in the whole batch. Shards of a batch that are given their first_row and the
+            same seed draw the noise of the whole batch.
+        logvar_range: range (lo, hi) to which log σ² is clamped; clamped elements get no gradient.
+        backend: "auto", "reference", "eager", "cpp", "triton" or "cuda". If no kernels were built, "auto" uses "eager"
+            (plain torch) and warns once; any other backend raises if it cannot run.
 
     Returns:
         LatentSample(z, kl): z like mu in shape, dtype and memory format; kl in nats, float32 (float64 for float64).
@@ -89,14 +89,13 @@ def reparameterize_kl_packed(
     logvar_range: tuple[float, float] | None = None,
     backend: Backend = "auto",
 ) -> LatentSample:
-    """``reparameterize_kl(*packed.chunk(2, 1), ...)``, its gradient written as one tensor: autograd of the halves would
-    join two.
+    """``reparameterize_kl(*packed.chunk(2, 1), ...)`` whose gradient is written as one tensor, without a concatenation.
 
     Args:
-        packed: (B, 2·C, ...), μ, then log σ².
-        others: :func:`reparameterize_kl`'s.
+        packed: (B, 2·C, ...): the C channels of μ, then those of log σ².
+        others: as in :func:`reparameterize_kl`.
 
-    Raises: as there; ValueError where dimension 1 is missing or odd.
+    Raises: the errors of :func:`reparameterize_kl`; ValueError if dimension 1 is missing or odd.
 
     >>> packed = torch.zeros(2, 6, requires_grad=True)
     >>> reparameterize_kl_packed(packed, noise=torch.ones(2, 3), reduction="sum").z.sum().backward()
@@ -129,7 +128,7 @@ def reparameterize(
 ) -> Tensor:
     r"""Sample z = μ + exp(½ log σ²) ε, differentiably (Kingma & Welling 2014, section 2.4).
 
-    Arguments, noise and errors are those of :func:`reparameterize_kl`; so are the bits of z.
+    Arguments, errors, the noise and the bits of z are those of :func:`reparameterize_kl`.
 
     Returns: z, like mu in shape, dtype and memory format.
 
@@ -161,10 +160,10 @@ def gaussian_kl(
     Args:
         mu, logvar: posterior mean and log-variance, same shape (B, ...), dtype (float16, bfloat16, float32 or float64)
             and device; any strides.
-        reduction: "dim" (default) averages over the batch, shape ``mu.shape[1:]``: the capacity of each channel (of a
-            spatial latent (B, C, H, W), ``.flatten(1).sum(1)`` of it).
-            "sample": one sum per row, shape (B,). "batchmean": their sum over B, a scalar. "sum". "none".
-        logvar_range: clamp log σ² to (lo, hi); no gradient flows to it where it was clamped.
+        reduction: "dim" (default) averages over the batch, shape ``mu.shape[1:]``: the capacity of each channel (for a
+            spatial latent (B, C, H, W), its ``.flatten(1).sum(1)``). "sample": one sum per row, shape (B,). "batchmean":
+            the mean of these sums, a scalar. "sum": the sum of all elements. "none": no reduction.
+        logvar_range: range (lo, hi) to which log σ² is clamped; clamped elements get no gradient.
         backend: as in :func:`reparameterize_kl`.
 
     Returns: float32 (float64 for float64 input).
@@ -204,7 +203,7 @@ def _check_posterior(caller: str, mu: Tensor, logvar: Tensor) -> tuple[Tensor, T
             raise TypeError(
                 f"{caller}: mu and logvar must have the same dtype, got {mu.dtype} and {logvar.dtype}"
             )
-        # Autocast leaves tensors of both kinds about; the wider one loses nothing.
+        # Under autocast mu and logvar may differ in dtype; the wider one loses nothing.
         dtype = torch.promote_types(mu.dtype, logvar.dtype)
         mu, logvar = mu.to(dtype), logvar.to(dtype)
     return mu, logvar
@@ -236,12 +235,12 @@ def _check_noise(
     noise: Tensor | None,
     first_row: int,
 ) -> Tensor | None:
-    """The (seed, stream) pair, or None where ``noise`` is given."""
+    """Check the arguments about noise. Returns the (seed, stream) pair, or None if ``noise`` is given."""
     if seed is None and generator is None and noise is None and type(first_row) is int and first_row == 0:
         return make_rng(mu.device)
     if not isinstance(first_row, int) or isinstance(first_row, bool):
         raise TypeError(f"{caller}: first_row must be an int, got {first_row!r}")
-    # From row 0 any tensor fits: torch.export must not be told of a largest batch.
+    # From row 0 any tensor fits, and a comparison would make torch.export assume a largest batch.
     last = (first_row + mu.shape[0]) * max(1, mu.shape[1:].numel()) if first_row else 0
     if first_row < 0 or last >= 1 << 63:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The pixel likelihoods as users call them: −log p(target | decoder's output) in nats."""
+"""The public functions of the pixel likelihoods: −log p(target | decoder's output) in nats."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from betavae_fast.ops.schemas import LIKELIHOODS, REDUCTIONS
 NllReduction = Literal["batchmean", "sum", "sample", "none"]
 
 _REDUCTIONS = {name: REDUCTIONS[name] for name in ("batchmean", "sum", "sample", "none")}
-_SCALES = (1e-15, 1e15)  # beyond, its square does not fit into float32
+_SCALES = (1e-15, 1e15)  # within these bounds float32 holds the square of a scale
 _SCALARS = (REDUCTIONS["batchmean"], REDUCTIONS["sum"])
 _PIXELS = {torch.bool: "bool", torch.uint8: "uint8", **FLOATING}
 
 
 class PackedBits(NamedTuple):
-    """Binary pixels, a bit each: what a target costs least as.
+    """Binary pixels, one bit each: the smallest form that a target can have.
 
-    ``rows`` is uint8 of shape (B, ceil(P / 8)) for B images of P pixels; pixel p of an image, counted row-major over its
-    dimensions whatever the decoder's memory format, is bit p % 8 (lowest first) of byte p // 8. Spare bits are ignored.
+    ``rows`` is uint8 of shape (B, ceil(P / 8)) for B images of P pixels. Pixel p of an image is bit p % 8 (lowest first)
+    of byte p // 8; pixels are counted row-major, whatever the decoder's memory format. Spare bits are ignored.
 
     >>> PackedBits.pack(torch.tensor([[1, 0, 0, 0, 0, 0, 0, 0, 1]], dtype=torch.bool)).rows
     tensor([[1, 1]], dtype=torch.uint8)
@@ -34,7 +34,7 @@ class PackedBits(NamedTuple):
 
     @classmethod
     def pack(cls, pixels: Tensor) -> PackedBits:
-        """Packs images (B, ...), where nonzero is on."""
+        """Pack images (B, ...), in which nonzero pixels are on."""
         count = pixels.shape[1:].numel()
         on = torch.nn.functional.pad((pixels != 0).reshape(len(pixels), count), (0, -count % 8))
         weights = 2 ** torch.arange(8, device=pixels.device)
@@ -53,8 +53,8 @@ def bernoulli_nll(
 ) -> Tensor:
     r"""−log p(t | x) of Bernoulli pixels, t ∈ {0, 1}, from logits x: max(x, 0) − x t + log1p(exp(−|x|)).
 
-    The binary cross-entropy, exact at any logit. A grey target t ∈ (0, 1) counts as its probability of being on. Where a
-    gradient will be wanted, sigmoid(x) − t, it is written in the same pass over memory.
+    This is the binary cross-entropy, accurate at any logit. A grey target t ∈ (0, 1) counts as the pixel's probability of
+    being on. If a gradient is needed, sigmoid(x) − t, it is written in the same pass over memory.
 
     Args:
         logits: (B, ...), float16, bfloat16, float32 or float64; any strides.
@@ -89,8 +89,8 @@ def gaussian_nll(
     r"""−log p(t | x) of Gaussian pixels t ~ N(x, s²): ½ ((x − t) / s)² + log s + ½ log 2π, the constant included.
 
     Args:
-        mean: the decoder's output x, (B, ...), as :func:`bernoulli_nll` takes its logits.
-        target: as in :func:`bernoulli_nll`; floating-point targets are taken as they are.
+        mean: the decoder's output x, (B, ...), with the dtypes and strides of :func:`bernoulli_nll`'s logits.
+        target: as in :func:`bernoulli_nll`, but a floating-point target may have any value.
         scale: standard deviation s, in units of the pixel range [0, 1].
         reduction, backend: as in :func:`bernoulli_nll`.
 
@@ -113,8 +113,8 @@ def laplace_nll(
     r"""−log p(t | x) of Laplace pixels: |x − t| / s + log 2s. Its gradient at x = t is 0.
 
     Args:
-        mean: the decoder's output x, (B, ...), as :func:`bernoulli_nll` takes its logits.
-        target: as in :func:`bernoulli_nll`; floating-point targets are taken as they are.
+        mean: the decoder's output x, (B, ...), with the dtypes and strides of :func:`bernoulli_nll`'s logits.
+        target: as in :func:`bernoulli_nll`, but a floating-point target may have any value.
         scale: diversity s, in units of the pixel range [0, 1].
         reduction, backend: as in :func:`bernoulli_nll`.
 
@@ -152,7 +152,7 @@ def _nll(
 
 
 def _check_target(caller: str, name: str, decoded: Tensor, target: Target) -> Tensor:
-    """The target's tensor, of a dtype that kernels read: bool, uint8, ``decoded``'s own, or float32."""
+    """The target as a tensor of a dtype that kernels read: bool, uint8, ``decoded``'s own, or float32."""
     if isinstance(target, PackedBits):
         rows = target.rows
         check_tensor(caller, "target.rows", rows, {torch.uint8: "uint8"})

@@ -1,6 +1,6 @@
-"""Training objectives: what weighs the KL, or a part of it, against the reconstruction, and how that weight moves.
+"""Training objectives. Each weighs the KL, or parts of it, against the reconstruction, and may change this weight.
 
-Each is a module called with :class:`LossInputs`, alone or in a loop of your own (see :class:`Objective`).
+An objective is a module that is called with :class:`LossInputs`; :class:`Objective` shows it in a loop of your own.
 """
 
 from betavae_fast.objectives.beta import Beta

@@ -1,4 +1,4 @@
-"""The β-VAE: a weight of the KL that is fixed, warmed up, or cyclic."""
+"""The β-VAE: a fixed, warmed-up or cyclic weight of the KL."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Beta(Objective):
 
     Args:
         beta: weight of the KL; 1 is the evidence lower bound.
-        warmup: updates over which it grows linearly from 0.
+        warmup: updates over which the weight grows linearly from 0.
         cycle: updates after which the warm-up starts again (Fu et al. 2019, see :func:`ramp`); 0: never.
-    Logs: ``beta``, the weight now.
+    Logs: ``beta``, the current weight.
     Raises: ValueError for a number out of its range.
 
     >>> import torch
@@ -43,7 +43,7 @@ class Beta(Objective):
         self.register_buffer("_constant", torch.tensor(float(beta)), persistent=False)
 
     def forward(self, inputs: LossInputs) -> ObjectiveOutput:
-        if not self.warmup:  # fewer launches on a GPU than a weight that is computed anew
+        if not self.warmup:  # a constant weight takes fewer launches on a GPU
             total = torch.add(inputs.reconstruction, inputs.kl, alpha=self.beta)
             return ObjectiveOutput(total, {"beta": self._constant})
         beta = ramp(inputs.step, self.beta, self.warmup, self.cycle).to(inputs.reconstruction.dtype)

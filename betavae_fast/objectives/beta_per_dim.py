@@ -1,4 +1,4 @@
-"""A weight of the KL for each latent dim."""
+"""The β-VAE with a weight of its own for the KL of each latent dim."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from betavae_fast.objectives.interface import LossInputs, Objective, ObjectiveOu
 
 
 class BetaPerDim(Objective):
-    """Reconstruction + Σ_d β_d KL_d: channels of different price, such as a cheap group for what is to be kept and a dear
-    one for the rest. All β_d equal: :class:`Beta`.
+    """Reconstruction + Σ_d β_d KL_d, for example with a low weight for a group of channels that is to be used.
+
+    With all β_d equal it is :class:`Beta`.
 
     Args:
         betas: one weight for each latent dim, at least 0.

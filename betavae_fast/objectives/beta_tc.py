@@ -1,4 +1,4 @@
-"""The β-TCVAE: a weight for each part of the KL."""
+"""The β-TCVAE: a weight of its own for each part of the KL."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from betavae_fast.ops.backends import Backend
 
 
 class BetaTC(Objective):
-    """Reconstruction + α MI + β TC + γ Σ_d KL(q(z_d) ‖ p(z_d)) (Chen et al. 2018, arXiv:1802.04942, equation 4), the
-    parts of the KL as :func:`betavae_fast.kl_decomposition` estimates them from the batch.
+    """Reconstruction + α MI + β TC + γ Σ_d KL(q(z_d) ‖ p(z_d)) (Chen et al. 2018, arXiv:1802.04942, equation 4).
 
-    The parts sum to the sampled KL, log q(z|x) − log p(z): with α = γ = 1 this is reconstruction + KL + (β − 1) TC.
-    Accumulated parts of a batch are each a batch of their own here; the shares of several processes are one batch.
+    :func:`betavae_fast.kl_decomposition` estimates the parts of the KL from the batch. They sum to the sampled KL,
+    log q(z|x) − log p(z): with α = γ = 1 the total is reconstruction + KL + (β − 1) TC. Each accumulated part of a batch
+    counts as a batch of its own; the shares of several processes count as one batch.
 
     Args (the weights' defaults are the published ones, for dSprites):
         dataset_size: number of images N that batches are drawn from.
-        alpha: of the index-code mutual information.
-        beta: of the total correlation.
-        gamma: of the dimension-wise KL.
-        estimator: "mws" (the published runs'): all weights alike, so that the mutual information stops at log B + log N
-            and the total correlation carries (D − 1) log N, which has no gradient. "mss" is without these, but a batch
-            that is small beside exp(information) lets it be driven below 0. See :func:`betavae_fast.kl_decomposition`.
-        backend: which implementation computes the decomposition.
+        alpha: weight of the index-code mutual information.
+        beta: weight of the total correlation.
+        gamma: weight of the dimension-wise KL.
+        estimator: "mws" (used in the published runs) weighs all posteriors alike, so that the mutual information is at
+            most log B + log N and the total correlation contains (D − 1) log N, which has no gradient. "mss" has neither
+            bound nor offset, but a total correlation estimated from a batch that is small compared with
+            exp(information) can be driven below 0. See :func:`betavae_fast.kl_decomposition`.
+        backend: the backend that computes the decomposition.
     Logs: ``mutual_information``, ``total_correlation``, ``dimension_wise_kl``, in nats.
-    Raises: ValueError for a number out of its range, and what ``kl_decomposition`` raises.
+    Raises: ValueError for a number out of its range; the errors of ``kl_decomposition``.
 
     >>> import torch
     >>> mu = torch.tensor([[-2.0, 0.0], [2.0, 0.0]])  # one channel tells the two images apart
@@ -72,7 +73,7 @@ class BetaTC(Objective):
             group=whole_batch(),
             backend=self.backend,
         )
-        if self._weights.dtype != parts.dtype:  # once: a step in a CUDA graph finds them as they are to be
+        if self._weights.dtype != parts.dtype:  # in the first call only, so that a CUDA graph records no conversion
             self._weights = parts.new_tensor(self.weights)
         total = inputs.reconstruction + torch.dot(parts, self._weights)
         return ObjectiveOutput(total, dict(zip(self.logged, parts.unbind(), strict=True)))

@@ -1,4 +1,4 @@
-"""A KL that is held at a capacity which grows."""
+"""A KL that is held at a growing capacity."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from betavae_fast.objectives.schedules import ramp
 
 
 class Capacity(Objective):
-    """Reconstruction + γ |KL − C(t)| (Burgess et al. 2018, arXiv:1804.03599, equation 8), where KL is the mean over the
-    batch and C grows linearly from 0.
+    """Reconstruction + γ |KL − C(t)| (Burgess et al. 2018, arXiv:1804.03599, equation 8).
+
+    KL is the mean over the batch, and C grows linearly from 0.
 
     Args (the defaults are the published ones, for dSprites):
         capacity: C at the end, in nats.
         steps: updates over which C grows.
         gamma: weight γ of the distance.
-    Logs: ``capacity``, C now.
+    Logs: ``capacity``, the current C.
     Raises: ValueError for a number out of its range.
 
     >>> import torch

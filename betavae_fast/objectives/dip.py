@@ -1,4 +1,4 @@
-"""DIP-VAE: an aggregated posterior whose covariance is the prior's."""
+"""DIP-VAE: the covariance of the aggregated posterior is pulled towards the prior's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from betavae_fast.objectives.processes import mean_over_processes
 
 
 def covariance(mu: Tensor) -> Tensor:
-    """Cov(μ) = E[μ μᵀ] − E[μ] E[μ]ᵀ over the batch (of all processes), (D, D), divided by B.
+    """Cov(μ) = E[μ μᵀ] − E[μ] E[μ]ᵀ over the batch of all processes, of shape (D, D); E divides by B.
 
     >>> covariance(torch.tensor([[1.0, 2.0], [-1.0, -2.0]]))
     tensor([[1., 2.],
@@ -28,7 +28,7 @@ class DIPVAEI(Objective):
     """DIP-VAE-I: reconstruction + KL + λ_od Σ_i≠j Cov_ij² + λ_d Σ_i (Cov_ii − 1)² with Cov = Cov(μ) (Kumar et al. 2018,
     arXiv:1711.00848, equation 6).
 
-    Accumulated parts of a batch are each a batch of their own here; the shares of several processes are one batch.
+    Each accumulated part of a batch counts as a batch of its own; the shares of several processes count as one batch.
 
     Args (the defaults are the published ones, for dSprites):
         off_diagonal: λ_od, at least 0.
@@ -52,7 +52,7 @@ class DIPVAEI(Objective):
         self.diagonal = diagonal
 
     def covariance(self, inputs: LossInputs) -> Tensor:
-        """The matrix that is to be the identity, (D, D)."""
+        """The (D, D) matrix that the objective pulls towards the identity."""
         return covariance(inputs.mu)
 
     def forward(self, inputs: LossInputs) -> ObjectiveOutput:
@@ -67,8 +67,9 @@ class DIPVAEI(Objective):
 
 
 class DIPVAEII(DIPVAEI):
-    """DIP-VAE-II: as :class:`DIPVAEI`, with Cov = Cov(z) = Cov(μ) + E[diag σ²] (Kumar et al. 2018, equation 7; published
-    λ_od = λ_d = 10).
+    """DIP-VAE-II: like :class:`DIPVAEI`, with Cov = Cov(z) = Cov(μ) + E[diag σ²] (Kumar et al. 2018, equation 7).
+
+    The published values are λ_od = λ_d = 10.
 
     >>> mu = torch.tensor([[1.0, 2.0], [-1.0, -2.0]])
     >>> inputs = LossInputs(torch.tensor(10.0), torch.ones(2), mu, mu, torch.zeros(2, 2), torch.tensor(0))

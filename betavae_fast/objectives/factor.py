@@ -1,4 +1,4 @@
-"""FactorVAE: the total correlation as a discriminator sees it."""
+"""FactorVAE: a penalty on the total correlation, which a discriminator estimates."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from betavae_fast.objectives.processes import mean_over_processes
 
 
 class FactorVAE(Objective):
-    """Reconstruction + KL + γ TC (Kim & Mnih 2018, arXiv:1802.05983, equation 2 and algorithm 2), with TC estimated by a
-    discriminator D between samples of q(z) and of Π_d q(z_d): TC ≈ E[log D(z) − log(1 − D(z))], in nats.
+    """Reconstruction + KL + γ TC (Kim & Mnih 2018, arXiv:1802.05983, equation 2 and algorithm 2).
 
-    D learns from the same batch: the first half as it is, the second half permuted over the batch in each latent dim by
-    itself. Its gradient comes with that of the total, to whose value it adds nothing; :meth:`update` then takes a step of
-    its Adam. D's weights and permutations are drawn from torch's generator when it is made. Each process permutes its
-    share of a batch by itself, as each accumulated part is permuted by itself.
+    A discriminator D between samples of q(z) and of Π_d q(z_d) estimates TC ≈ E[log D(z) − log(1 − D(z))], in nats.
+    D learns from the same batch. The first half serves as samples of q(z); the second half, in which each latent dim is
+    permuted independently, as samples of Π_d q(z_d). D's loss adds its gradient to the total but leaves the total's value
+    unchanged; :meth:`update` then takes a step of D's Adam. D's weights and the seed of its permutations are drawn from
+    torch's generator at construction. Each process, and each accumulated part of a batch, permutes only its own rows.
 
     Args (the defaults are the published ones):
         latent_dim: number of latent dims.
         gamma: weight γ of the total correlation.
-        lr: of the discriminator's Adam, whose β1 and β2 are 0.5 and 0.9.
-        width: units of each of its 6 hidden layers, leaky ReLU of slope 0.2.
-    Logs: ``total_correlation`` in nats; ``discriminator_loss``, the cross-entropy in nats (log 2 for a guess);
-        ``discriminator_accuracy``, the share of both kinds of samples told right.
+        lr: learning rate of the discriminator's Adam, whose β1 and β2 are 0.5 and 0.9.
+        width: units of each of its 6 hidden layers, whose leaky ReLUs have slope 0.2.
+    Logs: ``total_correlation`` in nats; ``discriminator_loss``, the cross-entropy in nats (log 2 for guessing);
+        ``discriminator_accuracy``, the mean over both kinds of the share of samples classified correctly.
     Raises: ValueError for a number out of its range, or a batch of one.
 
     >>> _ = torch.manual_seed(0)
-    >>> z = torch.randn(64, 1).expand(64, 2)  # two channels that say the same
+    >>> z = torch.randn(64, 1).expand(64, 2)  # two identical channels
     >>> inputs = LossInputs(torch.tensor(10.0), torch.ones(2), z, z, z, torch.tensor(0))
     >>> objective = FactorVAE(latent_dim=2, width=32, lr=3e-3)
     >>> for _ in range(100):
@@ -54,7 +54,7 @@ class FactorVAE(Objective):
         check_positive("lr", lr)
         self.gamma = gamma
         self.discriminator = _discriminator(latent_dim, width)
-        # capturable: a CUDA graph may hold its steps; on a CPU it changes nothing.
+        # capturable: a CUDA graph can record its steps. On a CPU this has no effect.
         self.optimizer = torch.optim.Adam(
             self.discriminator.parameters(), lr=lr, betas=(0.5, 0.9), fused=True, capturable=True
         )
@@ -92,7 +92,7 @@ class FactorVAE(Objective):
         self._rng[1] += 1
 
     def _permuted(self, z: Tensor) -> Tensor:
-        """``z``, (B, D), with the rows of each column in an order of their own: that of noise."""
+        """``z``, (B, D), with each column permuted independently, into the order that sorts random noise."""
         standard = torch.zeros_like(z, memory_format=torch.contiguous_format)
         return z.gather(0, reparameterize(standard, standard, seed=self._rng).argsort(0))
 
@@ -105,6 +105,6 @@ def _discriminator(latent_dim: int, width: int) -> nn.Sequential:
 
 
 def _log_ratio(logits: Tensor) -> Tensor:
-    """log D − log(1 − D) of its two logits, (B, 2) -> (B,)."""
+    """log D − log(1 − D) from the two logits of D, (B, 2) -> (B,)."""
     real, permuted = logits.unbind(1)
     return real - permuted

@@ -1,4 +1,4 @@
-"""Information that costs nothing, up to a limit in each latent dim."""
+"""Free bits: up to a limit, the KL of a latent dim costs nothing."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from betavae_fast.objectives.processes import mean_over_processes
 
 
 class FreeBits(Objective):
-    """Reconstruction + Σ_d max(λ, KL_d) (Kingma et al. 2016, arXiv:1606.04934, appendix C.8, with a group for each latent
-    dim), where KL_d is the mean over the batch: a channel below λ is not pushed to collapse.
+    """Reconstruction + Σ_d max(λ, KL_d) (Kingma et al. 2016, arXiv:1606.04934, appendix C.8, with one group per latent
+    dim).
+
+    KL_d is the mean over the batch. A channel below λ is not pushed to collapse.
 
     Args:
-        free_bits: λ, in nats per latent dim (not bits, despite the name it is known by). Published: 0.125 to 2.
+        free_bits: λ, in nats per latent dim (not in bits, despite the name). Published values: 0.125 to 2.
     Logs: ``charged_kl``, Σ_d max(λ, KL_d).
     Raises: ValueError for a number out of its range.
 

@@ -1,4 +1,4 @@
-"""The mirror image of the constrained problem: the least KL at a given reconstruction."""
+"""GECO: the smallest KL at a given reconstruction loss."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from betavae_fast.objectives.interface import LossInputs, Objective, ObjectiveOu
 from betavae_fast.objectives.processes import mean_over_processes
 
 _LARGEST = 1e10
-"""The multiplier stays within [1/this, this], where float32 has digits to spare."""
+"""Limit of the multiplier, which stays within [1/limit, limit], far inside float32's range."""
 
 
 class Geco(Objective):
     """Minimise KL subject to reconstruction ≤ κ (GECO: Rezende & Viola 2018, arXiv:1810.00597, algorithm 1):
     KL + λ C with the constraint C = reconstruction − κ.
 
-    λ moves by λ ← λ exp(η C̄), which keeps it positive, where C̄ ← α C̄ + (1 − α) C is a moving average that starts at
-    the first batch's C.
+    λ starts at 1, as published. Each update sets λ ← λ exp(η C̄), which keeps it positive. C̄ ← α C̄ + (1 − α) C is a
+    moving average that starts at the first batch's C.
 
     Args:
-        reconstruction_limit: κ, in nats per image; negative for a density that narrow.
-        lr: η, in 1/nats; the paper leaves it open, Engelcke et al. 2020 (arXiv:1907.13052) take 1e-5 for 64×64 images.
-        decay: α; published 0.99.
-    λ starts at 1, as published.
-    Logs: ``multiplier``, λ now; ``constraint``, C; ``slackness``, λ C, in nats.
+        reconstruction_limit: κ, in nats per image; it may be negative, because densities can exceed 1.
+        lr: η, in 1/nats. The paper names none; Engelcke et al. 2020 (arXiv:1907.13052) use 1e-5 for 64×64 images.
+        decay: α; the published value is 0.99.
+    Logs: ``multiplier``, the current λ; ``constraint``, C; ``slackness``, λ C, in nats.
     Raises: ValueError for a number out of its range.
 
     >>> d, x = torch.tensor([3.0, 1.0]), torch.zeros(1, 2)
@@ -54,7 +53,7 @@ class Geco(Objective):
         self.lr = lr
         self.decay = decay
         self.register_buffer("log_multiplier", torch.tensor(0.0))
-        self.register_buffer("average", torch.tensor(float("nan")))  # none yet
+        self.register_buffer("average", torch.tensor(float("nan")))  # NaN until the first batch
 
     def forward(self, inputs: LossInputs) -> ObjectiveOutput:
         multiplier = self.log_multiplier.exp()

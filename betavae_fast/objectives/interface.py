@@ -1,4 +1,4 @@
-"""What every objective takes and gives."""
+"""The interface of all objectives: their inputs, their outputs and their base class."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 
 class LossInputs(NamedTuple):
-    """What an objective may look at: of one batch, in nats, means over it."""
+    """The quantities of a batch that an objective may use. Losses are in nats, averaged over the batch."""
 
     reconstruction: Tensor  # scalar: −log p(x|z), summed over pixels
     kl_per_dim: Tensor  # (D,)
@@ -20,42 +20,43 @@ class LossInputs(NamedTuple):
 
     @property
     def kl(self) -> Tensor:
-        """Scalar: KL(q(z|x) ‖ N(0, I))."""
+        """KL(q(z|x) ‖ N(0, I)), a scalar."""
         return self.kl_per_dim.sum()
 
 
 class ObjectiveOutput(NamedTuple):
-    """What to minimise, and what to log."""
+    """The loss to minimise, and the values to log."""
 
     total: Tensor  # scalar
     metrics: dict[str, Tensor]  # a scalar for each of the objective's ``logged``
 
 
 class Objective(nn.Module):
-    """Base of the objectives. In a loop of your own::
+    """Base class of the objectives. A loop of your own uses one like this::
 
         total, metrics = objective(LossInputs(reconstruction, kl_per_dim, z, mu, logvar, step))
         total.backward()
         optimizer.step()
         objective.update(reconstruction, kl_per_dim.sum())
 
-    All of it stays on the device: nothing is read by the host, so a CUDA graph can hold these lines. What an
-    objective carries from step to step is in its ``state_dict`` and its ``optimizer``; saved together, they let a
-    run go on bit for bit.
+    The host reads nothing back, so a CUDA graph can record these lines. An objective's state is in its ``state_dict`` and its
+    ``optimizer``; a run that restores both continues bit for bit.
 
-    In several processes (torch.distributed) that share every batch equally, each with its own part of it, an objective
-    takes statistics over the whole batch: gradients averaged over the processes are those of one process with all of
-    it, where an objective does not say otherwise.
+    If several processes (torch.distributed) share every batch equally, an objective takes its statistics over the whole
+    batch: gradients averaged over the processes equal those of one process with the whole batch, unless the objective's
+    documentation says otherwise.
     """
 
     logged: tuple[str, ...] = ()
     """Names of the metrics."""
     optimizer: Optimizer | None = None
-    """Of the objective's own parameters, if it has any."""
+    """The optimizer of the objective's own parameters, if it has any."""
 
     def forward(self, inputs: LossInputs) -> ObjectiveOutput:
         raise NotImplementedError
 
     def update(self, reconstruction: Tensor, kl: Tensor) -> None:
-        """To be called after each update of the weights, with the batch's means: moves what is not learned by gradient
-        descent on the total. Most objectives have nothing to move, and do not override it."""
+        """Update the state that is not learned by gradient descent on the total, such as a multiplier.
+
+        To be called after each update of the weights, with the batch's means. Most objectives have no such state.
+        """

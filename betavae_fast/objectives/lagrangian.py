@@ -1,4 +1,4 @@
-"""The constrained problem that the β-VAE is derived from, with β as its multiplier."""
+"""The constrained problem from which the β-VAE is derived, with β as its multiplier."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class Lagrangian(Objective):
 
     β moves by projected gradient ascent, β ← max(0, β + η (KL − ε)), after each update of the weights: it grows while
     the constraint is violated, and falls towards 0 while it is slack. At a solution β (KL − ε) = 0 (complementary
-    slackness): either β = 0 and the limit costs nothing, or KL = ε and β is the price of a nat, by how much the
-    reconstruction would improve for one more.
+    slackness): either β = 0 and the limit costs nothing, or KL = ε and β is the price of a nat: the amount by which
+    the reconstruction would improve for one more.
 
     Args:
         kl_limit: ε, in nats.
-        lr: η, in 1/nats. Too large a step makes β and KL oscillate; nothing is published.
-        beta: where β starts.
-    Logs: ``multiplier``, β now; ``slackness``, β (KL − ε) in nats.
+        lr: η, in 1/nats. Too large a step makes β and KL oscillate; no value is published.
+        beta: initial β.
+    Logs: ``multiplier``, the current β; ``slackness``, β (KL − ε) in nats.
     Raises: ValueError for a number out of its range.
 
     >>> d, x = torch.tensor([3.0, 1.0]), torch.zeros(1, 2)
@@ -49,7 +49,7 @@ class Lagrangian(Objective):
         self.register_buffer("multiplier", torch.tensor(float(beta)))
 
     def forward(self, inputs: LossInputs) -> ObjectiveOutput:
-        # A copy, for update to leave alone what is logged.
+        # A copy, so that update does not change the logged value.
         multiplier = self.multiplier.clone()
         slackness = multiplier * (inputs.kl - self.kl_limit)
         return ObjectiveOutput(

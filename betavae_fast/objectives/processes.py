@@ -1,4 +1,4 @@
-"""Means over processes that share a batch; of a single process, its own."""
+"""Means over the processes that share a batch. A single process uses its own mean."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def mean_over_processes(mean: Tensor) -> Tensor:
-    """The mean of every process's ``mean``, the same bits in all of them; its gradient is that of the process's own.
+    """The mean of ``mean`` over all processes, with the same bits in each. Gradients flow to the process's own ``mean``.
 
-    So where each process minimises a function of it, its gradients averaged over the processes are those of the function
-    of the whole batch's mean.
+    If every process minimises the same function of the result, the average of their gradients is therefore the gradient
+    of that function of the whole batch's mean.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return mean
@@ -21,5 +21,5 @@ def mean_over_processes(mean: Tensor) -> Tensor:
 
 
 def whole_batch() -> dist.ProcessGroup | None:
-    """The processes that share a batch; None for a single one."""
+    """The group of processes that share a batch; None for a single process."""
     return dist.group.WORLD if dist.is_available() and dist.is_initialized() else None

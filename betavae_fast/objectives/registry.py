@@ -1,4 +1,4 @@
-"""The objective that a run was told, by its name and options."""
+"""The construction of an objective from its name and options."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ _MAKERS: dict[ObjectiveName, Callable[..., Objective]] = {
 
 
 def build(name: ObjectiveName, options: Mapping[str, Any], **facts: Any) -> Objective:
-    """The objective ``name``, as ``OBJECTIVE_OPTIONS`` says.
+    """Build the objective ``name``.
 
     Args:
-        options: by name; of this objective's those that are not None are given to it, of others' none.
-        facts: what else an objective may need to know: ``latent_dim``, ``dataset_size``, ``backend``.
+        options: options of all objectives, by name. The objective gets those that ``OBJECTIVE_OPTIONS`` lists for it and
+            that are not None.
+        facts: further arguments, for objectives that take them: ``latent_dim``, ``dataset_size``, ``backend``.
     Raises: ValueError for an option out of its range.
 
     >>> build("capacity", {"capacity": 10.0, "capacity_steps": None, "beta": 4.0}).steps
