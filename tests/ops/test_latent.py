@@ -1,6 +1,6 @@
 """The latent op in every backend: the same bits, the error budget, special values, gradients, torch's checks.
 
-Expected values come from float64 mathematics and from the noise contract; `latent_bits` gathers digests.
+Expected values come from float64 mathematics and from the noise contract; `latent_bits` computes digests.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ EVERY_REDUCTION = pytest.mark.parametrize("reduction", REDUCTIONS)
 
 @cache
 def report_under(capability: str) -> dict[str, dict[str, str]]:
-    """What `latent_bits` prints for the C++ backend in a process that runs ``capability``."""
+    """The output of `latent_bits` for the C++ backend in a process with instruction set ``capability``."""
     process = fresh_process("-m", "tests.ops.latent_bits", "cpp", BETAVAE_FAST_CPU_CAPABILITY=capability)
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout)
@@ -60,7 +60,7 @@ def report_under(capability: str) -> dict[str, dict[str, str]]:
 
 @cache
 def reference_noise() -> Tensor:
-    """The beginning of the sequence, a little more than 2^20 elements, as the reference draws it."""
+    """The first elements of the sequence, a little more than 2^20, drawn by the reference."""
     rows = len(FEATURES) * (1 << 16) + (1 << 15)
     zero = torch.zeros(rows, 1)
     return reparameterize(zero, zero, seed=SEED, backend="reference").flatten()
@@ -72,7 +72,7 @@ def dense_bits(case: Case, backend: str) -> dict[str, str]:
 
 
 def expected_bits(case: Case, backend: str) -> dict[str, str]:
-    """The digests of contiguous copies; layouts that keep their values share them."""
+    """The digests of contiguous copies. Layouts that keep their values share them."""
     keeps = not case.layout.startswith(("expanded", "overlapping"))
     return dense_bits(case._replace(layout="contiguous") if keeps else case, backend)
 
@@ -80,7 +80,7 @@ def expected_bits(case: Case, backend: str) -> dict[str, str]:
 @pytest.mark.parametrize("capability", CPU_CAPABILITIES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_cpp_draws_the_reference_s_noise_bit_for_bit(capability: str, layout: str) -> None:
-    """With μ = log σ² = 0, z is ε: millions of elements of it, over awkward widths and odd first rows."""
+    """With μ = log σ² = 0, z is ε. The test covers millions of elements, with awkward widths and odd first rows."""
     require_cpu_capability(capability)
     found = report_under(capability)["noise"]
     checked = 0
@@ -105,7 +105,7 @@ def test_reference_draws_the_contract_s_noise_in_every_layout(layout: str) -> No
 @pytest.mark.parametrize("capability", CPU_CAPABILITIES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_cpp_gives_the_same_bits_for_every_layout_and_instruction_set(capability: str, layout: str) -> None:
-    """z, every reduction of the KL and both gradients, against contiguous copies in this process."""
+    """The test compares z, every reduction of the KL and both gradients with those of contiguous copies."""
     require_cpu_capability(capability)
     found = report_under(capability)["results"]
     for case in (*cases(1 << 13, torch.float32), *cases(1 << 11, *DTYPES[1:])):
@@ -142,7 +142,7 @@ def test_thread_count_changes_no_bit(
 def test_shards_of_a_batch_get_the_bits_of_the_whole(
     backend: str, dtype: torch.dtype, features: tuple[int, ...]
 ) -> None:
-    """z, the per-sample KL and the gradients, split in 2, 3 and 7 uneven parts by first_row."""
+    """The test splits z, the per-sample KL and the gradients into 2, 3 and 7 uneven parts by first_row."""
     for layout in ("contiguous", "packed") if features else ("contiguous",):
         case = Case(layout, features, dtype, 1 << (11 if backend == "cpp" else 9))
         whole = expected_bits(case, backend)
@@ -180,7 +180,7 @@ def test_strides_past_32_bits_are_followed(backend: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("backend", available_backends("cpp"))
 def test_more_than_2_31_elements_are_all_counted(backend: str) -> None:
-    """One row of 2^31 + 8 equal elements that take no memory: its KL is their number times ½."""
+    """The row has 2^31 + 8 equal elements, which take no memory, and its KL is their number times ½."""
     elements = (1 << 31) + 8
     mu, logvar = torch.ones(1).expand(1, elements), torch.zeros(1).expand(1, elements)
     kl = gaussian_kl(mu, logvar, reduction="sample", backend=backend)
@@ -189,7 +189,7 @@ def test_more_than_2_31_elements_are_all_counted(backend: str) -> None:
 
 @EVERY_BACKEND
 def test_the_same_call_gives_the_same_bits_again(backend: str) -> None:
-    """A race or an atomic shows as a difference from run to run."""
+    """A race or an atomic would be seen as a difference between runs."""
     case = Case("contiguous", (37,), torch.float32, 1 << (16 if backend == "cpp" else 11))
     assert all(result_bits(case, backend) == dense_bits(case, backend) for _ in range(5))
 
@@ -210,7 +210,7 @@ def test_z_is_the_same_with_and_without_the_kl_and_with_the_noise_given(
 def draw(
     shape: tuple[int, ...], dtype: torch.dtype, bucket: str, trial: int, reduction: str
 ) -> tuple[Tensor, ...]:
-    """μ, log σ² and incoming gradients; a third of μ is 0, a third as small as log σ², a third of size 1."""
+    """μ, log σ² and incoming gradients. A third of μ is 0, a third is as small as log σ², and a third has size 1."""
     g = torch.Generator().manual_seed(trial)
     low, high = LOGVAR_BUCKETS[bucket]
     logvar = torch.empty(shape).uniform_(low, high, generator=g).to(dtype)
@@ -244,7 +244,7 @@ def fused(
 def test_error_is_within_twice_plain_float32_s_plus_one_rounding(
     backend: str, dtype: torch.dtype, reduction: str, bucket: str
 ) -> None:
-    """z, KL and both gradients; a scalar's luck is evened out by several trials."""
+    """The test checks z, KL and both gradients. Several trials even out the luck of a scalar."""
     shape = (150, 37)
     budgets = Latent(*(Budget() for _ in Latent._fields))
     for trial in range(8 if reduction in ("batchmean", "sum") else 2):
@@ -262,10 +262,10 @@ def test_error_is_within_twice_plain_float32_s_plus_one_rounding(
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=lambda d: str(d)[6:])
 @pytest.mark.parametrize("shape", [(9_000, 3), (3, 9_000), (2, 3, 64, 64), (5_000,)], ids=str)
 def test_long_sums_stay_within_the_budget(backend: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    """One running float32 sum over a large batch, or a long row, drifts far beyond torch's pairwise sum."""
+    """A single running float32 sum over a large batch or a long row would drift far beyond torch's pairwise sum."""
     for bucket in ("|v|<=0.1", "|v|<=20"):
         budgets = {reduction: Budget() for reduction in REDUCTIONS[:-1]}
-        # A scalar has one error a trial, which may be small by luck in the plain formula.
+        # A scalar has one error in each trial, which may be small by luck in the plain formula.
         for trial in range(12):
             mu, logvar, grad_z, grad_kl = draw(shape, dtype, bucket, trial, "none")
             arguments = mu, logvar, grad_z, grad_z, grad_kl, "none"
@@ -283,7 +283,7 @@ def test_long_sums_stay_within_the_budget(backend: str, dtype: torch.dtype, shap
 def test_gradients_of_the_kl_alone_are_as_good_as_their_formula(
     backend: str, dtype: torch.dtype, bucket: str
 ) -> None:
-    """½ expm1(v), where autograd of expm1(v) − v would cancel, and a gradient through z would hide that."""
+    """The gradient is ½ expm1(v). Autograd of expm1(v) − v would cancel, and a gradient through z would hide that."""
     mu, logvar, _, grad_kl = draw((150, 37), dtype, bucket, 0, "none")
     m, v = mu.clone().requires_grad_(), logvar.clone().requires_grad_()
     kl = gaussian_kl(m, v, reduction="none", backend=backend)
@@ -324,12 +324,12 @@ def every_pattern(dtype: torch.dtype) -> Tensor:
 @EVERY_BACKEND
 @EVERY_DTYPE
 def test_kl_is_never_negative(backend: str, dtype: torch.dtype) -> None:
-    """exp(v) − 1 − v goes negative near 0, and in bfloat16 nearly everywhere: every log σ² there is."""
+    """exp(v) − 1 − v is negative near 0, and in bfloat16 nearly everywhere. The test covers every log σ²."""
     logvar = every_pattern(dtype)
     logvar = logvar[~logvar.isnan()]
     for mu in (torch.zeros_like(logvar), torch.full_like(logvar, 1e-4)):
         kl = gaussian_kl(mu, logvar, reduction="none", backend=backend)
-        # At +inf, inf − inf is the only NaN there may be.
+        # Only inf − inf at +inf may be NaN.
         bad = ~((kl >= 0) | (logvar == math.inf))
         assert not bad.any(), f"log σ² = {logvar[bad][0]} gives {kl[bad][0]}"
 
@@ -374,7 +374,7 @@ def test_results_are_finite_where_the_mathematics_is(backend: str, dtype: torch.
 @EVERY_DTYPE
 @pytest.mark.parametrize("width", [1, 3, 16, 37])
 def test_nan_stays_exactly_where_it_was(backend: str, dtype: torch.dtype, width: int) -> None:
-    """In z, the unreduced KL and the gradients: where the formula by hand has NaN, and nowhere else."""
+    """z, the unreduced KL and the gradients have NaN where the hand-written formula has it, and nowhere else."""
     generator = torch.Generator().manual_seed(width)
     shape = (41, width)
     mu, logvar, noise, grad_z, grad_kl = (torch.randn(shape, generator=generator).to(dtype) for _ in range(5))
@@ -412,7 +412,7 @@ def test_infinities_give_what_the_mathematics_gives(backend: str, dtype: torch.d
 def test_logvar_range_is_torch_clamp_with_its_gradient(
     backend: str, dtype: torch.dtype, bounds: tuple[float, float]
 ) -> None:
-    """Also exactly at the bounds, where the gradient passes, and beyond, where it is exactly 0."""
+    """The test includes the bounds themselves, where the gradient passes, and values beyond, where it is exactly 0."""
     g = torch.Generator().manual_seed(0)
     logvar = (torch.randn(203, 5, generator=g) * 3).to(dtype)
     finite = [b for b in (*bounds, 0.0) if math.isfinite(b)]
@@ -440,7 +440,7 @@ def test_logvar_range_is_torch_clamp_with_its_gradient(
 
 @EVERY_BACKEND
 def test_no_gradient_flows_where_a_bound_that_the_dtype_cannot_hold_clamped(backend: str) -> None:
-    """0.1 is no bfloat16: log σ² = 0.1001 was clamped to it, also if the bound in bfloat16 is 0.1001."""
+    """0.1 is not a bfloat16 number. log σ² = 0.1001 is clamped to 0.1, also if the bound in bfloat16 is 0.1001."""
     logvar = torch.tensor([0.1, 0.09, 0.11]).bfloat16().requires_grad_()
     mu = torch.zeros(3).bfloat16()
     gaussian_kl(mu, logvar, reduction="sum", logvar_range=(-1, 0.1), backend=backend).backward()
@@ -451,7 +451,7 @@ def test_no_gradient_flows_where_a_bound_that_the_dtype_cannot_hold_clamped(back
 
 @EVERY_BACKEND
 def test_a_clamped_nan_is_still_nan(backend: str) -> None:
-    """min and max of many instruction sets drop NaN."""
+    """The min and max of many instruction sets drop NaN."""
     mu, logvar = torch.zeros(41), torch.full((41,), math.nan)
     z, kl = reparameterize_kl(mu, logvar, seed=1, reduction="none", logvar_range=(-1, 1), backend=backend)
     assert z.isnan().all() and kl.isnan().all()
@@ -462,7 +462,7 @@ def test_a_clamped_nan_is_still_nan(backend: str) -> None:
 @pytest.mark.parametrize("noise", ["seed", "given"])
 @pytest.mark.parametrize("bounds", [None, (-0.5, 0.5)], ids=["unclamped", "clamped"])
 def test_gradcheck(backend: str, reduction: str, noise: str, bounds: tuple[float, float] | None) -> None:
-    """The gradients are those of the outputs, whatever either's formula."""
+    """Numerical differentiation confirms the gradients, whatever the formulas."""
     g = torch.Generator().manual_seed(0)
     eps, mu, logvar = (torch.randn(3, 3, generator=g, dtype=torch.float64) for _ in range(3))
     logvar[logvar.abs().sub(0.5).abs() < 0.01] += 0.05
@@ -486,7 +486,7 @@ def test_gradcheck(backend: str, reduction: str, noise: str, bounds: tuple[float
 def test_gradients_may_arrive_in_any_layout(
     backend: str, layout: str, inputs: str, dtype: torch.dtype
 ) -> None:
-    """A gradient read with the strides of μ, or past the end of an expanded one."""
+    """A kernel might read a gradient with the strides of μ, or past the end of an expanded gradient."""
     g = torch.Generator().manual_seed(0)
     mu, logvar, grad_z = (torch.randn(33, 6, 3, 5, generator=g).to(dtype) for _ in range(3))
     mu, logvar = lay_out(inputs, mu, logvar)
@@ -516,7 +516,7 @@ def test_reduced_gradients_may_arrive_in_any_layout(backend: str, reduction: str
 @pytest.mark.parametrize("needs", ["mu", "logvar", "both"])
 @pytest.mark.parametrize("outputs", ["z", "kl", "both"])
 def test_only_what_is_needed_flows(backend: str, needs: str, outputs: str) -> None:
-    """A gradient for one input, or through one output, is the same as when all are asked for."""
+    """A gradient for one input, or through one output, is the same as when all are requested."""
     g = torch.Generator().manual_seed(0)
     values = [torch.randn(7, 5, generator=g) for _ in range(4)]
     grad_z, grad_kl = values[2], torch.randn(5, generator=g)
@@ -577,7 +577,7 @@ def test_dtypes_and_shapes_are_as_promised(backend: str, dtype: torch.dtype) -> 
 def test_empty_batches_reduce_as_torch_reduces_them(
     backend: str, dtype: torch.dtype, reduction: str, shape: tuple[int, ...]
 ) -> None:
-    """Means of nothing are NaN, sums of nothing 0; uninitialised memory is neither in every element."""
+    """Means of nothing are NaN and sums of nothing are 0. Uninitialised memory would give something else."""
     mu, logvar = (torch.zeros(shape, dtype=dtype, requires_grad=True) for _ in range(2))
     z, kl = reparameterize_kl(mu, logvar, seed=1, reduction=reduction, backend=backend)
     alone = gaussian_kl(mu, logvar, reduction=reduction, backend=backend)
@@ -611,7 +611,7 @@ def test_a_one_dimensional_batch_is_one_latent_dimension(backend: str) -> None:
 
 @EVERY_BACKEND
 def test_many_dimensions_and_lazily_negated_views_are_read_right(backend: str) -> None:
-    """Twelve permuted dimensions, and a tensor whose memory holds the negated values."""
+    """The tensors have twelve permuted dimensions, or memory that holds the negated values."""
     x = torch.randn(2, 3, 1, 2, 1, 3, 2, 1, 2, 2, 1, 2)
     x = x.permute(*reversed(range(x.dim())))
     negated = torch.complex(torch.zeros(9, 4), torch.randn(9, 4)).conj().imag
@@ -629,7 +629,7 @@ LATENT_OPS = [op for op in OPS if op.startswith("latent")]
 
 
 def samples(op: str, dtype: torch.dtype) -> list[tuple[Any, ...]]:
-    """Arguments of the raw operator: strided, empty, noise or seed, gradients missing."""
+    """Arguments of the raw operator: strided, empty, with noise or a seed, with missing gradients."""
     kl_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     rng, infinite = torch.tensor([3, 1]), (-math.inf, math.inf)
     found: list[tuple[Any, ...]] = []
@@ -674,7 +674,9 @@ def samples(op: str, dtype: torch.dtype) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize("op", LATENT_OPS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_opcheck(backend: str, op: str, dtype: torch.dtype) -> None:
-    """Schema (nothing mutated or aliased), fake against real, autograd registration, of the raw operator."""
+    """opcheck tests the schema of the raw operator (nothing mutated or aliased), the fake against the real operator, and
+    the autograd registration.
+    """
     operator = getattr(torch.ops.betavae_fast, f"{op}_{backend}").default
     for arguments in samples(op, dtype):
         torch.library.opcheck(
@@ -685,7 +687,7 @@ def test_opcheck(backend: str, op: str, dtype: torch.dtype) -> None:
 @EVERY_BACKEND
 @pytest.mark.parametrize("op", LATENT_OPS)
 def test_opcheck_with_dynamic_shapes(backend: str, op: str) -> None:
-    """The operator traced with symbolic sizes; slow, so on few inputs."""
+    """The operator is traced with symbolic sizes. This is slow, so there are few inputs."""
     operator = getattr(torch.ops.betavae_fast, f"{op}_{backend}").default
     for arguments in samples(op, torch.float32)[:3:2]:
         torch.library.opcheck(operator, arguments, test_utils=("test_aot_dispatch_dynamic",))
@@ -693,7 +695,7 @@ def test_opcheck_with_dynamic_shapes(backend: str, op: str) -> None:
 
 @EVERY_BACKEND
 def test_the_kl_keeps_its_digits_where_a_channel_is_almost_unused(backend: str) -> None:
-    """expm1(v) − v in float32 loses all of them below |v| ≈ 1e-7: the difference vanishes to second order."""
+    """In float32, expm1(v) − v loses all digits below |v| ≈ 1e-7, because the difference vanishes to second order."""
     v = torch.logspace(-8, -2, 200)
     v = torch.cat([v, -v])
     wide = v.double()

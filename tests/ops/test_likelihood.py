@@ -1,7 +1,7 @@
 """The likelihood op in every backend: the error budget, layouts, gradients of all kinds, special values, torch's checks.
 
-Backends and instruction sets need not agree bit for bit; one of them has to agree with itself, from run to run and for
-any number of threads.
+Backends and instruction sets need not agree bit for bit. Each must agree with itself, between runs and for any number of
+threads.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ EVERY_SCALAR = pytest.mark.parametrize("reduction", SCALARS)
 
 
 def call(likelihood: str, decoded: Tensor, target: Any, **options: Any) -> Tensor:
-    """The public function, with a scale where there is one."""
+    """Call the public function, with a scale if it has one."""
     if likelihood == "bernoulli":
         return bernoulli_nll(decoded, target, **options)
     function = gaussian_nll if likelihood == "gaussian" else laplace_nll
@@ -51,7 +51,7 @@ def call(likelihood: str, decoded: Tensor, target: Any, **options: Any) -> Tenso
 def draw(
     shape: tuple[int, ...], dtype: torch.dtype, kind: str, *, size: float = 4.0, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """The decoder's output, |x| ≤ size, and pixels of this kind; those of "bits" are bool still."""
+    """The decoder's output, |x| ≤ size, and pixels of this kind. The pixels of "bits" are still bool."""
     g = torch.Generator().manual_seed(seed)
     decoded = torch.empty(shape).uniform_(-size, size, generator=g).to(dtype)
     grey = torch.randint(256, shape, generator=g, dtype=torch.uint8)
@@ -66,7 +66,7 @@ def draw(
 
 
 def taken(pixels: Tensor, kind: str) -> Any:
-    """The pixels as the function takes them."""
+    """The pixels in the form that the function takes."""
     return PackedBits.pack(pixels) if kind == "bits" else pixels
 
 
@@ -85,7 +85,7 @@ def fused(likelihood: str, decoded: Tensor, target: Any, grad_nll: Tensor | None
 
 
 class Budgets:
-    """A budget for the NLL and one for its gradient, of each reduction."""
+    """A budget for the NLL and one for its gradient, for each reduction."""
 
     def __init__(self) -> None:
         self._budgets: dict[str, Nll] = {}
@@ -124,7 +124,7 @@ class Budgets:
 def test_error_is_within_twice_plain_float32_s_plus_one_rounding(
     backend: str, dtype: torch.dtype, likelihood: str, bucket: str
 ) -> None:
-    """NLL and gradient, every kind of target and reduction; a scalar's luck is evened out by the trials."""
+    """The test checks NLL and gradient for all targets and reductions. The trials even out the luck of a scalar."""
     for kind in KINDS if dtype == torch.float32 else ("own", "uint8", "bits"):
         budgets = Budgets()
         for trial in range(4):
@@ -142,7 +142,9 @@ def test_error_is_within_twice_plain_float32_s_plus_one_rounding(
 def without_the_rounding_of_a_float64_sum(
     actual: Nll, likelihood: str, x: Tensor, pixels: Tensor, reduction: str
 ) -> Nll:
-    """Which test_long_sums_in_float64_stay_within_the_budget is about: it takes more trials than this."""
+    """Replace the NLL by the plain formula's, so that the rounding of a float64 sum is not checked here. That takes more
+    trials, in test_long_sums_in_float64_stay_within_the_budget.
+    """
     plain = plain_nll(x, pixels, likelihood, SCALES[likelihood], reduction, torch.ones_like(actual.nll)).nll
     torch.testing.assert_close(actual.nll, plain, rtol=1e-14, atol=0)
     return actual._replace(nll=plain)
@@ -150,7 +152,7 @@ def without_the_rounding_of_a_float64_sum(
 
 @pytest.mark.parametrize("capability", CPU_CAPABILITIES)
 def test_every_instruction_set_of_the_cpp_backend_keeps_the_budget(capability: str) -> None:
-    """The tests of the budget and of special values again, in a process that runs it."""
+    """The tests of the budget and of special values run again in a process with this instruction set."""
     require_cpu_capability(capability)
     if capability == cpu_capability():
         pytest.skip("the other tests run it")
@@ -165,7 +167,7 @@ def test_every_instruction_set_of_the_cpp_backend_keeps_the_budget(capability: s
 def check_long_sums(backend: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     for likelihood in LIKELIHOODS:
         budgets = {reduction: Budget() for reduction in REDUCTIONS[1:]}
-        for trial in range(12):  # A scalar's error may be small by luck in the plain formula.
+        for trial in range(12):  # The plain formula's error of a scalar may be small by luck.
             x, pixels = draw(shape, dtype, "uint8", seed=trial)
             for reduction, budget in budgets.items():
                 actual = call(likelihood, x, pixels, reduction=reduction, backend=backend)
@@ -179,7 +181,7 @@ def check_long_sums(backend: str, dtype: torch.dtype, shape: tuple[int, ...]) ->
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=lambda d: str(d)[6:])
 @pytest.mark.parametrize("shape", [(9_000, 3), (3, 9_000), (2, 3, 64, 64), (5_000,)], ids=str)
 def test_long_sums_stay_within_the_budget(backend: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    """One running float32 sum over a large batch, or a long row, drifts far beyond torch's pairwise sum."""
+    """A single running float32 sum over a large batch or a long row would drift far beyond torch's pairwise sum."""
     check_long_sums(backend, dtype, shape)
 
 
@@ -192,7 +194,7 @@ def test_long_sums_in_float64_stay_within_the_budget(backend: str, shape: tuple[
 @EVERY_BACKEND
 @EVERY_DTYPE
 def test_certain_pixels_keep_their_small_gradient(backend: str, dtype: torch.dtype) -> None:
-    """log1p(exp(−|x|)) of a logit of 30 is 1e-13, not 0, and so is its gradient for a target of 0."""
+    """For a logit of 30, log1p(exp(−|x|)) is 1e-13 and not 0, and so is its gradient for a target of 0."""
     x = torch.linspace(-30, -2, 57).to(dtype)
     for target in (torch.zeros(57, dtype=torch.bool), torch.zeros(57), torch.zeros(57, dtype=torch.uint8)):
         nll, grad = fused("bernoulli", x, target, None, reduction="none", backend=backend)
@@ -233,9 +235,10 @@ def laid_out(pair: tuple[str, str], decoded: Tensor, pixels: Tensor) -> tuple[Te
 @EVERY_BACKEND
 @pytest.mark.parametrize("pair", PAIRS, ids=" ".join)
 def test_both_tensors_may_lie_anyhow_in_memory(backend: str, pair: tuple[str, str]) -> None:
-    """Every width; likelihoods, kinds and dtypes in turn. A pixel's NLL and gradient depend on nothing but the pixel,
-    so these are the bits of contiguous copies (but for torch's own exp, whose last bit may depend on the layout); sums
-    may be taken in another order."""
+    """The test covers every width, with likelihoods, kinds and dtypes in turn. NLL and gradient of a pixel depend only on
+    the pixel, so they have the bits of contiguous copies (except that the last bit of torch's exp may depend on the
+    layout). Sums may be taken in another order.
+    """
     turn = itertools.cycle(itertools.product(KINDS, LIKELIHOODS, DTYPES))
     for features in WIDTHS:
         if not (fits(pair[0], 1 + len(features)) and fits(pair[1], 1 + len(features))):
@@ -264,7 +267,7 @@ def test_both_tensors_may_lie_anyhow_in_memory(backend: str, pair: tuple[str, st
 @EVERY_BACKEND
 @pytest.mark.parametrize("features", WIDTHS, ids=str)
 def test_every_width_stays_within_the_budget(backend: str, features: tuple[int, ...]) -> None:
-    """Full vectors, what is left of one, rows longer than a chunk; in both memory formats of images."""
+    """The widths have full vectors, parts of one, and rows longer than a chunk, in both memory formats of images."""
     for dtype, likelihood in itertools.product(DTYPES[:2], LIKELIHOODS):
         for kind, channels_last in itertools.product(KINDS[1:], (False, True)[: 1 + (len(features) == 3)]):
             budgets = Budgets()
@@ -308,7 +311,9 @@ def test_an_unreduced_nll_lies_in_memory_as_the_decoder_s_output(backend: str) -
 @EVERY_BACKEND
 @pytest.mark.parametrize("features", [(), (1,), (7,), (8,), (9,), (513,), (3, 5, 7), (1, 64, 64)], ids=str)
 def test_packed_bits_are_the_bools_they_hold(backend: str, features: tuple[int, ...]) -> None:
-    """Bit for bit, in every memory format of the decoder's output, whatever the spare bits and rows' strides."""
+    """The results agree bit for bit in every memory format of the decoder's output, whatever the spare bits and the
+    strides of the rows.
+    """
     x, pixels = draw((5, *features), torch.float32, "bool")
     rows = PackedBits.pack(pixels).rows
     spare = -math.prod(features) % 8
@@ -331,7 +336,7 @@ def test_packed_bits_are_the_bools_they_hold(backend: str, features: tuple[int, 
 
 @EVERY_BACKEND
 def test_many_dimensions_and_lazily_negated_views_are_read_right(backend: str) -> None:
-    """Twelve permuted dimensions, and tensors whose memory holds the negated values."""
+    """The tensors have twelve permuted dimensions, or memory that holds the negated values."""
     x = torch.randn(2, 3, 1, 2, 1, 3, 2, 1, 2, 2, 1, 2)
     x = x.permute(*reversed(range(x.dim())))
     negated = torch.complex(torch.zeros(9, 4), torch.randn(9, 4)).conj().imag
@@ -359,7 +364,7 @@ def test_strides_past_32_bits_are_followed(backend: str, tmp_path: Path) -> None
     assert torch.equal(found, bernoulli_nll(values, far, reduction="none", backend=backend))
 
 
-# The same bits again.
+# Repeatability of the bits.
 
 
 @EVERY_BACKEND
@@ -379,7 +384,8 @@ def test_threads_and_runs_change_no_bit(
     backend: str, likelihood: str, shape: tuple[int, ...], layout: str, threads: None
 ) -> None:
     if backend in ("reference", "eager"):
-        shape = (max(1, shape[0] // 8), *shape[1:])  # torch itself adds up long rows by the number of threads
+        # torch adds up long rows in an order that depends on the number of threads.
+        shape = (max(1, shape[0] // 8), *shape[1:])
     x, pixels = draw(shape, torch.float32, "uint8")
     (x,) = lay_out(layout, x) if fits(layout, x.dim()) else (x,)
     found = []
@@ -403,7 +409,7 @@ def test_threads_and_runs_change_no_bit(
 def test_the_value_is_the_same_with_and_without_a_gradient(
     backend: str, likelihood: str, reduction: str
 ) -> None:
-    """Logging a loss under no_grad must not give another number than training does."""
+    """A loss logged under no_grad must be the same number as in training."""
     for kind, dtype in itertools.product(KINDS, DTYPES):
         x, pixels = draw((61, 3, 7, 5), dtype, kind)
         for y in (x, x.to(memory_format=torch.channels_last)):
@@ -420,7 +426,7 @@ def test_the_value_is_the_same_with_and_without_a_gradient(
 @pytest.mark.parametrize("inputs", ["contiguous", "channels_last", "column_strided"])
 @pytest.mark.parametrize("kind", ["uint8", "bits"])
 def test_gradients_may_arrive_in_any_layout(backend: str, layout: str, inputs: str, kind: str) -> None:
-    """A gradient read with the strides of the logits, or past the end of an expanded one."""
+    """A kernel might read a gradient with the strides of the logits, or past the end of an expanded gradient."""
     x, pixels = draw((13, 6, 3, 5), torch.float32, kind)
     (x,) = lay_out(inputs, x)
     g = GRADIENT_LAYOUTS[layout](weights(x, "none"))
@@ -453,7 +459,7 @@ def test_gradients_of_images_may_arrive_in_any_layout(backend: str, dtype: torch
 def test_a_gradient_that_is_not_one_after_all(
     backend: str, dtype: torch.dtype, likelihood: str, reduction: str
 ) -> None:
-    """Forward wrote the gradient for 1; backward finds another number, and writes anew in every element."""
+    """Forward wrote the gradient for 1. Backward finds another number and writes every element again."""
     for kind, format in itertools.product(
         ("own", "bool", "bits"), (torch.contiguous_format, torch.channels_last)
     ):
@@ -473,14 +479,14 @@ def test_a_gradient_that_is_not_one_after_all(
         )
         assert not zero.any() and zero.dtype == dtype and nan.isnan().all()
         assert torch.equal(inf[one != 0], one[one != 0] * math.inf)
-        assert inf[one == 0].isnan().all() or dtype == torch.float16  # Where a gradient has underflowed.
+        assert inf[one == 0].isnan().all() or dtype == torch.float16  # where the gradient has underflowed
 
 
 @EVERY_BACKEND
 @EVERY_DTYPE
 @EVERY_REDUCTION
 def test_backward_again_gives_the_same_numbers(backend: str, dtype: torch.dtype, reduction: str) -> None:
-    """What forward left behind is given away by the first backward: its new owner may do with it what he likes."""
+    """The first backward gives away the gradient that forward left behind, and its new owner may overwrite it."""
     x, pixels = draw((9, 37), dtype, "uint8")
     options: dict[str, Any] = {"reduction": reduction, "backend": backend}
     g = weights(x, reduction)
@@ -525,7 +531,7 @@ def test_gradients_accumulate(backend: str, reduction: str) -> None:
 @EVERY_REDUCTION
 @pytest.mark.parametrize("kind", ["own", "uint8", "bits"])
 def test_gradcheck(backend: str, likelihood: str, reduction: str, kind: str) -> None:
-    """First and second order, whatever the formulas."""
+    """Numerical differentiation confirms the first and second order, whatever the formulas."""
     x, pixels = draw((3, 4), torch.float64, kind)
     target = taken(pixels, kind)
 
@@ -540,7 +546,9 @@ def test_gradcheck(backend: str, likelihood: str, reduction: str, kind: str) -> 
 @EVERY_BACKEND
 @EVERY_REDUCTION
 def test_second_order_terms_do_not_vanish_silently(backend: str, reduction: str) -> None:
-    """A detached first gradient would turn a gradient penalty into a constant; a plain backward after it is plain."""
+    """A detached first gradient would turn a gradient penalty into a constant. An ordinary backward after it gives the
+    ordinary gradient.
+    """
     x, pixels = draw((4, 3), torch.float32, "own")
     leaf = x.clone().requires_grad_()
     nll = call("bernoulli", leaf, pixels, reduction=reduction, backend=backend)
@@ -577,7 +585,7 @@ def test_checkpointing_changes_no_bit(backend: str, reduction: str, reentrant: b
 @EVERY_REDUCTION
 @pytest.mark.parametrize("which", ["logits", "target"])
 def test_an_input_that_changed_since_forward_is_an_error(backend: str, reduction: str, which: str) -> None:
-    """Also where backward would not read it: whether it does is not for the caller to know."""
+    """The error also comes if backward would not read the input, because the caller cannot know whether it does."""
     x, pixels = draw((4, 3), torch.float32, "own")
     x = x.requires_grad_() * 1
     nll = call("bernoulli", x, pixels, reduction=reduction, backend=backend)
@@ -608,7 +616,7 @@ def test_no_gradient_where_none_is_wanted(backend: str, reduction: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES[1:3], ids=lambda d: str(d)[6:])
 @EVERY_SCALAR
 def test_a_scaled_loss_keeps_small_gradients(backend: str, dtype: torch.dtype, reduction: str) -> None:
-    """Divided by the batch before the loss's scale of 65536 comes in, they would be 0 in float16."""
+    """The gradients would be 0 in float16 if they were divided by the batch before the loss's scale of 65536 is applied."""
     x = torch.linspace(-20, -9, 512).view(64, 8).to(dtype)
     target = torch.zeros(64, 8, dtype=torch.bool)
     scaler = torch.amp.GradScaler("cpu", init_scale=65536.0)
@@ -637,7 +645,7 @@ def test_batched_gradients_are_each_gradient(backend: str) -> None:
 
 @EVERY_BACKEND
 def test_tensors_saved_elsewhere_come_back(backend: str) -> None:
-    """saved_tensors_hooks, as activation offloading uses them."""
+    """Activation offloading uses saved_tensors_hooks."""
     x, pixels = draw((4, 3), torch.float32, "own")
     for reduction in REDUCTIONS:
         leaf = x.clone().requires_grad_()
@@ -653,7 +661,7 @@ def test_tensors_saved_elsewhere_come_back(backend: str) -> None:
 
 
 class PixelSized(TorchDispatchMode):
-    """Notes the storages of at least ``size`` bytes that operators return and did not get."""
+    """A mode that records the storages of at least ``size`` bytes that operators return and were not given."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -678,7 +686,7 @@ class PixelSized(TorchDispatchMode):
 def test_one_gradient_sized_tensor_is_all_there_is(
     backend: str, reduction: str, kind: str, dtype: torch.dtype
 ) -> None:
-    """Forward makes it, and backward hands on that very one."""
+    """Forward makes the tensor, and backward returns the same one."""
     x, pixels = draw((16, 3, 8, 8), dtype, kind)
     target, size = taken(pixels, kind), x.numel() * x.itemsize
     for leaf in (x, x.to(memory_format=torch.channels_last)):
@@ -700,7 +708,7 @@ def test_one_gradient_sized_tensor_is_all_there_is(
 @pytest.mark.parametrize("backend", available_backends("cpp"))
 @EVERY_SCALAR
 def test_the_compiled_kernels_allocate_nothing_else_either(backend: str, reduction: str) -> None:
-    """As the profiler of memory sees it, which looks inside operators; also where the gradient is not 1."""
+    """The memory profiler, which sees inside operators, shows this, also for a gradient other than 1."""
     x, pixels = draw((64, 3, 32, 32), torch.float32, "uint8")
     leaf, size = x.requires_grad_(), x.numel() * x.itemsize
 
@@ -758,7 +766,7 @@ def test_nan_stays_exactly_where_it_was(
 def test_infinite_and_huge_outputs_give_what_the_formula_gives_in_float64(
     backend: str, dtype: torch.dtype, likelihood: str
 ) -> None:
-    """exp(|x|) overflows at 89 in float32; an infinite logit against its own target is inf − inf."""
+    """In float32, exp(|x|) overflows at 89, and an infinite logit with its own target gives inf − inf."""
     huge = [math.inf, -math.inf, 1e4, -1e4, 500.0, -500.0, 120.0, -120.0, 90.0, -90.0, 0.0, -0.0]
     x, t = torch.cartesian_prod(torch.tensor(huge), torch.tensor([0.0, 1.0])).unbind(1)
     x = x.to(dtype).repeat(3)
@@ -797,7 +805,7 @@ def test_the_gradient_of_a_laplace_is_zero_at_its_kink(backend: str, dtype: torc
 def test_empty_batches_reduce_as_torch_reduces_them(
     backend: str, dtype: torch.dtype, reduction: str, shape: tuple[int, ...]
 ) -> None:
-    """The mean of no images is NaN, sums of nothing 0; uninitialised memory is neither in every element."""
+    """The mean of no images is NaN, and sums of nothing are 0. Uninitialised memory would give something else."""
     nothing = torch.zeros(shape, dtype=torch.promote_types(dtype, torch.float32))
     rows = nothing.flatten(1).sum(1) if len(shape) > 1 else nothing
     expected = {"none": nothing, "sample": rows, "batchmean": rows.sum() / len(rows), "sum": rows.sum()}
@@ -825,7 +833,7 @@ LIKELIHOOD_OPS = [op for op in OPS if op.startswith("likelihood")]
 
 
 def samples(op: str, dtype: torch.dtype) -> Iterator[tuple[Any, ...]]:
-    """Arguments of the raw operator: strided, empty, every kind of target and reduction."""
+    """Arguments of the raw operator: strided, empty, with every kind of target and reduction."""
     turn = itertools.cycle(itertools.product(KINDS, LIKELIHOODS.values(), REDUCTIONS))
     for layout, shape in (
         ("contiguous", (5, 3)),
@@ -856,7 +864,9 @@ def samples(op: str, dtype: torch.dtype) -> Iterator[tuple[Any, ...]]:
 @pytest.mark.parametrize("op", LIKELIHOOD_OPS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_opcheck(backend: str, op: str, dtype: torch.dtype) -> None:
-    """Schema (what is mutated, nothing aliased), fake against real, autograd registration."""
+    """opcheck tests the schema (the mutated arguments, nothing aliased), the fake against the real operator, and the
+    autograd registration.
+    """
     operator = getattr(torch.ops.betavae_fast, f"{op}_{backend}").default
     for arguments in samples(op, dtype):
         torch.library.opcheck(
@@ -867,7 +877,7 @@ def test_opcheck(backend: str, op: str, dtype: torch.dtype) -> None:
 @EVERY_BACKEND
 @pytest.mark.parametrize("op", LIKELIHOOD_OPS)
 def test_opcheck_with_dynamic_shapes(backend: str, op: str) -> None:
-    """The operator traced with symbolic sizes; slow, so on few inputs."""
+    """The operator is traced with symbolic sizes. This is slow, so there are few inputs."""
     operator = getattr(torch.ops.betavae_fast, f"{op}_{backend}").default
     for arguments in itertools.islice(samples(op, torch.float32), 0, 17, 8):
         torch.library.opcheck(operator, arguments, test_utils=("test_aot_dispatch_dynamic",))
@@ -886,7 +896,7 @@ def test_only_finish_says_that_it_writes_and_only_to_the_gradient(backend: str) 
 @EVERY_BACKEND
 @EVERY_DTYPE
 def test_finish_leaves_what_backward_gives(backend: str, dtype: torch.dtype) -> None:
-    """Bit for bit, in any memory format; a gradient of 1 means that forward's is right."""
+    """The results agree bit for bit in any memory format. For a gradient of 1, the gradient of forward stays."""
     ops = torch.ops.betavae_fast
     forward, backward, finish = (getattr(ops, f"{op}_{backend}").default for op in LIKELIHOOD_OPS)
     for kind, likelihood, reduction, layout in itertools.product(

@@ -1,6 +1,6 @@
-"""The decomposition of the KL in every backend: against a brute force over all pairs, and where it might break.
+"""The decomposition of the KL in every backend, compared with a brute force over all pairs, and its special cases.
 
-The brute force (``tests/budget.py``) knows nothing of the reference: it writes out the weights and the gradients.
+The brute force (``tests/budget.py``) shares nothing with the reference; it writes out the weights and the gradients.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ NARROW = DTYPES[:3]
 LOGVARS = {"|v|<=1": 1.0, "|v|<=4": 4.0, "|v|<=20": 20.0}
 VALUES, GRADIENTS = ("joint", "marginals"), ("grad_z", "grad_mu", "grad_logvar")
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
-# Batches that fill no block, latents that fill no vector.
+# Batches that do not fill a block, and latents that do not fill a vector.
 SIZES = ((2, 1), (17, 3), (33, 16), (64, 10))
 EVERY_BACKEND = pytest.mark.parametrize("backend", available_backends())
 EVERY_DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
@@ -58,7 +58,7 @@ Posteriors = tuple[Tensor, Tensor, Tensor]
 def draw(
     batch: int, dim: int, dtype: torch.dtype = torch.float32, logvars: float = 4.0, seed: int = 0
 ) -> Posteriors:
-    """z, μ and log σ² as an encoder and a sampler give them."""
+    """z, μ and log σ², like those of an encoder and a sampler."""
     g = torch.Generator().manual_seed(seed)
     mu = torch.randn(batch, dim, generator=g).to(dtype)
     logvar = torch.empty(batch, dim).uniform_(-logvars, logvars, generator=g).to(dtype)
@@ -68,7 +68,7 @@ def draw(
 
 
 def upstream(z: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Gradients for the log-densities, different for every element."""
+    """The gradients for the log-densities, different for every element."""
     g = torch.Generator().manual_seed(100 + seed)
     wide = torch.promote_types(z.dtype, torch.float32)
     return torch.randn(len(z), generator=g, dtype=wide), torch.randn(z.shape, generator=g, dtype=wide)
@@ -77,7 +77,7 @@ def upstream(z: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
 def forward(
     backend: str, z: Tensor, mu: Tensor, logvar: Tensor, first_row: int, dataset_size: int, estimator: str
 ) -> tuple[Tensor, Tensor]:
-    """The raw operator."""
+    """Call the raw operator."""
     operator = getattr(torch.ops.betavae_fast, f"total_correlation_forward_{backend}").default
     joint, marginals = operator(z, mu, logvar, first_row, dataset_size, ESTIMATORS[estimator])
     return joint, marginals
@@ -86,7 +86,7 @@ def forward(
 def fused(
     backend: str, z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: int, estimator: str, *grads: Tensor
 ) -> LogDensities:
-    """The raw operators, there and back."""
+    """Call the raw operators, forward and backward."""
     joint, marginals = forward(backend, z, mu, logvar, 0, dataset_size, estimator)
     operator = getattr(torch.ops.betavae_fast, f"total_correlation_backward_{backend}").default
     arguments = z, mu, logvar, joint, marginals, 0, dataset_size, ESTIMATORS[estimator]
@@ -102,7 +102,7 @@ def decomposed(
     estimator: str = "mss",
     weights: tuple[float, ...] = (1.0, 6.0, -0.5),
 ) -> Parts:
-    """The public function; the gradients are of ``weights`` · the parts, different for each of them."""
+    """Call the public function. The gradients are those of ``weights`` · the parts, whose weights differ."""
     leaves = [x.detach().requires_grad_() for x in (z, mu, logvar)]
     parts = kl_decomposition(*leaves, dataset_size=dataset_size, estimator=estimator, backend=backend)
     grads = torch.autograd.grad(sum(w * x for w, x in zip(weights, parts, strict=True)), leaves)
@@ -116,7 +116,7 @@ def decomposed(
 def problem(
     batch: int, dim: int, dtype: torch.dtype, logvars: float, trial: int, estimator: str
 ) -> tuple[tuple[Any, ...], LogDensities, LogDensities]:
-    """(the operators' arguments, exact results, the plain formula's): brute force takes its time."""
+    """The operators' arguments, the exact results and those of the plain formula; cached, as the brute force is slow."""
     inputs = draw(batch, dim, dtype, logvars, seed=trial)
     dataset_size = (batch, 1_000, 737_280, 10**9)[trial % 4]
     arguments = *inputs, dataset_size, estimator, *upstream(inputs[0], trial)
@@ -130,14 +130,14 @@ def check(
     fields: tuple[str, ...],
     sizes: tuple[tuple[int, int], ...] = SIZES,
 ) -> None:
-    """The budget of these results of the operators; a small problem's luck is evened out by the trials."""
+    """Check the operators' results against the budget. The trials even out the luck of a small problem."""
     for estimator in ESTIMATORS:
         for batch, dim in sizes:
             budgets = {field: Budget() for field in fields}
             for trial in range(24 if batch * dim < 64 else 8 if dtype == torch.float64 else 4):
                 arguments, exact, plain = problem(batch, dim, dtype, LOGVARS[logvars], trial, estimator)
                 actual = fused(backend, *arguments)
-                # Whatever backward is handed, the function's values are float32 (float64 for float64).
+                # The function's values are float32 (float64 for float64), whatever the dtype of the gradients.
                 values = (x.to(torch.promote_types(dtype, torch.float32)) for x in actual[:2])
                 actual = LogDensities(*values, *actual[2:])
                 for field, budget in budgets.items():
@@ -172,7 +172,7 @@ MANY = [*((100, dtype) for dtype in DTYPES), (512, torch.float32)]
 @EVERY_BACKEND
 @pytest.mark.parametrize("dim, dtype", MANY, ids=str)
 def test_many_channels_are_within_the_budget(backend: str, dim: int, dtype: torch.dtype) -> None:
-    """One running float32 sum over the channels drifts far beyond torch's pairwise sum."""
+    """A single running float32 sum over the channels would drift far beyond torch's pairwise sum."""
     check(backend, dtype, "|v|<=4", VALUES, sizes=((19, dim),))
 
 
@@ -189,8 +189,9 @@ def test_gradients_of_many_channels_are_within_the_budget(backend: str, dim: int
 def test_everything_is_right_to_six_digits(
     backend: str, dtype: torch.dtype, estimator: str, logvars: str
 ) -> None:
-    """The function's values and gradients against the brute force, for every number of channels up to 16 and batches of
-    1 (where that has a meaning) to 64."""
+    """The test compares the function's values and gradients with the brute force, for every number of channels up to 16
+    and for batches of 1 (where that is meaningful) to 64.
+    """
     for dim in range(1, 17):
         batch = (1, 2, 5, 16, 31, 64)[dim % 6]
         if estimator == "mss":
@@ -204,7 +205,7 @@ def test_everything_is_right_to_six_digits(
             tolerance = {torch.float32: 3e-6, torch.float64: 1e-13}.get(dtype, 3e-6)
             if field in GRADIENTS:
                 tolerance += 2 * torch.finfo(dtype).eps
-            # Two scalars of 100 nats and more are subtracted.
+            # The parts are differences of two scalars of 100 nats and more.
             error = float((x.double() - expected).abs().max()) / scale
             assert error < tolerance * (1 + dim), f"{field}, {batch} × {dim}: off by {error:.2e}"
 
@@ -213,7 +214,7 @@ def test_everything_is_right_to_six_digits(
 @pytest.mark.parametrize("dtype", NARROW, ids=lambda d: str(d)[6:])
 @EVERY_ESTIMATOR
 def test_the_parts_are_within_the_budget(backend: str, dtype: torch.dtype, estimator: str) -> None:
-    """Means over the batch; float64's by their digits, above."""
+    """The parts are means over the batch. The test above checks the digits in float64."""
     budgets = [Budget() for _ in range(3)]
     for trial in range(12):
         inputs = draw(48, 10, dtype, 2.0, seed=trial)
@@ -241,7 +242,7 @@ def test_gradients_of_the_parts_are_rounded_once(backend: str, dtype: torch.dtyp
 
 @pytest.mark.parametrize("capability", CPU_CAPABILITIES)
 def test_every_instruction_set_of_the_cpp_backend_keeps_the_budget(capability: str) -> None:
-    """Tests of the budget and of special values again, in a process that runs it."""
+    """The tests of the budget and of special values run again in a process with this instruction set."""
     require_cpu_capability(capability)
     if capability == cpu_capability():
         pytest.skip("the other tests run it")
@@ -260,8 +261,9 @@ def test_every_instruction_set_of_the_cpp_backend_keeps_the_budget(capability: s
 @EVERY_ESTIMATOR
 @pytest.mark.parametrize("batch", [2, 3, 5, 16, 17, 33])
 def test_the_weights_are_the_paper_s(backend: str, estimator: str, batch: int) -> None:
-    """Posteriors so far apart that a sample at μ_j sees only posterior j: the whole matrix, one entry at a time, from
-    the last row's wrap-around to the first column."""
+    """The posteriors are so far apart that a sample at μ_j sees only posterior j. So the test reads the whole matrix, one
+    entry at a time, including the last row's wrap-around to the first column.
+    """
     mu = 1e4 * torch.arange(batch, dtype=torch.float64).unsqueeze(1)
     found = torch.empty(batch, batch, dtype=torch.float64)
     for row in range(batch):
@@ -281,7 +283,7 @@ def test_the_weights_are_the_paper_s(backend: str, estimator: str, batch: int) -
 def test_the_weights_of_a_row_sum_to_one(
     backend: str, dtype: torch.dtype, batch: int, dataset_size: int
 ) -> None:
-    """Of equal posteriors the mixture is that posterior; by weighted sampling, a part 1/N of it."""
+    """For equal posteriors the mixture is that posterior, and by weighted sampling 1/N of it."""
     mu = torch.full((batch, 3), 0.5, dtype=dtype)
     z = draw(batch, 3, dtype)[0]
     exact = -0.5 * (z.double() - 0.5).square() - HALF_LOG_TWO_PI
@@ -296,7 +298,7 @@ def test_the_weights_of_a_row_sum_to_one(
 @EVERY_ESTIMATOR
 @EVERY_DTYPE
 def test_the_parts_sum_to_the_kl_of_these_samples(backend: str, estimator: str, dtype: torch.dtype) -> None:
-    """mean of log q(z|x) − log p(z), whatever the estimator, the data set's size and the mixture."""
+    """The sum is the mean of log q(z|x) − log p(z), whatever the estimator, the size of the data set and the mixture."""
     for batch, dim in SIZES:
         z, mu, logvar = draw(batch, dim, dtype)
         for dataset_size in (batch, 10**6):
@@ -326,7 +328,7 @@ def test_a_batch_of_one(backend: str) -> None:
 @EVERY_BACKEND
 @EVERY_ESTIMATOR
 def test_no_images_and_no_channels(backend: str, estimator: str) -> None:
-    """The mean of no images is NaN; no channels carry nothing, but for weighted sampling's constant."""
+    """The mean of no images is NaN. Without channels all parts are 0, except for the constant of weighted sampling."""
     for shape in ((0, 3), (0, 0)):
         parts = decomposed(backend, *(torch.zeros(shape) for _ in range(3)), estimator=estimator)
         assert all(x.isnan() for x in parts[:3]) and all(x.shape == shape for x in parts[3:])
@@ -352,7 +354,7 @@ def test_inputs_may_lie_anyhow_in_memory(backend: str, layout: str, shape: tuple
         found = decomposed(backend, *laid, estimator=estimator)
         expected = decomposed(backend, *map(dense, laid), estimator=estimator)
         for x, y in zip(found, expected, strict=True):
-            # The means are torch's, which adds up in the order of the memory.
+            # torch computes the means, adding up in the order of the memory.
             torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-5)
             assert x.isfinite().all()
         assert all(x.shape == shape and x.dtype == dtype for x in found[3:])
@@ -393,7 +395,7 @@ def test_gradients_may_arrive_in_any_layout(backend: str, layout: str) -> None:
         assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
 
 
-# The same bits again.
+# Repeatability of the bits.
 
 
 @EVERY_BACKEND
@@ -420,7 +422,9 @@ def test_threads_and_runs_change_no_bit(
 @EVERY_DTYPE
 @EVERY_ESTIMATOR
 def test_shards_are_rows_of_the_whole(backend: str, dtype: torch.dtype, estimator: str) -> None:
-    """Some rows of z against all posteriors: the same but for last bits, and gradients of the posteriors that add up."""
+    """Some rows of z against all posteriors give the same values up to the last bits, and gradients of the posteriors
+    that add up to the whole.
+    """
     inputs = z, mu, logvar = draw(75, 6, dtype)
     grads = upstream(z)
     whole = fused(backend, *inputs, 5_000, estimator, *grads)
@@ -455,7 +459,7 @@ def test_shards_are_rows_of_the_whole(backend: str, dtype: torch.dtype, estimato
 @EVERY_ESTIMATOR
 @pytest.mark.parametrize("part", range(3), ids=KLDecomposition._fields)
 def test_gradcheck(backend: str, estimator: str, part: int) -> None:
-    """First and second order, whatever the formulas."""
+    """Numerical differentiation confirms the first and second order, whatever the formulas."""
     inputs = [x.requires_grad_() for x in draw(4, 3, torch.float64, 1.0)]
 
     def function(*x: Tensor) -> Tensor:
@@ -481,7 +485,7 @@ def test_only_the_gradients_that_are_wanted(backend: str, wanted: tuple[int, ...
 
 @EVERY_BACKEND
 def test_one_part_alone_and_backward_again(backend: str) -> None:
-    """A part that is not used sends no gradient at all; the graph serves twice."""
+    """An unused part sends no gradient, and the graph can be used twice."""
     for part, weights in enumerate(((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))):
         inputs = draw(9, 4)
         expected = decomposed(backend, *inputs, weights=weights)[3:]
@@ -494,7 +498,7 @@ def test_one_part_alone_and_backward_again(backend: str) -> None:
 
 @EVERY_BACKEND
 def test_compiled_it_is_the_same(backend: str) -> None:
-    """One graph, forward and backward, without the code generator."""
+    """The test compiles one graph, forward and backward, without the code generator."""
     inputs = draw(13, 5)
 
     def loss(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
@@ -527,7 +531,9 @@ def test_shapes_without_data(fake: bool, dtype: torch.dtype) -> None:
 @EVERY_BACKEND
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=lambda d: str(d)[6:])
 def test_opcheck(backend: str, dtype: torch.dtype) -> None:
-    """Schema (nothing mutated, nothing aliased), fake against real, also with symbolic sizes."""
+    """opcheck tests the schema (nothing mutated or aliased) and the fake against the real operator, also with symbolic
+    sizes.
+    """
     operators = [
         getattr(torch.ops.betavae_fast, f"total_correlation_{direction}_{backend}").default
         for direction in ("forward", "backward")
@@ -555,7 +561,7 @@ def test_opcheck(backend: str, dtype: torch.dtype) -> None:
 def test_special_a_sample_that_only_its_own_posterior_knows(
     backend: str, dtype: torch.dtype, estimator: str
 ) -> None:
-    """All other terms underflow: log q(z) is log w_ii and its own density."""
+    """All other terms underflow, so log q(z) is log w_ii plus the log-density of its own posterior."""
     mu = (500.0 * torch.arange(19)).to(dtype).unsqueeze(1).expand(19, 4)
     z, logvar = mu + 1, torch.zeros_like(mu)
     own = mixture_weights(19, 1000, estimator)[0, 0]
@@ -574,7 +580,7 @@ def test_special_a_sample_that_only_its_own_posterior_knows(
 @EVERY_DTYPE
 @EVERY_ESTIMATOR
 def test_special_samples_that_no_posterior_knows(backend: str, dtype: torch.dtype, estimator: str) -> None:
-    """exp(−5e7) is nothing in any precision; its logarithm and the gradients are ordinary numbers."""
+    """exp(−5e7) is 0 in any precision, but its logarithm and the gradients are ordinary numbers."""
     _, mu, logvar = draw(19, 4, dtype, 0.5)
     z = torch.full((19, 4), 1e4).to(dtype)
     grads = upstream(z)
@@ -594,7 +600,7 @@ def test_special_all_samples_and_posteriors_equal(backend: str, dtype: torch.dty
     z, mu, logvar = (torch.full((23, 6), x).to(dtype) for x in (0.75, 0.5, -0.25))
     parts = decomposed(backend, z, mu, logvar, weights=(1.0, 1.0, 1.0))
     assert abs(float(parts.mutual_information)) < 1e-5 and abs(float(parts.total_correlation)) < 1e-5
-    # The sum's gradient knows nothing of the mixture: (z − (z − μ)/σ²)/B for z.
+    # The gradient of the sum does not depend on the mixture; for z it is (z − (z − μ)/σ²)/B.
     expected = (0.75 - 0.25 * math.exp(0.25)) / 23
     unit = max(torch.finfo(dtype).eps, 1e-5)
     torch.testing.assert_close(
@@ -606,13 +612,14 @@ def test_special_all_samples_and_posteriors_equal(backend: str, dtype: torch.dty
 @pytest.mark.parametrize("logvar", [-80.0, -60.0, -30.0, 30.0, 60.0])
 @EVERY_ESTIMATOR
 def test_special_tiny_and_huge_spread(backend: str, estimator: str, logvar: float) -> None:
-    """Channels that a decoder has pushed to σ = 1e-17, or as far up. All posteriors are equal, so the plain formula's
-    errors cancel and are no measure."""
+    """A decoder may push channels to σ = 1e-17, or as far up. All posteriors are equal, so the errors of the plain
+    formula cancel and cannot serve as a measure.
+    """
     v = torch.full((21, 5), logvar)
     z = torch.exp(0.5 * v) * torch.randn(21, 5, generator=torch.Generator().manual_seed(0))
     arguments = z, torch.zeros(21, 5), v, 1000, estimator, (1.0, 1.0, 0.0)
     found, exact = decomposed(backend, *arguments), exact_parts(*arguments)
-    # What the results are differences of: densities of 5 channels, and slopes.
+    # The results are differences of these numbers: densities of 5 channels, and slopes.
     slope = float((z.double() * math.exp(-logvar)).abs().max())
     terms = dict(zip(Parts._fields, (*3 * [5 * abs(logvar)], slope, slope, 10.0), strict=True))
     for field, x, y in zip(Parts._fields, found, exact, strict=True):
@@ -624,7 +631,9 @@ def test_special_tiny_and_huge_spread(backend: str, estimator: str, logvar: floa
 @EVERY_DTYPE
 @EVERY_ESTIMATOR
 def test_special_nan_stays_where_it_belongs(backend: str, dtype: torch.dtype, estimator: str) -> None:
-    """In one posterior's channel: every joint density, that channel's marginals. In one sample's: that row's."""
+    """NaN in a channel of one posterior reaches every joint density and the marginals of that channel. NaN in one sample
+    reaches only its row.
+    """
     for which in range(3):
         inputs = draw(35, 5, dtype)
         inputs[which][20, 3] = math.nan
@@ -649,7 +658,7 @@ def test_special_nan_stays_where_it_belongs(backend: str, dtype: torch.dtype, es
 def test_special_infinities_give_what_the_formula_gives_in_float64(
     backend: str, dtype: torch.dtype, estimator: str, which: int, value: float
 ) -> None:
-    """A posterior that is nowhere counts for nothing; of a sample that is nowhere the density is 0."""
+    """A posterior at infinity does not count, and the density of a sample at infinity is 0."""
     if which == 2 and value < 0:
         pytest.skip("σ = 0 has no density; the next test says what there is")
     inputs = draw(35, 5, dtype)
@@ -692,7 +701,7 @@ print(peak() - before)
 
 @CPP
 def test_no_pairs_in_memory(backend: str) -> None:
-    """Seen by the system, which misses nothing: a 4096 × 4096 matrix of float32 alone is 64 MB."""
+    """The system measures the memory, so nothing is missed: one 4096 × 4096 matrix of float32 is 64 MB."""
     if not Path("/proc/self/status").exists():
         pytest.skip("ru_maxrss is in kilobytes on Linux")
     done = fresh_process("-c", MEASURE, backend)
@@ -741,7 +750,7 @@ def test_malformed_calls_are_refused_in_words(fault: str) -> None:
 
 @CPP
 def test_the_compiled_operators_refuse_what_would_lead_them_astray(backend: str) -> None:
-    """Memory that is not theirs, weights that are not numbers."""
+    """Such calls would read foreign memory, or weights that are not numbers."""
     z, mu, logvar = draw(4, 3)
     joint, marginals = forward(backend, z, mu, logvar, 0, 100, "mss")
     ops = torch.ops.betavae_fast
@@ -787,7 +796,7 @@ def test_the_compiled_operators_refuse_a_first_row_that_overflows(backend: str) 
 @EVERY_BACKEND
 @EVERY_DTYPE
 def test_special_a_posterior_narrower_than_the_dtype_s_exponent(backend: str, dtype: torch.dtype) -> None:
-    """It counts as the narrowest one, in all parts alike, and has no gradient."""
+    """It counts as the narrowest possible posterior in all parts, and has no gradient."""
     mu = torch.arange(6.0, dtype=dtype).view(6, 1).expand(6, 2)
     narrowest = -690.0 if dtype == torch.float64 else -150.0
     below, at = (
@@ -832,7 +841,7 @@ os._exit(0)  # gloo's threads do not always survive the interpreter's end
 
 @CPP
 def test_two_processes_are_one_batch(backend: str, tmp_path: Path) -> None:
-    """Averaged over the processes, values and gradients are those of all rows in one; also of one row each."""
+    """Averaged over the processes, values and gradients equal those of one process with all rows; also with a row each."""
     script = tmp_path / "together.py"
     script.write_text(TOGETHER)
     command = [str(tmp_path / "meeting"), backend, str(tmp_path / "found")]

@@ -1,6 +1,6 @@
-"""A device without float64, as MPS is one: nothing makes a float64 tensor there, and the noise is still the contract's.
+"""A device without float64, like MPS: nothing makes a float64 tensor there, and the noise still follows the contract.
 
-The CPU stands in for it, in a mode that refuses what such a device refuses.
+The CPU stands in for the device, in a mode that refuses what such a device refuses.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TARGETS: dict[str, Any] = {
     "bool": GREY > 0.5,
     "bits": PackedBits.pack(GREY > 0.5),
 }
-# The reference's noise is made on the CPU, which has float64; here the CPU has none.
+# The noise of the reference is made on the CPU, which normally has float64; here it has none.
 GIVEN: dict[str, Any] = {"reference": {"noise": torch.ones(SHAPE)}, "eager": {"seed": 5}}
 NLLS = {"bernoulli": bernoulli_nll, "gaussian": gaussian_nll, "laplace": laplace_nll}
 
@@ -46,7 +46,7 @@ Call = Callable[[Tensor, str], Any]
 
 
 def calls() -> Iterator[Any]:
-    """Every function with everything that leads another way through an operator, as a function of (x, backend)."""
+    """Every function with every argument that changes the path through an operator, as a function of (x, backend)."""
     for reduction in REDUCTIONS:
         options: Any = {"reduction": reduction, "logvar_range": (-1.0, 1.0) if reduction == "dim" else None}
         yield f"gaussian_kl {reduction}", lambda x, b, o=options: gaussian_kl(x, 2 * x, backend=b, **o)
@@ -84,7 +84,7 @@ CALLS: dict[str, Call] = dict(calls())
 
 
 class NoFloat64(TorchDispatchMode):
-    """Refuses operators that take or give a float64 tensor."""
+    """A mode that refuses operators with float64 arguments or results."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -96,7 +96,7 @@ class NoFloat64(TorchDispatchMode):
 
 @pytest.fixture
 def without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Operators are called as the Python functions they are, so that a mode sees what is inside."""
+    """Call operators as the Python functions they are, so that a mode sees their inside."""
     monkeypatch.setattr(schemas, "_WITHOUT_FLOAT64", ("cpu",))
     for backend in BACKENDS:
         for module in (latent, likelihood, total_correlation):
@@ -109,7 +109,7 @@ def without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def through(call: Call, backend: str, dtype: torch.dtype) -> list[Tensor]:
-    """What the call returns, its gradient, and the gradient's own."""
+    """The result of the call, its gradient, and the gradient of the gradient."""
     x = torch.linspace(-2, 2, 60).view(SHAPE).to(dtype).requires_grad_()
     outputs = call(x, backend)
     outputs = list(outputs) if isinstance(outputs, tuple) else [outputs]
@@ -122,7 +122,7 @@ def through(call: Call, backend: str, dtype: torch.dtype) -> list[Tensor]:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", CALLS)
 def test_nothing_makes_a_float64_tensor(backend: str, name: str, without_float64: None) -> None:
-    """Forward, backward and double backward."""
+    """The test covers forward, backward and double backward."""
     for dtype in (torch.float32, torch.bfloat16):
         with NoFloat64():
             found = through(CALLS[name], backend, dtype)
