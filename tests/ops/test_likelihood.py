@@ -616,7 +616,7 @@ def test_no_gradient_where_none_is_wanted(backend: str, reduction: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES[1:3], ids=lambda d: str(d)[6:])
 @EVERY_SCALAR
 def test_a_scaled_loss_keeps_small_gradients(backend: str, dtype: torch.dtype, reduction: str) -> None:
-    """The gradients would be 0 in float16 if they were divided by the batch before the loss's scale of 65536 is applied."""
+    """The gradients would be 0 in float16 if they were divided by the batch before the loss's scale of 65536."""
     x = torch.linspace(-20, -9, 512).view(64, 8).to(dtype)
     target = torch.zeros(64, 8, dtype=torch.bool)
     scaler = torch.amp.GradScaler("cpu", init_scale=65536.0)

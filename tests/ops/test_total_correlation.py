@@ -841,7 +841,7 @@ os._exit(0)  # gloo's threads do not always survive the interpreter's end
 
 @CPP
 def test_two_processes_are_one_batch(backend: str, tmp_path: Path) -> None:
-    """Averaged over the processes, values and gradients equal those of one process with all rows; also with a row each."""
+    """Averaged over the processes, values and gradients equal those of one process, also with a row each."""
     script = tmp_path / "together.py"
     script.write_text(TOGETHER)
     command = [str(tmp_path / "meeting"), backend, str(tmp_path / "found")]

@@ -1,4 +1,4 @@
-"""What the tests of the emulated kernels share."""
+"""Fixtures that the tests of the emulated kernels share."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ import pytest
 
 @pytest.fixture(params=("ascending", "reverse"))
 def order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """CTAs and threads take their turns in either order: what a race decides differs between them."""
+    """Run CTAs and threads in either order, so that the result of a race differs between the two."""
     monkeypatch.setenv("EMULATED_ORDER", request.param)

@@ -1,4 +1,6 @@
-"""Builds the CUDA backend for the CPU: kernels under emulator.h, operators registered for CPU tensors."""
+"""A build of the CUDA backend for the CPU: the kernels run under emulator.h, and the operators are registered for CPU
+tensors.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ CSRC = Path(__file__).resolve().parents[3] / "csrc"
 HERE = Path(__file__).resolve().parent
 
 _LAUNCH = re.compile(r"(\w+)<<<(.*?), (\w+), 0, .*?>>>\((.*?)\);", re.DOTALL)
-# What ties the operators to a GPU, and its stand-in.
+# The texts that tie the operators to a GPU, and their stand-ins.
 _STAND_INS = {
     "is_cuda()": "is_cpu()",
     "betavae_fast, CUDA, m": "betavae_fast, CPU, m",
@@ -31,7 +33,9 @@ def _emulated_kernel(source: str) -> str:
 
 
 def _count_look_ups(pixels: Path) -> None:
-    """Pixels read one by one, each by its place, have the bits of those read at once: only a count tells them apart."""
+    """Count the pixels that are read one by one, each by its place. They have the same bits as pixels read together, so
+    only a count tells them apart.
+    """
     source, slow = pixels.read_text(), "    int64_t offsets[n];\n"
     assert source.count(slow) == 1
     pixels.write_text(source.replace(slow, f"{slow}    ++emulator::looked_up;\n"))
@@ -45,7 +49,7 @@ def _emulate_operators(*files: Path) -> None:
 
 
 def build(folder: Path, op: str) -> Path:
-    """The emulated library of one op; raises LookupError where there is no compiler."""
+    """Build the emulated library of one op. Raises LookupError if there is no compiler."""
     if (cxx := shutil.which("g++")) is None:
         raise LookupError("g++ was not found")
     tree = shutil.copytree(CSRC, folder / "csrc")
@@ -56,7 +60,7 @@ def build(folder: Path, op: str) -> Path:
     operators = tree / f"register_cuda_{op}.cpp"
     _emulate_operators(operators, tree / "register_cuda.h")
     common = [cxx, "-std=c++17", "-O1", "-fPIC", "-ffp-contract=off", "-w", "-c"]
-    # A fortified longjmp takes another fiber's stack for a frame that is gone.
+    # A fortified longjmp mistakes the stack of another fiber for a frame that has ended.
     cuda = [*common, "-U_FORTIFY_SOURCE", f"-I{tree / 'include'}", f"-I{HERE}", "-include", "emulator.h"]
     torch_flags = [
         "-DTORCH_TARGET_VERSION=0x020b000000000000",

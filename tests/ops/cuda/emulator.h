@@ -1,7 +1,7 @@
-// Runs CUDA kernels on the CPU, one CTA after the other: every thread is a fiber, and all fibers of a CTA go in lock step
-// from one synchronising call to the next. Slow; but the code is the kernels' own. Where two CTAs, or two threads between
-// two synchronising calls, write to one place, the last one wins: another one where EMULATED_ORDER=reverse turns round the
-// order of both.
+// Runs CUDA kernels on the CPU, one CTA after the other. Every thread is a fiber, and all fibers of a CTA go in lock step
+// from one synchronising call to the next. This is slow, but it runs the kernels' own code. If two CTAs, or two threads
+// between two synchronising calls, write to one place, the last one wins. EMULATED_ORDER=reverse reverses the order of
+// both, so that another one wins.
 #pragma once
 
 #include <setjmp.h>
@@ -41,10 +41,10 @@ struct Index3 {
 
 constexpr size_t stack_size = 256 * 1024;
 
-// Fibers take turns by jumps: swapcontext asks the kernel for the signal mask each time.
+// Fibers take turns by jumps, because swapcontext asks the kernel for the signal mask each time.
 struct Fiber {
   jmp_buf left_at;
-  std::unique_ptr<char[]> stack{new char[stack_size]};  // not cleared: pages that no call reaches take no memory
+  std::unique_ptr<char[]> stack{new char[stack_size]};  // not cleared, so that pages that no call reaches take no memory
   bool finished = false;
   const char* stopped_at = nullptr;
 };
@@ -54,16 +54,16 @@ inline jmp_buf scheduler;
 inline std::vector<Fiber> fibers;
 inline std::function<void()> body;
 inline uint64_t exchanged[1024];
-inline int64_t looked_up = 0;  // groups of pixels, of each of which the place was computed (emulate.py)
+inline int64_t looked_up = 0;  // number of pixel groups that are read pixel by pixel (emulate.py)
 
-// Gives way to the other threads of the CTA until all have come here.
+// Yields to the other threads of the CTA until all have reached this point.
 inline void synchronise(const char* where) {
   Fiber& fiber = fibers[thread_index.x];
   fiber.stopped_at = where;
   if (_setjmp(fiber.left_at) == 0) _longjmp(scheduler, 1);
 }
 
-// What a fiber does: be the same thread of one CTA after the other.
+// The body of a fiber: it is the same thread of one CTA after the other.
 inline void enter() {
   while (true) {
     synchronise("the end");
@@ -89,7 +89,7 @@ inline void make_fibers(unsigned count) {
   }
 }
 
-// The numbers from 0 to count, in the order in which CTAs and threads take their turns.
+// The numbers from 0 to count, in the order in which CTAs and threads run.
 inline std::vector<unsigned> turns(unsigned count) {
   std::vector<unsigned> order(count);
   std::iota(order.begin(), order.end(), 0u);
@@ -134,7 +134,7 @@ T exchange(T value, unsigned from) {
 
 }  // namespace emulator
 
-// Weak: every source has it.
+// Weak, because every source defines it.
 extern "C" __attribute__((weak)) int64_t emulated_look_ups() { return emulator::looked_up; }
 
 #define threadIdx emulator::thread_index

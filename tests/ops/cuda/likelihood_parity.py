@@ -1,4 +1,4 @@
-"""The checks that the CUDA backend's likelihood has to pass, on a GPU or emulated: ``device`` says where."""
+"""The checks of the CUDA backend's likelihood, on a GPU or emulated, as ``device`` says."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TARGETS = ("float32", "own", "uint8", "bool", "bits")
 NLL_REDUCTIONS = ("none", "sample", "batchmean", "sum")
 SCALES = {"bernoulli": 1.0, "gaussian": 0.3, "laplace": 0.7}
 
-# How decoded and target lie in memory.
+# The layouts of decoded and target in memory.
 _LAYOUTS = (
     ("contiguous", "contiguous"),
     ("contiguous", "row_strided"),
@@ -43,7 +43,7 @@ def ops():
 def inputs(
     shape: tuple[int, ...], dtype: torch.dtype, kind: str, device: str, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """decoded, and pixels of this kind; those of "bits" are bool still."""
+    """The decoder's output and pixels of this kind. The pixels of "bits" are still bool."""
     generator = torch.Generator().manual_seed(seed)
     decoded = 4 * torch.randn(shape, generator=generator)
     grey = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
@@ -73,7 +73,7 @@ def _lay_out_pixels(layout: str, x: Tensor) -> Tensor:
 def _laid_out(
     shape: tuple[int, ...], dtype: torch.dtype, kind: str, device: str
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """(decoded, target as the op takes it, its pixels) in every layout, each with numbers of its own."""
+    """(decoded, target as the op takes it, its pixels) in every layout, each with its own numbers."""
     for seed, (decoded_layout, target_layout) in enumerate(_LAYOUTS):
         if not (fits(decoded_layout, len(shape)) and fits(target_layout, len(shape))):
             continue
@@ -86,7 +86,7 @@ def _laid_out(
 def check_parity(
     shape: tuple[int, ...], dtype: torch.dtype, kind: str, likelihood: str, reduction: str, device: str
 ) -> None:
-    """NLL and gradient against float64 in every layout; what forward leaves behind is backward's for 1."""
+    """Compare NLL and gradient with float64 in every layout. The gradient that forward leaves is backward's for 1."""
     scale, mode = SCALES[likelihood], REDUCTIONS[reduction]
     settings = (kind == "bits", LIKELIHOODS[likelihood], scale, mode)
     nll_budget, grad_budget = Budget(), Budget()
@@ -109,7 +109,7 @@ def check_parity(
 
 
 def check_grad_nll_of_any_strides(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> None:
-    """An expanded or sliced gradient gives the bits of a dense one."""
+    """Check that an expanded or sliced gradient gives the bits of a dense one."""
     decoded, target = inputs(shape, dtype, "uint8", device)
     settings = (False, LIKELIHOODS["bernoulli"], 1.0)
     rows = torch.linspace(-1, 2, 2 * shape[0], device=device)[::2]
@@ -129,7 +129,7 @@ def check_grad_nll_of_any_strides(shape: tuple[int, ...], dtype: torch.dtype, de
 
 
 def check_finish(shape: tuple[int, ...], dtype: torch.dtype, kind: str, device: str) -> None:
-    """A gradient of 1 leaves what is there, whatever it is; any other puts backward's in its place."""
+    """Check that a gradient of 1 leaves any values in place, and that another one replaces them by backward's."""
     for decoded, target, _ in _laid_out(shape, dtype, kind, device):
         settings = (kind == "bits", LIKELIHOODS["bernoulli"], 1.0, REDUCTIONS["batchmean"])
         for value in (1.0, 0.75, math.nan):
@@ -143,7 +143,7 @@ def check_finish(shape: tuple[int, ...], dtype: torch.dtype, kind: str, device: 
 
 
 def check_pixels(device: str) -> None:
-    """Every uint8 pixel is the float32 nearest to a 255th: the gradient of a Gaussian at 0 shows it."""
+    """Check that every uint8 pixel is the float32 nearest to a 255th, which the gradient of a Gaussian at 0 shows."""
     pixels = torch.arange(256, dtype=torch.uint8, device=device).view(1, 256)
     zero = torch.zeros(1, 256, device=device)
     for decoded in (zero, zero.half()):
@@ -153,7 +153,7 @@ def check_pixels(device: str) -> None:
 
 
 def check_extremes(device: str) -> None:
-    """Logits that overflow exp, infinities and NaN, and a Laplace at its kink."""
+    """Check logits that overflow exp, infinities, NaN, and a Laplace at its kink."""
     x = torch.tensor([[1e4, -1e4, 120.0, -120.0, math.inf, -math.inf, math.nan, 0.0]], device=device)
     t = torch.tensor([[True, False, False, True, True, False, True, True]], device=device)
     for name in ("bernoulli", "gaussian"):

@@ -1,4 +1,4 @@
-"""The checks that the CUDA backend has to pass, on a GPU or emulated: ``device`` says where."""
+"""The checks of the CUDA backend, on a GPU or emulated, as ``device`` says."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.layouts import LAYOUTS, dense, fits, lay_out
 
 FIRST_ROW = 4
 ANY = (-math.inf, math.inf)
-# Some tiles to a CTA, all that a panel has, and one, as by default with so few.
+# A CTA gets some tiles, all tiles of a panel, or one tile, the default with so few.
 CUTS = (
     {"enough_ctas": 2, "most_tiles": 3},
     {"enough_ctas": 1, "most_tiles": 1 << 20},
@@ -27,7 +27,7 @@ def ops():
 
 
 def inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int = 0) -> tuple[Tensor, ...]:
-    """mu, logvar and grad_z."""
+    """The tensors mu, logvar and grad_z."""
     generator = torch.Generator().manual_seed(seed)
     mu, logvar, grad_z = (torch.randn(shape, generator=generator) for _ in range(3))
     return tuple(x.to(device, dtype) for x in (mu, 2 * logvar, grad_z))
@@ -40,7 +40,7 @@ def check_parity(
     device: str,
     layouts: tuple[str, ...] = LAYOUTS,
 ) -> None:
-    """z, KL and both gradients against float64, in every layout, each with numbers of its own."""
+    """Compare z, KL and both gradients with float64, in every layout, each with its own numbers."""
     mode = REDUCTIONS[reduction]
     budgets = [Budget() for _ in range(4)]
     for seed, layout in enumerate(name for name in layouts if fits(name, len(shape))):
@@ -73,7 +73,7 @@ def check_bits_do_not_depend_on_layout(shape: tuple[int, ...], dtype: torch.dtyp
 
 
 def check_shards(shape: tuple[int, ...], device: str) -> None:
-    """Shards draw the whole batch's noise, and give its rows' bits."""
+    """Check that shards draw the noise of the whole batch and give the bits of its rows."""
     mu, logvar, _ = inputs(shape, torch.float32, device)
     rng = make_rng(device, seed=5)
     whole = ops().latent_forward_cuda(mu, logvar, rng, None, 0, *ANY, REDUCTIONS["sample"])
@@ -87,7 +87,7 @@ def check_shards(shape: tuple[int, ...], device: str) -> None:
 
 
 def check_noise_bits(rows: int, cols: int, device: str) -> None:
-    """With mu = 0 and log sigma^2 = 0, z is the noise of the contract, bit for bit."""
+    """Check that with mu = 0 and log sigma^2 = 0, z is the noise of the contract, bit for bit."""
     zero = torch.zeros(rows, cols, device=device)
     rng = make_rng(device, seed=-3)
     z = ops().latent_sample_cuda(zero, zero, rng, None, 0, *ANY)
@@ -95,7 +95,7 @@ def check_noise_bits(rows: int, cols: int, device: str) -> None:
 
 
 def check_clamp(device: str) -> None:
-    """The gradient is 0 where log sigma^2 was clamped, and NaN stays NaN."""
+    """Check that the gradient is 0 where log sigma^2 was clamped, and that NaN stays NaN."""
     logvar = torch.tensor([[-2.0, -1.0, 0.0, 1.0, 2.0, math.nan, math.inf, -math.inf]], device=device)
     mu, rng = torch.ones_like(logvar), make_rng(device, seed=1)
     grad = torch.ones_like(mu)
@@ -124,7 +124,7 @@ def check_only_needed_gradients(device: str) -> None:
 
 
 def check_packed_gradient(device: str) -> None:
-    """The same bits as the two gradients apart, in the memory format of the parameters."""
+    """Check that the packed gradient has the bits of the two gradients, in the memory format of the parameters."""
     grad_kl = torch.linspace(-1, 1, 6, device=device)
     for memory_format in (torch.contiguous_format, torch.channels_last):
         mu, logvar, grad_z = inputs((6, 4, 5, 8), torch.float32, device)

@@ -1,5 +1,5 @@
-// Walks every CTA, thread and tile of many partitions: each element belongs to exactly one group, nothing lies outside, and
-// both ways to find an element in memory agree with its row-major index.
+// Walks every CTA, thread and tile of many partitions. Each element must belong to exactly one group, nothing may lie
+// outside, and both ways to find an element in memory must agree with its row-major index.
 
 #include <cstdio>
 #include <cstdlib>
@@ -13,7 +13,7 @@ using namespace betavae_fast::cuda;
 
 namespace {
 
-// As it is by default, one tile to a CTA of these few elements, and so that some, or all, of a panel's tiles belong to one.
+// The default, where a CTA gets one tile of these few elements, and tunings where it gets some or all tiles of a panel.
 Tuning tuned;
 const Tuning tunings[] = {Tuning(), {5, 3, 1}, {1, 1 << 20, 1}, {1 << 30, 1, 1}};
 
@@ -25,7 +25,7 @@ void require(bool holds, const char* what, const Problem& p, int group, Keeps ke
   std::exit(1);
 }
 
-// Strides of a layout; `wide` leaves gaps between rows and outers that a 16-byte access could still use.
+// The strides of a layout. `wide` leaves gaps between rows and outers that a 16-byte access could still use.
 View strided(const Problem& p, int layout, int group) {
   alignas(16) static char memory[16];
   switch (layout) {
@@ -98,9 +98,9 @@ int main() {
                 walk({rows, outer, inner}, group, keeps);
               }
   tuned = Tuning();
-  // Many tiles an item: the last is cut short, and so is the last item.
+  // An item has many tiles; the last tile and the last item are cut short.
   for (int64_t cols : {1, 3, 10, 128, 300}) walk({2500001 / cols, 1, cols}, 4, Keeps::columns);
-  // Beyond 2^32 elements only the ends can be looked at.
+  // Beyond 2^32 elements only the ends are checked.
   for (Keeps keeps : {Keeps::nothing, Keeps::columns, Keeps::rows})
     for (int64_t cols : {1, 7, 128, 1001, 3 << 20}) {
       const Problem p{(int64_t{5} << 32) / cols + 1, 1, cols};
@@ -115,7 +115,7 @@ int main() {
         }
       require(end == cut.elements && cut.elements == p.rows * cols, "wrong end", p, 8, keeps);
     }
-  // What is streamed past CTAs is split among no more of them than wanted, and every tile belongs to one split.
+  // The stream is split among no more CTAs than wanted, and every tile belongs to one split.
   for (int64_t wanted : {1, 7, 1024, 4096})
     for (int64_t ctas : {1, 3, 16, 160, 640, 1023, 5000})
       for (int64_t streamed : {1, 31, 33, 1000, 2048, 8192}) {

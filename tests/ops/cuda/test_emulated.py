@@ -1,6 +1,6 @@
-"""The CUDA backend on a CPU: its own kernels and operators, under an emulator of CTAs (emulate.py).
+"""The CUDA backend on a CPU: its own kernels and operators under an emulator of CTAs (emulate.py).
 
-What this cannot show, test_gpu.py does: the device's arithmetic, launches, races that show in neither order.
+test_gpu.py tests what the emulator cannot show: the device's arithmetic, launches, and races that neither order shows.
 """
 
 import pytest
@@ -38,7 +38,7 @@ def library(tmp_path_factory):
         ((3, 1300), torch.float32),  # panels
         ((2, 4, 6, 6), torch.float32),
         ((2, 3, 5, 7), torch.bfloat16),
-        *(((1, 1), dtype) for dtype in DTYPES),  # nothing evens out the luck of a rounding
+        *(((1, 1), dtype) for dtype in DTYPES),  # with one element, nothing evens out the luck of a rounding
     ],
     ids=str,
 )
@@ -50,7 +50,7 @@ def test_parity_with_float64_in_every_layout(shape, dtype, reduction):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(1, 1025), (1, 1500), (1, 3000), (1, 9000), (2, 5000)], ids=str)
 def test_few_rows_are_cut_into_broad_panels(shape, dtype, reduction):
-    """Broader than a CTA has threads for, or narrower: none may write beyond its own."""
+    """The panels are broader or narrower than a CTA has threads for. No thread may write beyond its own elements."""
     parity.check_parity(torch.Size(shape), dtype, reduction, "cpu", layouts=("contiguous",))
 
 
@@ -58,7 +58,7 @@ def test_few_rows_are_cut_into_broad_panels(shape, dtype, reduction):
 @pytest.mark.parametrize("figures", parity.CUTS, ids=str)
 @pytest.mark.parametrize("shape", [(700, 10), (61, 77), (30, 1300), (2, 3000)], ids=str)
 def test_parity_however_a_launch_is_cut(library, shape, figures):
-    """A CTA has several tiles, of which the last is cut short; or all of a panel's; or one."""
+    """A CTA gets several tiles, the last of them cut short, or all tiles of a panel, or one."""
     with cuda_cut(library, figures):
         for reduction in REDUCTIONS:
             parity.check_parity(
@@ -67,7 +67,7 @@ def test_parity_however_a_launch_is_cut(library, shape, figures):
 
 
 def test_the_order_of_sums_follows_the_cut(library):
-    """The test above would else test the default again and again."""
+    """Otherwise the test above would only repeat the default."""
     x = torch.randn(5000, 30, generator=torch.Generator().manual_seed(0))
 
     def kl(figures):

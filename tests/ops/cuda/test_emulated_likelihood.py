@@ -1,4 +1,4 @@
-"""The CUDA backend's likelihood on a CPU, as test_emulated.py has the latent op."""
+"""The CUDA backend's likelihood on a CPU, like the latent op in test_emulated.py."""
 
 import ctypes
 
@@ -55,7 +55,9 @@ def test_parity_however_a_launch_is_cut(library, shape, tiles):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_of_a_data_set_are_read_as_wide_as_a_decoder_leaves_its_own(library, channels):
-    """Pixels are read many at once, and not each by its place: both have a pixel's channels side by side."""
+    """Many pixels are read at once instead of one by one, because images and a decoder's output both have the channels of
+    a pixel side by side.
+    """
     look_ups = ctypes.CDLL(str(library)).emulated_look_ups
     look_ups.restype = ctypes.c_int64
     shape = (channels, 8, 8)

@@ -1,4 +1,4 @@
-"""The CUDA backend's total correlation on a CPU, as test_emulated.py has the latent op."""
+"""The CUDA backend's total correlation on a CPU, like the latent op in test_emulated.py."""
 
 import pytest
 import torch

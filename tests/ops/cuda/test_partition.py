@@ -1,4 +1,4 @@
-"""Which thread owns which element, walked exhaustively: the arithmetic is plain C++."""
+"""The elements that each thread owns, checked exhaustively, because the arithmetic is plain C++."""
 
 import shutil
 import subprocess

@@ -14,7 +14,7 @@ from benchmarks.roofline import table
 pytestmark = pytest.mark.skipif(
     shutil.which("nvcc") is None or cuobjdump() is None, reason="nvcc or cuobjdump was not found"
 )
-ARCH = "sm_90"  # the others are compiled when the budget is written
+ARCH = "sm_90"  # the other architectures are compiled when the budget is written
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +34,13 @@ def total_correlation():
 
 @pytest.fixture(params=cuda.SOURCES)
 def op(request):
-    """(measured figures, budget of every arch)"""
+    """The measured figures, and the budget of every architecture."""
     budget = json.loads(cuda.budget_file(request.param).read_text())
     return request.getfixturevalue(request.param), budget
 
 
 def _fmas(header: str, function: str) -> int:
-    """How often ``function``'s source says fma_, its own and those of what it calls apart."""
+    """Count fma_ in the source of ``function`` and, separately, in the functions it calls."""
     source = (cuda.ROOT / "csrc/include" / header).read_text()
     body = re.search(
         rf"BVF_INLINE \S+ {function}\(.*?\n}}|BVF_INLINE \S+ {function}\([^\n]*}}\n", source, re.DOTALL
@@ -62,7 +62,7 @@ def test_no_kernel_exceeds_its_budget(op):
 
 @pytest.mark.parametrize("of", cuda.SOURCES)
 def test_no_kernel_is_predicted_slower(of):
-    """Than in the committed table of the roofline."""
+    """The prediction is compared with the committed table of the roofline."""
     assert not table.slower(roofline.of_cuda(of, ARCH))
 
 
@@ -78,7 +78,7 @@ def test_vector_kernels_move_16_bytes_at_a_time(latent):
     assert len(vector) == 3 * (7 + 7)
     for name, figures in vector.items():
         kl_only = name.startswith("forward") and ", true, false" in name
-        # mu, log sigma^2 and perhaps noise; z, or both gradients.
+        # Reads mu, log sigma^2 and perhaps noise; writes z, or both gradients.
         assert figures["loads_16"] >= 2, name
         assert figures["stores_16"] >= (0 if kl_only else 1 if name.startswith("forward") else 2), name
 
@@ -92,7 +92,8 @@ def test_likelihood_kernels_move_a_group_at_a_time(likelihood):
         direction, decoded, target, reduction = match.groups()
         group = 16 // widths[decoded]
         target_bytes = group * widths.get(target, 0)
-        # decoded, the target, and backward a gradient of each element; the gradient, and forward each element's NLL.
+        # Reads decoded, the target and, in backward, a gradient of each element; writes the gradient and, in forward,
+        # each element's NLL.
         grad_nll = 4 * group // 16 if direction == "backward" else 0
         assert figures["loads_16"] == 1 + target_bytes // 16 + grad_nll, match[0]
         assert figures["loads_8"] == (target_bytes == 8), match[0]
@@ -100,7 +101,7 @@ def test_likelihood_kernels_move_a_group_at_a_time(likelihood):
 
 
 def test_pairs_cost_what_was_counted(total_correlation):
-    """Instructions of a pair and dim, special functions and fused multiply-adds among them."""
+    """The test counts the instructions of a pair and dim, special functions and fused multiply-adds among them."""
     per_pair = {
         (kernel, loop["ffma"] / pairs): (loop["instructions"] / pairs, loop["mufu"] / pairs)
         for kernel, pairs in (
@@ -113,7 +114,7 @@ def test_pairs_cost_what_was_counted(total_correlation):
     }
     for loop, (instructions, special) in {
         ("joint", 1.0): (4, 0),
-        ("marginals", 1.0): (9, 1.125),  # with the rescaling that a new maximum wants
+        ("marginals", 1.0): (9, 1.125),  # includes the rescaling for a new maximum
         ("sweep<(Owner)0>", 2.0): (8, 0),
         ("sweep<(Owner)0>", 3.0): (12, 1),
         ("sweep<(Owner)1>", 2.0): (8, 0),

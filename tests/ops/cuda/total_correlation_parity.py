@@ -1,4 +1,4 @@
-"""The checks that the CUDA backend's total correlation has to pass, on a GPU or emulated: ``device`` says where."""
+"""The checks of the CUDA backend's total correlation, on a GPU or emulated, as ``device`` says."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.budget import Budget, LogDensities, exact_log_densities, plain_log_de
 from tests.layouts import LAYOUTS, dense, fits, lay_out
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Log-variances as far as these, either side of 0.
+# Log-variances up to these, on both sides of 0.
 WIDTHS = (1e-3, 1.0, 4.0)
 
 
@@ -28,7 +28,7 @@ def backward(*arguments) -> tuple[Tensor, Tensor, Tensor]:
 def posteriors(
     batch: int, dims: int, dtype: torch.dtype, device: str, width: float = 1.0, seed: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A sample of each posterior, means and log-variances."""
+    """A sample of each posterior, the means and the log-variances."""
     g = torch.Generator().manual_seed(seed)
     mu, noise = (torch.randn(batch, dims, generator=g) for _ in range(2))
     logvar = torch.empty(batch, dims).uniform_(-width, width, generator=g)
@@ -44,14 +44,14 @@ def upstream(batch: int, dims: int, device: str, seed: int = 0) -> tuple[Tensor,
 def there_and_back(
     inputs: tuple[Tensor, ...], grads: tuple[Tensor, ...], settings: tuple[int, int, int]
 ) -> LogDensities:
-    """The gradients come in the results' dtype, as autograd has them."""
+    """Run forward and backward. The gradients have the dtype of the results, as in autograd."""
     logs = forward(*inputs, *settings)
     grads = tuple(g.to(logs[0].dtype) for g in grads)
     return LogDensities(*logs, *backward(*grads, *inputs, *logs, *settings))
 
 
 def check_parity(batch: int, dims: int, dtype: torch.dtype, estimator: str, device: str) -> None:
-    """Everything against the brute force; a small problem's luck is evened out by trials."""
+    """Compare all results with the brute force. Several trials even out the luck of a small problem."""
     budgets = {field: Budget() for field in LogDensities._fields}
     for width in WIDTHS:
         for trial in range(max(1, 120 // batch)):
@@ -69,7 +69,7 @@ def check_parity(batch: int, dims: int, dtype: torch.dtype, estimator: str, devi
 
 
 def check_layouts(dtype: torch.dtype, device: str) -> None:
-    """Inputs, saved results and gradients of any strides give the bits of dense ones."""
+    """Check that inputs, saved results and gradients with any strides give the bits of dense ones."""
     settings = (0, 1_000, ESTIMATORS["mss"])
     for layout in (name for name in LAYOUTS if fits(name, 2)):
         inputs = lay_out(layout, *posteriors(19, 7, dtype, device))
@@ -87,7 +87,9 @@ def check_layouts(dtype: torch.dtype, device: str) -> None:
 
 
 def check_shards(batch: int, dims: int, estimator: str, device: str) -> None:
-    """Rows of z against all posteriors: the bits of the whole, and gradients of the posteriors that add up to its own."""
+    """Check that rows of z against all posteriors give the bits of the whole, and gradients of the posteriors that add up
+    to it.
+    """
     inputs = z, mu, logvar = posteriors(batch, dims, torch.float32, device)
     grads = upstream(batch, dims, device)
     whole = there_and_back(inputs, grads, (0, 5_000, ESTIMATORS[estimator]))
@@ -109,7 +111,7 @@ def check_shards(batch: int, dims: int, estimator: str, device: str) -> None:
 
 
 def check_tails(device: str) -> None:
-    """Samples far from every posterior but their own, or from all of them; σ that is tiny."""
+    """Check samples far from every posterior but their own or from all of them, and a tiny σ."""
     batch, settings = 40, (0, 1_000, ESTIMATORS["mss"])
     apart = 1e3 * torch.arange(batch, device=device, dtype=torch.float32).unsqueeze(1).expand(batch, 3)
     grads = upstream(batch, 3, device)
@@ -129,7 +131,7 @@ def check_tails(device: str) -> None:
 
 
 def check_nan(device: str) -> None:
-    """A row of NaN is NaN, and so are the gradients of all posteriors in its channel; every other row stays as it is."""
+    """Check that a NaN reaches its own row and the gradients of all posteriors in its channel, but no other row."""
     z, mu, logvar = posteriors(20, 4, torch.float32, device)
     grads, settings = upstream(20, 4, device), (0, 1_000, ESTIMATORS["mws"])
     before = there_and_back((z, mu, logvar), grads, settings)
@@ -149,7 +151,7 @@ def check_empty(device: str) -> None:
     found = there_and_back((inputs[0][:0], *inputs[1:]), grads, settings)
     assert [tuple(x.shape) for x in found] == [(0,), (0, 3), (0, 3), (4, 3), (4, 3)]
     assert (found.grad_mu == 0).all() and (found.grad_logvar == 0).all()
-    # Without channels a density is 1: what is left are the weights.
+    # Without channels a density is 1, and only the weights are left.
     for estimator, log in (("mss", 0.0), ("mws", -math.log(10))):
         joint, marginals = forward(*posteriors(4, 0, torch.float32, device), 0, 10, ESTIMATORS[estimator])
         torch.testing.assert_close(joint, torch.full_like(joint, log), rtol=0, atol=1e-6)

@@ -1,4 +1,4 @@
-"""What the Triton operators launch, found by calling them with tensors that have no memory."""
+"""The launches of the Triton operators, found by calling them with tensors without memory."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from betavae_fast.ops.triton import bias_relu, kl_parts, latent, likelihood, tot
 from tests.layouts import LAYOUTS, fits, lay_out
 from tests.ops.triton.likelihoods import KINDS, NLL_REDUCTIONS
 
-_CALLS = 300  # of each operator
+_CALLS = 300  # for each operator
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _UNLIMITED, _LIMITED = (-float("inf"), float("inf")), (-10.0, 10.0)
-# One row, one column, rows that share a tile or take several, and more than 2³¹ elements.
+# Shapes with one row, one column, rows that share a tile or take several, and more than 2³¹ elements.
 _LATENTS = (
     *((1, 1), (1500, 1), (230, 10), (65, 38), (5, 1001), (1024, 128), (1 << 25, 128)),
     *((2, 6, 5, 7), (16, 4, 32, 32)),
 )
 _IMAGES = ((9,), (300, 1), (5, 9), (64, 784), (3, 1300), (1 << 22, 784), (2, 3, 5, 7), (16, 3, 64, 64))
-# The last has more channels than a grid's second axis is long.
+# The last shape has more channels than the second axis of a grid is long.
 _BATCHES = ((2, 1), (3, 33), (130, 7), (300, 10), (700, 10), (5000, 10), (3, 70_000))
 
-# One tile and several, runs of 1, 2, 4 and 8 channels or pixels, and more than 2³¹ elements.
+# Shapes with one tile and several, runs of 1, 2, 4 and 8 channels or pixels, and more than 2³¹ elements.
 _HIDDEN = (
     *((1, 1), (7, 2), (64, 256), (5000, 1200), (2, 3, 5, 7), (2, 12, 3, 2), (3, 33, 2, 2), (16, 4, 64, 64)),
     *((64, 32, 32, 32), (1 << 22, 1024), (1 << 16, 64, 32, 32)),
@@ -50,7 +50,7 @@ def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def _tensors(draw: Random, number: int, shapes: tuple[tuple[int, ...], ...]) -> tuple[Tensor, ...]:
-    """Tensors of one shape and dtype, perhaps with rows so far apart that offsets within a tile need 64 bits."""
+    """Make tensors of one shape and dtype, perhaps with rows so far apart that offsets within a tile need 64 bits."""
     shape, dtype = draw.choice(shapes), draw.choice(_DTYPES)
     if draw.random() < 0.05:
         return (empty(300, 1 << 31, dtype=dtype)[:, : draw.choice((4, 38))],) * number
@@ -59,14 +59,14 @@ def _tensors(draw: Random, number: int, shapes: tuple[tuple[int, ...], ...]) -> 
 
 
 def _drawn(draw: Random, like: Tensor) -> _Arguments:
-    """rng, noise, first_row, logvar_min, logvar_max"""
+    """Draw rng, noise, first_row, logvar_min and logvar_max."""
     noise = draw.choice((None, torch.empty_like(like)))
     rng = None if noise is not None else empty(2, dtype=torch.int64)
     return rng, noise, draw.choice((0, 1, 1 << 33)), *draw.choice((_UNLIMITED, _LIMITED))
 
 
 def _upstream(draw: Random, mu: Tensor, reduction: int) -> tuple[Tensor | None, Tensor | None]:
-    """grad_z and grad_kl, one of them perhaps None."""
+    """Draw grad_z and grad_kl, one of which may be None."""
     (grad_z,) = lay_out(draw.choice([name for name in LAYOUTS if fits(name, mu.dim())]), empty(*mu.shape))
     grad_kl = empty_kl(mu, reduction)
     return draw.choice(((grad_z.to(mu.dtype), grad_kl), (grad_z.to(mu.dtype), None), (None, grad_kl)))
@@ -90,7 +90,7 @@ def _latent_backward_packed(draw: Random) -> _Arguments:
 
 
 def _pixels(draw: Random) -> _Arguments:
-    """decoded, target, packed, likelihood, scale, reduction"""
+    """Draw decoded, target, packed, likelihood, scale and reduction."""
     decoded, target = _tensors(draw, 2, _IMAGES)
     kind = draw.choice(KINDS)
     if kind == "bits":
@@ -152,7 +152,7 @@ def _bias_relu_backward(draw: Random) -> _Arguments:
     return torch.empty_like(output), output, draw.choice((None, empty(1, dtype=torch.int32))), bias.dtype
 
 
-# Draws of each operator's arguments.
+# The draw of each operator's arguments.
 ARGUMENTS: dict[str, Callable[[Random], _Arguments]] = {
     "latent_forward": _latent_forward,
     "latent_sample": lambda draw: _latent_forward(draw)[:-1],
@@ -173,7 +173,7 @@ ARGUMENTS: dict[str, Callable[[Random], _Arguments]] = {
 
 @cache
 def launches(family: str) -> list[Launch]:
-    """What the operators of a family launch in hundreds of calls, the same ones every time."""
+    """The launches of a family's operators in hundreds of calls, the same calls every time."""
     draw = Random(0)
     found = []
     for op in (op for op in ARGUMENTS if op.startswith(family)):

@@ -1,4 +1,4 @@
-"""Pixels for the likelihood's tests, and what its errors are measured with."""
+"""Pixels for the likelihood's tests, and the exact and the plain results that measure its errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCALES = {"bernoulli": 1.0, "gaussian": 0.3, "laplace": 0.7}
 
 
 def pixels(shape: tuple[int, ...], dtype: torch.dtype, kind: str) -> Tensor:
-    """Pixels of each kind; those of "bits" are bool still."""
+    """Pixels of each kind. The pixels of "bits" are still bool."""
     grey = torch.randint(256, shape, generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     if kind == "uint8":
         return grey
@@ -29,7 +29,7 @@ def pixels(shape: tuple[int, ...], dtype: torch.dtype, kind: str) -> Tensor:
 
 
 def as_taken(target: Tensor, kind: str) -> Tensor:
-    """``target`` as the operators take it."""
+    """``target`` in the form that the operators take."""
     return PackedBits.pack(target).rows if kind == "bits" else target
 
 
@@ -40,7 +40,7 @@ def settings(likelihood: str, kind: str, reduction: str) -> tuple[bool, int, flo
 def exact_likelihood(
     decoded: Tensor, target: Tensor, grad_nll: Tensor, likelihood: str, reduction: str
 ) -> tuple[object, object]:
-    """(NLL, gradient) in float64."""
+    """The NLL and the gradient in float64."""
     arguments = (decoded.double(), target.double() if target.is_floating_point() else target)
     mode = settings(likelihood, "", reduction)
     nll, _ = reference.likelihood_forward(*arguments, *mode, False)
@@ -50,7 +50,7 @@ def exact_likelihood(
 def plain_likelihood(
     decoded: Tensor, target: Tensor, grad_nll: Tensor, likelihood: str, reduction: str
 ) -> tuple[Tensor, Tensor]:
-    """What one writes by hand, in float32."""
+    """The formula as written by hand, in float32."""
     x, scale = decoded.float().requires_grad_(), SCALES[likelihood]
     t = target.float() / 255 if target.dtype == torch.uint8 else target.float()
     if likelihood == "bernoulli":

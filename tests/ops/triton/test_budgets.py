@@ -1,4 +1,4 @@
-"""What the compiler makes of the kernels, for GPUs that need not be there, held to the committed budgets."""
+"""The compiled kernels, for GPUs that need not be present, compared with the committed budgets."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ pytestmark = [
     ),
 ]
 
-# Fused multiply-adds that an element's formulas spell out.
+# The fused multiply-adds in the formulas of an element.
 _FMA_OF_NORMAL = 7.5  # two normals share a radius (7, and 2 of its square root) and an angle (6)
-_FMA_OF_GRADIENT = 9  # 7 of an exponential, 2 of a reciprocal
+_FMA_OF_GRADIENT = 9  # 7 in an exponential, 2 in a reciprocal
 _FMA_OF_LOG1P = 8
 _FMA_OF_SPREAD = {"sigma": 7, "half_expm1": 2, "half_excess": 1}
 _FMA_OF_ELEMENT = {
@@ -84,18 +84,20 @@ def test_budget(op: str, capability: int) -> None:
 
 
 def _check_fusion(found: Assembly, where: str) -> None:
-    """Nothing is fused that the source does not fuse."""
+    """Check that nothing is fused that the source does not fuse."""
     packed = len(found.opcodes("FFMA2"))
     scalar = len(found.opcodes("FFMA")) - packed
     assert scalar == len(re.findall(r"\bfma\.rn\.f32\b", found.ptx)), f"{where}: {scalar} FFMA"
-    # The assembler of Triton 3.6 fuses a packed product with the sum it goes to, whatever it is told: on sm_100 an ulp
-    # of spread's w is at stake, and nothing of the noise.
+    # The assembler of Triton 3.6 fuses a packed product with the sum that uses it, whatever its options. On sm_100 this
+    # changes w of spread by an ulp, and nothing of the noise.
     if tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 8):
         assert packed == found.ptx.count("fma.rn.f32x2"), f"{where}: {packed} FFMA2"
 
 
 def _check_width(opcodes: list[str], variant: str, where: str) -> None:
-    """All but the seed, the program's gradient of each column or row, and its sums go 16 bytes at a time."""
+    """Check that everything moves 16 bytes at a time, except the seed, the program's gradient of each column or row, and
+    its sums.
+    """
     wide = [o for o in opcodes if o.endswith(".128")]
     narrow = [o for o in opcodes if not o.endswith(".128")]
     assert len(wide) >= 2, f"{where}: {opcodes}"
@@ -108,7 +110,7 @@ def _check_width(opcodes: list[str], variant: str, where: str) -> None:
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_square_root_is_the_assemblers_own(capability: int, tmp_path: Path) -> None:
-    """noise._sqrt spells out what sqrt.rn does with an ordinary number, and so has its bits."""
+    """noise._sqrt writes out the operations of sqrt.rn for an ordinary number, and so has its bits."""
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     assembler = tools / (
         "ptxas-blackwell" if capability >= 100 and (tools / "ptxas-blackwell").exists() else "ptxas"
@@ -130,7 +132,7 @@ def test_square_root_is_the_assemblers_own(capability: int, tmp_path: Path) -> N
     ).stdout
     body = sass[: sass.index("EXIT")]
     x, y = re.search(r"MUFU\.RSQ (R\d+), (R\d+)", body).group(2, 1)
-    # The branch away is taken below 2⁻¹⁰¹ and for what is no positive finite number.
+    # The slow branch is taken below 2⁻¹⁰¹ and for all but positive finite numbers.
     assert re.search(rf"IADD3 \w+, (?:PT, PT, )?{x}, -0xd000000, RZ", body) and "0x727fffff" in body
     s, half, error = (
         re.search(pattern, body)

@@ -1,4 +1,4 @@
-"""What only a GPU can show: the compiled kernels' bits, graphs, sizes beyond 32 bits."""
+"""The properties that only a GPU can show: the bits of the compiled kernels, graphs, and sizes beyond 32 bits."""
 
 from __future__ import annotations
 
@@ -132,8 +132,8 @@ def test_a_second_gpu_is_served_while_the_first_is_current() -> None:
     second_gpu.check("triton")
 
 
-# Every likelihood with every kind of pixels, and every dtype with every reduction: all with all would be 508 kernels to
-# compile.
+# Every likelihood with every kind of pixels, and every dtype with every reduction. All combinations would be 508 kernels
+# to compile.
 LIKELIHOOD_CASES = dict.fromkeys(
     (
         *(
@@ -195,7 +195,7 @@ def test_finish_leaves_alone_what_is_finished_and_waits_for_nothing() -> None:
 
 
 def _plain_bias_relu(y: torch.Tensor, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The gradients before the ReLU that put out y, and of the bias."""
+    """The gradients before the ReLU with output y, and of the bias."""
     masked = grad.masked_fill(y <= 0, 0)
     return masked, masked.sum([dim for dim in range(y.dim()) if dim != 1])
 
@@ -216,7 +216,7 @@ def _plain_bias_relu(y: torch.Tensor, grad: torch.Tensor) -> tuple[torch.Tensor,
     ids=str,
 )
 def test_bias_and_relu(shape: tuple[int, ...], last: bool, dtype: torch.dtype) -> None:
-    """Bits are the same in every run, whichever program ends last, and with the sum in a launch of its own."""
+    """The bits are the same in every run, whichever program ends last, and with the sum in a separate launch."""
     draw = torch.Generator().manual_seed(7)
     x, grad = (torch.randn(shape, generator=draw).to(dtype) for _ in range(2))
     bias = torch.randn(shape[1], generator=draw).to(torch.promote_types(dtype, torch.float32))

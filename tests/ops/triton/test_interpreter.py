@@ -1,4 +1,4 @@
-"""Runs interpreted/ under TRITON_INTERPRET=1, which has to be set before Triton is imported."""
+"""The tests in interpreted/, run under TRITON_INTERPRET=1, which must be set before Triton is imported."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MODULES = (
 
 
 def test_interpreted() -> None:
-    """All at once: one process, however many cores there are, takes minutes."""
+    """All tests run at once, because a single process takes minutes, however many cores there are."""
     run = lambda module: fresh_process(
         *("-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/ops/triton/interpreted/{module}.py"),
         timeout=PATIENCE,

@@ -1,4 +1,4 @@
-"""The compiled code of the pass that a program ends by adding up what all have left, for GPUs that need not be there."""
+"""The compiled code of the pass in which the last program adds up the sums of all, for GPUs that need not be present."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def backward(x: Tensor) -> Launch:
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("kind", ["channels last", "contiguous"])
 def test_shares_are_read_after_all_have_been_written(kind: str, capability: int) -> None:
-    """A store, a barrier, an atomic addition that releases and acquires, a barrier, loads past the first-level cache."""
+    """The code has a store, a barrier, an atomic addition that releases and acquires, a barrier, and loads past the
+    first-level cache.
+    """
     ptx = compiled(backward(HIDDEN[kind](torch.float32)), capability).asm["ptx"]
     steps = re.findall(r"bar\.sync|atom[.\w:]*|st\.global\.[\w.]+|ld\.global\.cg", ptx)
     at = [step.startswith("atom") for step in steps].index(True)
@@ -51,12 +53,12 @@ def test_shares_are_read_after_all_have_been_written(kind: str, capability: int)
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_tiles_move_16_bytes_at_a_time_and_enough_programs_fit(dtype: torch.dtype, capability: int) -> None:
-    """Three programs of 256 threads find 80 registers for each on a processor."""
+    """Three programs of 256 threads fit on a processor with 80 registers a thread."""
     for kind, hidden in HIDDEN.items():
         x = hidden(dtype)
         (forward,) = launches_of(lambda x=x: bias_relu.bias_relu_(x, empty(x.shape[1])))
         for found, tensors in zip(read([forward, backward(x)], capability), (1, 2), strict=True):
             wide = lambda name, found=found: sum(o.endswith(".128") for o in found.opcodes(name))
-            accesses = 16 * x.element_size() // 16  # of each tensor, for a thread's 16 elements
+            accesses = 16 * x.element_size() // 16  # accesses of each tensor, for the 16 elements of a thread
             assert wide("LDG") >= tensors * accesses and wide("STG") == accesses, kind
             assert found.registers <= 80 and found.stack <= 8, (kind, found.registers, found.stack)

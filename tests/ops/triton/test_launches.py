@@ -1,4 +1,4 @@
-"""Everything that the Triton operators launch compiles, for GPUs that need not be there."""
+"""Every launch of the Triton operators compiles, for GPUs that need not be present."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing"
 )
 
-# Constants that are no flags: their values, or None for a number of slots, which chooses no code.
+# Constants that are not flags: their values, or None for a number of slots, which chooses no code.
 _CONSTANTS = {
     "KL": {-1, 0, 1, 2, 3},
     "NLL": {0, 2, 3},
@@ -41,7 +41,7 @@ _Trait = tuple[str, str, object]
 
 
 def _known(name: str, value: object) -> object:
-    """What the compiler knows of an argument."""
+    """The compiler's knowledge of an argument."""
     if name.isupper() or value is None:
         return value
     if isinstance(value, torch.Tensor):
@@ -52,7 +52,7 @@ def _known(name: str, value: object) -> object:
 
 
 def _traits(launch: Launch) -> frozenset[_Trait]:
-    """(kernel, parameter, what is known of it)"""
+    """The (kernel, parameter, knowledge of the compiler) triples of a launch."""
     return frozenset(
         (launch.kernel.__name__, name, _known(name, value))
         for name, value in launch.arguments.items()
@@ -61,7 +61,7 @@ def _traits(launch: Launch) -> frozenset[_Trait]:
 
 
 def _pairs(traits: frozenset[_Trait]) -> frozenset[frozenset[_Trait]]:
-    """Any two that choose between branches: constants, and whether a tensor is there."""
+    """All pairs of traits that choose between branches: constants, and whether a tensor is given."""
     flags = [
         (kernel, name, known is None if name.endswith("_ptr") else known)
         for kernel, name, known in traits
@@ -72,7 +72,7 @@ def _pairs(traits: frozenset[_Trait]) -> frozenset[frozenset[_Trait]]:
 
 @cache
 def _chosen(family: str) -> dict[int, list[Launch]]:
-    """Few launches for each GPU that have every trait between them; and for one of the GPUs every pair of flags."""
+    """A few launches for each GPU that together have every trait, and for one of the GPUs every pair of flags."""
     by_traits = {_traits(launch): launch for launch in launches(family)}
     of_pairs = {traits: _pairs(traits) for traits in by_traits}
     pairs = frozenset().union(*of_pairs.values())
@@ -103,7 +103,7 @@ def test_no_kernel_and_no_branch_is_left_out() -> None:
         importlib.import_module(m.name)
         for m in pkgutil.iter_modules(backend.__path__, f"{backend.__name__}.")
     ]
-    # Functions that say what they are not to be specialised for are kernels.
+    # Functions that name arguments not to specialise for are kernels.
     kernels = {
         f for m in modules for f in vars(m).values() if isinstance(f, JITFunction) and f.do_not_specialize
     }
@@ -117,7 +117,9 @@ def test_no_kernel_and_no_branch_is_left_out() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_number_is_worth_a_variant(family: str) -> None:
-    """Sizes and strides differ from batch to batch: none is specialised for, and none is now an integer, now a float."""
+    """Sizes and strides differ from batch to batch. No variant may be compiled for one of them, and none may be sometimes
+    an integer and sometimes a float.
+    """
     found = launches(family)
     for kernel in {launch.kernel for launch in found}:
         numbers = [p.name for p in kernel.params if not p.is_constexpr and not p.name.endswith("_ptr")]

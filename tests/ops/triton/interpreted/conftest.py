@@ -1,6 +1,6 @@
-"""These tests run the kernels on CPU tensors in Triton's interpreter.
+"""Fixtures of the tests that run the kernels on CPU tensors in Triton's interpreter.
 
-test_interpreter.py starts them in processes of their own: the interpreter is chosen when Triton is imported.
+test_interpreter.py starts the tests in processes of their own, because the interpreter is chosen when Triton is imported.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 
 def _tiles_of(block: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    from betavae_fast.ops.triton import tiles  # not where Triton is missing
+    from betavae_fast.ops.triton import tiles  # imported here, because Triton may be missing
 
     monkeypatch.setattr(tiles, "BLOCKS", (block,))
     tiles.row_tiling.cache_clear()
@@ -25,11 +25,11 @@ def _tiles_of(block: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def big_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The interpreter's time goes by tiles, not by elements."""
+    """Make tiles big, because the interpreter's time depends on the number of tiles, not of elements."""
     yield from _tiles_of(1 << 16, monkeypatch)
 
 
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """So that a row of a few elements is cut into panels."""
+    """Make tiles small, so that a row of a few elements is cut into panels."""
     yield from _tiles_of(256, monkeypatch)

@@ -1,4 +1,4 @@
-"""The Triton backend's operators beside the reference's."""
+"""The comparison of the Triton backend's operators with the reference's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def call(op: str, backend: str, *arguments: object) -> tuple[Tensor, ...]:
 
 
 def check(op: str, *arguments: object, extent: Tensor) -> None:
-    """The Triton result against the reference's: strides, and values within a few roundings of ``extent``."""
+    """Compare the Triton result with the reference's: strides, and values within a few roundings of ``extent``."""
     for got, want in zip(call(op, "triton", *arguments), call(op, "reference", *arguments), strict=True):
         assert got.dtype == want.dtype and got.shape == want.shape and got.stride() == want.stride()
         eps = torch.finfo(got.dtype).eps

@@ -1,4 +1,4 @@
-"""The kernels of a hidden layer's bias and ReLU against plain torch, and their sums in any order of the programs."""
+"""The kernels of a hidden layer's bias and ReLU, compared with plain torch, also with programs in any order."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHAPES = (
 
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several programs share a panel, and what they leave is added up in several goes."""
+    """Make tiles small, so that several programs share a panel and their sums are added up in several rounds."""
     monkeypatch.setattr(bias_relu, "TILE", 128)
     monkeypatch.setattr(bias_relu, "FEW_TILES", 1)
     monkeypatch.setattr(bias_relu, "MOST_PROGRAMS", 5)
@@ -34,7 +34,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def draws(shape: tuple[int, ...], dtype: torch.dtype, last: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """x, bias in at least float32, and a gradient."""
+    """x, the bias in at least float32, and a gradient."""
     draw = torch.Generator().manual_seed(3)
     x, grad = (torch.randn(shape, generator=draw).to(dtype) for _ in range(2))
     bias = torch.randn(shape[1], generator=draw).to(kl_dtype(dtype))
@@ -42,7 +42,7 @@ def draws(shape: tuple[int, ...], dtype: torch.dtype, last: bool) -> tuple[Tenso
 
 
 def plainly(x: Tensor, bias: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
-    """The output, x's gradient and the bias's."""
+    """The output and the gradients of x and of the bias."""
     x, bias = x.detach().requires_grad_(), bias.detach().requires_grad_()
     y = F.relu(x + bias.view(-1, *[1] * (x.dim() - 2)))
     return (y.detach(), *torch.autograd.grad(y, (x, bias), grad))
@@ -53,10 +53,10 @@ def check(shape: tuple[int, ...], dtype: torch.dtype, last: bool) -> None:
     y = x.clone()
     counter = bias_relu.bias_relu_(y, bias)
     assert torch.equal(y, plainly(x.to(bias.dtype), bias, grad.to(bias.dtype))[0].to(dtype))
-    # The ReLU of what was rounded: a number that is rounded to 0 has no gradient.
+    # The ReLU sees the rounded number: a number that is rounded to 0 has no gradient.
     _, expected, _ = plainly(y.to(bias.dtype), torch.zeros_like(bias), grad.to(bias.dtype))
     terms = expected.transpose(0, 1).reshape(shape[1], -1).T.contiguous()
-    for counted in (counter, counter, None):  # twice: the first leaves a zero
+    for counted in (counter, counter, None):  # the first run leaves a zero for the second
         grad_x, grad_bias = bias_relu.bias_relu_backward(grad, y, counted, bias.dtype)
         assert torch.equal(grad_x, expected.to(dtype)) and grad_x.stride() == y.stride()
         assert grad_bias.dtype == bias.dtype
@@ -107,8 +107,9 @@ def _reversed(index: Callable[..., None], programs: list[int]) -> Callable[..., 
 
 @pytest.mark.parametrize("last", [False, True])
 def test_sums_do_not_depend_on_which_program_ends_last(last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter runs one after the other: here in order, then in reverse, then with the sum in a launch of its
-    own."""
+    """The interpreter runs programs one after the other, here in order, then in reverse, then with the sum in a separate
+    launch.
+    """
     monkeypatch.setattr(bias_relu, "TILE", 64)
     x, bias, grad = draws((5, 33, 8, 8), torch.float32, last)
     y = x.clone()
@@ -136,7 +137,7 @@ CONVOLUTIONS = {
 @pytest.mark.parametrize("channels", [1, 3, 32, 33, 64])
 @pytest.mark.parametrize("batch", [0, 1, 3])
 def test_a_convolution_and_its_relu(batch: int, channels: int, name: str) -> None:
-    """Float64 shows no difference but that of a mistake."""
+    """In float64 only a mistake would make a difference."""
     convolution = CONVOLUTIONS[name]
     x = torch.randn(batch, 2, 8, 8, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(channels, 2, 4, 4, dtype=torch.float64, requires_grad=True)

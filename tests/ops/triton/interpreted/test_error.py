@@ -1,4 +1,4 @@
-"""The error against float64 stays within the budget every backend is held to."""
+"""The error against float64 stays within the budget of every backend."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_error(bucket: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("reduction", ["dim", "sample", "batchmean"])
 def test_error_of_sums(reduction: str) -> None:
-    """Tiles of their true size: how a sum is cut up is what its error comes from."""
+    """The tiles have their real size, because the error of a sum depends on how it is cut up."""
     draw = torch.Generator().manual_seed(7)
     mu, logvar, eps = (torch.randn(900, 10, generator=draw) for _ in range(3))
     kl = gaussian_kl(mu, logvar, reduction=reduction, backend="triton")

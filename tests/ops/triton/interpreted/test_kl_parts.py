@@ -1,4 +1,4 @@
-"""The kernels of the KL's parts against plain torch."""
+"""The kernels of the KL's parts, compared with plain torch."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from betavae_fast.ops import kl_parts as plain
 from betavae_fast.ops.triton import kl_parts as triton
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
-SIZES = [(1, 1), (3, 5), (64, 10), (300, 33), (4000, 10)]  # the last takes several programs
+SIZES = [(1, 1), (3, 5), (64, 10), (300, 33), (4000, 10)]  # the last size takes several programs
 
 
 def inputs(size: tuple[int, int], dtype: torch.dtype, strided: bool) -> tuple[Tensor, ...]:
     draw = torch.Generator().manual_seed(sum(size))
     z, mu, logvar = (torch.randn(size, generator=draw, dtype=dtype) for _ in range(3))
-    mu[0], logvar[0] = z[0], -1000.0  # below what a log-variance counts as
+    mu[0], logvar[0] = z[0], -1000.0  # below the smallest log-variance
     joint, marginals = (torch.randn(shape, generator=draw).double() for shape in (size[:1], size))
     if strided:
         z, mu, logvar = (x.t().contiguous().t() for x in (z, mu, logvar))

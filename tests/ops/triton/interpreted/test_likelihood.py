@@ -1,4 +1,4 @@
-"""The likelihood's kernels against the float64 reference and the error budget."""
+"""The kernels of the likelihood, compared with the float64 reference and the error budget."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def logits(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def check_all(decoded: Tensor, target: Tensor, grad_nll: Tensor | None = None, *mode: Any) -> None:
-    """Forward and backward; the sums may be off by roundings of their largest terms."""
+    """Check forward and backward. The sums may differ by roundings of their largest terms."""
     extent = torch.tensor(30.0 if mode[3] == REDUCTIONS["none"] else 3.0 * decoded.numel())
     check("likelihood_forward", decoded, target, *mode, True, extent=extent)
     if grad_nll is None:
@@ -42,7 +42,7 @@ def check_all(decoded: Tensor, target: Tensor, grad_nll: Tensor | None = None, *
     check("likelihood_backward", grad_nll, decoded, target, *mode, extent=torch.tensor(1.0))
 
 
-# Decoded, target.
+# The layouts of decoded and target.
 LAYOUTS = (
     ("channels_last", "channels_last"),
     ("channels_last", "contiguous"),
@@ -77,7 +77,7 @@ def test_every_layout(decoded_layout: str, target_layout: str, kind: str) -> Non
         check_all(decoded, target, None, *settings(likelihood, kind, reduction))
 
 
-# One row, one column, one dimension, rows of no whole number of bytes, rows longer than a tile.
+# One row, one column, one dimension, rows without a whole number of bytes, rows longer than a tile.
 SHAPES = ((1, 1), (300, 1), (7,), (5, 9), (2, 3, 5, 7), (2, 261), (3, 520))
 
 
@@ -117,7 +117,7 @@ def test_error(likelihood: str, dtype: torch.dtype, kind: str) -> None:
     ("likelihood", "reduction"), list(itertools.product(LIKELIHOODS, NLL_REDUCTIONS[1:]))
 )
 def test_error_of_sums(likelihood: str, reduction: str) -> None:
-    """Tiles of their true size: how a sum is cut up is what its error comes from."""
+    """The tiles have their real size, because the error of a sum depends on how it is cut up."""
     decoded, target = logits((9, 1100), torch.float32), pixels((9, 1100), torch.float32, "own")
     mode = settings(likelihood, "own", reduction)
     nll, early = call("likelihood_forward", "triton", decoded, target, *mode, True)
@@ -200,7 +200,7 @@ def test_a_gradient_may_have_any_strides(reduction: str) -> None:
 
 @pytest.mark.parametrize("kind", ["own", "bits"])
 def test_four_strides_within_a_row(kind: str) -> None:
-    """More than the kernel takes: the op goes by way of a copy."""
+    """The kernel does not take so many strides, so the op makes a copy."""
     decoded = logits((2, 2, 4, 3, 10), torch.float32)[..., ::2].permute(0, 3, 1, 4, 2)
     pixel = pixels((2, 5, 3, 2, 4), torch.float32, kind)
     target = as_taken(pixel.permute(0, 2, 3, 1, 4), kind)
@@ -210,7 +210,7 @@ def test_four_strides_within_a_row(kind: str) -> None:
 
 @pytest.mark.parametrize("layout", ["channels_last", "transposed"])
 def test_bits_do_not_depend_on_the_memory_format(layout: str) -> None:
-    """Of one memory format, decoded and target are read as if contiguous; a gradient is of the same numbers."""
+    """Decoded and target of the same memory format are read as if contiguous. The gradient has the same bits."""
     decoded, target = (
         lay_out(layout, x)[0] for x in (logits((3, 2, 4, 3), torch.float32), torch.rand(3, 2, 4, 3))
     )
@@ -236,7 +236,9 @@ def test_empty(shape: tuple[int, ...], reduction: str) -> None:
 
 
 def test_through_autograd() -> None:
-    """The gradient that forward leaves behind, and the one that is computed when it turns out to be another."""
+    """The test covers the gradient that forward leaves, and the gradient computed again if the upstream gradient is not
+    1.
+    """
     target = pixels((5, 9), torch.float32, "bool")
     for factor in (1.0, 3.0):
         grads = []

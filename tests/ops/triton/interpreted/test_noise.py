@@ -1,4 +1,4 @@
-"""The noise's bits are those of the contract, in the interpreter's arithmetic."""
+"""The noise has the bits of the contract, in the interpreter's arithmetic."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SEED = torch.tensor([-(1 << 62) + 12345, (1 << 40) + 7])
     ],
 )
 def test_bits(layout: str, features: tuple[int, ...], first_row: int) -> None:
-    """2^18 elements each, 2^20 and more in all."""
+    """Each case has 2^18 elements, all together 2^20 and more."""
     row = torch.Size(features).numel()
     zero = torch.zeros(-(-(1 << 18) // row), *features)
     mu, logvar = lay_out(layout, zero, zero)

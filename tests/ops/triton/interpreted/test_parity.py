@@ -1,4 +1,4 @@
-"""The kernels against the float64 reference, for every layout, dtype, reduction and kind of shape."""
+"""The kernels, compared with the float64 reference for every layout, dtype, reduction and kind of shape."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_rows_longer_than_a_tile(layout: str, reduction: str) -> None:
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_one_dimension(reduction: str) -> None:
-    """A batch of scalars: the sum over no dimensions is the element."""
+    """For a batch of scalars, the sum over no dimensions is the element."""
     mu, logvar = torch.randn(9), torch.randn(9)
     column = gaussian_kl(mu[:, None], logvar[:, None], reduction=reduction, backend="triton")
     got = gaussian_kl(mu, logvar, reduction=reduction, backend="triton")
@@ -94,7 +94,7 @@ def test_many_tiles_are_summed(reduction: str, dtype: torch.dtype) -> None:
 
 
 def test_four_strides_within_a_row() -> None:
-    """More than the kernel takes: the op goes by way of a copy."""
+    """The kernel does not take so many strides, so the op makes a copy."""
     mu = torch.randn(2, 2, 4, 3, 5).permute(0, 3, 1, 4, 2)
     logvar = torch.randn(2, 3, 2, 5, 8)[..., ::2]
     rng, extent = torch.tensor([1, 2]), torch.tensor(30.0)
@@ -109,7 +109,7 @@ def test_clamp_has_no_gradient_outside_and_keeps_nan(layout: str) -> None:
     logvar[0, 0], logvar[1, 1], logvar[2, 2] = float("nan"), 50, -0.5
     rng, limits, extent = torch.tensor([1, 2]), (-0.5, 0.7), torch.tensor(30.0)
     check("latent_forward", mu, logvar, rng, None, 0, *limits, 1, extent=extent)
-    # Slots without an element must not count, though 0 is clamped to something that has a KL.
+    # Slots without an element must not count, although their 0 is clamped to a value with a KL.
     check("latent_forward", mu, logvar, rng, None, 0, 1.0, 2.0, 4, extent=extent)
     grad_kl = torch.randn(12)
     arguments = (grad_z, grad_kl, mu, logvar, rng, None, 0, *limits, 1, True, True)

@@ -1,4 +1,4 @@
-"""The total correlation's kernels against the float64 reference and the error budget."""
+"""The kernels of the total correlation, compared with the float64 reference and the error budget."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ N = 1000
 
 @pytest.fixture
 def large_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The interpreter's time goes by tiles; still several of them, near and far, and several parts."""
+    """Make tiles large, because the interpreter's time depends on their number. There are still several of them, near and
+    far, and several parts.
+    """
     monkeypatch.setitem(total_correlation.SUM_OPTIONS, "TILE", 64)
     monkeypatch.setitem(total_correlation.GRADIENT_OPTIONS, "TILE", 64)
     monkeypatch.setitem(total_correlation.GRADIENT_OPTIONS, "NEAR_TILE", 32)
@@ -49,7 +51,7 @@ def there_and_back(
 
 
 def check(grads: tuple[Tensor, Tensor], inputs: tuple[Tensor, ...], *settings: int) -> None:
-    """Against the reference, which is given float64 so that the logarithms it saves are not rounded."""
+    """Compare with the reference, which gets float64 so that the logarithms it saves are not rounded."""
     got = there_and_back("triton", grads, inputs, *settings)
     wide = tuple(x.double() for x in inputs)
     want = there_and_back("reference", tuple(g.double() for g in grads), wide, *settings)
@@ -72,7 +74,7 @@ SIZES = {
     ("dtype", "size"), [(dtype, size) for dtype, sizes in SIZES.items() for size in sizes], ids=str
 )
 def test_error(size: tuple[int, int], dtype: torch.dtype, estimator: str) -> None:
-    """A single problem's luck is evened out by trials, more of them for small batches."""
+    """Several trials even out the luck of a single problem, more of them for small batches."""
     budgets = [Budget() for _ in range(5)]
     for trial in range(max(4, 12 // size[0])):
         inputs, grads = posterior(*size, dtype, trial), gradients(*size)
