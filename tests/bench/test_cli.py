@@ -1,4 +1,4 @@
-"""``betavae-fast bench``: an answer for the shapes that were asked for, or one line that says why not."""
+"""``betavae-fast bench``: figures for the requested shapes, or one line with the reason why not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from betavae_fast.bench.timing import QUICK
 
 @pytest.fixture(autouse=True)
 def brief(monkeypatch):
-    """Few samples, and no torch.compile, which takes longer than all the rest."""
+    """Take few samples, and leave out torch.compile, which takes longer than everything else."""
     monkeypatch.setattr("betavae_fast.bench.timing.BRIEF", QUICK)
     for module in ("latent", "likelihood", "total_correlation"):
         monkeypatch.setattr(
@@ -34,7 +34,9 @@ def test_what_takes_long_says_so_beforehand(monkeypatch, capsys):
 
 
 def test_a_check_is_foretold_from_fewer_rows(monkeypatch):
-    """The formula's work grows with the rows, or with their square; with noise of its own it runs for each contender."""
+    """The work of the formula grows with the rows or with their square. If contenders draw their own noise, it runs once
+    for each contender.
+    """
     monkeypatch.setattr(runner, "CpuClock", lambda: lambda work: 1.0)
     device = torch.device("cpu")
     latent, total_correlation = get("latent"), get("total_correlation")
@@ -66,7 +68,7 @@ def test_it_says_what_is_gained(op, tmp_path, capsys):
 
 
 def test_half_precision_is_measured_in_half_precision(tmp_path, capsys):
-    out = tmp_path / "[red]" / "figures.json"  # no colour, a folder's name
+    out = tmp_path / "[red]" / "figures.json"  # the name of a folder, not a colour
     assert _bench("--batch", "16", "--latent-dim", "4", "--dtype", "bf16", "--out", str(out)) == 0
     assert {row["dtype"] for row in json.loads(out.read_text())["measurements"]} == {"bf16"}
     assert f"Written to {out}" in capsys.readouterr().out
@@ -118,7 +120,7 @@ def _uncompilable(inputs, noise):
 
 
 def test_a_half_precision_sum_over_many_pixels_is_finite(tmp_path):
-    """The eager sum of float16 losses would be beyond 65504."""
+    """The eager sum of float16 losses would exceed 65504."""
     out = tmp_path / "figures.json"
     options = ("--dtype", "fp16", "--batch", "32", "--image", "1x64x64", "--out", str(out))
     assert _bench("--op", "bernoulli_nll", *options) == 0
@@ -127,7 +129,7 @@ def test_a_half_precision_sum_over_many_pixels_is_finite(tmp_path):
 
 @pytest.mark.parametrize(("shape", "runs"), [((1024, 32), True), ((8192, 1), False)])
 def test_eager_pairs_are_measured_where_they_fit_into_memory(shape, runs):
-    """Eager keeps B × B × D: at (8192, 1) more than at (1024, 32)."""
+    """Eager keeps B × B × D numbers, more at (8192, 1) than at (1024, 32)."""
     absent, _ = line_up(get("total_correlation"), shape, torch.device("cpu"))
     assert ("eager" not in absent) == runs
 
