@@ -1,4 +1,4 @@
-"""Layers: the published encoders and decoders, the latent layer, the loss, and the whole β-VAE."""
+"""Layers: the published encoders and decoders, the latent layer, the loss, and the complete β-VAE."""
 
 from betavae_fast.nn.diagonal_gaussian import DiagonalGaussian
 from betavae_fast.nn.latent import GaussianLatent, KLSplit, LatentOutput, split_kl

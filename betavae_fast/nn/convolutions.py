@@ -1,8 +1,8 @@
-"""A transposed convolution that a CPU does not stumble over.
+"""A transposed convolution that is faster on a CPU.
 
-Two of its parts take oneDNN several times as long as they have to (float32, AVX2, batch 1024): the weight's gradient
-when the bias's is asked for in the same call (32 → 32 channels at 16×16: 189 ms; apart, 75 + 7 ms), and the forward pass
-to a single channel (84 ms; as an ordinary convolution, 41 ms).
+oneDNN takes several times as long as necessary for two parts of it (float32, AVX2, batch 1024): the gradient of the
+weight, if the gradient of the bias is computed in the same call (32 → 32 channels at 16×16: 189 ms; in separate calls
+75 + 7 ms), and the forward pass to a single channel (84 ms; as an ordinary convolution 41 ms).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
-    """``torch.nn.ConvTranspose2d``: the same arguments, parameters and result, faster in float32 on a CPU.
+    """``torch.nn.ConvTranspose2d`` with the same arguments, parameters and result, but faster in float32 on a CPU.
 
     >>> layer = ConvTranspose2d(32, 1, kernel_size=4, stride=2, padding=1)
     >>> x = torch.randn(2, 32, 8, 8)
@@ -42,7 +42,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 
 class _ConvTranspose(torch.autograd.Function):
-    """(x, weight, bias, stride, padding) -> y; the gradient of the bias is summed by itself."""
+    """(x, weight, bias, stride, padding) -> y. The gradient of the bias is summed in a call of its own."""
 
     generate_vmap_rule = True
 
@@ -86,25 +86,28 @@ class _ConvTranspose(torch.autograd.Function):
         return grad_x, grad_weight, grad.sum((0, 2, 3)) if need_bias else None, None, None
 
 
-# Output row 2m takes input row m - 1 by the kernel's row 3 and row m by row 1; row 2m + 1 takes m by 2 and m + 1 by 0.
-# As the rows of a 3×3 kernel around m, one for each parity, where 4 stands for a row of zeros:
+# With input rows x and kernel rows k, output row 2m is k3 x[m - 1] + k1 x[m], and row 2m + 1 is k2 x[m] + k0 x[m + 1].
+# These are the rows of a 3×3 kernel around m, one kernel for each parity; 4 stands for a row of zeros.
 _KERNEL_ROWS = ((3, 1, 4), (4, 2, 0))
 
 
 def _doubling_by_parity(x: Tensor, weight: Tensor) -> Tensor:
-    """The transposed convolution of kernel 4, stride 2, padding 1 to one channel, without its bias: a 3×3 convolution to
-    the four pixels that each input pixel becomes (Shi et al. 2016, "Is the deconvolution layer the same as a
-    convolutional layer?")."""
+    """The transposed convolution with kernel 4, stride 2 and padding 1 to one channel, without its bias.
+
+    It is computed as a 3×3 convolution to the four pixels that each input pixel becomes (Shi et al. 2016, "Is the
+    deconvolution layer the same as a convolutional layer?").
+    """
     batch, _, height, width = x.shape
     rows = torch.tensor(_KERNEL_ROWS, device=weight.device)
     padded = F.pad(weight, (0, 1, 0, 1)).squeeze(1)
     kernels = padded[:, rows][..., rows]  # (channels, row parity, row, column parity, column)
-    # In channels_last, put so that vmap can follow; so are then the pixels, but for those of a single channel.
+    # Permutations rather than .to(memory_format=channels_last), which vmap lacks. The convolution's output is then
+    # channels_last, too, except with a single input channel.
     kernels = kernels.permute(1, 3, 2, 4, 0).reshape(4, 3, 3, -1).permute(0, 3, 1, 2)
     pixels = F.conv2d(x, kernels, padding=1).permute(0, 2, 3, 1).contiguous()
-    # (row, column, row parity) → (row, row parity, column), the two columns of a pair moved as one number: twelve times
-    # as fast as pixel_shuffle.
+    # (row, column, row parity) → (row, row parity, column). Both columns of a pair move as one complex number, which is
+    # twelve times as fast as pixel_shuffle.
     pairs = torch.view_as_complex(pixels.reshape(batch, height, width, 2, 2))
-    # A clone and not .contiguous(), which leaves a size of 1 the stride it has.
+    # A clone, because .contiguous() keeps the old stride of a dimension of size 1.
     doubled = pairs.transpose(2, 3).clone(memory_format=torch.contiguous_format)
     return torch.view_as_real(doubled).view(batch, 1, 2 * height, 2 * width)

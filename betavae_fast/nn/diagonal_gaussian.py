@@ -1,4 +1,4 @@
-"""The posterior object of latent-diffusion code: same interface, fused underneath."""
+"""The posterior class of latent-diffusion code: the same interface on fused kernels."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ LOGVAR_RANGE = (-30.0, 20.0)
 class DiagonalGaussian:
     """N(μ, σ²) per element of a latent, with the interface of diffusers' ``DiagonalGaussianDistribution``.
 
-    log σ² is clamped to [−30, 20], and has no gradient where it was clamped. :meth:`sample` then :meth:`kl` take one pass
+    log σ² is clamped to [−30, 20]; clamped elements get no gradient. :meth:`sample` followed by :meth:`kl` takes one pass
     over memory. Channels-last parameters give a channels-last z, without a copy. KL and NLL are in nats, summed over all
     dimensions but the batch.
 
-    Unlike there: (B, 2·D) and (B, 2·C, T, H, W) reduce to (B,), too; KL and NLL are float32 (float64 for float64), do not
-    cancel, and are zeros of shape (B,) on the device of the parameters where deterministic; noise is that of
-    :mod:`betavae_fast.noise`: not the bits that torch draws from that generator, but the same on every device. The
-    gradient of a sample, and of the KL that came with it, goes to ``parameters`` at once, not through ``mean`` and its
-    hooks.
+    Differences from diffusers: (B, 2·D) and (B, 2·C, T, H, W) reduce to (B,), too. KL and NLL are float32 (float64 for
+    float64 parameters) and computed without cancellation; for ``deterministic`` they are zeros of shape (B,) on the
+    parameters' device. The noise follows :mod:`betavae_fast.noise`: its bits are not those that torch draws from the same
+    generator, but they are the same on every device. The gradient of a sample, and of the KL computed with it, goes
+    directly to ``parameters``, not through ``mean`` and its hooks.
 
     Args:
         parameters: (B, 2·C, ...): the mean, then log σ²; float16, bfloat16, float32 or float64, any strides.
-        deterministic: σ = 0: samples are the mean, the KL and the NLL count as 0.
+        deterministic: if True, σ = 0: samples equal the mean, and KL and NLL are 0.
 
-    Attributes: ``parameters``; ``mean``, a view of it; ``deterministic``. Computed when asked for, in the dtype of the
+    Attributes: ``parameters``; ``mean``, a view of it; ``deterministic``. Computed on access, in the dtype of the
         parameters: ``logvar`` (clamped), ``std``, ``var``.
 
-    Raises: TypeError for what is no floating-point tensor, ValueError where dimension 1 is missing or odd.
+    Raises: TypeError if ``parameters`` is not a floating-point tensor; ValueError if dimension 1 is missing or odd.
 
-    Source: Rombach et al. 2022, arXiv:2112.10752; the KL as :func:`betavae_fast.gaussian_kl`.
+    Source: Rombach et al. 2022, arXiv:2112.10752. The KL is that of :func:`betavae_fast.gaussian_kl`.
 
     >>> posterior = DiagonalGaussian(torch.zeros(2, 8, 4, 4))
     >>> posterior.sample(torch.Generator().manual_seed(0)).shape, posterior.kl()
     (torch.Size([2, 4, 4, 4]), tensor([0., 0.]))
 
-    Nats per channel, means over the batch:
+    The KL of each channel, averaged over the batch:
 
     >>> from betavae_fast import gaussian_kl
     >>> gaussian_kl(posterior.mean + 1, posterior.logvar).flatten(1).sum(1)
@@ -58,7 +58,7 @@ class DiagonalGaussian:
         self._posterior = Posterior(mean, logvar, LOGVAR_RANGE, parameters)
 
     def __reduce__(self) -> tuple[type[DiagonalGaussian], tuple[Tensor, bool]]:
-        # Pickled apart, the mean would no longer be a view of the parameters.
+        # If the mean were pickled on its own, it would no longer be a view of the parameters.
         return type(self), (self.parameters, self.deterministic)
 
     @property
@@ -77,10 +77,11 @@ class DiagonalGaussian:
         """z = μ + σ ε, like the mean in shape, dtype and memory format, differentiable.
 
         Args:
-            generator: torch's own by default; or one a sample, each of which draws what it would for that sample alone.
-                They may be on another device.
-            noise: ε itself, like the mean.
-        Raises: TypeError for another generator, ValueError for the wrong number of them or with ``noise``.
+            generator: a generator (torch's own by default), or one for each sample, which then draws what it would draw
+                for that sample alone. Generators may be on another device.
+            noise: ε itself, with the shape, dtype and device of the mean.
+        Raises: TypeError if ``generator`` is anything else; ValueError for the wrong number of generators, or if
+            ``noise`` is given as well.
         """
         if self.deterministic:
             return self.mean.clone()
@@ -90,10 +91,10 @@ class DiagonalGaussian:
         return self.mean
 
     def kl(self, other: DiagonalGaussian | None = None) -> Tensor:
-        """KL(self ‖ ``other``), of N(0, I) by default: nats, (B,), never negative.
+        """KL(self ‖ ``other``) in nats, shape (B,), never negative. By default, ``other`` is N(0, I).
 
-        Raises: TypeError for another kind of ``other``, ValueError for one of another shape, or a deterministic one, to
-            which no KL is finite.
+        Raises: TypeError if ``other`` is not a DiagonalGaussian; ValueError if its shape differs, or if it is
+            deterministic, because no KL to it is finite.
         """
         if other is not None:
             self._check_other(other)
@@ -104,7 +105,7 @@ class DiagonalGaussian:
         return kl_between(self.mean, self.logvar, other.mean, other.logvar)
 
     def nll(self, sample: Tensor, dims: Sequence[int] | None = None) -> Tensor:
-        """−log of the density at ``sample``, nats, summed over ``dims`` (all but the batch)."""
+        """−log of the density at ``sample`` in nats, summed over ``dims`` (by default all but the batch)."""
         dtype = kl_dtype(self.mean.dtype)
         mean, logvar = self.mean.to(dtype), self.logvar.to(dtype)
         terms = math.log(2 * math.pi) + logvar + (sample - mean).square() * (-logvar).exp()

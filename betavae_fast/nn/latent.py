@@ -1,5 +1,4 @@
-"""The bottleneck: a diagonal Gaussian posterior per image, sampled in training and read at its mean in
-evaluation."""
+"""The bottleneck: a diagonal Gaussian posterior per image. Training samples it, evaluation takes its mean."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from betavae_fast.ops.backends import Backend
 
 
 class LatentOutput(NamedTuple):
-    """What the latent layer hands on: the sample and its KL, and the posterior they came from."""
+    """The output of the latent layer: the sample, the KL, and the parameters of the posterior."""
 
     z: Tensor  # like mu
     kl: Tensor  # nats; with the default reduction one value per latent dim, a mean over the batch
@@ -23,8 +22,7 @@ class LatentOutput(NamedTuple):
 
 
 class KLSplit(NamedTuple):
-    """The two ways in which a channel carries information, in nats per image; both are 0 for an unused
-    channel."""
+    """The two parts of a channel's KL, in nats per image. Both are 0 for an unused channel."""
 
     mean_dispersion: Tensor
     variance: Tensor
@@ -35,10 +33,10 @@ class GaussianLatent(nn.Module):
     in both (Kingma & Welling 2014, equation 10 and appendix B).
 
     Args:
-        reduction: of the KL, as in :func:`betavae_fast.gaussian_kl`. "dim" (default): batch mean per latent
+        reduction: reduction of the KL, as in :func:`betavae_fast.gaussian_kl`. "dim" (default): batch mean per latent
             dim, shape ``mu.shape[1:]``.
-        logvar_range: clamp log σ² to (lo, hi); no gradient flows where it was clamped.
-        backend: which implementation computes it; "auto" chooses by the tensor's device.
+        logvar_range: range (lo, hi) to which log σ² is clamped; clamped elements get no gradient.
+        backend: the backend of the computation; "auto" chooses by the tensor's device.
 
     Called with ``moments`` of shape (B, 2·D, ...), mean first, or with ``mu, logvar`` of shape (B, D, ...)
     each.
@@ -71,14 +69,14 @@ class GaussianLatent(nn.Module):
         noise: Tensor | None = None,
         first_row: int = 0,
     ) -> LatentOutput:
-        """Sample (or take the mean) and measure the KL.
+        """Sample (or take the mean, in evaluation) and compute the KL.
 
         Args:
             mu: the posterior mean, or, without ``logvar``, the packed moments.
             logvar: the posterior log-variance.
-            seed, generator, noise, first_row: where the noise comes from in training, as in
-                :func:`betavae_fast.reparameterize_kl`; evaluation draws none.
-        Raises: ValueError if packed moments do not split in two halves, or as ``reparameterize_kl`` does.
+            seed, generator, noise, first_row: the source of the noise in training, as in
+                :func:`betavae_fast.reparameterize_kl`; evaluation draws no noise.
+        Raises: ValueError if packed moments do not split into two halves; the errors of ``reparameterize_kl``.
         """
         if logvar is None:
             mu, logvar = split_halves(mu)

@@ -14,7 +14,7 @@ from betavae_fast.ops.backends import Backend
 
 
 class LossOutput(NamedTuple):
-    """All in nats, summed over pixels or latent dims, averaged over the batch."""
+    """The parts of the loss in nats, summed over pixels or latent dims and averaged over the batch."""
 
     total: Tensor  # scalar: reconstruction + beta * kl
     reconstruction: Tensor  # scalar: −log p(x|z)
@@ -26,11 +26,11 @@ class ReconstructionLoss(nn.Module):
     """−log p(x|z): the pixel likelihood as a loss, a scalar in nats per image.
 
     Args:
-        likelihood: what the decoder's output means. "bernoulli": logits, for pixels in [0, 1] (a grey pixel
+        likelihood: meaning of the decoder's output. "bernoulli": logits, for pixels in [0, 1] (a grey pixel
             counts as its probability of being on). "gaussian", "laplace": the mean of a density of width
             ``scale``, whose normalising constant is part of the loss; for any finite pixels.
         scale: standard deviation (Gaussian) or diversity (Laplace), in units of the pixel range.
-        backend: which implementation of the likelihood computes it; "auto" chooses by the tensor's device.
+        backend: the backend of the likelihood; "auto" chooses by the tensor's device.
 
     Raises: ValueError for an unknown likelihood, a scale that is not positive, or a scale for a Bernoulli
         likelihood, which has none.
@@ -58,7 +58,7 @@ class ReconstructionLoss(nn.Module):
         self.check = TargetCheck(type(self).__name__)
 
     def forward(self, decoded: Tensor, target: Tensor | PackedBits) -> Tensor:
-        """The loss of one batch; arguments and errors as :meth:`BetaVAELoss.forward`."""
+        """The loss of one batch. Arguments and errors are those of :meth:`BetaVAELoss.forward`."""
         loss = self._nll(decoded, target)
         if not isinstance(target, PackedBits):
             self.check(target, self.likelihood, self.scale)
@@ -75,14 +75,13 @@ class ReconstructionLoss(nn.Module):
 
 
 class BetaVAELoss(nn.Module):
-    """−E[log p(x|z)] + β KL(q(z|x) ‖ N(0, I)) (Higgins et al. 2017, equation 4), with no other scale
-    anywhere.
+    """−E[log p(x|z)] + β KL(q(z|x) ‖ N(0, I)) (Higgins et al. 2017, equation 4), without any other scale factor.
 
     Args:
         beta: weight of the KL, at least 0; 1 is the evidence lower bound.
-        likelihood, scale, backend: handed to :class:`ReconstructionLoss`.
+        likelihood, scale, backend: passed to :class:`ReconstructionLoss`.
 
-    Raises: ValueError for a negative or infinite beta, and what :class:`ReconstructionLoss` raises.
+    Raises: ValueError for a negative or infinite beta; the errors of :class:`ReconstructionLoss`.
 
     >>> import torch
     >>> logits, white = torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8, dtype=torch.bool)
@@ -115,10 +114,10 @@ class BetaVAELoss(nn.Module):
                 :class:`betavae_fast.PackedBits`.
             kl_per_dim: batch-mean KL of each latent dim, as the latent layer returns it by default.
         Returns: float32 (float64 for float64 input).
-        Raises: as :func:`betavae_fast.bernoulli_nll`: ValueError if the shapes differ, TypeError for a target of
-            another dtype. ValueError for a floating-point target outside [0, 1] (Bernoulli; 1e-4 or a unit in the
-            last place beyond passes as rounding) or with NaN or infinity. Targets that look like 0…255 beside a scale
-            of at most 1 get one warning. On the CPU every target is looked at, on a GPU the first one, and none in a
+        Raises: ValueError if the shapes differ; TypeError for a target of another dtype; ValueError for a floating-point
+            target with NaN or infinity or, for a Bernoulli likelihood, outside [0, 1] (1e-4 or one unit in the last
+            place beyond passes as rounding). Targets that look like 0…255 while the scale is at most 1 give one
+            warning. The values of every target are checked on the CPU, those of the first on a GPU, and none in a
             compiled, exported or captured program.
         """
         reconstruction = self.reconstruction(decoded, target)

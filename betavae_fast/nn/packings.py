@@ -1,6 +1,6 @@
-"""From the ways encoders put out a diagonal Gaussian to (μ, log σ²), which every function here takes.
+"""Conversions from the outputs of various encoders to (μ, log σ²), which the package's functions take.
 
-Splits are views: the kernels read them where they lie, nothing is copied.
+Splits are views, which the kernels read without a copy.
 
 >>> from betavae_fast import reparameterize_kl
 >>> z, kl = reparameterize_kl(*split_interleaved(torch.zeros(8, 3, 2)))
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from betavae_fast.functional.checks import FLOATING, check_tensor
 from betavae_fast.ops.schemas import kl_dtype
 
-# Below, log softplus(x) = x − ½ eˣ to the last bit of float64, and softplus itself begins to lose its exponent.
+# Below this, log softplus(x) = x − ½ eˣ to the last bit of float64; far below it, softplus itself underflows.
 _SOFTPLUS_IS_EXP = -20.0
 
 
@@ -26,7 +26,7 @@ def split_halves(packed: Tensor, dim: int = 1) -> tuple[Tensor, Tensor]:
 
     Args:
         packed: (B, 2·D, ...), or with 2·D at another ``dim``; floating point, any strides.
-    Raises: TypeError for what is no floating-point tensor, ValueError where the dimension is missing or odd.
+    Raises: TypeError if ``packed`` is not a floating-point tensor; ValueError if the dimension is missing or odd.
 
     >>> mu, logvar = split_halves(torch.arange(8.0).view(1, 2, 4), dim=-1)
     >>> mu
@@ -46,7 +46,7 @@ def split_halves(packed: Tensor, dim: int = 1) -> tuple[Tensor, Tensor]:
 def split_interleaved(packed: Tensor) -> tuple[Tensor, Tensor]:
     """Two views (B, D) of pairs (B, D, 2): μ first in each pair, log σ² second.
 
-    Raises: TypeError for what is no floating-point tensor, ValueError for a last dimension that is not 2.
+    Raises: TypeError if ``packed`` is not a floating-point tensor; ValueError if its last dimension is not 2.
 
     >>> split_interleaved(torch.tensor([[[1.0, -2.0], [3.0, -4.0]]]))
     (tensor([[1., 3.]]), tensor([[-2., -4.]]))
@@ -61,9 +61,9 @@ def split_interleaved(packed: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def from_log_sigma(mu: Tensor, log_sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """(μ, 2 log σ), of an encoder that puts out log σ; the doubling is exact.
+    """(μ, 2 log σ) from an encoder that outputs log σ. The doubling is exact.
 
-    Raises: TypeError for what is no floating-point tensor.
+    Raises: TypeError if ``log_sigma`` is not a floating-point tensor.
 
     >>> from_log_sigma(torch.zeros(2), torch.tensor([0.5, -1.0]))
     (tensor([0., 0.]), tensor([ 1., -2.]))
@@ -73,9 +73,9 @@ def from_log_sigma(mu: Tensor, log_sigma: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def from_sigma(mu: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """(μ, 2 log σ), of an encoder that puts out σ itself; −∞ for σ = 0, NaN below.
+    """(μ, 2 log σ) from an encoder that outputs σ itself; −∞ for σ = 0, NaN for σ < 0.
 
-    Raises: TypeError for what is no floating-point tensor.
+    Raises: TypeError if ``sigma`` is not a floating-point tensor.
 
     >>> from_sigma(torch.zeros(2), torch.tensor([1.0, 0.5]))
     (tensor([0., 0.]), tensor([ 0.0000, -1.3863]))
@@ -85,10 +85,11 @@ def from_sigma(mu: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def from_softplus(mu: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-    """(μ, 2 log softplus(raw)), of an encoder whose σ is log(1 + exp(raw)); finite, with a finite gradient, for every
-    finite ``raw``, also where σ itself underflows.
+    """(μ, 2 log softplus(raw)) from an encoder whose σ is softplus(raw) = log(1 + exp(raw)).
 
-    Raises: TypeError for what is no floating-point tensor.
+    Value and gradient are finite for every finite ``raw``, even if σ itself underflows.
+
+    Raises: TypeError if ``raw`` is not a floating-point tensor.
 
     >>> from_softplus(torch.zeros(2), torch.tensor([0.0, -200.0]))
     (tensor([0., 0.]), tensor([  -0.7330, -400.0000]))
@@ -96,6 +97,6 @@ def from_softplus(mu: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
     check_tensor("from_softplus", "raw", raw, FLOATING)
     x = raw.to(kl_dtype(raw.dtype))
     small = x < _SOFTPLUS_IS_EXP
-    # Each branch sees only what it can take: the other's infinities would come back as NaN gradients.
+    # Each branch gets only values in its range: an infinity in the unused branch would give NaN gradients.
     log_sigma = torch.where(small, x - 0.5 * x.clamp(max=0).exp(), F.softplus(x.masked_fill(small, 0)).log())
     return mu, (2 * log_sigma).to(raw.dtype)

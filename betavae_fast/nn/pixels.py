@@ -1,4 +1,4 @@
-"""Images arrive as bool, uint8 or float; layers want floats in [0, 1]."""
+"""Pixels: their conversion from bool, uint8 or float to floats in [0, 1], and the check of targets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def to_float(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Pixels as floating-point numbers of ``dtype``: bool becomes 0 or 1, uint8 is divided by 255, a
     floating-point tensor is only cast.
 
-    Raises: TypeError for any other dtype, whose scale nobody could know.
+    Raises: TypeError for any other dtype, because its scale is unknown.
 
     >>> to_float(torch.tensor([0, 51, 255], dtype=torch.uint8))
     tensor([0.0000, 0.2000, 1.0000])
@@ -32,13 +32,14 @@ def to_float(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 class TargetCheck:
-    """Refuses floating-point targets that a likelihood cannot have, under which training would go astray in silence.
+    """Refuses floating-point targets outside a likelihood's range, which would spoil the training silently.
 
-    A Bernoulli target must lie in [0, 1], to within 1e-4 or one unit in the last place, which resizing rounds by. Any
-    other must be finite; where it looks like pixels 0…255 beside a ``scale`` in units of [0, 1], it gets one warning.
+    A Bernoulli target must lie in [0, 1], up to rounding by resizing: 1e-4 or one unit in the last place. Any other
+    target must be finite; one that looks like pixels 0…255 while ``scale`` is in units of [0, 1] gives one warning.
 
-    On the CPU every target is looked at. On other devices only the first is, because reading a value makes the host wait
-    for the device. None is while a program is compiled, exported, traced or captured, nor within torch.func's transforms.
+    On the CPU every target is checked. On other devices only the first is, because reading a value makes the host wait
+    for the device. No target is checked while a program is compiled, exported, traced or captured, or within torch.func's
+    transforms.
 
     Args:
         caller: the name that messages begin with.
@@ -50,7 +51,7 @@ class TargetCheck:
         self._warned = False
 
     def __call__(self, target: Tensor, likelihood: Likelihood, scale: float = 1.0) -> None:
-        """Raises: ValueError for a target outside what ``likelihood`` takes."""
+        """Raise ValueError for a target outside the range of ``likelihood``."""
         if not target.is_floating_point() or not _can_be_read(target) or target.numel() == 0:
             return
         if self._looked and target.device.type != "cpu":
@@ -75,7 +76,7 @@ class TargetCheck:
 
 
 def _can_be_read(x: Tensor) -> bool:
-    """Whether ``x`` has numbers to read at this moment."""
+    """Tell whether the host can read values of ``x`` at this moment."""
     return not (
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state()

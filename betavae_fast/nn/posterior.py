@@ -1,4 +1,4 @@
-"""The fused pass behind the classes that ask for the sample and for the KL one after the other."""
+"""The fused pass for classes whose callers ask for the sample and for the KL in separate calls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Generators = Generator | Sequence[Generator] | None
 
 
 def kl_between(mu: Tensor, logvar: Tensor, other_mu: Tensor, other_logvar: Tensor) -> Tensor:
-    """KL(N(μ, σ²) ‖ N(μ', σ'²)), nats, (B,): measured in units of σ' from μ', it is the KL to N(0, I)."""
+    """KL(N(μ, σ²) ‖ N(μ', σ'²)) in nats, shape (B,). Relative to μ' and in units of σ', it is the KL to N(0, I)."""
     dtype = kl_dtype(mu.dtype)
     mu, logvar, other_mu, other_logvar = (x.to(dtype) for x in (mu, logvar, other_mu, other_logvar))
     return gaussian_kl(
@@ -25,15 +25,16 @@ def kl_between(mu: Tensor, logvar: Tensor, other_mu: Tensor, other_logvar: Tenso
 
 
 class Posterior:
-    """N(μ, σ²) of a batch, whose KL comes out of the pass that sampled it.
+    """N(μ, σ²) of a batch, whose KL is computed in the pass that samples it.
 
-    A sample keeps its KL, B numbers, for the next :meth:`kl`, which takes it away. It is not kept across a backward
-    pass, which frees its graph, and not used where it would be another than a new one: after μ or log σ² was written to,
-    or with gradients asked for now and not then; nor in inference mode or torch.compile, where that cannot be told.
+    A sample caches its KL, B numbers, for the next :meth:`kl`, which empties the cache. The cached KL is dropped after a
+    backward pass, which frees its graph, and ignored whenever a new KL would differ: after μ or log σ² was written to, or
+    if gradients are enabled now and were not then, or the reverse. In inference mode and under torch.compile nothing is
+    cached, because such changes cannot be detected there.
 
     Args:
-        mu, logvar, logvar_range: as :func:`betavae_fast.reparameterize_kl` takes them.
-        packed: what mu and logvar are the halves of along dimension 1, if it is to have a sample's gradient at once.
+        mu, logvar, logvar_range: as in :func:`betavae_fast.reparameterize_kl`.
+        packed: the tensor whose halves along dimension 1 are mu and logvar, to write a sample's gradient to it directly.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class Posterior:
         self._kept: tuple[Tensor, tuple[int, int]] | None = None
 
     def sample(self, generator: Generators = None, noise: Tensor | None = None) -> Tensor:
-        """z like μ. A generator may be on another device: noise is the same on all. Of several, one a row, each draws
-        what it would for its row alone."""
+        """A sample z, like μ. A generator may be on another device, because the noise is the same on all devices.
+
+        A list of generators has one for each row, which draws what it would draw for that row alone.
+        """
         if isinstance(generator, Sequence) and len(generator) == 1:
             (generator,) = generator
         if isinstance(generator, Sequence):
@@ -60,7 +63,7 @@ class Posterior:
         return z
 
     def kl(self) -> Tensor:
-        """To N(0, I), nats, (B,)."""
+        """The KL to N(0, I) in nats, shape (B,)."""
         kept, self._kept = self._kept, None
         if kept is not None:
             kl, versions = kept
@@ -87,7 +90,7 @@ class Posterior:
     def _sample_rows(self, generators: Sequence[Generator], noise: Tensor | None) -> tuple[Tensor, Tensor]:
         rows = len(self.mu)
         if len(generators) != rows:
-            raise ValueError(f"a list of generators must have one a sample, {rows}, got {len(generators)}")
+            raise ValueError(f"a list of generators must have one per sample, {rows}, got {len(generators)}")
         if rows == 0:
             return self._pass(self._inputs, None, noise)
         parts = zip(*(x.split(1) for x in self._inputs), strict=True)
@@ -97,11 +100,11 @@ class Posterior:
 
     def _keep(self, z: Tensor, kl: Tensor) -> None:
         self._kept = None
-        if torch.compiler.is_compiling() or kl.is_inference():  # Nothing would tell that it is out of date.
+        if torch.compiler.is_compiling() or kl.is_inference():  # Changes could not be detected.
             return
         self._kept = kl, self._versions()
         if z.grad_fn is not None:
-            this = weakref.ref(self)  # The graph must not keep alive what keeps the graph alive.
+            this = weakref.ref(self)  # A strong one would be a cycle: the cached KL holds the graph.
 
             def forget(_: object) -> None:
                 if (posterior := this()) is not None:
@@ -110,7 +113,7 @@ class Posterior:
             z.grad_fn.register_prehook(forget)
 
     def __getstate__(self) -> dict[str, object]:
-        # A copy's versions count anew: they would not tell whether the KL is still that of its tensors.
+        # The version counters of a copy start anew and cannot tell whether the cached KL is still valid.
         return vars(self) | {"_kept": None}
 
     def _versions(self) -> tuple[int, int]:

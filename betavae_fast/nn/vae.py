@@ -1,4 +1,4 @@
-"""The whole β-VAE: encoder, latent layer, decoder."""
+"""The complete β-VAE: encoder, latent layer, decoder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from betavae_fast.ops.backends import Backend
 
 
 class BetaVAEOutput(NamedTuple):
-    """One pass through the model; ``decoded`` holds logits for a Bernoulli likelihood, means otherwise."""
+    """The output of the model; ``decoded`` holds logits for a Bernoulli likelihood, means otherwise."""
 
     decoded: Tensor  # (B, C, H, W)
     z: Tensor  # (B, D)
@@ -34,9 +34,9 @@ class BetaVAE(nn.Module):
         latent_dim: number of latent dims D.
         architecture: "burgess" (Burgess et al. 2018), "locatello" (Locatello et al. 2019) or "mlp" (Higgins
             et al. 2017).
-        likelihood: what the decoder's output stands for, as in :class:`betavae_fast.BetaVAELoss`; here only
+        likelihood: meaning of the decoder's output, as in :class:`betavae_fast.BetaVAELoss`; here only
             :meth:`pixels` and :meth:`sample` depend on it.
-        logvar_range, backend: handed to :class:`betavae_fast.GaussianLatent`.
+        logvar_range, backend: passed to :class:`betavae_fast.GaussianLatent`.
 
     Raises: ValueError for a size or a name the architecture cannot take.
 
@@ -69,10 +69,11 @@ class BetaVAE(nn.Module):
         self.latent = GaussianLatent(logvar_range=logvar_range, backend=backend)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Posterior mean and log-variance, (B, D) each, of images (B, C, H, W): bool, uint8 (divided by 255)
-        or floating point in [0, 1].
+        """Encode images (B, C, H, W) to posterior mean and log-variance, (B, D) each.
 
-        Raises: ValueError for images of another shape, TypeError for another dtype.
+        Images are bool, uint8 (divided by 255) or floating point in [0, 1].
+
+        Raises: ValueError for images of another shape; TypeError for another dtype.
         """
         if images.dim() != 4 or images.shape[1:] != self.image_shape:
             raise ValueError(
@@ -80,12 +81,12 @@ class BetaVAE(nn.Module):
                 f"got {tuple(images.shape)}"
             )
         dtype = next(self.parameters()).dtype
-        # The moments are of the parameters' dtype under autocast, too: sample and KL keep their digits.
+        # The moments get the parameters' dtype under autocast, too, so that sample and KL keep their precision.
         mu, logvar = self.encoder(to_float(images, dtype)).to(dtype).chunk(2, dim=1)
         return mu, logvar
 
     def decode(self, z: Tensor) -> Tensor:
-        """Logits (Bernoulli) or means (Gaussian, Laplace), (B, C, H, W), of latents (B, D).
+        """Decode latents (B, D) to logits (Bernoulli) or means (Gaussian, Laplace), (B, C, H, W).
 
         Raises: ValueError for latents of another shape.
         """
@@ -95,7 +96,7 @@ class BetaVAE(nn.Module):
         return decoded
 
     def pixels(self, decoded: Tensor) -> Tensor:
-        """The expected image E[x | z] of a decoder output: its sigmoid (Bernoulli), or itself."""
+        """The expected image E[x | z] of a decoder output: its sigmoid (Bernoulli), or the output itself."""
         return decoded.sigmoid() if self.likelihood == "bernoulli" else decoded
 
     def forward(
@@ -107,11 +108,11 @@ class BetaVAE(nn.Module):
         noise: Tensor | None = None,
         first_row: int = 0,
     ) -> BetaVAEOutput:
-        """Encode, sample (in training; the mean in evaluation), decode.
+        """Encode, sample (or take the mean, in evaluation) and decode.
 
-        ``seed``, ``generator``, ``noise`` and ``first_row`` say where the noise comes from, as in
-        :func:`betavae_fast.reparameterize_kl`: with the same ``seed``, the shards of a batch, each called
-        with its ``first_row``, draw what the whole batch draws.
+        ``seed``, ``generator``, ``noise`` and ``first_row`` determine the noise, as in
+        :func:`betavae_fast.reparameterize_kl`: shards of a batch that are called with the same ``seed`` and their
+        ``first_row`` draw the noise of the whole batch.
         """
         latent: LatentOutput = self.latent(
             *self.encode(images), seed=seed, generator=generator, noise=noise, first_row=first_row
@@ -122,10 +123,9 @@ class BetaVAE(nn.Module):
     def sample(
         self, n: int, *, seed: int | Tensor | None = None, generator: Generator | None = None
     ) -> Tensor:
-        """``n`` images (n, C, H, W) of latents drawn from the prior N(0, I), as expected pixel values.
+        """Decode ``n`` latents drawn from the prior N(0, I) to images of expected pixel values, (n, C, H, W).
 
-        The noise follows the same contract as in training: the same ``seed`` gives the same latents on any
-            device.
+        The noise follows the same contract as in training: the same ``seed`` gives the same latents on any device.
         """
         parameter = next(self.parameters())
         standard = torch.zeros(n, self.latent_dim, dtype=parameter.dtype, device=parameter.device)

@@ -73,7 +73,7 @@ class BetaTC(Objective):
             group=whole_batch(),
             backend=self.backend,
         )
-        if self._weights.dtype != parts.dtype:  # in the first call only, so that a CUDA graph records no conversion
+        if self._weights.dtype != parts.dtype:  # once, so that a CUDA graph records no conversion
             self._weights = parts.new_tensor(self.weights)
         total = inputs.reconstruction + torch.dot(parts, self._weights)
         return ObjectiveOutput(total, dict(zip(self.logged, parts.unbind(), strict=True)))

@@ -39,8 +39,8 @@ class Objective(nn.Module):
         optimizer.step()
         objective.update(reconstruction, kl_per_dim.sum())
 
-    The host reads nothing back, so a CUDA graph can record these lines. An objective's state is in its ``state_dict`` and its
-    ``optimizer``; a run that restores both continues bit for bit.
+    The host reads nothing back, so a CUDA graph can record these lines. An objective's state is in its ``state_dict``
+    and its ``optimizer``; a run that restores both continues bit for bit.
 
     If several processes (torch.distributed) share every batch equally, an objective takes its statistics over the whole
     batch: gradients averaged over the processes equal those of one process with the whole batch, unless the objective's

@@ -6,7 +6,7 @@ the mean for a Gaussian or Laplace one. The layers are named in the order in whi
 that published weights can be copied layer by layer.
 
 Initialisation is PyTorch's default for every layer (uniform in ±1/√fan_in): Burgess et al. and Higgins et
-al. give none, and the code of Locatello et al. uses its framework's default, as this does.
+al. give none, and the code of Locatello et al. uses its framework's default, as this code does.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _BUILDERS: dict[Architecture, Callable[[ImageShape, int], tuple[nn.Sequential, n
 def build(
     architecture: Architecture, image_shape: ImageShape, latent_dim: int
 ) -> tuple[nn.Sequential, nn.Sequential]:
-    """The (encoder, decoder) pair of that name for images (C, H, W) and ``latent_dim`` latent dims.
+    """The (encoder, decoder) pair of that architecture for images (C, H, W) and ``latent_dim`` latent dims.
 
     Raises: ValueError for an unknown name, a shape that is not three positive sizes, a latent_dim below 1,
         or an image size the architecture cannot take.

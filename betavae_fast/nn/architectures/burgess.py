@@ -15,13 +15,13 @@ HIDDEN = 256
 
 
 def burgess(image_shape: tuple[int, int, int], latent_dim: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """Encoder and decoder, each the other's mirror.
+    """Encoder and decoder, mirror images of each other.
 
     Encoder: four convolutions of 32 channels, 4×4, stride 2, padding 1; fully connected 256, 256, 2·D.
     Decoder: fully connected 256, 256, 512, reshaped to 32×4×4; four transposed convolutions 4×4, stride 2,
-    padding 1, the last to the image's channels. ReLU after every layer but the last of each. The published
-    net is for 64×64; other powers of two get one stage more or fewer per factor of two, the fully connected
-    layers stay as they are.
+    padding 1, the last to the image's channels. A ReLU follows every layer but the last of each network.
+    The published network is for 64×64; other powers of two get one stage more or fewer per factor of two, with the same
+    fully connected layers.
     """
     stages = count_stages(image_shape, "burgess")
     image_channels = image_shape[0]

@@ -1,5 +1,5 @@
 """Locatello et al. 2019, "Challenging common assumptions in the unsupervised learning of disentangled
-representations" (arXiv:1811.12359), table 1: the net most disentanglement benchmarks report."""
+representations" (arXiv:1811.12359), table 1: the network that most disentanglement benchmarks report."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ HIDDEN = 256
 
 
 def locatello(image_shape: tuple[int, int, int], latent_dim: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """Encoder: convolutions 32 4×4, 32 4×4, 64 2×2, 64 2×2, all stride 2 with "same" padding; fully
-    connected 256 and 2·D. Decoder: fully connected 256, 1024, reshaped to 64×4×4; transposed convolutions to
-    64, 32, 32 and the image's channels, 4×4, stride 2. ReLU after every layer but the last of each. The
-    published net is for 64×64; other powers of two add 32-channel stages, or drop them, and then 64-channel
-    ones.
+    """Encoder and decoder with two kinds of stages, of 32 and of 64 channels.
 
-    For an even side, "same" is a padding of 1 with a 4×4 kernel and of 0 with a 2×2 one. To copy published
-    TensorFlow weights: the mean and log-variance layers stack into ``moments``, mean first, and flattening
-    there is (H, W, C), here (C, H, W), which permutes the inputs of the encoder's ``fc1`` and the outputs of
-    the decoder's ``fc2``.
+    Encoder: convolutions 32 4×4, 32 4×4, 64 2×2, 64 2×2, all stride 2 with "same" padding; fully connected 256 and 2·D.
+    Decoder: fully connected 256, 1024, reshaped to 64×4×4; transposed convolutions to 64, 32, 32 and the image's
+    channels, 4×4, stride 2. A ReLU follows every layer but the last of each network. The published network is for 64×64.
+    A larger power of two adds 32-channel stages; a smaller one drops 32-channel stages first, then 64-channel stages.
+
+    For an even side, "same" is a padding of 1 with a 4×4 kernel and of 0 with a 2×2 one. To copy published TensorFlow
+    weights, stack the mean and log-variance layers into ``moments``, mean first. TensorFlow flattens (H, W, C), this code
+    (C, H, W), so the inputs of the encoder's ``fc1`` and the outputs of the decoder's ``fc2`` have to be permuted.
     """
     stages = count_stages(image_shape, "locatello")
     image_channels = image_shape[0]

@@ -1,5 +1,5 @@
 """Higgins et al. 2017, "β-VAE: learning basic visual concepts with a constrained variational framework",
-table 1: the net of the dSprites experiments."""
+table 1: the network of the dSprites experiments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HIDDEN = 1200
 
 def mlp(image_shape: tuple[int, int, int], latent_dim: int) -> tuple[nn.Sequential, nn.Sequential]:
     """Encoder: fully connected 1200, 1200 (ReLU), 2·D. Decoder: fully connected 1200, 1200, 1200 (tanh),
-    pixels. Published for 64×64 with one channel; takes images of any size."""
+    pixels. It is published for 64×64 with one channel, but takes images of any size."""
     pixels = prod(image_shape)
 
     encoder: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())

@@ -1,8 +1,7 @@
-"""What the convolutional architectures share: how many halvings lead from an image to its 4×4 feature map."""
+"""The stages that the convolutional architectures share: halvings from an image to its 4×4 feature map."""
 
-SMALLEST_MAP = (
-    4  # height and width of the feature map between the convolutions and the fully connected layers
-)
+# Height and width of the feature map between the convolutions and the fully connected layers.
+SMALLEST_MAP = 4
 
 
 def count_stages(image_shape: tuple[int, int, int], architecture: str) -> int:
