@@ -360,7 +360,7 @@ def test_malformed_arguments_are_named() -> None:
         q.sample(7)
     with pytest.raises(TypeError, match="got 7"):
         q.sample([torch.Generator(), torch.Generator(), 7])
-    with pytest.raises(ValueError, match="one a sample, 3, got 2"):
+    with pytest.raises(ValueError, match="one per sample, 3, got 2"):
         q.sample([torch.Generator(), torch.Generator()])
     with pytest.raises(ValueError, match="at most one of seed, generator and noise"):
         q.sample(torch.Generator(), noise=torch.zeros(3, 2))
