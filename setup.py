@@ -1,9 +1,9 @@
-"""Builds the two optional libraries: _C (C++ kernels, wants a C++17 compiler) and _C_cuda (wants nvcc).
+"""Build the two optional libraries: _C (C++ kernels, needs a C++17 compiler) and _C_cuda (needs nvcc).
 
-Neither is linked against anything but LibTorch's stable ABI, and no GPU is needed to build. What cannot be built is left
-out; the reason is written into the package, where ``betavae-fast info`` finds it. The environment variables
-BETAVAE_FAST_CPP and BETAVAE_FAST_CUDA change that: 0 leaves the library out, 1 makes its failure an error. A source tree
-that lacks a source is an error always.
+Of LibTorch, both use only the stable ABI, and no GPU is needed to build them. A library that cannot be built is left out;
+the reason is written into the package, where ``betavae-fast info`` finds it. The environment variables BETAVAE_FAST_CPP
+and BETAVAE_FAST_CUDA change that: 0 leaves the library out, 1 makes a failed build an error. A missing source file is
+always an error.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ import setuptools
 from setuptools.command.build_ext import build_ext
 
 PACKAGE = "betavae_fast"
-SETUPTOOLS = 77  # the first that knows the license of pyproject.toml
+SETUPTOOLS = 77  # the first version that accepts the license expression in pyproject.toml
 
-# With flags of their kernels' own. No bits are promised of the total correlation, and vector types know no fma().
+# Ops and their extra compiler flags. The total correlation does not promise exact bits, so the compiler may fuse its
+# arithmetic; its vector types have no fma() to call.
 OPS = {"latent": "", "likelihood": "", "total_correlation": "-ffp-contract=fast"}
 CPP_SOURCES = [
     "csrc/cpu/dispatch.cpp",
@@ -40,20 +41,20 @@ CUDA_SOURCES = [
 CPP = setuptools.Extension(f"{PACKAGE}._C", CPP_SOURCES, optional=True)
 CUDA = setuptools.Extension(f"{PACKAGE}._C_cuda", CUDA_SOURCES, optional=True)
 
-STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # torch 2.11 and every later one
-# Bits are part of the contract: nothing is fused that the source does not fuse, nothing is reordered.
+STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # torch 2.11 and later
+# Exact bits are part of the contract, so the compiler must neither fuse nor reorder operations.
 CXX_FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -Wall -Wextra -ffp-contract=off -fno-math-errno -fno-trapping-math"
-# Interleaving the kernels' long chains of dependent operations is worth 10% to 25% (g++ 12, Zen 3). clang lacks these.
+# Interleaving the kernels' long chains of dependent operations saves 10% to 25% (g++ 12, Zen 3). clang lacks these flags.
 SCHEDULING_FLAGS = "-fschedule-insns -fsched-pressure"
 INSTRUCTION_SETS = {
     "avx2": "-mavx2 -mfma",
     "avx512": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512",
 }
 NVCC_FLAGS = "-std=c++17 -O3 --fmad=false -Xcompiler=-fPIC,-fvisibility=hidden"
-# As far as nvcc knows them, unless TORCH_CUDA_ARCH_LIST says otherwise, in the same form. Other GPUs from 9.0 on compile
-# the PTX on first use.
+# Default architectures; those that nvcc does not know are left out. TORCH_CUDA_ARCH_LIST replaces them, in the same form.
+# Other GPUs from 9.0 on compile the PTX on first use.
 CUDA_ARCHS = "8.0;9.0+PTX;10.0;12.0"
-# Apple's linker has to be told that the process brings further libraries of torch.
+# Apple's linker must allow symbols that torch's libraries define in the running process.
 SHARED = ["-shared", *(["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else [])]
 
 
@@ -62,7 +63,7 @@ class UnavailableError(Exception):
 
 
 class CompilerError(UnavailableError):
-    """There is a compiler, and it failed."""
+    """There is a compiler, but it failed."""
 
 
 def require_setuptools(version: str) -> None:
@@ -74,7 +75,7 @@ def require_setuptools(version: str) -> None:
 
 
 def require_sources(sources: list[str]) -> None:
-    """End the build where a source, or a header that one includes, is missing or empty."""
+    """End the build if a source, or a header that a source includes, is missing or empty."""
     files = list(sources)
     for file in files:
         text = Path(file).read_text(encoding="utf-8") if Path(file).is_file() else ""
@@ -111,22 +112,22 @@ def torch_paths() -> tuple[Path, Path]:
 
 
 def accepts(compiler: str, flag: str) -> bool:
-    """Say if the compiler knows a flag, by an empty file."""
+    """Tell whether the compiler knows ``flag``, by compiling an empty file."""
     command = [compiler, "-Werror", flag, "-fsyntax-only", "-xc++", os.devnull]
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
 def first_error(log: str) -> str:
-    """Find the compiler's first error in what ninja printed: "FAILED:", the command, then what the command said."""
+    """Find the compiler's first error in ninja's output: "FAILED:", the command, then the command's output."""
     said = log.partition("FAILED:")[2].splitlines()[2:] or log.splitlines() or ["no message"]
     errors = (line for line in said if re.search(r"\b(error|fatal) *:(?! ld returned| linker command)", line))
     return next(errors, said[0]).strip()
 
 
 class NinjaFile:
-    """Commands for ninja, which has a shell run them in the source tree.
+    """Commands for ninja, which runs them by a shell in the source tree.
 
-    Names of files are relative to the tree: neither ninja nor a list of headers has to spell the tree's own path.
+    File names are relative to the tree, so that the tree's own path, which may hold any character, need not be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -153,7 +154,7 @@ class NinjaFile:
         self.objects.append(output)
 
     def link(self, command: list[str], libraries: list[str]) -> Path:
-        """Run it all, and return the library."""
+        """Run all commands, and return the library."""
         output = f"{self.folder}/library.so"
         self.add("link", output, self.objects, [*command, *SHARED, *self.objects, *libraries, "-o", output])
         Path(self.folder, "build.ninja").write_bytes(os.fsencode("\n".join(self.lines) + "\n"))
@@ -222,8 +223,7 @@ def build_cuda(folder: Path) -> Path:
     for source in CUDA.sources:
         ninja.compile(commands[Path(source).suffix], source, Path(source).name)
     if not (torch_lib / "libtorch_cuda.so").exists():
-        # A CPU build of torch lacks the library that the CUDA one will bring: an empty one of that name stands in while
-        # linking.
+        # A CPU build of torch lacks this library, which a CUDA build brings at run time: link to an empty one.
         name = "libtorch_cuda.so"
         stub = [cxx, "-shared", f"-Wl,-soname,{name}", "-o", str(folder / name), "-xc++", os.devnull]
         if subprocess.run(stub, capture_output=True).returncode:
@@ -238,7 +238,7 @@ BUILDERS = {CPP.name: (build_cpp, "BETAVAE_FAST_CPP"), CUDA.name: (build_cuda, "
 
 
 class BuildExtensions(build_ext):
-    """Each library by its builder; what is left out, and why, goes into _build.txt."""
+    """Build each library with its builder, and write into _build.txt which ones are left out, and why."""
 
     def get_ext_filename(self, fullname: str) -> str:
         return fullname.replace(".", os.sep) + ".so"
@@ -271,7 +271,7 @@ class BuildExtensions(build_ext):
             print(f"{frame}{ext.name} is left out: {why}\n{frame}", end="", file=sys.stderr, flush=True)
 
 
-# torch loads the libraries, which know nothing of Python: one wheel serves every version of both.
+# torch loads the libraries, which do not use Python's ABI: one wheel serves every version of both.
 if __name__ == "__main__":
     require_setuptools(setuptools.__version__)
     require_sources(CPP.sources + CUDA.sources)

@@ -1,7 +1,7 @@
 """β-VAEs, and every model with a diagonal-Gaussian bottleneck: fused kernels, the same noise everywhere.
 
 The names below are imported when they are first used, and torch with them, so that the command line can set torch's
-environment first. ``import betavae_fast.ops`` registers the operators, for programs that torch.export saved.
+environment first. ``import betavae_fast.ops`` registers the operators, which programs saved by torch.export need.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the public names (PEP 562), all at once, or a subpackage."""
+    """Import a subpackage, or all public names at once when the first of them is used (PEP 562)."""
     if name in __all__:
         for module in (import_module("betavae_fast.functional"), import_module("betavae_fast.nn")):
             globals().update(

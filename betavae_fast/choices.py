@@ -1,5 +1,7 @@
-"""Words a user chooses among and the convention every table shares. No heavy imports, so that the command
-line can show them at once."""
+"""The choices of options, and the threshold for an active channel.
+
+Nothing heavy is imported, so that the command line can show the choices at once.
+"""
 
 from typing import Literal
 
@@ -48,20 +50,19 @@ OBJECTIVE_OPTIONS: dict[ObjectiveName, dict[str, str]] = {
     "dipvae-i": {"off_diagonal_weight": "off_diagonal", "diagonal_weight": "diagonal"},
     "dipvae-ii": {"off_diagonal_weight": "off_diagonal", "diagonal_weight": "diagonal"},
 }
-"""The options of each objective, and which argument of its class in ``betavae_fast.objectives`` they are."""
+"""For each objective, its options and the arguments of its class in ``betavae_fast.objectives`` that they set."""
 
 NEEDED_OPTIONS: dict[ObjectiveName, str] = {
     "lagrangian": "kl_limit",
     "geco": "reconstruction_limit",
     "beta-per-dim": "betas",
 }
-"""Those that have no default."""
+"""For each objective that has one, the option without a default."""
 
 ACTIVE_NATS = 0.05
 """A channel is active when its KL, averaged over images, exceeds this many nats.
 
-KLs are bimodal: unused channels stay in the optimizer's noise, around 0.01 nats in a default run, and used
-ones carry more than one nat, so where exactly the line runs matters little. Burda et al. 2016
-(arXiv:1509.00519) draw theirs at a variance of the posterior mean of 0.01, which is 0.005 nats of mean
-dispersion; counting nats takes the channel's variance part into account as well.
+KLs are bimodal: unused channels stay in the optimizer's noise, around 0.01 nats in a default run, and used channels carry
+more than one nat, so the exact threshold matters little. Burda et al. 2016 (arXiv:1509.00519) use a variance of the
+posterior mean of 0.01, which is 0.005 nats of mean dispersion; a threshold in nats includes the channel's variance part.
 """

@@ -1,4 +1,4 @@
-"""Files as the package writes them: whole or not at all, and JSON that every reader takes."""
+"""Writing files: completely or not at all, with JSON that every reader accepts."""
 
 from __future__ import annotations
 
@@ -23,23 +23,21 @@ _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ERO
 
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary neighbour of ``path``, renamed to ``path`` once it is whole and on disk.
+    """Open a temporary file beside ``path``, which is renamed to ``path`` once it is complete and on disk.
 
-    A reader sees the old file or the new one, never a part; of several writers the last one wins. If the
-    block raises, nothing is left. Leftovers of writers that were killed are removed once they are an hour
-    old.
+    A reader sees the old file or the new one, never a part; of several writers the last one wins. If the block raises,
+    nothing is left. Files left by killed writers are removed once they are an hour old.
 
-    Raises: OSError, which names ``path``, if the disk is full or refuses.
+    Raises: OSError, which names ``path``, if the disk is full or fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        with suppress(FileNotFoundError):  # its writer may finish at this moment
+        with suppress(FileNotFoundError):  # its writer may finish just now
             if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
                 leftover.unlink()
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(_TOKEN_BYTES)}.tmp")
     try:
-        # "x" rather than tempfile: the file gets the permissions of the user's umask, so a shared cache can
-        # be shared.
+        # Mode "x" rather than tempfile: the file gets the permissions of the user's umask, so that a cache can be shared.
         with open(temporary, "xb") as file:
             yield file
             file.flush()
@@ -54,7 +52,7 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Within the block, an error of a full or failing disk names ``path``: a write fails without a file's name."""
+    """Add ``path`` to errors of a full or failing disk within the block, because a failed write names no file."""
     try:
         yield
     except OSError as error:
@@ -68,21 +66,22 @@ def _name_storage_error(error: BaseException, path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writers left in ``folder``, however new: nobody else may be writing there."""
+    """Remove the files that killed writers left in ``folder``, however new. No other process may be writing there."""
     for leftover in folder.glob(f".*.{'[0-9a-f]' * 2 * _TOKEN_BYTES}.tmp"):
         leftover.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` as ``jsonable`` turns it into JSON, atomically; the folder is made."""
+    """Write ``content`` atomically as JSON, converted by ``jsonable``. Creates the folder."""
     with atomic_writer(path) as file:
         text = json.dumps(jsonable(content), indent=1, ensure_ascii=False, allow_nan=False)
         file.write(f"{text}\n".encode())
 
 
 def jsonable(value: Any) -> Any:
-    """Dataclasses as objects, arrays as lists. JSON has no number that is not finite: those become the strings
-    "nan", "inf" and "-inf", which ``float`` reads back.
+    """Convert dataclasses to objects, arrays to lists, and numbers that are not finite, which JSON lacks, to strings.
+
+    These strings, "nan", "inf" and "-inf", are those that ``float`` reads back.
 
     >>> jsonable({"gap": np.array([0.5, np.inf])})
     {'gap': [0.5, 'inf']}

@@ -2,7 +2,7 @@
 
 Element ``e`` of a sequence is word ``e % 4`` of Philox block ``e // 4``, turned into a standard normal by
 Box–Muller. Elements are numbered in row-major order of the whole batch, so a shard that starts at row
-``first_row`` draws what the whole batch would. This module is the readable statement of that contract; the
+``first_row`` draws the noise of the whole batch. This module is the readable statement of that contract; the
 kernels restate it.
 """
 
@@ -15,7 +15,7 @@ _MASK = 0xFFFFFFFF
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
 
-# Minimax coefficients, lowest power first: tools/fit_polynomials.py derives them.
+# Minimax coefficients, lowest power first, derived by tools/fit_polynomials.py.
 LOG = tuple(
     float.fromhex(c)
     for c in (
@@ -41,8 +41,8 @@ def make_rng(
 ) -> Tensor:
     """The (seed, stream) pair that names a noise sequence: int64, shape (2,), on ``device``.
 
-    An int ``seed`` gives (seed, 0); a pair is passed on; with neither, both are drawn from ``generator``
-    (torch's own if None), so that ``torch.manual_seed`` governs them.
+    An int ``seed`` gives (seed, 0), and a pair is returned as it is. Without a seed, both numbers are drawn from
+    ``generator``, or else from torch's own, which ``torch.manual_seed`` seeds.
 
     >>> make_rng("cpu", seed=7)
     tensor([7, 0])
@@ -51,7 +51,7 @@ def make_rng(
         return torch.randint((1 << 63) - 1, (2,), dtype=torch.int64, device=device, generator=generator)
     if isinstance(seed, Tensor):
         return seed
-    # Filled on the device: a copy from the host would wait for a GPU, and no CUDA graph can hold one.
+    # Filled on the device: a copy from the host would wait for the GPU, and a CUDA graph cannot record it.
     pair = torch.zeros(2, dtype=torch.int64, device=device)
     pair[0].fill_(seed - (1 << 64) if seed >= 1 << 63 else seed)
     return pair
@@ -73,7 +73,7 @@ def philox(rng: Tensor, blocks: Tensor) -> Tensor:
     c0, c1 = blocks & _MASK, blocks >> 32 & _MASK
     c2, c3 = (stream & _MASK).expand_as(blocks), (stream >> 32 & _MASK).expand_as(blocks)
     for _ in range(10):
-        # The products wrap modulo 2⁶⁴ into int64, bits intact.
+        # The products wrap modulo 2⁶⁴ in int64, which keeps their bits.
         product0, product1 = MULTIPLIERS[0] * c0, MULTIPLIERS[1] * c2
         c0, c2 = (product1 >> 32 & _MASK) ^ c1 ^ key[0], (product0 >> 32 & _MASK) ^ c3 ^ key[1]
         c1, c3 = product1 & _MASK, product0 & _MASK

@@ -1,4 +1,4 @@
-"""The memory that this process can still have."""
+"""The memory that is still available to this process."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_memory() -> int:
-    """Bytes of memory that this process can still have without swapping, within its container's limit and its own
-    (``ulimit -v``).
+    """Bytes of memory that this process can still use without swapping.
 
-    Raises: ValueError where the system does not tell.
+    The limits of its container and its own limit (``ulimit -v``) are taken into account.
+
+    Raises: ValueError if the system does not tell.
     """
     try:
         meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
@@ -26,11 +27,11 @@ def available_memory() -> int:
 
 
 def check_fits(what: str, needed: int) -> None:
-    """Refuse what does not fit before it is allocated: the system would end the process in the middle of the work.
+    """Refuse an allocation of ``needed`` bytes that does not fit; else the system would kill the process in mid-work.
 
-    A system that does not tell its memory refuses nothing.
+    If the system does not tell its memory, nothing is refused.
 
-    Raises: MemoryError, with the bytes needed and those that are free.
+    Raises: MemoryError, with the bytes needed and the bytes available.
 
     >>> check_fits("images.npz", 10**15)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -45,7 +46,7 @@ def check_fits(what: str, needed: int) -> None:
 
 
 def format_bytes(count: int) -> str:
-    """``count`` in the unit that suits it.
+    """``count`` bytes as text, in a suitable unit.
 
     >>> format_bytes(377_487_360), format_bytes(12)
     ('377.5 MB', '12 bytes')
@@ -57,7 +58,7 @@ def format_bytes(count: int) -> str:
 
 
 def _container_memory(cgroup: Path) -> int | None:
-    """Bytes that the control group (version 2) can still have; None where there is none or it has no limit."""
+    """Bytes that the control group (version 2) can still use; None if there is no group or no limit."""
     try:
         limit, used = ((cgroup / name).read_text().strip() for name in ("memory.max", "memory.current"))
     except OSError:
@@ -66,17 +67,13 @@ def _container_memory(cgroup: Path) -> int | None:
 
 
 def _address_space() -> int | None:
-    """Bytes of address space that ``ulimit -v`` leaves this process; None where there is no limit."""
+    """Bytes of address space that ``ulimit -v`` leaves this process; None if there is no limit."""
     try:
         import resource
 
         limit, _ = resource.getrlimit(resource.RLIMIT_AS)
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    except (
-        ImportError,
-        AttributeError,
-        OSError,
-        ValueError,
-    ):  # Windows has no such limit, macOS no such file
+    except (ImportError, AttributeError, OSError, ValueError):
+        # Windows has no such limit, macOS no such file.
         return None
     return None if limit == resource.RLIM_INFINITY else max(1, limit - used)
