@@ -30,13 +30,13 @@ OPS = {"latent": "", "likelihood": "", "total_correlation": "-ffp-contract=fast"
 CPP_SOURCES = [
     "csrc/cpu/dispatch.cpp",
     *(f"csrc/cpu/{op}.cpp" for op in OPS),
-    *(f"csrc/register_cpu_{op}.cpp" for op in OPS),
+    *(f"csrc/boundary/cpu_{op}.cpp" for op in OPS),
 ]
 CUDA_SOURCES = [
     *(f"csrc/cuda/{name}.cu" for name in ("probe", "reduce", "total_correlation_prepare")),
     *(f"csrc/cuda/{op}_{direction}.cu" for op in OPS for direction in ("forward", "backward")),
     "csrc/cuda/tuning.cpp",
-    *(f"csrc/register_cuda_{op}.cpp" for op in OPS),
+    *(f"csrc/boundary/cuda_{op}.cpp" for op in OPS),
 ]
 CPP = setuptools.Extension(f"{PACKAGE}._C", CPP_SOURCES, optional=True)
 CUDA = setuptools.Extension(f"{PACKAGE}._C_cuda", CUDA_SOURCES, optional=True)
@@ -193,7 +193,7 @@ def build_cpp(folder: Path) -> Path:
     ninja.compile([cxx, *CXX_FLAGS.split()], "csrc/cpu/dispatch.cpp", "dispatch")
     command = [cxx, *CXX_FLAGS.split(), STABLE_ABI, "-isystem", str(include)]
     for op in OPS:
-        ninja.compile(command, f"csrc/register_cpu_{op}.cpp", f"register_{op}")
+        ninja.compile(command, f"csrc/boundary/cpu_{op}.cpp", f"register_{op}")
     return ninja.link([cxx], [f"-L{torch_lib}", "-ltorch_cpu"])
 
 

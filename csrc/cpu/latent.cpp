@@ -150,8 +150,8 @@ void forward_unit(const LatentForward& p, const LatentPartition& cut, const Late
     }
     if constexpr (want_kl) {
       switch (p.reduction) {
-        case KlReduction::none: store<Real>(p, p.kl, tile, kl, kl); break;
-        case KlReduction::sample:
+        case Reduction::none: store<Real>(p, p.kl, tile, kl, kl); break;
+        case Reduction::sample:
           for (int64_t r = 0; r < tile.rows; ++r)
             for (int64_t c = 0; c < channels; ++c)
               p.partial[(tile.row + r) * cut.panels + unit.panel + c * work.apart] =
@@ -167,12 +167,12 @@ void forward_unit(const LatentForward& p, const LatentPartition& cut, const Late
     const Tile tile = tile_at(p, cut, unit, unit.first_row);
     for (int64_t c = 0; c < channels; ++c) {
       const Real* of_channel = sums + c * tile_elements;
-      if (p.reduction == KlReduction::dim) {
+      if (p.reduction == Reduction::dim) {
         double* out = p.partial + item_row * p.cols() + tile.col + c * p.inner;
         for (int64_t i = 0; i < tile.cols; ++i) out[i] = of_channel[i];
         for (int64_t r = 1; r < tile.rows; ++r)
           for (int64_t i = 0; i < tile.cols; ++i) out[i] += of_channel[r * tile.cols + i];
-      } else if (p.reduction == KlReduction::batchmean || p.reduction == KlReduction::sum) {
+      } else if (p.reduction == Reduction::batchmean || p.reduction == Reduction::sum) {
         p.partial[item_row * cut.panels + unit.panel + c * work.apart] = row_sum(of_channel, tile_elements);
       }
     }

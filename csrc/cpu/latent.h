@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "../include/philox.h"
-#include "../problem.h"
+#include "../include/problem.h"
 
 namespace betavae_fast {
 
@@ -17,8 +17,8 @@ struct LatentProblem : Problem {
 };
 
 struct LatentForward : LatentProblem {
-  View z, kl;  // null data: not wanted; kl only for KlReduction::none
-  KlReduction reduction = KlReduction::none;
+  View z, kl;  // null data: not wanted; kl only for Reduction::none
+  Reduction reduction = Reduction::none;
   double* partial = nullptr;  // each work item's sums (see LatentPartition::partials); null where nothing is reduced
 };
 
@@ -43,11 +43,11 @@ struct LatentPartition {
     panels = (cols + tile_cols - 1) / tile_cols;
   }
   int64_t items() const { return row_items * panels; }
-  int64_t partials(KlReduction reduction, int64_t rows, int64_t cols) const {
+  int64_t partials(Reduction reduction, int64_t rows, int64_t cols) const {
     switch (reduction) {
-      case KlReduction::none: return 0;
-      case KlReduction::dim: return row_items * cols;
-      case KlReduction::sample: return rows * panels;
+      case Reduction::none: return 0;
+      case Reduction::dim: return row_items * cols;
+      case Reduction::sample: return rows * panels;
       default: return items();
     }
   }

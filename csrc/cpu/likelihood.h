@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "../problem.h"
+#include "../include/problem.h"
 
 namespace betavae_fast {
 

@@ -7,8 +7,8 @@
 
 #include <algorithm>
 
+#include "../include/problem.h"
 #include "../include/storage.h"
-#include "../problem.h"
 
 namespace betavae_fast::BVF_ISA {
 

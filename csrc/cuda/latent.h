@@ -19,7 +19,7 @@ struct LatentArguments {
 
 struct LatentForward : LatentArguments {
   Tiled z, kl;  // null data: not wanted; kl is that of each element
-  KlReduction reduction = KlReduction::none;
+  Reduction reduction = Reduction::none;
   float* sums = nullptr;  // see sums_of(); null: no KL, or none
   double scale = 1;       // what the sums are multiplied by where they are final
 };

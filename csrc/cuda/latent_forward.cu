@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(cta_threads) forward(const __grid_constant__ L
     }
   }
   if constexpr (want_kl == Kl::columns) {
-    if (p.reduction == KlReduction::dim) {
+    if (p.reduction == Reduction::dim) {
       const int64_t first_col = place.panel * p.cut.tile_cols;
       sum_columns(p.cut, sums, shared, [&](int local, float sum) {
         if (first_col + local < p.cut.cols)
@@ -99,8 +99,8 @@ __global__ void __launch_bounds__(cta_threads) forward(const __grid_constant__ L
 template <class T, bool vector, bool want_z>
 auto choose(const LatentForward& p) {
   if (p.kl.data) return forward<T, vector, want_z, Kl::each>;
-  return p.reduction == KlReduction::sample ? forward<T, vector, want_z, Kl::rows>
-                                            : forward<T, vector, want_z, Kl::columns>;
+  return p.reduction == Reduction::sample ? forward<T, vector, want_z, Kl::rows>
+                                          : forward<T, vector, want_z, Kl::columns>;
 }
 
 template <class T, bool vector>

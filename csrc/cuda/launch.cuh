@@ -1,8 +1,8 @@
 // What every launch needs on the host: the kernel of an element type, and what went wrong.
 #pragma once
 
+#include "../include/problem.h"
 #include "../include/storage.h"
-#include "../problem.h"
 
 namespace betavae_fast::cuda {
 

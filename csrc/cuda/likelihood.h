@@ -25,7 +25,7 @@ struct LikelihoodArguments {
 struct LikelihoodForward : LikelihoodArguments {
   Tiled nll;             // of each element; null data: sums are wanted
   float grad_scale = 1;  // from the gradient of an element's NLL to that of the reduced one
-  KlReduction reduction = KlReduction::none;
+  Reduction reduction = Reduction::none;
   float* sums = nullptr;  // see sums_of()
   double scale = 1;       // what the sums are multiplied by where they are final
 };

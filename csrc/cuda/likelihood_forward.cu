@@ -66,9 +66,9 @@ __global__ void __launch_bounds__(cta_threads) forward(const __grid_constant__ L
 const char* likelihood_forward(const LikelihoodForward& p, void* stream) {
   return with_variant(p, [&](auto variant) -> const char* {
     using V = decltype(variant);
-    const auto kernel = p.nll.data                           ? forward<V, Sum::none>
-                        : p.reduction == KlReduction::sample ? forward<V, Sum::rows>
-                                                             : forward<V, Sum::all>;
+    const auto kernel = p.nll.data                         ? forward<V, Sum::none>
+                        : p.reduction == Reduction::sample ? forward<V, Sum::rows>
+                                                           : forward<V, Sum::all>;
     kernel<<<static_cast<unsigned>(p.cut.ctas()), cta_threads, 0, static_cast<cudaStream_t>(stream)>>>(p);
     return last_error();
   });

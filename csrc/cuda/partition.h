@@ -7,7 +7,7 @@
 #pragma once
 
 #include "../include/numerics.h"
-#include "../problem.h"
+#include "../include/problem.h"
 #include "tuning.h"
 
 namespace betavae_fast::cuda {

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "../include/mixture.h"
-#include "../problem.h"
+#include "../include/problem.h"
 #include "tuning.h"
 
 namespace betavae_fast::cuda {
@@ -69,6 +69,8 @@ struct MixtureForward : Mixture {
 
 // The responsibilities are normalised anew: in float, log q is too coarse for those of large terms to add up to 1.
 // So rows come first, and what they find their responsibilities to add up to divides the gradients that posteriors see.
+constexpr int kept_sums = 3;  // that each split of MixtureBackward leaves for a row or posterior and dim
+
 struct MixtureBackward : Mixture {
   Matrix grad_joint_in, grad_marginals_in, joint_in, marginals_in;
   float *joint, *marginals;            // in base 2, without the weight of all pairs

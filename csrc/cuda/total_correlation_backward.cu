@@ -6,8 +6,6 @@ namespace {
 // Whose gradients a CTA sums, and over whom it streams.
 enum class Owner { rows, posteriors };
 
-constexpr int kept_sums = 3;  // see MixtureBackward
-
 // Per lane when owned, per warp when streamed.
 template <Owner owner>
 struct Side {

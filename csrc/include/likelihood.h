@@ -5,8 +5,8 @@
 //   laplace    |x - t| / s + log 2s                        sign(x - t) / s     x: mean
 #pragma once
 
-#include "../problem.h"
 #include "exponential.h"
+#include "problem.h"
 
 namespace betavae_fast {
 

@@ -3,7 +3,9 @@
 # mypy: disable-error-code="import-untyped,no-untyped-call"
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -40,121 +42,154 @@ def _check_dtype(op: str, mu: Tensor) -> None:
         )
 
 
-def _fill_empty(kl: Tensor, rows: int, reduction: int) -> None:
-    """The KL of no elements: a mean over no rows is NaN, as torch.mean has it; a sum is 0."""
-    kl.fill_(float("nan") if rows == 0 and reduction in _MEANS else 0.0)
+@dataclass(frozen=True)
+class _Call:
+    """The arguments that the operators share. Without ``reduction`` there is no KL, without rng and noise no sample."""
+
+    mu: Tensor
+    logvar: Tensor
+    rng: Tensor | None
+    noise: Tensor | None
+    first_row: int
+    low: float
+    high: float
+    reduction: int | None
+
+    @property
+    def mode(self) -> int:
+        return _NO_KL if self.reduction is None else _MODES[self.reduction]
+
+    @property
+    def averaged(self) -> int:
+        """How many rows the KL is a mean over; 1 for sums."""
+        return self.mu.shape[0] if self.reduction in _MEANS else 1
+
+    @property
+    def first_element(self) -> int:
+        """The number of the first element's noise in the sequence."""
+        return self.first_row * self.mu.shape[1:].numel()
+
+    def contiguous(self) -> _Call:
+        return replace(
+            self, mu=self.mu.contiguous(), logvar=self.logvar.contiguous(), noise=_contiguous(self.noise)
+        )
+
+
+def _contiguous(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()
+
+
+def _contiguous_like(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.new_empty(x.shape)
+
+
+class _Plan(NamedTuple):
+    """The tiles of a launch, and where their elements lie in each operand."""
+
+    cut: Tiling
+    place: Layout
+    phased: bool  # tiles begin within a Philox block
+    strides: tuple[int, ...]  # of all operands, three each
+
+    def options(self, call: _Call) -> dict[str, Any]:
+        """The variant of a kernel, and how it is launched."""
+        return {
+            "CLAMP": call.low > -float("inf") or call.high < float("inf"),
+            "PHASED": self.phased,
+            "RUN": max(4, self.place.unit),
+            **self.place.options(self.cut, call.mu.numel()),
+        }
 
 
 def _plan(
-    mu: Tensor,
-    tensors: list[Tensor],
-    shared: Tensor | None,
+    call: _Call,
+    operands: tuple[Tensor | None, ...],
     by_element: bool,
-    first_element: int,
     drawn: bool,
-) -> tuple[Tiling, Layout | None, bool]:
-    """(tiles, where their elements lie, whether they begin within a Philox block)."""
-    strides = [t.stride() for t in tensors]
-    phased = drawn and first_element % 4 != 0
+    shared: Tensor | None = None,
+) -> _Plan | None:
+    """The plan for ``operands``, which are of mu's shape; None where no layout fits them all.
+
+    Args:
+        by_element: every element stands for itself, so that rows need not be told apart.
+        drawn: the noise is drawn.
+        shared: an operand that is expanded along rows or columns; in ``operands`` it has the place of a None, the last
+            but two.
+    """
+    mu, strides = call.mu, [t.stride() for t in operands if t is not None]
+    phased = drawn and call.first_element % 4 != 0
     if by_element and are_flat(mu.shape, strides):
         cut = flat_tiling(mu.numel(), phased)
     else:
-        rows = mu.shape[0]
-        cut = row_tiling(rows, mu.numel() // rows)
+        cut = row_tiling(mu.shape[0], mu.shape[1:].numel())
         phased |= drawn and cut.tile_rows * cut.cols % 4 != 0
     run = 8 if mu.element_size() == 2 else 4
     place = layout(mu.shape, strides, None if shared is None else shared.stride(), run, cut)
-    if phased and place is not None:
-        place = place.by_element()
-    return cut, place, phased
-
-
-def _options(cut: Tiling, place: Layout, count: int, low: float, high: float, phased: bool) -> dict[str, Any]:
-    """The variant of a kernel, and how it is launched."""
-    return {
-        "CLAMP": low > -float("inf") or high < float("inf"),
-        "PHASED": phased,
-        "RUN": max(4, place.unit),
-        **place.options(cut, count),
-    }
-
-
-def _forward(
-    mu: Tensor,
-    logvar: Tensor,
-    rng: Tensor | None,
-    noise: Tensor | None,
-    first_row: int,
-    low: float,
-    high: float,
-    reduction: int | None,
-    want_z: bool,
-) -> tuple[Tensor | None, Tensor | None]:
-    """(z or None, KL or None)."""
-    z = torch.empty_like(mu) if want_z else None
-    kl = None if reduction is None else empty_kl(mu, reduction)
-    count, rows = mu.numel(), mu.shape[0]
-    if count == 0:
-        if kl is not None and reduction is not None:
-            _fill_empty(kl, rows, reduction)
-        return z, kl
-    mode = _NO_KL if reduction is None else _MODES[reduction]
-    by_element = kl if mode == _BY_ELEMENT else None
-    tensors = [t for t in (mu, logvar, noise, z, by_element) if t is not None]
-    first_element = first_row * (count // rows)
-    cut, place, phased = _plan(
-        mu, tensors, None, mode in (_NO_KL, _BY_ELEMENT), first_element, want_z and noise is None
-    )
     if place is None:
-        packed = _forward(
-            mu.contiguous(),
-            logvar.contiguous(),
-            rng,
-            None if noise is None else noise.contiguous(),
-            first_row,
-            low,
-            high,
-            reduction,
-            want_z,
-        )
-        return tuple(None if to is None else to.copy_(x) for to, x in zip((z, kl), packed, strict=True))  # type: ignore[return-value, arg-type]
-    divisor = float(rows) if reduction in _MEANS else 1.0
-    parts = {_BY_COL: cut.chunks, _BY_ROW: cut.panels, _IN_ALL: cut.programs}.get(mode, 1)
-    shares = (
-        kl if parts == 1 else mu.new_empty(parts * (kl.numel() if kl is not None else 0), dtype=torch.float32)
+        return None
+    if phased:
+        place = place.by_element()
+    found = iter(place.strides)
+    each = [_NOWHERE if t is None else next(found) for t in operands]
+    if shared is not None:
+        each[-3] = place.shared_strides
+    return _Plan(cut, place, phased, tuple(chain.from_iterable(each)))
+
+
+def _forward(call: _Call, z: Tensor | None, kl: Tensor | None) -> None:
+    """Writes the sample and the KL, each where it is wanted."""
+    mu, mode, count = call.mu, call.mode, call.mu.numel()
+    if count == 0:
+        if kl is not None:
+            # A mean over no rows is NaN, as torch.mean has it; a sum is 0.
+            kl.fill_(float("nan") if call.averaged == 0 else 0.0)
+        return
+    each_kl = kl if mode == _BY_ELEMENT else None
+    plan = _plan(
+        call,
+        (mu, call.logvar, call.noise, z, each_kl),
+        by_element=mode in (_NO_KL, _BY_ELEMENT),
+        drawn=z is not None and call.noise is None,
     )
-    strides = iter(place.strides)
+    if plan is None:
+        dense = _contiguous_like(z), _contiguous_like(kl)
+        _forward(call.contiguous(), *dense)
+        _copy_back((z, kl), dense)
+        return
+    cut = plan.cut
+    parts = {_BY_COL: cut.chunks, _BY_ROW: cut.panels, _IN_ALL: cut.programs}.get(mode, 1)
+    shares = kl if kl is None or parts == 1 else kl.new_empty(parts * kl.numel())
     with torch.cuda.device_of(mu):
         kernels.latent_forward[(cut.programs,)](
             mu,
-            logvar,
-            noise,
-            rng if want_z else None,
+            call.logvar,
+            call.noise,
+            call.rng,
             z,
             shares,
-            0 if rng is None else rng.stride(0),
-            first_element,
-            *place.arguments(cut, count),
-            *(
-                n
-                for t in (mu, logvar, noise, z, by_element)
-                for n in (_NOWHERE if t is None else next(strides))
-            ),
-            low,
-            high,
-            divisor,
+            0 if call.rng is None else call.rng.stride(0),
+            call.first_element,
+            *plan.place.arguments(cut, count),
+            *plan.strides,
+            call.low,
+            call.high,
+            float(call.averaged),
             KL=mode,
             FINAL=parts == 1,
-            GAPLESS=cut.width == cut.block and not phased,
+            GAPLESS=cut.width == cut.block and not plan.phased,
             ROWS=triton.next_power_of_2(cut.tile_rows),
             COLS=triton.next_power_of_2(min(cut.cols, cut.block)),
-            **_options(cut, place, count, low, high, phased),
+            **plan.options(call),
         )
         if parts > 1 and kl is not None and shares is not None:
-            by_row = mode == _BY_ROW
-            part_stride, col_stride = (1, parts) if by_row else (kl.numel(), 1)
-            launch_sum_parts(shares, kl, parts, kl.numel(), part_stride, col_stride, divisor)
-    return z, kl
+            part_stride, col_stride = (1, parts) if mode == _BY_ROW else (kl.numel(), 1)
+            launch_sum_parts(shares, kl, parts, kl.numel(), part_stride, col_stride, float(call.averaged))
+
+
+def _copy_back(results: tuple[Tensor | None, ...], dense: tuple[Tensor | None, ...]) -> None:
+    for result, x in zip(results, dense, strict=True):
+        if result is not None and x is not None:
+            result.copy_(x)
 
 
 def latent_forward(
@@ -168,8 +203,8 @@ def latent_forward(
     reduction: int,
 ) -> tuple[Tensor, Tensor]:
     _check_dtype("latent_forward", mu)
-    z, kl = _forward(mu, logvar, rng, noise, first_row, logvar_min, logvar_max, reduction, want_z=True)
-    assert z is not None and kl is not None
+    z, kl = torch.empty_like(mu), empty_kl(mu, reduction)
+    _forward(_Call(mu, logvar, rng, noise, first_row, logvar_min, logvar_max, reduction), z, kl)
     return z, kl
 
 
@@ -183,100 +218,82 @@ def latent_sample(
     logvar_max: float,
 ) -> Tensor:
     _check_dtype("latent_sample", mu)
-    z, _ = _forward(mu, logvar, rng, noise, first_row, logvar_min, logvar_max, None, want_z=True)
-    assert z is not None
+    z = torch.empty_like(mu)
+    _forward(_Call(mu, logvar, rng, noise, first_row, logvar_min, logvar_max, None), z, None)
     return z
 
 
 def latent_kl(mu: Tensor, logvar: Tensor, logvar_min: float, logvar_max: float, reduction: int) -> Tensor:
     _check_dtype("latent_kl", mu)
-    _, kl = _forward(mu, logvar, None, None, 0, logvar_min, logvar_max, reduction, want_z=False)
-    assert kl is not None
+    kl = empty_kl(mu, reduction)
+    _forward(_Call(mu, logvar, None, None, 0, logvar_min, logvar_max, reduction), None, kl)
     return kl
 
 
-def _shared_grad(grad_kl: Tensor, mu: Tensor, mode: int) -> Tensor:
+def _shared_grad(grad_kl: Tensor | None, call: _Call) -> Tensor | None:
     """The gradient of a column's or a row's KL, seen from each of its elements."""
-    if mode == _BY_ROW:
-        grad_kl = grad_kl[(..., *(None,) * (mu.dim() - 1))]
-    return grad_kl.expand(mu.shape)
+    if grad_kl is None or call.mode not in (_BY_COL, _BY_ROW):
+        return None
+    if call.mode == _BY_ROW:
+        grad_kl = grad_kl[(..., *(None,) * (call.mu.dim() - 1))]
+    return grad_kl.expand(call.mu.shape)
 
 
 def _backward(
+    call: _Call,
     grad_z: Tensor | None,
     grad_kl: Tensor | None,
-    mu: Tensor,
-    logvar: Tensor,
-    rng: Tensor | None,
-    noise: Tensor | None,
-    first_row: int,
-    low: float,
-    high: float,
-    reduction: int,
     to_mu: Tensor | None,
     to_logvar: Tensor | None,
 ) -> None:
     """Writes the gradients that are wanted."""
-    outputs = [t for t in (to_mu, to_logvar) if t is not None]
-    count, rows = mu.numel(), mu.shape[0]
-    if count == 0 or not outputs:
+    mu, count = call.mu, call.mu.numel()
+    if count == 0 or (to_mu is None and to_logvar is None):
         return
     if grad_z is None and grad_kl is None:
-        for output in outputs:
-            output.zero_()
+        for output in (to_mu, to_logvar):
+            if output is not None:
+                output.zero_()
         return
-    mode = _NO_KL if grad_kl is None else _MODES[reduction]
-    by_element = grad_kl if mode == _BY_ELEMENT else None
-    shared = _shared_grad(grad_kl, mu, mode) if grad_kl is not None and mode in (_BY_COL, _BY_ROW) else None
-    drawn = grad_z is not None and to_logvar is not None and noise is None
+    if grad_kl is None:
+        call = replace(call, reduction=None)
     if grad_z is None or to_logvar is None:
-        noise = None
-    operands = (mu, logvar, noise, grad_z, by_element, to_mu, to_logvar)
-    tensors = [t for t in operands if t is not None]
-    first_element = first_row * (count // rows)
-    cut, place, phased = _plan(mu, tensors, shared, shared is None, first_element, drawn)
-    if place is None:
-        flat = [None if t is None else t.new_empty(t.shape) for t in (to_mu, to_logvar)]
-        _backward(
-            None if grad_z is None else grad_z.contiguous(),
-            None if grad_kl is None else grad_kl.contiguous(),
-            mu.contiguous(),
-            logvar.contiguous(),
-            rng,
-            None if noise is None else noise.contiguous(),
-            first_row,
-            low,
-            high,
-            reduction,
-            *flat,
-        )
-        for to, x in zip((to_mu, to_logvar), flat, strict=True):
-            if to is not None and x is not None:
-                to.copy_(x)
+        # Only the gradient of log σ² that comes through z meets the noise.
+        call = replace(call, rng=None, noise=None)
+    drawn = call.rng is not None
+    shared = _shared_grad(grad_kl, call)
+    each_grad_kl = grad_kl if call.mode == _BY_ELEMENT else None
+    plan = _plan(
+        call,
+        (mu, call.logvar, call.noise, grad_z, each_grad_kl, to_mu, to_logvar),
+        by_element=shared is None,
+        drawn=drawn,
+        shared=shared,
+    )
+    if plan is None:
+        dense = _contiguous_like(to_mu), _contiguous_like(to_logvar)
+        _backward(call.contiguous(), _contiguous(grad_z), _contiguous(grad_kl), *dense)
+        _copy_back((to_mu, to_logvar), dense)
         return
-    strides = iter(place.strides)
-    of_operand = [_NOWHERE if t is None else next(strides) for t in operands]
-    if shared is not None:
-        of_operand[4] = place.shared_strides
     with torch.cuda.device_of(mu):
-        kernels.latent_backward[(cut.programs,)](
+        kernels.latent_backward[(plan.cut.programs,)](
             mu,
-            logvar,
-            noise,
-            rng if drawn else None,
+            call.logvar,
+            call.noise,
+            call.rng,
             grad_z,
             grad_kl,
             to_mu,
             to_logvar,
-            0 if rng is None else rng.stride(0),
-            first_element,
-            *place.arguments(cut, count),
-            *(n for strides in of_operand for n in strides),
-            low,
-            high,
-            1.0 / rows if reduction in _MEANS else 1.0,
-            KL=mode,
-            **_options(cut, place, count, low, high, phased),
+            0 if call.rng is None else call.rng.stride(0),
+            call.first_element,
+            *plan.place.arguments(plan.cut, count),
+            *plan.strides,
+            call.low,
+            call.high,
+            1.0 / call.averaged,
+            KL=call.mode,
+            **plan.options(call),
         )
 
 
@@ -297,9 +314,8 @@ def latent_backward(
     _check_dtype("latent_backward", mu)
     grad_mu = torch.empty_like(mu) if need_mu else mu.new_empty(0)
     grad_logvar = torch.empty_like(logvar) if need_logvar else logvar.new_empty(0)
-    settings = (first_row, logvar_min, logvar_max, reduction)
-    wanted = (grad_mu if need_mu else None, grad_logvar if need_logvar else None)
-    _backward(grad_z, grad_kl, mu, logvar, rng, noise, *settings, *wanted)
+    call = _Call(mu, logvar, rng, noise, first_row, logvar_min, logvar_max, reduction)
+    _backward(call, grad_z, grad_kl, grad_mu if need_mu else None, grad_logvar if need_logvar else None)
     return grad_mu, grad_logvar
 
 
@@ -316,9 +332,8 @@ def latent_backward_packed(
 ) -> Tensor:
     _check_dtype("latent_backward_packed", packed)
     grad = torch.empty_like(packed)
-    mu, logvar = packed.chunk(2, 1)
-    settings = (first_row, logvar_min, logvar_max, reduction)
-    _backward(grad_z, grad_kl, mu, logvar, rng, noise, *settings, *grad.chunk(2, 1))
+    call = _Call(*packed.chunk(2, 1), rng, noise, first_row, logvar_min, logvar_max, reduction)
+    _backward(call, grad_z, grad_kl, *grad.chunk(2, 1))
     return grad
 
 

@@ -57,8 +57,8 @@ def build(folder: Path, op: str) -> Path:
     for kernel in kernels:
         kernel.with_suffix(".cpp").write_text(_emulated_kernel(kernel.read_text()))
     _count_look_ups(tree / "cuda" / "pixels.cuh")
-    operators = tree / f"register_cuda_{op}.cpp"
-    _emulate_operators(operators, tree / "register_cuda.h")
+    operators = tree / "boundary" / f"cuda_{op}.cpp"
+    _emulate_operators(operators, tree / "boundary" / "cuda.h")
     common = [cxx, "-std=c++17", "-O1", "-fPIC", "-ffp-contract=off", "-w", "-c"]
     # A fortified longjmp mistakes the stack of another fiber for a frame that has ended.
     cuda = [*common, "-U_FORTIFY_SOURCE", f"-I{tree / 'include'}", f"-I{HERE}", "-include", "emulator.h"]

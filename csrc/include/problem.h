@@ -19,7 +19,7 @@ struct Problem {
 };
 
 // As betavae_fast/ops/schemas.py numbers them.
-enum class KlReduction : int64_t { none = 0, dim = 1, sample = 2, batchmean = 3, sum = 4 };
+enum class Reduction : int64_t { none = 0, dim = 1, sample = 2, batchmean = 3, sum = 4 };
 enum class Likelihood : int64_t { bernoulli = 0, gaussian = 1, laplace = 2 };
 
 // How a target's pixels lie in memory; uint8 stands for 0 to 255, divided by 255; bits are eight pixels a byte, lowest

@@ -1,30 +1,19 @@
-// The aggregated posterior of the C++ backend: tensors in, laid out for the kernels, gradients summed.
-
-#include <torch/csrc/stable/library.h>
+// The aggregated posterior of the C++ backend: inputs laid out for the kernels, gradients summed.
 
 #include <cmath>
 #include <limits>
 #include <memory>
-#include <tuple>
-#include <vector>
 
-#include "cpu/dispatch.h"
-#include "include/mixture.h"
-#include "include/storage.h"
-#include "latent_tensors.h"
-#include "mixture_tensors.h"
-#include "views.h"
+#include "../cpu/dispatch.h"
+#include "../include/mixture.h"
+#include "../include/storage.h"
+#include "cpu.h"
+#include "total_correlation.h"
 
 namespace betavae_fast {
 namespace {
 
 constexpr int64_t lanes = Pairs::lanes;
-
-void check_inputs(const Tensor& z, const Tensor& mu, const Tensor& logvar, int64_t first_row, int64_t dataset_size,
-                  int64_t estimator) {
-  STD_TORCH_CHECK(z.is_cpu() && mu.is_cpu() && logvar.is_cpu(), "z, mu and logvar must be CPU tensors");
-  check_mixture(z, mu, logvar, first_row, dataset_size, estimator);
-}
 
 template <class Real>
 using Buffer = std::unique_ptr<Real[]>;
@@ -110,15 +99,14 @@ struct Inputs {
   Buffer<Real> z;
   Buffer<Posteriors<Real>> posteriors;
 
-  Inputs(const Tensor& z_, const Tensor& mu_, const Tensor& logvar, int64_t first_row, int64_t dataset_size,
-         int64_t estimator, Mixture<Real>& problem) {
-    const Pairs pairs = {z_.size(0), mu_.size(0), z_.size(1)};
+  Inputs(const MixtureCall& call, Mixture<Real>& problem) {
+    const Pairs pairs = {call.z.size(0), call.mu.size(0), call.z.size(1)};
     problem.pairs = pairs;
-    problem.weights = weights_of(mu_.size(0), dataset_size, estimator);
-    problem.first_row = first_row;
-    z = by_blocks<Real>(z_, pairs);
+    problem.weights = weights_of(pairs.posteriors, call.dataset_size, call.estimator);
+    problem.first_row = call.first_row;
+    z = by_blocks<Real>(call.z, pairs);
     posteriors = buffer<Posteriors<Real>>(pairs.tiles() * pairs.dims);
-    const Buffer<Real> mus = widened<Real>(mu_), logvars = widened<Real>(logvar);
+    const Buffer<Real> mus = widened<Real>(call.mu), logvars = widened<Real>(call.logvar);
     for_each(pairs.tiles() * pairs.dims, [&](int64_t i) {
       Posteriors<Real>& to = posteriors[i];
       for (int64_t j = 0; j < Pairs::tile; ++j) {
@@ -146,27 +134,13 @@ const MixtureKernels<Real>& kernels() {
 }
 
 template <class Real>
-void forward(const Tensor& z, const Tensor& mu, const Tensor& logvar, int64_t first_row, int64_t dataset_size,
-             int64_t estimator, Tensor& joint, Tensor& marginals) {
+void forward(const MixtureCall& call, Tensor& joint, Tensor& marginals) {
   MixtureForward<Real> p;
-  const Inputs<Real> inputs(z, mu, logvar, first_row, dataset_size, estimator, p);
+  const Inputs<Real> inputs(call, p);
   p.joint = static_cast<double*>(joint.data_ptr());
   p.marginals = static_cast<double*>(marginals.data_ptr());
   torch::stable::parallel_for(0, p.pairs.blocks(), 1,
                               [&](int64_t first, int64_t last) { kernels<Real>().forward(p, first, last); });
-}
-
-std::tuple<Tensor, Tensor> total_correlation_forward(const Tensor& z, const Tensor& mu, const Tensor& logvar,
-                                                     int64_t first_row, int64_t dataset_size, int64_t estimator) {
-  check_inputs(z, mu, logvar, first_row, dataset_size, estimator);
-  Tensor joint = torch::stable::new_empty(z, Sizes(z.sizes().data(), 1), ScalarType::Double);
-  Tensor marginals = torch::stable::new_empty(z, Sizes(z.sizes().data(), 2), ScalarType::Double);
-  if (z.size(0) == 0) return {joint, marginals};
-  if (z.scalar_type() == ScalarType::Double)
-    forward<double>(z, mu, logvar, first_row, dataset_size, estimator, joint, marginals);
-  else
-    forward<float>(z, mu, logvar, first_row, dataset_size, estimator, joint, marginals);
-  return {joint, marginals};
 }
 
 // The numbers of x, rounded to the result's dtype.
@@ -179,15 +153,13 @@ void write(Tensor& result, Visit visit) {
 }
 
 template <class Real>
-void backward(const Tensor& grad_joint, const Tensor& grad_marginals, const Tensor& z, const Tensor& mu,
-              const Tensor& logvar, const Tensor& joint, const Tensor& marginals, int64_t first_row,
-              int64_t dataset_size, int64_t estimator, Tensor& grad_z, Tensor& grad_mu, Tensor& grad_logvar) {
+void backward(const MixtureCall& call, const MixtureLogs& logs, MixtureGradients& grads) {
   MixtureBackward<Real> p;
-  const Inputs<Real> inputs(z, mu, logvar, first_row, dataset_size, estimator, p);
-  const Saved<Real> joints(joint, grad_joint, p.pairs, p.weights.all),
-      each(marginals, grad_marginals, p.pairs, p.weights.all);
-  const int64_t copies = p.pairs.chunks(), size = mu.numel();
-  const Buffer<Real> z_sums = buffer<Real>(z.numel());
+  const Inputs<Real> inputs(call, p);
+  const Saved<Real> joints(logs.joint, logs.grad_joint, p.pairs, p.weights.all),
+      each(logs.marginals, logs.grad_marginals, p.pairs, p.weights.all);
+  const int64_t copies = p.pairs.chunks(), size = call.mu.numel();
+  const Buffer<Real> z_sums = buffer<Real>(call.z.numel());
   const Buffer<Real> mu_sums = buffer<Real>(copies * size), v_sums = buffer<Real>(copies * size);
   p.grad_joint = joints.grad.get();
   p.grad_marginals = each.grad.get();
@@ -205,42 +177,30 @@ void backward(const Tensor& grad_joint, const Tensor& grad_marginals, const Tens
       return static_cast<Real>(total);
     };
   };
-  write(grad_z, [&](int64_t i) { return z_sums[i]; });
-  write(grad_mu, sum(mu_sums));
-  write(grad_logvar, sum(v_sums));
+  write(grads.z, [&](int64_t i) { return z_sums[i]; });
+  write(grads.mu, sum(mu_sums));
+  write(grads.logvar, sum(v_sums));
 }
 
-std::tuple<Tensor, Tensor, Tensor> total_correlation_backward(const Tensor& grad_joint, const Tensor& grad_marginals,
-                                                              const Tensor& z, const Tensor& mu, const Tensor& logvar,
-                                                              const Tensor& joint, const Tensor& marginals,
-                                                              int64_t first_row, int64_t dataset_size,
-                                                              int64_t estimator) {
-  check_inputs(z, mu, logvar, first_row, dataset_size, estimator);
-  for (const Tensor* x : {&grad_joint, &joint})
-    STD_TORCH_CHECK(x->is_cpu() && x->dim() == 1 && x->size(0) == z.size(0) && x->scalar_type() == ScalarType::Double,
-                    "joint and its gradient must be float64 CPU tensors of shape (b,)");
-  for (const Tensor* x : {&grad_marginals, &marginals})
-    STD_TORCH_CHECK(x->is_cpu() && same_shape(*x, z) && x->scalar_type() == ScalarType::Double,
-                    "marginals and their gradient must be float64 CPU tensors of z's shape");
-  const auto result = [](const Tensor& x) { return torch::stable::new_empty(x, Sizes(x.sizes().data(), 2)); };
-  Tensor grad_z = result(z), grad_mu = result(mu), grad_logvar = result(logvar);
-  if (z.numel() == 0) {
-    torch::stable::zero_(grad_mu);
-    torch::stable::zero_(grad_logvar);
-  } else if (z.scalar_type() == ScalarType::Double) {
-    backward<double>(grad_joint, grad_marginals, z, mu, logvar, joint, marginals, first_row, dataset_size, estimator,
-                     grad_z, grad_mu, grad_logvar);
-  } else {
-    backward<float>(grad_joint, grad_marginals, z, mu, logvar, joint, marginals, first_row, dataset_size, estimator,
-                    grad_z, grad_mu, grad_logvar);
+struct TotalCorrelationCpu : Cpu {
+  static void check(const MixtureCall&) {}
+
+  static void forward(const MixtureCall& call, Tensor& joint, Tensor& marginals) {
+    const bool wide = call.z.scalar_type() == ScalarType::Double;
+    (wide ? betavae_fast::forward<double> : betavae_fast::forward<float>)(call, joint, marginals);
   }
-  return {grad_z, grad_mu, grad_logvar};
-}
+
+  static void backward(const MixtureCall& call, const MixtureLogs& logs, MixtureGradients& grads) {
+    const bool wide = call.z.scalar_type() == ScalarType::Double;
+    (wide ? betavae_fast::backward<double> : betavae_fast::backward<float>)(call, logs, grads);
+  }
+};
 
 }  // namespace
 }  // namespace betavae_fast
 
 STABLE_TORCH_LIBRARY_IMPL(betavae_fast, CPU, m) {
-  m.impl("total_correlation_forward_cpp", TORCH_BOX(&betavae_fast::total_correlation_forward));
-  m.impl("total_correlation_backward_cpp", TORCH_BOX(&betavae_fast::total_correlation_backward));
+  using Op = betavae_fast::TotalCorrelationOp<betavae_fast::TotalCorrelationCpu>;
+  m.impl("total_correlation_forward_cpp", TORCH_BOX(&Op::forward));
+  m.impl("total_correlation_backward_cpp", TORCH_BOX(&Op::backward));
 }

@@ -1,5 +1,5 @@
-// What the files that register CUDA kernels share: the queue that launches go to, and sums in two steps. No CUDA header
-// is needed here.
+// A CUDA device as the operators see it, the queue that launches go to, and sums in two steps. No CUDA header is needed
+// here.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -8,9 +8,9 @@
 #include <limits>
 #include <optional>
 
-#include "cuda/reduce.h"
-#include "cuda/reduction.h"
-#include "latent_tensors.h"
+#include "../cuda/reduce.h"
+#include "../cuda/reduction.h"
+#include "tensors.h"
 
 namespace betavae_fast {
 
@@ -31,11 +31,19 @@ inline void check(const char* error, const char* what) {
   STD_TORCH_CHECK(error == nullptr, what, ": CUDA error: ", error);
 }
 
-inline void check_not_float64(const Tensor& x) {
-  STD_TORCH_CHECK(x.scalar_type() != ScalarType::Double,
-                  "the cuda backend computes in float32 and takes float16, bfloat16 and float32, got float64: use "
-                  "backend=\"reference\" or, on the CPU, backend=\"cpp\"");
-}
+struct Cuda {
+  static constexpr const char* name = "CUDA";
+  static bool has(const Tensor& x) { return x.is_cuda(); }
+  static bool has_beside(const Tensor& like, const Tensor& x) {
+    return x.is_cuda() && x.get_device_index() == like.get_device_index();
+  }
+  static void check_dtype(const Tensor& x) {
+    STD_TORCH_CHECK(x.scalar_type() != ScalarType::Double,
+                    "the cuda backend computes in float32 and takes float16, bfloat16 and float32, got float64: use "
+                    "backend=\"reference\" or, on the CPU, backend=\"cpp\"");
+  }
+  static Tensor result_like(const Tensor& x) { return torch::stable::empty_like(x); }
+};
 
 inline void check_grid(const cuda::Partition& cut) {
   STD_TORCH_CHECK(cut.ctas() <= std::numeric_limits<int32_t>::max(), "the cuda backend does not take ", cut.elements,
@@ -45,10 +53,9 @@ inline void check_grid(const cuda::Partition& cut) {
 // A forward kernel's sums on their way to `result`: straight there, if each has but one term, else by way of partials.
 class SumsInto {
  public:
-  SumsInto(Tensor& result, const cuda::Partition& cut, KlReduction reduction, int64_t rows)
+  SumsInto(Tensor& result, const cuda::Partition& cut, Reduction reduction, int64_t rows)
       : sums_(cuda::sums_of(cut, reduction)), result_(static_cast<float*>(result.data_ptr())) {
-    const bool mean = reduction == KlReduction::dim || reduction == KlReduction::batchmean;
-    if (mean) scale_ = 1.0 / static_cast<double>(rows);
+    if (is_mean(reduction)) scale_ = 1.0 / static_cast<double>(rows);
     const int64_t size = sums_.outputs * sums_.count;
     if (sums_.count > 1) partials_ = torch::stable::new_empty(result, Sizes(&size, 1));
   }

@@ -1,0 +1,113 @@
+// The latent op of the CUDA backend: launches on torch's current stream. No CUDA header is needed here.
+
+#include <initializer_list>
+#include <limits>
+
+#include "../cuda/latent.h"
+#include "cuda.h"
+#include "latent.h"
+
+namespace betavae_fast {
+namespace {
+
+using cuda::Keeps;
+using cuda::LatentBackward;
+using cuda::LatentForward;
+using cuda::Partition;
+using cuda::Tiled;
+
+Tiled tiled(const View& view) {
+  Tiled result;
+  static_cast<View&>(result) = view;
+  return result;
+}
+
+// The (seed, stream) pair side by side. It must outlive the launch: it is freed in stream order.
+std::optional<Tensor> pair_of(const LatentCall& call) { return contiguous(call.rng); }
+
+// Sets everything but the operands that only one direction has; pair: of the noise that is drawn, or null.
+template <class Latent>
+Latent described(const LatentCall& call, const LatentViews& views, const std::optional<Tensor>& pair, Keeps keeps) {
+  Latent p;
+  p.dtype = dtype_of(call.mu);
+  p.problem = views.problem;
+  p.mu = tiled(views.mu);
+  p.logvar = tiled(views.logvar);
+  p.noise = tiled(views.noise);
+  p.logvar_min = static_cast<float>(call.logvar_min);
+  p.logvar_max = static_cast<float>(call.logvar_max);
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  p.clamps = call.logvar_min > -infinity || call.logvar_max < infinity;
+  p.cut = Partition(p.problem.rows, p.problem.cols(), cuda::group_of(p.dtype), keeps, cuda::tuning);
+  check_grid(p.cut);
+  p.rng = pair ? static_cast<const int64_t*>(pair->data_ptr()) : nullptr;
+  p.first_element = call.first_row * p.problem.cols();
+  p.vector = !p.rng || p.first_element % 4 == 0;
+  return p;
+}
+
+template <class Latent>
+void vectorize_all(Latent& p, int64_t bytes, std::initializer_list<Tiled*> operands) {
+  for (Tiled* operand : operands) p.vector = vectorize(p.problem, p.cut, bytes, *operand) && p.vector;
+}
+
+// What of the KL's gradient stays the same along a row or a column, and is read only once.
+Keeps keeps_of(const View& grad_kl) {
+  if (!grad_kl.data) return Keeps::nothing;
+  const bool along_cols = grad_kl.outer != 0 || grad_kl.inner != 0;
+  if (grad_kl.row == 0) return along_cols ? Keeps::columns : Keeps::nothing;
+  return along_cols ? Keeps::nothing : Keeps::rows;
+}
+
+struct LatentCuda : Cuda {
+  static void forward(const LatentCall& call, const LatentViews& views, Tensor* kl) {
+    const std::optional<Tensor> pair = pair_of(call);
+    auto p = described<LatentForward>(call, views, pair, cuda::keeps_of(call.reduction));
+    p.z = tiled(views.z);
+    p.kl = tiled(views.kl);
+    p.reduction = call.reduction;
+    vectorize_all(p, static_cast<int64_t>(call.mu.element_size()), {&p.mu, &p.logvar, &p.noise, &p.z});
+    vectorize_all(p, sizeof(float), {&p.kl});
+    std::optional<SumsInto> sums;
+    if (kl) {
+      sums.emplace(*kl, p.cut, call.reduction, p.problem.rows);
+      p.sums = sums->data();
+      p.scale = sums->scale();
+    }
+    const Queue queue(call.mu);
+    check(cuda::latent_forward(p, queue.stream()), "latent_forward");
+    if (sums) sums->finish(queue);
+  }
+
+  static void backward(const LatentCall& call, const LatentViews& views) {
+    const std::optional<Tensor> pair = pair_of(call);
+    const Keeps keeps = keeps_of(views.grad_kl);
+    auto p = described<LatentBackward>(call, views, pair, keeps);
+    p.grad_z = tiled(views.grad_z);
+    p.grad_kl = tiled(views.grad_kl);
+    p.grad_mu = tiled(views.grad_mu);
+    p.grad_logvar = tiled(views.grad_logvar);
+    vectorize_all(p, static_cast<int64_t>(call.mu.element_size()),
+                  {&p.mu, &p.logvar, &p.noise, &p.grad_z, &p.grad_mu, &p.grad_logvar});
+    p.grad_kl_vector = p.grad_kl.row != 0 && vectorize(p.problem, p.cut, sizeof(float), p.grad_kl);
+    // The 16-byte path takes a gradient that is kept, one a row if no group meets two rows, or one an element.
+    const bool fits =
+        !p.grad_kl.data || p.grad_kl.row == 0 || p.grad_kl_vector || (keeps == Keeps::rows && p.cut.groups_in_rows());
+    p.vector = p.vector && fits;
+    if (is_mean(call.reduction)) p.kl_scale = static_cast<float>(1.0 / static_cast<double>(p.problem.rows));
+    const Queue queue(call.mu);
+    check(cuda::latent_backward(p, queue.stream()), "latent_backward");
+  }
+};
+
+}  // namespace
+}  // namespace betavae_fast
+
+STABLE_TORCH_LIBRARY_IMPL(betavae_fast, CUDA, m) {
+  using Op = betavae_fast::LatentOp<betavae_fast::LatentCuda>;
+  m.impl("latent_forward_cuda", TORCH_BOX(&Op::forward));
+  m.impl("latent_sample_cuda", TORCH_BOX(&Op::sample));
+  m.impl("latent_kl_cuda", TORCH_BOX(&Op::kl));
+  m.impl("latent_backward_cuda", TORCH_BOX(&Op::backward));
+  m.impl("latent_backward_packed_cuda", TORCH_BOX(&Op::backward_packed));
+}
