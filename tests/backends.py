@@ -66,4 +66,4 @@ def require_cpu_capability(capability: str) -> None:
     if reason := missing("cpp"):
         pytest.skip(reason)
     if (chosen := cpu_capability_under(capability)) != capability:
-        pytest.skip(f"this CPU does not run {capability}: asked for it, the C++ backend chose {chosen}")
+        pytest.skip(f"this CPU does not run {capability}: the C++ backend chose {chosen} instead")

@@ -49,7 +49,7 @@ def wide(x: Tensor) -> Array:
     if x.dtype != torch.float64:
         return x.detach().double().numpy()
     if np.finfo(np.longdouble).eps >= np.finfo(np.float64).eps:
-        pytest.skip("no precision beyond float64 here to measure float64 against")
+        pytest.skip("this machine has no precision beyond float64 to compare float64 with")
     return x.detach().numpy().astype(np.longdouble)
 
 
@@ -333,7 +333,7 @@ class Budget:
         """
         ((dtype, plain_dtype),) = self._dtypes
         actual, exact, plain = (np.concatenate([trial[i] for trial in self._trials]) for i in range(3))
-        assert np.isfinite(exact).all() and np.isfinite(plain).all(), f"{what}: nothing to measure against"
+        assert np.isfinite(exact).all() and np.isfinite(plain).all(), f"{what}: no values to compare with"
         rounding = half_ulp(exact, dtype)
         with np.errstate(invalid="ignore", over="ignore"):
             error = np.abs(actual - exact)

@@ -21,8 +21,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--native-bf16",
         choices=("yes", "no"),
-        help="what the tests' process finds when it asks whether the device computes in bfloat16 natively, on which"
-        ' precision "auto" depends; processes that tests start are told their precision',
+        help="pretend in the tests' process that the device does or does not compute in bfloat16 natively, on which"
+        ' precision "auto" depends; processes that tests start get their precision by an option',
     )
 
 

@@ -75,7 +75,7 @@ def test_torch_manual_seed_governs_the_noise(backend: str, posterior: tuple[Tens
     first, second = (reparameterize_kl(*posterior, backend=backend) for _ in range(2))
     torch.manual_seed(3)
     assert same(reparameterize_kl(*posterior, backend=backend), first)
-    assert not torch.equal(first.z, second.z), "every call must draw anew"
+    assert not torch.equal(first.z, second.z), "every call must draw new noise"
 
 
 @EVERY_BACKEND

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NEEDS_COMPILER = pytest.mark.skipif(shutil.which("c++") is None, reason="c++ was not found")
 pytestmark = pytest.mark.skipif(
     not (ROOT / "betavae_fast").exists(),
-    reason="this checkout lacks the package, the installed one is tested",
+    reason="this checkout has no package; the installed one is tested",
 )
 
 # Each name is read differently by the shell, by make, by ninja, in a list of headers, or in another encoding.

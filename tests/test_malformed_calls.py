@@ -426,7 +426,7 @@ def test_malformed_calls_are_refused_with_the_offending_values(kind: str) -> Non
         assert text.startswith(name), text
         for value in expected:
             assert value in text, f"{value!r} is not in: {text}"
-        assert len(text) < 1000, "a message is for reading"
+        assert len(text) < 1000, "a message must be readable"
 
     throw()
     assert calls >= CALLS_EACH, f"hypothesis found only {calls} calls"

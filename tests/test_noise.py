@@ -260,7 +260,7 @@ def test_without_a_seed_torch_manual_seed_or_the_generator_governs() -> None:
     assert torch.equal(make_rng("cpu"), first) and not torch.equal(first, second)
     own = torch.Generator().manual_seed(5)
     assert torch.equal(make_rng("cpu", generator=own), first)
-    assert torch.equal(make_rng("cpu"), second), "a generator of one's own must leave torch's alone"
+    assert torch.equal(make_rng("cpu"), second), "a generator of the caller must not change torch's"
 
 
 def test_drawn_pairs_use_many_bits_of_seed_and_stream() -> None:

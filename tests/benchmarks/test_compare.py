@@ -71,7 +71,7 @@ def test_both_are_measured_in_turn(monkeypatch, capsys, tmp_path):
     assert "forward+backward" in printed and "Written" not in printed
 
 
-@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no git checkout")
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a git checkout")
 def test_both_are_built_and_sigterm_leaves_nothing_behind(monkeypatch):
     built = []
 

@@ -66,7 +66,7 @@ def test_a_line_for_which_no_time_is_left_counts_as_failed(tmp_path):
     assert record.text().splitlines()[-1] == "FAILED late: left out: the 1 s of this call were over"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel to end children with their parent")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a kernel that ends children with their parent")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_call_that_is_killed_leaves_what_it_had(number, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -62,7 +62,7 @@ def test_tritons_launches_are_cut_otherwise_within_the_block_only(backend, op):
             raise KeyError
         assert launches() == default
     assert default[0] in {large for large, _ in found}, (
-        "nothing shows how far two measurements of the same differ"
+        "no entry shows how far two measurements of the same cut differ"
     )
     assert len(found) >= 4
 

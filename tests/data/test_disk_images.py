@@ -119,9 +119,7 @@ print(len(dataset), dataset.identity.checksum, state.step)
 """
 
 
-@pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="sparse files and RLIMIT_AS as Linux has them"
-)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs sparse files and RLIMIT_AS of Linux")
 def test_a_set_larger_than_memory_trains_from_disk(tmp_path: Path) -> None:
     """The set has 30 GB, and the process may have 8 GB of address space."""
     path, shape = tmp_path / "large.npy", (LARGE // (3 * 64 * 64), 64, 64, 3)

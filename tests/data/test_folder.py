@@ -182,7 +182,7 @@ def test_the_pictures_of_a_run_are_no_data(tmp_path: Path, beside: str) -> None:
     (run / beside).write_text("{}")
     assert told(tmp_path) == [f"{tmp_path}: left out 1 run folder (runs/first)"]
     assert pixels(tmp_path).shape == (1, 1, 64, 64)
-    assert len(pixels(run / "pictures")) == 1, "unless they are asked for"
+    assert len(pixels(run / "pictures")) == 1, "unless the user names them"
 
 
 def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str) -> None:
 def test_a_decompression_bomb_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "a.png", grey(side=40))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    assert told(tmp_path) == [], "up to twice as much is no error"
+    assert told(tmp_path) == [], "up to twice the limit is no error"
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)
     with pytest.raises(DatasetError, match=r"a\.png: more than 1,400 pixels, .* make it smaller") as caught:
         load_dataset(tmp_path, progress=False)

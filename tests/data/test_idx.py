@@ -81,7 +81,7 @@ def test_a_folder_may_spell_the_file_in_all_usual_ways(tmp_path: Path, joint: st
 
     (tmp_path / f"train-labels{joint}idx1-ubyte{packed}").touch()
     write("t10k", PIXELS[:2])
-    assert len(load_dataset(tmp_path)) == 2, "the test images if there are no others"
+    assert len(load_dataset(tmp_path)) == 2, "the test images are used if there are no others"
     write("train", PIXELS)
     assert np.array_equal(load_dataset(tmp_path, image_size=28).gather(torch.arange(5))[:, 0].numpy(), PIXELS)
 

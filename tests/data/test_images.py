@@ -108,7 +108,7 @@ def test_moving_to_another_device_moves_everything_gather_needs() -> None:
         moved = dataset.to("meta")
         assert type(moved) is type(dataset)
         assert moved.device.type == "meta"
-        assert dataset.device.type == "cpu", "the original stays where it was"
+        assert dataset.device.type == "cpu", "the original stays on its device"
         assert moved.gather(torch.zeros(3, dtype=torch.int64, device="meta")).shape == (3, 1, 4, 4)
 
 

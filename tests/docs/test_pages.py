@@ -48,7 +48,7 @@ def test_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         except ModuleNotFoundError as error:
             if error.name not in LIBRARIES:
                 raise
-            pytest.skip(f"{error.name} is not installed: run up to line {line}")
+            pytest.skip(f"{error.name} is not installed: the page was run up to line {line}")
 
 
 def test_blocks_are_found_with_their_lines() -> None:

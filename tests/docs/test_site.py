@@ -52,7 +52,7 @@ def test_docstrings_are_rendered(site: Path) -> None:
 
 
 def test_the_page_of_the_command_line_is_what_it_writes() -> None:
-    assert cli.PAGE.read_text(encoding="utf-8") == cli.page(), "python -m tools.site.cli writes it anew"
+    assert cli.PAGE.read_text(encoding="utf-8") == cli.page(), "run `python -m tools.site.cli`"
 
 
 def test_a_docstring_becomes_markdown() -> None:

@@ -271,7 +271,7 @@ def test_state_and_copies_go_both_ways() -> None:
         first = ConvTranspose2d(*channels, **DOUBLING).state_dict()
         torch.manual_seed(0)
         second = nn.ConvTranspose2d(*channels, **DOUBLING).state_dict()
-        assert all(torch.equal(first[name], second[name]) for name in first), "initialised otherwise"
+        assert all(torch.equal(first[name], second[name]) for name in first), "different initial values"
 
 
 def test_wrong_inputs_are_refused() -> None:

@@ -155,7 +155,7 @@ def test_every_instruction_set_of_the_cpp_backend_keeps_the_budget(capability: s
     """The tests of the budget and of special values run again in a process with this instruction set."""
     require_cpu_capability(capability)
     if capability == cpu_capability():
-        pytest.skip("the other tests run it")
+        pytest.skip("the other tests use this instruction set")
     chosen = "(twice_plain or nan_stays or infinite) and cpp and float32"
     process = fresh_process(
         *("-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", chosen),
@@ -257,7 +257,7 @@ def test_both_tensors_may_lie_anyhow_in_memory(backend: str, pair: tuple[str, st
                 last_bits = 4 * torch.finfo(dtype if backend == "eager" else torch.float64).eps
                 torch.testing.assert_close(found.grad, expected.grad, rtol=last_bits, atol=last_bits)
                 assert found.grad.dtype == dtype
-                assert found.grad.stride() == torch.empty_like(x).stride(), "not the decoder's format"
+                assert found.grad.stride() == torch.empty_like(x).stride(), "not the decoder's memory format"
                 if reduction == "none" and backend == "cpp":
                     assert torch.equal(found.nll, expected.nll), what
                 else:

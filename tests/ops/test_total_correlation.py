@@ -245,7 +245,7 @@ def test_every_instruction_set_of_the_cpp_backend_keeps_the_budget(capability: s
     """The tests of the budget and of special values run again in a process with this instruction set."""
     require_cpu_capability(capability)
     if capability == cpu_capability():
-        pytest.skip("the other tests run it")
+        pytest.skip("the other tests use this instruction set")
     chosen = "(log_densities_are or parts_are or nan_stays) and cpp and float32"
     process = fresh_process(
         *("-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", chosen),
@@ -347,7 +347,7 @@ def test_no_images_and_no_channels(backend: str, estimator: str) -> None:
 @pytest.mark.parametrize("shape", [(19, 7), (33, 16), (5, 3, 2, 4)], ids=str)
 def test_inputs_may_lie_anyhow_in_memory(backend: str, layout: str, shape: tuple[int, ...]) -> None:
     if not fits(layout, len(shape)):
-        pytest.skip("not a layout of this shape")
+        pytest.skip("this shape has no such layout")
     for estimator, dtype in (("mss", torch.float32), ("mws", torch.bfloat16), ("mss", torch.float64)):
         flat = draw(shape[0], math.prod(shape[1:]), dtype)
         laid = lay_out(layout, *(x.view(shape) for x in flat))
@@ -406,9 +406,7 @@ def test_threads_and_runs_change_no_bit(
     backend: str, dtype: torch.dtype, estimator: str, size: tuple[int, int], threads: None
 ) -> None:
     if backend in ("reference", "eager") and size[0] > 1000:
-        pytest.skip(
-            "torch's own arithmetic, which depends on the number of threads where there is much to do"
-        )
+        pytest.skip("torch's own arithmetic depends on the number of threads for large tensors")
     inputs = draw(*size, dtype)
     found = []
     for n in (1, 2, 3, 3, 1):
@@ -647,7 +645,7 @@ def test_special_nan_stays_where_it_belongs(backend: str, dtype: torch.dtype, es
         assert torch.equal(found.joint.isnan(), joint) and torch.equal(found.marginals.isnan(), marginals)
         if which == 0:
             assert torch.equal(found.grad_z.isnan(), joint.unsqueeze(1).expand(35, 5))
-        assert all(g.isnan().all() for g in found[3:]), "each posterior has a part in the joint density"
+        assert all(g.isnan().all() for g in found[3:]), "each posterior contributes to the joint density"
 
 
 @EVERY_BACKEND
@@ -660,7 +658,7 @@ def test_special_infinities_give_what_the_formula_gives_in_float64(
 ) -> None:
     """A posterior at infinity does not count, and the density of a sample at infinity is 0."""
     if which == 2 and value < 0:
-        pytest.skip("σ = 0 has no density; the next test says what there is")
+        pytest.skip("σ = 0 has no density; the next test covers it")
     inputs = draw(35, 5, dtype)
     inputs[which][20, 3] = value
     joint, marginals = forward(backend, *inputs, 0, 1000, estimator)

@@ -162,7 +162,7 @@ def test_a_checkpoint_is_whole_whenever_its_writer_is_killed(tmp_path):
         for tensor in (*saved.model.values(), *saved.optimizer.values()):
             assert (tensor == saved.step).all()
         reached = saved.step
-    assert leftovers, "no kill hit a writer at work"
+    assert leftovers, "no kill hit a writer while it was writing"
     model = saved.build_model()
     optimizer = torch.optim.Adam(model.parameters())
     saved.restore(model, optimizer, Beta())

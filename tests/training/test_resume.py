@@ -184,6 +184,6 @@ def test_one_process_at_a_time(dataset, tmp_path):
         pytest.raises(BlockingIOError, match="run is in use by another process"),
         exclusive(folder),
     ):
-        pytest.fail("two at once")
+        pytest.fail("two processes trained at once")
     with exclusive(folder):
         pass

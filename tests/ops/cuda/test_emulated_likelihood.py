@@ -76,7 +76,7 @@ def test_images_of_a_data_set_are_read_as_wide_as_a_decoder_leaves_its_own(libra
         return look_ups() - before
 
     assert counted(images) == 0
-    assert channels == 1 or counted(images.contiguous()) > 0, "nothing is counted"
+    assert channels == 1 or counted(images.contiguous()) > 0, "no reads were counted"
 
 
 def test_sums_over_many_ctas_are_those_of_one():

@@ -50,7 +50,7 @@ def _fmas(header: str, function: str) -> int:
 
 def test_no_kernel_exceeds_its_budget(op):
     kernels, budget = op[0], op[1][ARCH]
-    assert kernels.keys() == budget.keys(), "kernels came or went: write the budget anew"
+    assert kernels.keys() == budget.keys(), "kernels were added or removed: write the budget again"
     grown = [
         f"{name}: {what} {kernels[name][what]}, budget {limits[what]}"
         for name, limits in budget.items()

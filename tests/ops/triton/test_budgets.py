@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing"),
     pytest.mark.skipif(
         not triton.__version__.startswith("3.8."),
-        reason=f"the budgets are those of Triton 3.8's compiler, this is {triton.__version__}",
+        reason=f"the budgets are for the compiler of Triton 3.8, but this is {triton.__version__}",
     ),
 ]
 
