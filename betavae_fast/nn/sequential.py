@@ -9,6 +9,7 @@ would save one more launch, but heeds no request for deterministic algorithms.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from betavae_fast.nn.convolutions import ConvTranspose2d
 from betavae_fast.ops.bias_relu import BiasRelu, LinearRelu, runs_on
+from betavae_fast.ops.casting import CastAll
 
 
 def fuses(x: Tensor) -> bool:
@@ -58,28 +60,43 @@ class Sequential(nn.Sequential):
 
 
 def _run(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
+    pairs = [i for i, two in enumerate(pairwise(layers)) if _is_pair(*two, x.device)]
+    weights = dict(zip(pairs, _weights([layers[i] for i in pairs], x.device.type), strict=True))
     taken = False  # by the layer before
-    for layer, following in zip(layers, (*layers[1:], None), strict=True):
+    for i, layer in enumerate(layers):
         if taken:
             taken = False
-            continue
-        taken = _is_pair(layer, following, x)
-        x = _TOGETHER[type(layer)][1](layer, x) if taken else layer(x)
+        elif i in weights and x.dim() == _TOGETHER[type(layer)][0]:
+            taken = True
+            x = _TOGETHER[type(layer)][1](layer, weights[i], x)
+        else:
+            x = layer(x)
     return x
 
 
-def _is_pair(layer: Any, following: nn.Module | None, x: Tensor) -> bool:
+def _weights(layers: Sequence[Any], device: str) -> Sequence[Tensor]:
+    """Brings the layers' weights into the dtype that the layers compute in: all by one launch, as their gradients, where
+    autocast has one for each."""
+    weights = [layer.weight for layer in layers]
+    dtype = torch.get_autocast_dtype(device)
+    as_they_are = {dtype, torch.float64}  # autocast leaves float64 alone
+    if not torch.is_autocast_enabled(device) or all(weight.dtype in as_they_are for weight in weights):
+        return weights
+    cast: tuple[Tensor, ...] = CastAll.apply(dtype, *weights)
+    return cast
+
+
+def _is_pair(layer: Any, following: nn.Module, device: torch.device) -> bool:
     """True if ``following`` is a ReLU that ``layer``, before it, can take along."""
     return (
         type(following) is nn.ReLU
         and type(layer) in _TOGETHER
-        and x.dim() == _TOGETHER[type(layer)][0]
         and _is_bare(layer)
         and _is_bare(following)
         and layer.bias is not None
         and all(
             type(parameter) in (nn.Parameter, Tensor)
-            and parameter.device == x.device
+            and parameter.device == device
             and parameter.dtype == layer.weight.dtype
             for parameter in (layer.weight, layer.bias)
         )
@@ -97,29 +114,27 @@ def _is_bare(module: nn.Module) -> bool:
     return not any(hooks) and "forward" not in vars(module) and not _has_any_global_hook()
 
 
-def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    weight = layer.weight
-    if torch.is_autocast_enabled(x.device.type):
-        # Autocast does not know the product that ends in a ReLU. What it leaves alone is float64.
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight = (t if t.dtype == torch.float64 else t.to(dtype) for t in (x, weight))
+def _linear(layer: nn.Linear, weight: Tensor, x: Tensor) -> Tensor:
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        # Autocast does not know the product that ends in a ReLU.
+        x = x.to(torch.get_autocast_dtype(x.device.type))
     result: Tensor = LinearRelu.apply(x, weight, layer.bias)
     return result
 
 
-def _convolution(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    result: Tensor = BiasRelu.apply(layer._conv_forward(x, layer.weight, None), layer.bias)
+def _convolution(layer: nn.Conv2d, weight: Tensor, x: Tensor) -> Tensor:
+    result: Tensor = BiasRelu.apply(layer._conv_forward(x, weight, None), layer.bias)
     return result
 
 
-def _transposed(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
+def _transposed(layer: nn.ConvTranspose2d, weight: Tensor, x: Tensor) -> Tensor:
     settings: Any = (layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation)
-    result: Tensor = BiasRelu.apply(F.conv_transpose2d(x, layer.weight, None, *settings), layer.bias)
+    result: Tensor = BiasRelu.apply(F.conv_transpose2d(x, weight, None, *settings), layer.bias)
     return result
 
 
-# Layer -> the dimensions of its input, and what runs it together with its ReLU.
-_TOGETHER: dict[type[nn.Module], tuple[int, Callable[[Any, Tensor], Tensor]]] = {
+# Layer -> the dimensions of its input, and what runs it, with a weight, together with its ReLU.
+_TOGETHER: dict[type[nn.Module], tuple[int, Callable[[Any, Tensor, Tensor], Tensor]]] = {
     nn.Linear: (2, _linear),
     nn.Conv2d: (4, _convolution),
     nn.ConvTranspose2d: (4, _transposed),

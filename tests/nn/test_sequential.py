@@ -16,11 +16,14 @@ from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from betavae_fast import BetaVAE
+from betavae_fast.bench.footprint import footprint
+from betavae_fast.bench.timing import Task
 from betavae_fast.choices import Architecture
 from betavae_fast.nn import sequential
 from betavae_fast.nn.architectures import build
 from betavae_fast.nn.convolutions import ConvTranspose2d
 from betavae_fast.nn.sequential import Sequential
+from betavae_fast.ops.casting import CastAll
 from tests.cuda_graphs import captured
 
 ARCHITECTURES = pytest.mark.parametrize("architecture", get_args(Architecture))
@@ -251,6 +254,16 @@ def test_every_argument_of_a_convolution_is_heeded(layer: nn.Module, together: N
     assert_close(run(net, x), run(plain(net), x), rtol=1e-12)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_layer_may_stand_in_several_places(autocast: bool, together: None) -> None:
+    layer, relu, x = nn.Linear(3, 3), nn.ReLU(), torch.randn(5, 3)
+    net = Sequential(layer, relu, layer, nn.Tanh(), layer, relu)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = run(net, x)
+        net.__class__ = nn.Sequential
+        assert_close(found, run(net, x), rtol=2e-2 if autocast else 1e-6)
+
+
 def test_mismatched_dtypes_are_refused_as_torch_does(together: None) -> None:
     for layer, x in ((nn.Linear(4, 3), torch.zeros(2, 4)), (nn.Conv2d(4, 3, 1), torch.zeros(2, 4, 1, 1))):
         with pytest.raises(RuntimeError, match=r"dtype|type"):
@@ -266,6 +279,18 @@ def test_under_autocast_errors_are_those_of_torch_s_layers(
             found, expected = run(net, x), run(plain(net), x)
         assert found[0].dtype == torch.bfloat16
         assert_errors(found, expected, run(plain(net).double(), x.double()))
+
+
+@pytest.mark.parametrize("architecture", ["burgess", "locatello"])
+def test_under_autocast_all_hidden_weights_are_cast_at_once(
+    architecture: Architecture, together: None
+) -> None:
+    """Images and the last layer's weight, bias and gradients are the rest."""
+    for net, x in zip(nets(architecture), inputs(2), strict=True):
+        with Operators() as called, torch.autocast("cpu", torch.bfloat16):
+            net(x).float().sum().backward()
+        assert called.names.count("_foreach_copy_") == 2
+        assert called.names.count("_to_copy") - called.names.count("_addmm_activation") <= 7
 
 
 def test_a_product_is_of_the_dtype_that_autocast_wants(
@@ -437,6 +462,30 @@ def test_on_a_gpu_a_graph_replays_the_bits_of_a_run(
             graph.replay()
             for _ in range(2):
                 assert all(torch.equal(a, b) for a, b in zip(replayed, step(), strict=True))
+
+
+@on_gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_on_a_gpu_the_launches_are_as_few_as_they_are_counted(dtype: torch.dtype) -> None:
+    """Counts of operators stand for launches elsewhere: these are those of which it is not plain."""
+    ops = torch.ops.betavae_fast
+    image = torch.randn(64, 32, 32, 32, dtype=dtype, device="cuda").to(memory_format=torch.channels_last)
+    few, many = (torch.randn(rows, 256, dtype=dtype, device="cuda") for rows in (64, 4096))
+    weight, bias = torch.randn(256, 256, dtype=dtype, device="cuda"), torch.randn(256, device="cuda")
+    counter = ops.bias_relu_(image, bias[:32])
+    calls: dict[str, tuple[int, Callable[[], Any]]] = {
+        "bias and ReLU": (1, lambda: ops.bias_relu_(image, bias[:32])),
+        "backward": (1, lambda: ops.bias_relu_backward(image, image, counter, torch.float32)),
+        "backward, few rows": (1, lambda: ops.bias_relu_backward(few, few, None, torch.float32)),
+        "backward, many rows": (2, lambda: ops.bias_relu_backward(many, many, None, torch.float32)),
+        "linear": (1, lambda: torch._addmm_activation(bias.to(dtype), few, weight.t())),
+        "casts": (1, lambda: CastAll.apply(torch.float16, weight, few, many)),
+    }
+    if dtype == torch.bfloat16:
+        calls["linear"] = (2, calls["linear"][1])  # one casts the bias
+    for name, (launches, call) in calls.items():
+        found = footprint(Task(name, lambda _, call=call: call()), torch.device("cuda")).launches
+        assert found in (launches, None), name
 
 
 @on_gpu

@@ -1,0 +1,46 @@
+"""Many tensors brought into another dtype by one launch of a GPU, and their gradients back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from betavae_fast.ops.batched import is_batched
+
+
+def _cast(tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> list[Tensor]:
+    """Copies of tensors, laid out as they are."""
+    copies = [torch.empty_like(t, dtype=dtype) for t, dtype in zip(tensors, dtypes, strict=True)]
+    if copies:
+        torch._foreach_copy_(copies, list(tensors))
+    return copies
+
+
+class CastAll(torch.autograd.Function):
+    """(dtype, *tensors) -> the tensors in ``dtype``."""
+
+    @staticmethod
+    def forward(ctx: Any, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+        copies = _cast(tensors, [dtype] * len(tensors))
+        _, *needed = ctx.needs_input_grad
+        ctx.mark_non_differentiable(*(copy for copy, need in zip(copies, needed, strict=True) if not need))
+        ctx.set_materialize_grads(False)
+        ctx.dtypes = [t.dtype for t in tensors]
+        return tuple(copies)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        given = [(i, grad) for i, grad in enumerate(grads) if grad is not None]
+        tensors, dtypes = [grad for _, grad in given], [ctx.dtypes[i] for i, _ in given]
+        if torch.is_grad_enabled() or any(map(is_batched, tensors)):
+            # The copy of many tensors can neither be differentiated nor stand for many.
+            cast = [grad.to(dtype) for grad, dtype in zip(tensors, dtypes, strict=True)]
+        else:
+            cast = _cast(tensors, dtypes)
+        results: list[Tensor | None] = [None] * len(grads)
+        for (i, _), grad in zip(given, cast, strict=True):
+            results[i] = grad
+        return None, *results
