@@ -1,4 +1,4 @@
-"""The step benchmark: one contender's failure is its own, and what was measured is kept."""
+"""The step benchmark: the failure of one contender does not stop the others, and earlier measurements are kept."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.trainers import TRAINERS
 
 @contextmanager
 def _workers(answers):
-    """Threads that each give one answer, or end without one; all wait until each has been asked."""
+    """Start threads that each give one answer or end without one. All wait until each has been asked."""
     asked = Barrier(len(answers))
     workers = {}
 

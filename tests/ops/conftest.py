@@ -14,7 +14,9 @@ import torch
 
 @pytest.fixture
 def gpu_memory() -> Iterator[Callable[[int], None]]:
-    """Skip a test if so many bytes of the GPU are not free. Tests that use it take turns, also across processes."""
+    """Return a function that skips a test if so many bytes of the GPU are not free. Its users take turns in all
+    processes.
+    """
 
     def claim(size: int) -> None:
         fcntl.flock(turn, fcntl.LOCK_EX)
