@@ -21,7 +21,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 @pytest.fixture(autouse=True)
 def kernels_leave_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the operators without a graph: a kernel has no derivatives, unlike the plain torch that stands in for it."""
+    """Assert that backward runs outside grad mode: a kernel has no derivatives, unlike the plain torch in its place."""
     operator = bias_relu._BACKWARD
 
     def backward(*arguments: Any) -> tuple[Tensor, Tensor]:
