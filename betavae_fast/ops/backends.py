@@ -1,6 +1,6 @@
-"""Which backends there are, and why one is missing.
+"""The backends: which are available, why one is missing, and which one computes a tensor.
 
-A backend is loaded the first time it is asked for: importing betavae_fast imports neither Triton nor a compiled library.
+A backend is loaded when it is first needed: importing betavae_fast imports neither Triton nor a compiled library.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from betavae_fast.ops.schemas import BACKENDS, OPS
 Backend = Literal["auto", "reference", "eager", "cpp", "triton", "cuda"]
 
 _OPS = tuple(name.removesuffix("_forward") for name in OPS if name.endswith("_forward"))
-# The kernels there are for a kind of device, the fastest first.
+# Backends with kernels for each kind of device, the fastest first.
 _KERNELS = {"cpu": ("cpp",), "cuda": ("cuda", "triton")}
 _warned_of: set[str] = set()
 
@@ -36,11 +36,11 @@ class BackendStatus(NamedTuple):
     op: str
     backend: str
     available: bool
-    reason: str  # why not, and what would bring it; empty if available
+    reason: str  # cause and remedy if not available, else empty
 
 
 def _build_note(library: str) -> str:
-    """What setup.py wrote down when it left a library out."""
+    """The reason that setup.py recorded when it left a library out."""
     if _BUILD_LOG.exists():
         for line in _BUILD_LOG.read_text(encoding="utf-8").splitlines():
             name, _, note = line.partition(": ")
@@ -50,7 +50,7 @@ def _build_note(library: str) -> str:
 
 
 def _load_library(path: Path, what: str, needs: str, otherwise: str = "") -> str:
-    """Loads a library. Returns why it cannot be used, and what would bring it, or ""."""
+    """Load a library. Returns "", or the reason why it cannot be used and the remedy."""
     if not path.exists():
         note = _build_note(path.stem)
         if note.startswith("the compiler failed"):
@@ -73,14 +73,14 @@ def _import(backend: str) -> None:
 
 
 def _replace_plain_torch() -> None:
-    """Let Triton compute on a GPU what all backends share and is plain torch elsewhere (``ops/kl_parts.py``)."""
+    """Let Triton run on a GPU the operators that all backends share, elsewhere plain torch (``ops/kl_parts.py``)."""
     if importlib.util.find_spec("triton") is not None:
         importlib.import_module("betavae_fast.ops.triton.kl_parts")
 
 
 @cache
 def missing(backend: str) -> str:
-    """Why ``backend`` cannot be used here and what would bring it, or "" if it can; loads it."""
+    """Load ``backend``. Returns "" if it can be used here, else the reason why not and the remedy."""
     if backend in ("reference", "eager"):
         _import(backend)
         return ""
@@ -109,7 +109,7 @@ def missing(backend: str) -> str:
 
 
 def _cuda_does_not_run() -> str:
-    """Return why the kernels of the loaded CUDA library cannot run on torch's current device, or ""."""
+    """Return the reason why the kernels of the loaded CUDA library cannot run on torch's current device, or ""."""
     if error := _cuda_error(CUDA_LIBRARY):
         return (
             f"the CUDA extension does not run on {torch.cuda.get_device_name()} ({error}). Update the NVIDIA driver "
@@ -127,12 +127,12 @@ def _cuda_error(library: Path) -> str:
 
 
 def choose(backend: str, device: str, dtype: torch.dtype) -> str:
-    """The backend that runs tensors of ``device`` ("cpu", "cuda", …); an explicit choice never falls back."""
+    """The backend for tensors of ``device`` ("cpu", "cuda", …). An explicit choice never falls back to another."""
     return _choose(backend, device, dtype)
 
 
-# torch.compile is to take the answer as a constant. torch.compiler.assume_constant_result does no more than this, but
-# imports torch._dynamo, and with it Triton, to do it.
+# torch.compile treats the answer as a constant. torch.compiler.assume_constant_result does nothing else, but imports
+# torch._dynamo and, with it, Triton.
 choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -165,8 +165,10 @@ def _choose(backend: str, device: str, dtype: torch.dtype) -> str:
 
 
 def _warn_of_missing_kernels(device: str) -> None:
-    """Says why tensors of ``device`` are computed more slowly than they might be, and what would bring the kernels: once
-    a process, as Python's own filters may show the same warning again."""
+    """Warn that tensors of ``device`` are computed without kernels, with the reason and the remedy.
+
+    The warning is counted here, once per process, because Python's filters may show the same warning again.
+    """
     if device in _warned_of:
         return
     _warned_of.add(device)
@@ -184,7 +186,7 @@ def backend_table() -> list[BackendStatus]:
 
 
 def cpu_capability() -> str | None:
-    """The instruction set the C++ kernels chose ("baseline", "avx2", "avx512"); None where they are missing."""
+    """The instruction set the C++ kernels chose ("baseline", "avx2", "avx512"); None if they are missing."""
     if missing("cpp"):
         return None
     name = ctypes.CDLL(str(CPP_LIBRARY)).betavae_fast_cpu_capability

@@ -1,4 +1,4 @@
-"""The test for gradients that stand for many."""
+"""The test for batched gradients."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from torch import Tensor
 
 
 def is_batched(x: Tensor) -> bool:
-    """True if x stands for many tensors, under torch.func.vmap or is_grads_batched: one result cannot be theirs."""
+    """Tell whether ``x`` stands for many tensors, under torch.func.vmap or is_grads_batched."""
     functorch = torch._C._functorch
     return functorch.is_batchedtensor(x) or functorch.is_legacy_batchedtensor(x)

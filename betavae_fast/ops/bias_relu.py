@@ -1,6 +1,6 @@
-"""A hidden layer's ReLU together with what comes before it: as autograd.Functions, for the GPUs that Triton serves.
+"""The ReLU of a hidden layer fused with the operation before it, as autograd.Functions for GPUs that Triton supports.
 
-Both save what the ReLU puts out, as torch's own does: where that is positive the gradient passes.
+Both save the output of the ReLU, as torch's own does. The gradient passes where the output is positive.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _BACKWARD = torch.ops.betavae_fast.bias_relu_backward.default
 
 @cache
 def runs_on(device: torch.device) -> bool:
-    """True if Triton compiles and launches a kernel for the GPU ``device``; a warning says once why not.
+    """Tell whether Triton compiles and launches a kernel for the GPU ``device``. If not, it warns once with the reason.
 
-    Triton can be installed and find no C compiler, or not know the GPU.
+    Triton can be installed but find no C compiler, or not know the GPU.
     """
     if missing("triton"):
         return False
     try:
         importlib.import_module("betavae_fast.ops.triton.bias_relu")
         _BIAS_RELU(torch.zeros(1, 1, device=device), torch.zeros(1, device=device))
-    except Exception as error:  # of any of the programs that Triton calls
+    except Exception as error:  # Triton calls several programs, and any of them may fail
         warnings.warn(f"ReLUs run by themselves on {device}: Triton fails there ({error})", stacklevel=2)
         return False
     return True
@@ -41,8 +41,10 @@ def runs_on(device: torch.device) -> bool:
 def _backward(
     grad: Tensor, output: Tensor, counter: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Computes the gradients before the ReLU and of the bias; in plain torch where they are to be differentiated again
-    (create_graph=True) or many are asked for at a time."""
+    """Compute the gradients of the ReLU's input and of the bias.
+
+    Plain torch computes them if they are to be differentiated again (create_graph=True) or are batched.
+    """
     if torch.is_grad_enabled() or is_batched(grad):
         grad = grad.masked_fill(output.detach() <= 0, 0)
         return grad, grad.sum(all_but_channels(output), dtype=dtype)
@@ -50,7 +52,7 @@ def _backward(
 
 
 class BiasRelu(torch.autograd.Function):
-    """(x, bias) -> max(x + bias, 0) in place of x; bias by channel, the second dimension."""
+    """(x, bias) -> max(x + bias, 0), written over x. The bias has one number for each channel, the second dimension."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor) -> Tensor:
@@ -66,11 +68,11 @@ class BiasRelu(torch.autograd.Function):
 
 
 class LinearRelu(torch.autograd.Function):
-    """(x, weight, bias) -> max(x weightᵀ + bias, 0); x and weight in one dtype, in which the bias is added."""
+    """(x, weight, bias) -> max(x weightᵀ + bias, 0). x and weight have one dtype, in which the bias is added."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        # cuBLASLt's matrix product ends in bias and ReLU.
+        # cuBLASLt adds the bias and applies the ReLU at the end of its matrix product.
         output = torch._addmm_activation(bias.to(x.dtype), x, weight.t())
         ctx.save_for_backward(x, weight, output)
         ctx.bias_dtype = bias.dtype

@@ -1,4 +1,4 @@
-"""The operators as callables, bound once: looking one up costs as much as a small kernel."""
+"""The operators as callables. They are looked up once, because a look-up costs as much as a small kernel."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from betavae_fast.ops.schemas import BACKENDS, NAMESPACE
 
 
 def handles(op: str) -> dict[str, Any]:
-    """Each backend's implementation of ``op``."""
+    """The implementations of ``op``, by backend."""
     return {b: getattr(getattr(torch.ops, NAMESPACE), f"{op}_{b}").default for b in BACKENDS}

@@ -4,11 +4,11 @@ With N(x) = −½ (x² + log 2π) and the standardised sample n = (z − μ) / �
     mutual information  Σ_d (N(n) − ½ v) − log q(z)          v = log σ²
     total correlation   log q(z) − Σ_d log q(z_d)
     dimension-wise KL   Σ_d (log q(z_d) − N(z)).
-Gradients of what does not go through log q, for g = (g_MI, g_TC, g_DW) over the number of rows:
+The gradients that do not pass through log q, with g = (g_MI, g_TC, g_DW) divided by the number of rows:
     ∂z = −g_MI n / σ + g_DW z    ∂μ = g_MI n / σ    ∂v = ½ g_MI (n² − 1).
 
-The code here is plain torch, which any device runs. Triton replaces it on a GPU (``ops/triton/kl_parts.py``), where about
-sixty launches would take longer than the pairs of a batch.
+This code is plain torch, which any device runs. Triton replaces it on a GPU (``ops/triton/kl_parts.py``), where its about
+sixty launches would take longer than all pairs of a batch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from betavae_fast.ops.schemas import NAMESPACE, kl_dtype, library, wide
 
-# Where the kernels' 1/σ, and 1/σ² in float64, come close to what an exponent holds.
+# Below these, 1/σ in float32 and 1/σ² in float64, as the kernels compute them, would come close to overflow.
 SMALLEST_LOGVAR = {torch.float32: -150.0, torch.float64: -690.0}
 _LOG_2PI = log(2 * pi)
 
@@ -29,9 +29,9 @@ def kl_parts(z: Tensor, mu: Tensor, logvar: Tensor, joint: Tensor, marginals: Te
     """(mutual information, total correlation, dimension-wise KL), shape (3,).
 
     Args:
-        z, mu, logvar: (B, D); ``logvar`` counts as at least ``SMALLEST_LOGVAR``.
+        z, mu, logvar: (B, D); ``logvar`` is clamped to at least ``SMALLEST_LOGVAR``.
         joint: log q(z), (B,), in the widest dtype of the device.
-        marginals: log q(z_d), (B, D), likewise.
+        marginals: log q(z_d), (B, D), in the same dtype.
     """
     wide_z, wide_mu, wide_logvar = wide(z), wide(mu), wide(logvar).clamp(min=SMALLEST_LOGVAR[z.dtype])
     standardised = (wide_z - wide_mu) * torch.exp(-0.5 * wide_logvar)
@@ -50,11 +50,11 @@ def kl_parts_backward(
     grad_mu: Tensor | None,
     grad_logvar: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of z, μ and log σ²: those that came through log q, which are the last arguments, and the rest.
+    """The complete gradients of z, μ and log σ²: the last three arguments, which came through log q, plus the rest.
 
     Args:
-        grad: of the parts, (3,).
-        grad_mu, grad_logvar: None where log q is that of other posteriors than ``mu`` and ``logvar``.
+        grad: gradient of the parts, (3,).
+        grad_mu, grad_logvar: None if log q is made of other posteriors than ``mu`` and ``logvar``.
     """
     floor = SMALLEST_LOGVAR[z.dtype]
     of_information, _, of_dimensions = wide(grad / len(z)).unbind()

@@ -1,7 +1,7 @@
-"""The latent op's autograd.Functions. They hold the inputs and the noise's name, and the noise itself only where drawing
-it again would take longer than all the rest.
+"""The autograd.Functions of the latent op.
 
-``settings`` is the operators' (first_row, logvar_min, logvar_max, reduction).
+They save the inputs and the seed of the noise. The noise itself is saved only for a backend in which drawing it again
+would take longer than everything else. ``settings`` are the operators' (first_row, logvar_min, logvar_max, reduction).
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ _NOISE = {"eager": torch.ops.betavae_fast.latent_noise_eager.default}
 def _held(
     backend: str, mu: Tensor, rng: Tensor | None, noise: Tensor | None, first_row: int
 ) -> tuple[Tensor | None, Tensor | None]:
-    """(rng, noise) as forward uses and backward finds them."""
+    """The (rng, noise) that forward uses and saves for backward."""
     if rng is None or backend not in _NOISE:
         return rng, noise
     return None, _NOISE[backend](mu, rng, first_row)
 
 
 def _twice() -> bool:
-    """With create_graph=True the gradients are to be differentiated again: the reference, called as plain torch code, is
-    differentiable to any order."""
+    """Tell whether the gradients are to be differentiated again (create_graph=True).
+
+    Then the reference computes them: called as plain torch code, it is differentiable to any order.
+    """
     return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
@@ -61,8 +63,10 @@ class LatentForward(torch.autograd.Function):
 
 
 class LatentForwardPacked(torch.autograd.Function):
-    """(packed, rng, noise, settings, backend) -> (z, kl): LatentForward of the halves of dimension 1, with one gradient,
-    where autograd would join two."""
+    """(packed, rng, noise, settings, backend) -> (z, kl): LatentForward of the halves of dimension 1.
+
+    It writes one gradient, whereas autograd would concatenate those of the halves.
+    """
 
     @staticmethod
     def forward(ctx, packed, rng, noise, settings, backend):  # type: ignore[no-untyped-def]

@@ -1,6 +1,6 @@
-"""The likelihood op's autograd.Function: where it can, forward leaves the gradient behind, and backward reads nothing.
+"""The autograd.Function of the likelihood op. If possible, forward writes the gradient, so that backward reads no pixel.
 
-``settings`` is the operators' (packed, likelihood, scale, reduction).
+``settings`` are the operators' (packed, likelihood, scale, reduction).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _FORWARD, _BACKWARD, _FINISH = map(
 class Likelihood(torch.autograd.Function):
     """(decoded, target, settings, early, backend) -> nll.
 
-    early: write the gradient in the forward pass, as it is if the NLL's own turns out to be 1, the usual case. What
-    that leaves to backward is to look. A second backward through the same graph, or one that finds no gradient left
-    behind, computes it from the inputs, and so does one that is batched, which asks for many gradients at once.
+    early: compute the gradient in forward, assuming that the incoming gradient will be 1, as in ``loss.backward()``.
+    Backward then only checks that it is. Without a gradient from forward, in a second backward through the same graph,
+    and for batched gradients, backward computes the gradient from the inputs.
     """
 
     @staticmethod
@@ -32,14 +32,14 @@ class Likelihood(torch.autograd.Function):
         nll, grad = _FORWARD[backend](decoded, target, *settings, early)
         ctx.save_for_backward(decoded, target)
         ctx.settings, ctx.backend = settings, backend
-        # No saved tensor: it is to be written to, and to be freed by the first backward.
+        # Not a saved tensor, because the first backward writes to it and frees it.
         ctx.grad = grad if early else None
         return nll
 
     @staticmethod
     def backward(ctx, grad_nll):  # type: ignore[no-untyped-def]
         decoded, target = ctx.saved_tensors
-        # With create_graph=True the gradient is to be differentiated again: the reference, called as plain torch
+        # With create_graph=True the gradient is to be differentiated again. The reference, called as plain torch
         # code, is differentiable to any order.
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             grad = reference.likelihood_backward(grad_nll, decoded, target, *ctx.settings)
@@ -58,11 +58,11 @@ def nll(
     scalar: bool,
     backend: str,
 ) -> Tensor:
-    """The NLL, differentiable by ``decoded``; ``scalar``: it is reduced to one number.
+    """The NLL, differentiable with respect to ``decoded``; ``scalar``: the reduction gives one number.
 
-    The gradient is not written early where that would be in vain: float16 trains with a scaled loss, whose gradient
-    is not 1; what torch.compile traces may not write to what it saved; and plain torch has to wait for a device to see
-    whether the gradient is 1.
+    The gradient is not computed early if that would be useless: float16 trains with a scaled loss, whose gradient is not
+    1; code traced by torch.compile may not write to what it saved; and off the CPU, plain torch would have to wait for
+    the device to see whether the gradient is 1.
     """
     early = (
         scalar

@@ -1,8 +1,8 @@
-"""What every operator takes and returns: one schema and one fake an op, registered once for each backend.
+"""The schema and the fake of every operator, registered once for each backend.
 
-The operators are pure (but for those that say what they write) and know nothing of autograd; the modules of ``ops``
-join them to it. An implementation is reached as ``torch.ops.betavae_fast.<op>_<backend>.default``; the backend's own
-module (or compiled library) provides it. What layers call has one name for all devices, without a backend's.
+The operators are pure (except those whose schema says what they write) and know nothing of autograd, to which the
+modules of ``ops`` connect them. An implementation is called as ``torch.ops.betavae_fast.<op>_<backend>.default``; the
+backend's own module (or compiled library) provides it. Operators for a network's layers have one name for all devices.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 NAMESPACE = "betavae_fast"
 BACKENDS = ("reference", "eager", "cpp", "triton", "cuda")
 
-# Reductions, likelihoods and estimators, as the operators take them.
+# Numbers that stand for reductions, likelihoods and estimators in the operators' arguments.
 REDUCTIONS = {"none": 0, "dim": 1, "sample": 2, "batchmean": 3, "sum": 4}
 LIKELIHOODS = {"bernoulli": 0, "gaussian": 1, "laplace": 2}
 ESTIMATORS = {"mws": 0, "mss": 1}
 
-# rng is (seed, stream), int64[2] on the inputs' device; noise, where given, stands in its place.
+# rng is (seed, stream), int64[2] on the inputs' device; noise, if given, replaces it.
 _NOISE = "Tensor? rng, Tensor? noise, SymInt first_row"
 _RANGE = "float logvar_min, float logvar_max"
 
@@ -35,7 +35,7 @@ _WITHOUT_FLOAT64 = ("mps",)
 
 
 def widest_dtype(device: torch.device) -> torch.dtype:
-    """float64; float32 on a device that has none."""
+    """The widest floating-point dtype of ``device``: float64, or float32 if it lacks float64."""
     return torch.float32 if device.type in _WITHOUT_FLOAT64 else torch.float64
 
 
@@ -45,7 +45,7 @@ def wide(x: Tensor) -> Tensor:
 
 
 def empty_kl(mu: Tensor, reduction: int) -> Tensor:
-    """An uninitialised KL of ``mu``'s shape reduced; unreduced, it lies in memory as ``mu`` does."""
+    """An uninitialised KL of ``mu``'s shape after the reduction; unreduced, it has ``mu``'s memory layout."""
     dtype = kl_dtype(mu.dtype)
     if reduction == REDUCTIONS["none"]:
         return torch.empty_like(mu, dtype=dtype)
@@ -55,7 +55,10 @@ def empty_kl(mu: Tensor, reduction: int) -> Tensor:
 
 
 def _check_devices(mu: Tensor, *others: Tensor | None) -> None:
-    """A fake also answers for real tensors mixed with meta ones: it must not pass off unwritten memory as a result."""
+    """Raise RuntimeError for tensors on several devices.
+
+    A fake is also called for real tensors mixed with meta ones, and must not return unwritten memory as a result.
+    """
     for x in others:
         if x is not None and x.device != mu.device:
             raise RuntimeError(f"all tensors must be on one device, {mu.device}, got one on {x.device}")
@@ -135,7 +138,7 @@ def _latent_noise(mu: Tensor, rng: Tensor, first_row: int) -> Tensor:
 
 
 def empty_nll(decoded: Tensor, reduction: int) -> Tensor:
-    """An uninitialised NLL of ``decoded``'s shape reduced; unreduced, it lies in memory as ``decoded`` does."""
+    """An uninitialised NLL of ``decoded``'s shape after the reduction; unreduced, it has ``decoded``'s memory layout."""
     return empty_kl(decoded, reduction)
 
 
@@ -218,7 +221,7 @@ _POSTERIORS = "Tensor z, Tensor mu, Tensor logvar"
 _MIXTURE = "SymInt first_row, int dataset_size, int estimator"
 _PIXELS = "Tensor decoded, Tensor target, bool packed, int likelihood, float scale, int reduction"
 
-# op -> (signature, fake). A gradient that is not needed comes back with no elements.
+# op -> (signature, fake). A gradient that is not needed is returned without elements.
 OPS: dict[str, tuple[str, Callable[..., Any]]] = {
     "latent_forward": (
         f"(Tensor mu, Tensor logvar, {_NOISE}, {_RANGE}, int reduction) -> (Tensor z, Tensor kl)",
@@ -231,20 +234,20 @@ OPS: dict[str, tuple[str, Callable[..., Any]]] = {
         " bool need_mu, bool need_logvar) -> (Tensor grad_mu, Tensor grad_logvar)",
         _latent_backward,
     ),
-    # packed (B, 2 C, ...): mu, then logvar, along dimension 1; so is the gradient.
+    # packed (B, 2 C, ...) and its gradient hold mu, then logvar, along dimension 1.
     "latent_backward_packed": (
         f"(Tensor? grad_z, Tensor? grad_kl, Tensor packed, {_NOISE}, {_RANGE}, int reduction) -> Tensor",
         _latent_backward_packed,
     ),
-    # grad: decoded's gradient if the NLL's own is 1 (for "batchmean" and "sum").
+    # grad: the gradient of decoded for a gradient of the NLL of 1 ("batchmean" and "sum").
     "likelihood_forward": (f"({_PIXELS}, bool need_grad) -> (Tensor nll, Tensor grad)", _likelihood_forward),
     "likelihood_backward": (f"(Tensor grad_nll, {_PIXELS}) -> Tensor", _likelihood_backward),
-    # grad comes as likelihood_forward left it and leaves as likelihood_backward's; where grad_nll is 1, which only the
-    # device knows, that is nothing to do.
+    # Turns the gradient that likelihood_forward left into likelihood_backward's, in place. If grad_nll, which is read on
+    # the device, is 1, there is nothing to do.
     "likelihood_finish": (f"(Tensor(a!) grad, Tensor grad_nll, {_PIXELS}) -> ()", _likelihood_finish),
-    # z (b, D) against the posteriors mu, logvar (B, D) of a whole batch, of which z's own begin at first_row; joint (b,)
-    # and marginals (b, D) are log q(z) and log q(z_d), float64 where there is one: backward takes them from terms of
-    # hundreds of nats, where an ulp of float32 is 1e-5 of a responsibility. All results are contiguous.
+    # z (b, D) is compared with the posteriors mu, logvar (B, D) of a whole batch, in which z's own begin at first_row.
+    # joint (b,) and marginals (b, D) are log q(z) and log q(z_d), in float64 if the device has it: backward subtracts
+    # them from terms of hundreds of nats, of which an ulp in float32 is 1e-5 of a responsibility. Results are contiguous.
     "total_correlation_forward": (
         f"({_POSTERIORS}, {_MIXTURE}) -> (Tensor joint, Tensor marginals)",
         _total_correlation_forward,
@@ -256,13 +259,13 @@ OPS: dict[str, tuple[str, Callable[..., Any]]] = {
     ),
 }
 
-# What a network's layers call, with one implementation for each kind of device: op -> (signature, fake).
+# Operators for a network's layers, with one implementation for each kind of device: op -> (signature, fake).
 LAYER_OPS: dict[str, tuple[str, Callable[..., Any]]] = {
-    # max(x + bias, 0) in place of x (B, C, ...), contiguous or channels_last; bias (C,) may have another dtype. Returns a
-    # counter, int32[1]: zero, without a launch of its own.
+    # Writes max(x + bias, 0) over x (B, C, ...), contiguous or channels_last; bias (C,) may have another dtype. Returns a
+    # counter, int32[1], which is set to zero without a launch of its own.
     "bias_relu_": ("(Tensor(a!) x, Tensor bias) -> Tensor counter", _bias_relu_),
-    # The gradients of x, laid out as the output is, and of the bias, in ``dtype``. With a counter, which is zero before
-    # and after, a GPU needs one launch; without, a second one for large batches.
+    # Returns the gradients of x, in the output's memory layout, and of the bias, in ``dtype``. With a counter, which is
+    # zero before and after, a GPU needs one launch; without one, large batches need a second launch.
     "bias_relu_backward": (
         "(Tensor grad, Tensor output, Tensor(a!)? counter, ScalarType dtype)"
         " -> (Tensor grad_x, Tensor grad_bias)",
@@ -283,5 +286,5 @@ for _op, (_signature, _fake) in OPS.items():
         _define(f"{_op}_{_backend}", _signature, _fake)
 for _op, (_signature, _fake) in LAYER_OPS.items():
     _define(_op, _signature, _fake)
-# ε by itself, float32, for the backend that keeps it from forward to backward.
+# ε alone, in float32, for the backend that keeps it from forward to backward.
 _define("latent_noise_eager", "(Tensor mu, Tensor rng, SymInt first_row) -> Tensor", _latent_noise)

@@ -1,6 +1,6 @@
-"""The autograd.Function of the KL's parts: it keeps the aggregated posterior's log-densities, never the B × B terms.
+"""The autograd.Function of the KL's parts. It saves the aggregated posterior's log-densities, never the B × B terms.
 
-``settings`` is the operators' (first_row, dataset_size, estimator).
+``settings`` are the operators' (first_row, dataset_size, estimator).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PARTS_BACKWARD = torch.ops.betavae_fast.kl_parts_backward.default
 class KLParts(torch.autograd.Function):
     """(z, mu, logvar, all_mu, all_logvar, settings, backend) -> parts, as ``ops/kl_parts.py`` defines them.
 
-    all_mu, all_logvar: the posteriors that q is made of, if they are others than z's own; else None.
+    all_mu, all_logvar: the posteriors that q is made of, if they differ from z's own; else None.
     """
 
     @staticmethod
@@ -65,7 +65,7 @@ def _clamped(logvar: Tensor) -> Tensor:
 def _differentiable(
     grad: Tensor, inputs: tuple[Tensor | None, ...], settings: tuple[int, int, int]
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of ``inputs`` as plain torch code has them, which is differentiable to any order."""
+    """The gradients of ``inputs``, computed by plain torch code, which is differentiable to any order."""
     z, mu, logvar, all_mu, all_logvar = inputs
     assert z is not None and mu is not None and logvar is not None
     mixture_mu, mixture_logvar = (

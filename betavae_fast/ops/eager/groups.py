@@ -1,4 +1,4 @@
-"""Batches a group of rows at a time: the many small steps of a formula in plain torch find their numbers in the cache."""
+"""Groups of a batch's rows, small enough for the many steps of a formula in plain torch to work in the cache."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ELEMENTS_A_THREAD = 1 << 17
 
 
 def row_groups(like: Tensor, *others: Tensor | None) -> Iterable[tuple[Any, ...]]:
-    """The same rows of ``like`` and of each other tensor of its batch, None in place of None. Off the CPU: all rows."""
+    """Groups of the same rows of ``like`` and of the others; None stays None. Off the CPU, one group of all rows."""
     at_once = torch.get_num_threads() * _ELEMENTS_A_THREAD
     if like.numel() <= at_once or like.device.type != "cpu":
         return ((like, *others),)
@@ -23,5 +23,5 @@ def row_groups(like: Tensor, *others: Tensor | None) -> Iterable[tuple[Any, ...]
 
 
 def total(sums: list[Tensor]) -> Tensor:
-    """Of one number, or one row of them, from each group."""
+    """The sum over groups, each of which gives one number or one row of numbers."""
     return sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)

@@ -1,9 +1,9 @@
-"""The latent op in plain torch, in the inputs' precision, float32 for narrower ones: where no kernels were built.
+"""The latent op in plain torch, for installations without kernels. It computes in the inputs' dtype, at least float32.
 
-The formulas are the reference's, but for expm1(v) − v, which in float32 cancels near v = 0. With s = v clamped to ±⅛:
+The formulas are the reference's, except expm1(v) − v, which cancels near v = 0 in float32. With s = v clamped to ±⅛:
     expm1(v) − v = (expm1(s) − s) + (expm1(v) − expm1(s)) − (v − s)    expm1(s) − s = ½ s² (1 + s/3 (1 + s/4 (1 + …)))
-Within ±⅛ the last two differences are exactly 0, as expm1(s) is expm1(v) clamped. The relative error in float32 is up to
-2.2e-6, and 1.8e-7 where a channel is almost unused. A mask that chose between two formulas would take as many steps.
+Within ±⅛ the last two differences are exactly 0, because expm1(s) is expm1(v) clamped. The relative error in float32 is
+up to 2.2e-6, and 1.8e-7 for an almost unused channel. A mask that chooses between two formulas would take as many steps.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from betavae_fast.ops.eager.groups import row_groups, total
 from betavae_fast.ops.eager.noise import latent_noise
 from betavae_fast.ops.schemas import REDUCTIONS, empty_kl, kl_dtype, library
 
-# Up to s/5 the series is exact to 7e-7, up to s/11 to 1e-17.
+# The relative error of the series is 7e-7 up to s/5 and 1e-17 up to s/11.
 _NEAR, _LAST = 0.125, {torch.float32: 5, torch.float64: 11}
 
 
@@ -29,12 +29,12 @@ def _noise(mu: Tensor, rng: Tensor | None, noise: Tensor | None, first_row: int)
 
 
 def _as(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """``x.to(dtype)``, which takes its time even where it has nothing to do."""
+    """``x.to(dtype)``, not called if the dtype is right, because the call takes time even then."""
     return x if x.dtype == dtype else x.to(dtype)
 
 
 def _working(x: Tensor) -> Tensor:
-    """In the precision that is computed in."""
+    """``x`` in the dtype of the computation."""
     return _as(x, kl_dtype(x.dtype))
 
 
@@ -107,7 +107,7 @@ def latent_forward(
 
 
 def _element_grad(grad_kl: Tensor, mu: Tensor, reduction: int) -> Tensor:
-    """The gradient of each element's KL from that of the reduced KL, in as few elements as there are different ones."""
+    """The gradient of each element's KL, from the gradient of the reduced KL; equal values are not repeated."""
     if reduction == REDUCTIONS["sample"]:
         return grad_kl.view(-1, *(1,) * (mu.dim() - 1))
     return grad_kl / mu.shape[0] if reduction in (REDUCTIONS["dim"], REDUCTIONS["batchmean"]) else grad_kl
@@ -127,7 +127,7 @@ def _write_gradients(
     logvar_max: float,
     reduction: int,
 ) -> None:
-    """∂μ = ∂z + μ ∂KL and ∂v = ½ (σ ε ∂z + expm1(v) ∂KL), into those of the first two that are there."""
+    """Write ∂μ = ∂z + μ ∂KL and ∂v = ½ (σ ε ∂z + expm1(v) ∂KL) into ``grad_mu`` and ``grad_logvar`` if not None."""
     eps = whole = half = None
     if grad_z is not None and grad_logvar is not None:
         eps = _noise(mu, rng, noise, first_row)

@@ -1,6 +1,6 @@
-"""The pixel likelihoods in plain torch, in the inputs' precision, float32 for narrower ones: where no kernels were built.
+"""The pixel likelihoods in plain torch, for installations without kernels.
 
-The formulas are the reference's.
+They compute in the inputs' dtype, at least float32. The formulas are the reference's.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from betavae_fast.ops.schemas import LIKELIHOODS, REDUCTIONS, empty_nll, kl_dtyp
 
 
 def _pixels(target: Tensor, packed: bool, like: Tensor) -> Tensor:
-    """The target in the working precision, of ``like``'s shape."""
+    """The target in the dtype of the computation, with the shape of ``like``."""
     dtype = kl_dtype(like.dtype)
     if packed:
         bits = target.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8, device=target.device) & 1
         return bits.flatten(1)[:, : like.shape[1:].numel()].reshape(like.shape).to(dtype)
     if target.dtype == torch.bool:
-        return target.view(torch.uint8).to(dtype)  # bytes are converted several times as fast
+        return target.view(torch.uint8).to(dtype)  # converting bytes is several times as fast
     return target.to(dtype).div_(255) if target.dtype == torch.uint8 else target.to(dtype)
 
 
 def _operands(x: Tensor, t: Tensor, likelihood: int, scale: float) -> tuple[Tensor, Tensor]:
-    """What both the NLL and its gradient are functions of: a Bernoulli's x and t, else (x − t) / s, twice."""
+    """The two operands of the NLL and its gradient: x and t for a Bernoulli, else (x − t) / s, twice."""
     if likelihood == LIKELIHOODS["bernoulli"]:
         return x, t
     deviation = x - t
@@ -35,29 +35,29 @@ def _operands(x: Tensor, t: Tensor, likelihood: int, scale: float) -> tuple[Tens
 
 
 def _dense(x: Tensor) -> Tensor:
-    """``x`` without gaps in memory: torch's vectors do not round as its loops over strided numbers do."""
+    """``x`` without gaps in memory, because torch's vector code rounds differently from its loops over strides."""
     if x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last):
         return x
     return x.clone()
 
 
 def _element_nll(x: Tensor, t: Tensor, likelihood: int) -> Tensor:
-    """Each pixel's NLL but for the factor and the constant."""
+    """Each pixel's NLL without its factor and its constant."""
     if likelihood == LIKELIHOODS["bernoulli"]:
-        # log(1 + e^x) − x t; beyond 40 the logarithm is x to the last digit, in float64 too.
+        # log(1 + e^x) − x t; beyond 40 the logarithm is x to the last digit, also in float64.
         return softplus(_dense(x), threshold=40).addcmul_(x, t, value=-1)
     return x.square() if likelihood == LIKELIHOODS["gaussian"] else x.abs()
 
 
 def _constant(likelihood: int, scale: float) -> float:
-    """What each pixel's NLL has beside, but for a Bernoulli's."""
+    """The constant of each pixel's NLL. A Bernoulli's has none."""
     return log(scale) + 0.5 * log(2 * pi) if likelihood == LIKELIHOODS["gaussian"] else log(2 * scale)
 
 
 def _element_grad(
     x: Tensor, t: Tensor, likelihood: int, scratch: Tensor | None = None, has_nan: bool = True
 ) -> Tensor:
-    """Each pixel's gradient but for the factor; the scratch memory may be x's size, and x is written over."""
+    """Each pixel's gradient without its factor. Writes to ``scratch``, if given, of x's size, and may overwrite x."""
     if likelihood == LIKELIHOODS["bernoulli"]:
         return torch.sigmoid(x, out=scratch).sub_(t)
     if likelihood == LIKELIHOODS["gaussian"]:
@@ -67,12 +67,12 @@ def _element_grad(
 
 
 def _has_nan(total: Tensor) -> bool:
-    """Whether there was a NaN among what was added up, if that can be seen without waiting for a device."""
+    """Tell whether a NaN may be among the summed terms. Off the CPU this is True, to avoid waiting for the device."""
     return total.device.type != "cpu" or bool(total.isnan())
 
 
 def _spread(grad_nll: Tensor, decoded: Tensor, likelihood: int, scale: float, reduction: int) -> Tensor:
-    """What makes ``_element_grad`` the gradient of the reduced NLL."""
+    """The factor that turns ``_element_grad`` into the gradient of the reduced NLL."""
     if reduction == REDUCTIONS["sample"]:
         grad_nll = grad_nll.view(-1, *(1,) * (decoded.dim() - 1))
     elif reduction == REDUCTIONS["batchmean"]:

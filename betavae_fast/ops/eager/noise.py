@@ -1,8 +1,8 @@
-"""The noise contract of ``betavae_fast.noise`` on the CPU: the same bits in a fraction of the time, by NumPy.
+"""The noise of ``betavae_fast.noise`` on the CPU: NumPy draws the same bits in a fraction of the time.
 
-Blocks are taken in groups that stay in the cache. An fma is an exact product in float64 and a sum in float64, rounded to
-float32. Those are two roundings, which may give another number than the contract's one. They do so for none of the 2²⁴
-radii and 2²⁴ angles that there are, as tests/test_noise.py shows.
+Blocks are drawn in groups that stay in the cache. An fma is an exact product and a sum in float64, rounded to float32.
+These two roundings could give another number than the contract's single one. tests/test_noise.py shows that they do not
+for any of the 2²⁴ radii and 2²⁴ angles that can occur.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from torch import Tensor
 from betavae_fast import noise
 from betavae_fast.ops.schemas import library, widest_dtype
 
-# 256 kB an array of words.
+# Blocks in a group: each array of words has 256 kB.
 BLOCKS_AT_ONCE = 1 << 14
-# For fewer, a thread more costs what it brings: torch's own threads hold on to their cores for a while.
+# Blocks for each thread. With fewer, a thread costs as much as it saves, because torch's own threads keep their cores
+# busy for a while.
 BLOCKS_A_THREAD = 1 << 15
 
 
 def _constants(dtype: type[np.generic], *values: float) -> tuple[NDArray[Any], ...]:
-    """Arrays without dimensions: to begin with a number, or with a scalar of its own, takes NumPy twice as long."""
+    """Arrays without dimensions. NumPy needs twice as long to start with a Python number or a NumPy scalar."""
     return tuple(np.array(value, dtype) for value in values)
 
 
 _8, _32, _MASK = _constants(np.uint64, 8, 32, 0xFFFFFFFF)
-# Words 2 and 0 by row; what the rounds add to the key's halves, which are rows too.
+# The multipliers of words 2 and 0, a row each, and the numbers that the rounds add to the key's two halves, a row each.
 _MULTIPLIERS = np.array(noise.MULTIPLIERS[::-1], np.uint64)[:, None]
 _ROUND_KEYS = np.arange(10, dtype=np.uint64)[:, None, None] * np.array(noise.WEYL, np.uint64)[:, None]
 _ONE, _TWO, _EIGHT, _23, _24, _31 = _constants(np.int32, 1, 2, 8, 23, 24, 31)
@@ -44,13 +45,13 @@ Words = NDArray[np.uint64]
 
 
 def philox(seed: int, stream: int, blocks: Words) -> tuple[Words, Words]:
-    """``noise.philox``: the blocks' words 0 and 2, and their words 1 and 3, each of shape (2, blocks)."""
+    """``noise.philox`` as two arrays of shape (2, blocks): words 0 and 2 of the blocks, and words 1 and 3."""
     even, odd, products = (np.empty((2, len(blocks)), np.uint64) for _ in range(3))
     np.bitwise_and(blocks, _MASK, out=even[0])
     np.right_shift(blocks, _32, out=odd[0])
     even[1], odd[1] = stream & 0xFFFFFFFF, stream >> 32 & 0xFFFFFFFF
     halves = np.array([[seed & 0xFFFFFFFF], [seed >> 32 & 0xFFFFFFFF]], np.uint64)
-    swapped = even[::-1]  # words 2 and 0: a round leaves the product of each where the other was
+    swapped = even[::-1]  # words 2 and 0: in each round, the product of one takes the other's place
     for key in _ROUND_KEYS + halves & _MASK:
         np.multiply(swapped, _MULTIPLIERS, out=products)
         np.right_shift(products, _32, out=even)
@@ -61,7 +62,7 @@ def philox(seed: int, stream: int, blocks: Words) -> tuple[Words, Words]:
 
 
 def _polynomial(coefficients: tuple[NDArray[Any], ...], x: Floats) -> Floats:
-    """Horner's rule in fused multiply-adds; lowest power first."""
+    """Horner's rule in fused multiply-adds. The coefficient of the lowest power comes first."""
     wide_x = x.astype(np.float64)
     total, value = wide_x * coefficients[-1], np.empty_like(x)
     for c in coefficients[-2:0:-1]:
@@ -87,7 +88,7 @@ def _radius(word: Words) -> Floats:
 
 
 def box_muller(radius_word: Words, angle_word: Words, first: Floats, second: Floats) -> None:
-    """``noise.box_muller`` into the last two; turning by quadrants swaps and negates by the bits."""
+    """``noise.box_muller``, written into ``first`` and ``second``. Bit operations swap and negate for each quadrant."""
     word = angle_word.astype(np.uint32).view(np.int32)
     t = (word << _TWO >> _EIGHT).astype(np.float32)  # The 24 bits below the top two, as a signed number.
     t *= _ULP
@@ -107,7 +108,7 @@ def box_muller(radius_word: Words, angle_word: Words, first: Floats, second: Flo
 
 
 def normals(rng: Tensor, first: int, count: int) -> Tensor:
-    """``noise.normals``: on a GPU by that function, for a device that lacks float64 made on the CPU."""
+    """``noise.normals``, which this calls on a GPU. For a device without float64, the CPU draws the noise."""
     if rng.device.type != "cpu" and widest_dtype(rng.device) == torch.float64:
         return noise.normals(rng, first, count)
     seed, stream = rng.tolist()

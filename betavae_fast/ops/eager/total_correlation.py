@@ -1,8 +1,7 @@
-"""The aggregated posterior's log-densities in plain torch, in the inputs' precision, float32 for narrower ones: where no
-kernels were built.
+"""The aggregated posterior's log-densities in plain torch, for installations without kernels.
 
-The formulas are the reference's. The pairs' terms, a group of rows at a time, lie as (rows, D, B): what is summed and
-exponentiated most, over the posteriors, is then contiguous.
+They are computed in the inputs' dtype, at least float32. The formulas are the reference's. The terms of the pairs, for a
+group of rows at a time, have shape (rows, D, B): most sums and exponentials run over the contiguous posteriors.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ _TERMS_AT_ONCE = 1 << 18
 
 
 def _row_groups(z: Tensor, mu: Tensor) -> Iterator[slice]:
-    """Rows of z few enough for the pairs' terms to stay in the cache."""
+    """Groups of rows of z, small enough for the terms of their pairs to stay in the cache."""
     size = max(1, _TERMS_AT_ONCE // max(1, mu.numel()))
     return (slice(start, min(start + size, len(z))) for start in range(0, len(z), size))
 
 
 def _log_weights(rows: slice, first_row: int, like: Tensor, dataset_size: int, estimator: int) -> Tensor:
-    """log w of these rows of z (numbered from ``first_row`` on in the batch), against all posteriors."""
+    """log w_ij of these rows of z, which are numbered from ``first_row`` in the batch, for all posteriors."""
     batch = len(like)
     if estimator == ESTIMATORS["mws"]:
         return like.new_full((1, batch), -log(dataset_size * batch))
@@ -37,12 +36,12 @@ def _log_weights(rows: slice, first_row: int, like: Tensor, dataset_size: int, e
 
 
 def _channels_first(x: Tensor) -> Tensor:
-    """(D, B) in the working precision."""
+    """``x`` transposed to (D, B), in the dtype of the computation."""
     return x.to(kl_dtype(x.dtype)).t().contiguous()
 
 
 def _inverse_sigma(v: Tensor) -> Tensor:
-    """One that overflows counts as the largest that does not."""
+    """1/σ, clamped to the largest finite number."""
     return torch.mul(v, -0.5).exp_().clamp_(max=torch.finfo(v.dtype).max)
 
 
@@ -91,7 +90,7 @@ def total_correlation_backward(
         weights = _log_weights(rows, first_row, means.t(), dataset_size, estimator)
         standardised = _standardised(z[rows], means, inverse)
         terms = torch.addcmul(peak, standardised, standardised, value=-0.5)
-        # Responsibilities: all posteriors are here to normalise by, without the rounding of their sums' logarithms.
+        # Responsibilities by softmax: all posteriors are at hand, and the rounding of joint and marginals does not enter.
         together = terms.sum(1).add_(weights).softmax(1).mul_(grad_joint[rows].unsqueeze(1))
         grad = terms.add_(weights.unsqueeze(1)).softmax(2)
         grad.mul_(grad_marginals[rows].unsqueeze(2)).add_(together.unsqueeze(1))

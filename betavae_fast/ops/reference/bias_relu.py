@@ -1,7 +1,7 @@
-"""The bias and ReLU of a hidden layer in plain torch, with which the kernels are compared.
+"""The bias and ReLU of a hidden layer in plain torch: the reference with which the kernels are compared.
 
-y = max(x + b, 0), with b by channel, the dimension after the batch's. ∂y/∂x is 1 where y > 0 and 0 elsewhere, and ∂y/∂b
-its sum over all other dimensions.
+y = max(x + b, 0), with one b for each channel, the dimension after the batch. ∂y/∂x is 1 where y > 0 and 0 elsewhere. The
+gradient of b is the gradient of x summed over all other dimensions.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from betavae_fast.ops.schemas import library, wide
 
 
 def all_but_channels(x: Tensor) -> list[int]:
-    """Lists the dimensions over which the bias's gradient is summed."""
+    """The dimensions over which the gradient of the bias is summed."""
     return [dim for dim in range(x.dim()) if dim != 1]
 
 

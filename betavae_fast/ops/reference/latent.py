@@ -1,9 +1,10 @@
-"""The latent op in plain torch: the oracle. Whatever the inputs' dtype, it computes in float64 and rounds once
-(in float32 on a device that has no float64).
+"""The latent op in plain torch: the reference with which the kernels are compared.
+
+It computes in float64 for every dtype of the inputs, and rounds once. On a device without float64 it computes in float32.
 
 z = μ + exp(½v) ε,  v = log σ²
-KL per element ½ (μ² + expm1(v) − v), in nats (Kingma & Welling 2014, appendix B, arranged so that it cannot cancel to
-below zero)
+KL per element ½ (μ² + expm1(v) − v), in nats (Kingma & Welling 2014, appendix B, arranged so that cancellation cannot
+make it negative)
 ∂z/∂μ = 1, ∂z/∂v = ½ σ ε, ∂KL/∂μ = μ, ∂KL/∂v = ½ expm1(v)
 """
 
@@ -27,7 +28,7 @@ def _noise(mu: Tensor, rng: Tensor | None, noise: Tensor | None, first_row: int)
 
 
 def _clamped(logvar: Tensor, logvar_min: float, logvar_max: float) -> Tensor:
-    """In float32, as the kernels do it: which side of a bound a value lies on depends on the bound's rounding."""
+    """Clamp in float32 as the kernels do, because the rounding of a bound decides which values lie beyond it."""
     return wide(logvar.to(kl_dtype(logvar.dtype)).clamp(logvar_min, logvar_max))
 
 
@@ -36,7 +37,7 @@ def _sample(mu: Tensor, v: Tensor, eps: Tensor) -> Tensor:
 
 
 def _excess(v: Tensor) -> Tensor:
-    """½ (expm1(v) − v) ≥ 0; infinite, not NaN, where expm1 is."""
+    """½ (expm1(v) − v) ≥ 0; infinite, not NaN, if expm1(v) is infinite."""
     return (0.5 * torch.expm1(v) - 0.5 * v.clamp(max=1e3)).clamp(min=0)
 
 
@@ -84,7 +85,7 @@ def latent_kl(mu: Tensor, logvar: Tensor, logvar_min: float, logvar_max: float, 
 
 
 def _element_grad(grad_kl: Tensor, mu: Tensor, reduction: int) -> Tensor:
-    """The gradient of each element's KL from that of the reduced KL."""
+    """The gradient of each element's KL, from the gradient of the reduced KL."""
     grad_kl = wide(grad_kl)
     if reduction == REDUCTIONS["sample"]:
         return grad_kl.view(-1, *(1,) * (mu.dim() - 1))

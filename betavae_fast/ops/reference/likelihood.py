@@ -1,7 +1,8 @@
-"""The pixel likelihoods in plain torch: the oracle. Whatever the inputs' dtype, it computes in float64 and rounds once
-(in float32 on a device that has no float64).
+"""The pixel likelihoods in plain torch: the reference with which the kernels are compared.
 
-−log p(t | x) per pixel, in nats, and its gradient by x, the decoder's output:
+It computes in float64 for every dtype of the inputs, and rounds once. On a device without float64 it computes in float32.
+
+−log p(t | x) per pixel, in nats, and its gradient with respect to x, the decoder's output:
     bernoulli  max(x, 0) − x t + log1p(exp(−|x|))      sigmoid(x) − t        x: logit
     gaussian   ½ ((x − t) / s)² + log s + ½ log 2π      (x − t) / s²          x: mean, s: standard deviation
     laplace    |x − t| / s + log 2s                     sign(x − t) / s       x: mean, s: diversity
@@ -18,7 +19,7 @@ from betavae_fast.ops.schemas import LIKELIHOODS, REDUCTIONS, empty_nll, library
 
 
 def _pixels(target: Tensor, packed: bool, like: Tensor) -> Tensor:
-    """The target, wide, of ``like``'s shape."""
+    """The target in the widest dtype, with the shape of ``like``."""
     if packed:
         bits = target.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8, device=target.device) & 1
         return wide(bits.flatten(1)[:, : like.shape[1:].numel()].reshape(like.shape))
@@ -43,7 +44,7 @@ def _element_grad(x: Tensor, t: Tensor, likelihood: int, scale: float) -> Tensor
 
 
 def _spread(grad_nll: Tensor, decoded: Tensor, reduction: int) -> Tensor:
-    """The gradient of each pixel's NLL from that of the reduced NLL."""
+    """The gradient of each pixel's NLL, from the gradient of the reduced NLL."""
     grad_nll = wide(grad_nll)
     if reduction == REDUCTIONS["sample"]:
         return grad_nll.view(-1, *(1,) * (decoded.dim() - 1))

@@ -1,14 +1,15 @@
-"""The aggregated posterior's log-densities in plain torch: the oracle. It computes in float64 and rounds once
-(in float32 on a device that has no float64).
+"""The aggregated posterior's log-densities in plain torch: the reference with which the kernels are compared.
+
+It computes in float64 for every dtype of the inputs, and rounds once. On a device without float64 it computes in float32.
 
 q(z) = Σ_j w_ij q(z | x_j), estimated from a batch of B posteriors of a data set of N (Chen et al. 2018, appendix C):
     log q(z_i)   = logsumexp_j (log w_ij + Σ_d ℓ_ijd)
     log q(z_id)  = logsumexp_j (log w_ij + ℓ_ijd)
     ℓ_ijd = log N(z_id; μ_jd, σ²_jd) = −½ (((z_id − μ_jd) / σ_jd)² + v_jd + log 2π),  v = log σ²
     mws: w_ij = 1 / (N B)
-    mss: w_ii = 1 / N, w_i,i+1 = (N − M) / (N M), the rest 1 / M, with M = B − 1 and i + 1 modulo B: rows sum to 1
+    mss: w_ii = 1 / N, w_i,i+1 = (N − M) / (N M), all others 1 / M, with M = B − 1 and i + 1 modulo B: rows sum to 1
 
-Gradients, with the responsibilities p_ij = exp(log w_ij + Σ_d ℓ_ijd − log q(z_i)), p_ijd alike, and
+Gradients, with the responsibilities p_ij = exp(log w_ij + Σ_d ℓ_ijd − log q(z_i)), p_ijd likewise, and
 W_ijd = g_i p_ij + g_id p_ijd, the gradient of ℓ_ijd:
     ∂z_id = −Σ_j W_ijd (z_id − μ_jd) / σ²_jd
     ∂μ_jd =  Σ_i W_ijd (z_id − μ_jd) / σ²_jd
@@ -29,13 +30,13 @@ _ELEMENTS_AT_ONCE = 1 << 22
 
 
 def _row_groups(z: Tensor, mu: Tensor) -> Iterator[slice]:
-    """Rows of z few enough for the pairs' terms to fit into memory."""
+    """Groups of rows of z, small enough for the terms of their pairs to fit into memory."""
     size = max(1, _ELEMENTS_AT_ONCE // max(1, mu.numel()))
     return (slice(start, start + size) for start in range(0, len(z), size))
 
 
 def _log_weights(rows: slice, first_row: int, like: Tensor, dataset_size: int, estimator: int) -> Tensor:
-    """log w of these rows of z (numbered from ``first_row`` on in the batch), against all posteriors."""
+    """log w_ij of these rows of z, which are numbered from ``first_row`` in the batch, for all posteriors."""
     batch, dtype = len(like), widest_dtype(like.device)
     if estimator == ESTIMATORS["mws"]:
         return torch.full((1, batch), -log(dataset_size * batch), dtype=dtype, device=like.device)
@@ -50,7 +51,7 @@ def _log_weights(rows: slice, first_row: int, like: Tensor, dataset_size: int, e
 
 
 def _standardised(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
-    """(z_id − μ_jd) / σ_jd; a σ whose inverse overflows counts as the smallest whose does not."""
+    """(z_id − μ_jd) / σ_jd, with 1/σ clamped to the largest finite number."""
     inverse = torch.exp(-0.5 * logvar).clamp(max=torch.finfo(logvar.dtype).max)
     return (z.unsqueeze(1) - mu) * inverse
 
