@@ -332,7 +332,8 @@ def latent_backward_packed(
 ) -> Tensor:
     _check_dtype("latent_backward_packed", packed)
     grad = torch.empty_like(packed)
-    call = _Call(*packed.chunk(2, 1), rng, noise, first_row, logvar_min, logvar_max, reduction)
+    mu, logvar = packed.chunk(2, 1)
+    call = _Call(mu, logvar, rng, noise, first_row, logvar_min, logvar_max, reduction)
     _backward(call, grad_z, grad_kl, *grad.chunk(2, 1))
     return grad
 
