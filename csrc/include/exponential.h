@@ -1,12 +1,13 @@
-// e^x in two steps, so that a loop over many elements can be cut between them: either half's chain of dependent
-// operations is short enough for a CPU to overlap several.
+// Computes e^x in two steps, so that a loop over many elements can be split between them. Each step's chain of
+// dependent operations is short enough for a CPU to overlap several elements.
 #pragma once
 
 #include "numerics.h"
 
 namespace betavae_fast {
 
-// x = n ln 2 + r with |r| <= ln 2 / 2, and 2^n.
+// The range reduction x = n ln 2 + r with |r| <= ln 2 / 2; `scale` is 2^n. For double, which uses std::exp, only x is
+// set.
 template <class Real>
 struct Reduced {
   Real x, r, scale;
@@ -14,7 +15,7 @@ struct Reduced {
 
 BVF_INLINE Reduced<float> reduce_exponent(float x) {
   constexpr float log2_e = 0x1.715476p+0f, ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
-  constexpr float to_integer = 0x1.8000fep+23f;  // 3 * 2^22 + 127: adding it rounds, and leaves n + 127 in the low bits
+  constexpr float to_integer = 0x1.8000fep+23f;  // 3 * 2^22 + 127: adding it rounds and leaves n + 127 in the low bits
   const float upper = x > 89.0f ? 89.0f : x, clamped = upper < -88.0f ? -88.0f : upper;
   const float shifted = fma_(clamped, log2_e, to_integer);
   const float n = shifted - to_integer;
@@ -23,14 +24,14 @@ BVF_INLINE Reduced<float> reduce_exponent(float x) {
   return {x, r, float_from_bits(bits_of(shifted) << 23)};  // 0 for n = -127, infinity for 128
 }
 
-// e^r - 1 - r for a reduced r: r^2 q(r), minimax.
+// e^r - 1 - r for a reduced r, as r^2 q(r) with a minimax polynomial q.
 BVF_INLINE float exponential_excess(float r) {
   const float r2 = r * r;
   const float low = fma_(0x1.5554dep-3f, r, 0.5f), high = fma_(0x1.120b1ap-7f, r, 0x1.5555bap-5f);
   return r2 * fma_(fma_(0x1.6c69fp-10f, r2, high), r2, low);
 }
 
-// Within 3 ulp; 0 below x = -88.
+// e^x within 3 ulp; 0 below x = -88.
 BVF_INLINE float exponential(Reduced<float> reduced) {
   return reduced.scale * (1.0f + (reduced.r + exponential_excess(reduced.r)));
 }

@@ -1,8 +1,9 @@
-// One pixel's -log p(t | x) in nats and its gradient by x, the decoder's output. No loops, no memory.
+// The formulas of one pixel: -log p(t | x) in nats and its gradient by x, the decoder's output; no loops, no memory
+// access.
 //
-//   bernoulli  max(x, 0) - x t + log(1 + e^-|x|)          sigmoid(x) - t      x: logit
-//   gaussian   ((x - t) / s)^2 / 2 + log s + log(2 pi)/2   (x - t) / s^2       x: mean
-//   laplace    |x - t| / s + log 2s                        sign(x - t) / s     x: mean
+//  bernoulli  max(x, 0) - x t + log(1 + e^-|x|)          sigmoid(x) - t      x: logit
+//  gaussian   ((x - t) / s)^2 / 2 + log s + log(2 pi)/2   (x - t) / s^2       x: mean
+//  laplace    |x - t| / s + log 2s                        sign(x - t) / s     x: mean
 #pragma once
 
 #include "exponential.h"
@@ -15,7 +16,7 @@ struct Nll {
   Real nll, grad;
 };
 
-// log(1 + e) for 0 <= e <= 1, within 2 ulp: e + e^2 q(e), minimax.
+// log(1 + e) for 0 <= e <= 1 within 2 ulp, as e + e^2 q(e) with a minimax polynomial q.
 BVF_INLINE float log1p_(float e) {
   const float e2 = e * e, e4 = e2 * e2;
   const float q01 = fma_(0x1.5535d8p-2f, e, -0x1.ffff14p-2f), q23 = fma_(0x1.88443ap-3f, e, -0x1.fd131ap-3f);
@@ -28,7 +29,8 @@ BVF_INLINE double log1p_(double e) { return std::log1p(e); }
 BVF_INLINE double reciprocal_(double x) { return 1 / x; }
 #endif
 
-// e^-|x|: it cannot overflow, and all of the Bernoulli's comes out of it. Its own step, so that a loop can be cut here.
+// e^-|x|, which cannot overflow. The Bernoulli NLL and its gradient are computed from it. It is a separate step, so
+// that a loop can be split here.
 template <class Real>
 BVF_INLINE Real decay(Real x) {
   return exponential(reduce_exponent(-std::fabs(x)));
@@ -40,7 +42,7 @@ BVF_INLINE Nll<Real> bernoulli(Real x, Real t, Real e) {
   return {multiply_add(-t, x, x > 0 ? x : Real(0)) + log1p_(e), sigmoid - t};
 }
 
-// The density's width as a factor, and its normalising constant.
+// The inverse width of the density and the logarithm of its normalising constant.
 template <class Real>
 struct Width {
   Real inverse, constant;
@@ -52,7 +54,7 @@ BVF_INLINE Nll<Real> gaussian(Real x, Real t, Width<Real> width) {
   return {multiply_add(Real(0.5) * d, d, width.constant), d * width.inverse};
 }
 
-// 0 at x = t. NaN, which compares false with everything, stays.
+// The gradient is 0 at x = t. NaN compares false with everything, so it passes through as d.
 template <class Real>
 BVF_INLINE Nll<Real> laplace(Real x, Real t, Width<Real> width) {
   const Real d = x - t, magnitude = d < 0 ? -d : d;
@@ -79,7 +81,7 @@ inline Width<double> width_of(Likelihood likelihood, double scale) {
   }
 }
 
-// b / 255, correctly rounded for each b: 1 / 255 as the sum of two floats, and no division.
+// b / 255, correctly rounded for every b. 1 / 255 is written as the sum of two floats, so that no division is needed.
 BVF_INLINE float pixel(uint8_t b) {
   constexpr float high = 0x1.010102p-8f, low = -0x1.fdfdfep-33f;
   const float value = static_cast<float>(b);

@@ -1,9 +1,9 @@
-// One term of the aggregated posterior, a mixture of Gaussians. No loops, no memory.
+// The formulas of one term of the aggregated posterior, a mixture of Gaussians; no loops, no memory access.
 //
 // Everything is in base 2, whose range reduction is exact. With k^2 = log2(e) / 2 and t = k (z - mu) / sigma,
-//   log2 N(z; mu, sigma^2) = peak - t^2,   peak = -log2(sigma^2)/2 - log2(2 pi)/2
-// and with a responsibility p in [0, 1] whose gradient is w = g p, the natural logarithm's gradients are
-//   dz = -(w t sigma^-1) / k,   dmu = (w t) sigma^-1 / k,   dv = w (t^2 / (2 k^2) - 1/2),   v = log sigma^2
+//  log2 N(z; mu, sigma^2) = peak - t^2,   peak = -log2(sigma^2)/2 - log2(2 pi)/2
+// With a responsibility p in [0, 1], the gradient g of the mixture's natural log-density, w = g p and v = log sigma^2,
+//  dz = -(w t sigma^-1) / k,   dmu = (w t) sigma^-1 / k,   dv = w (t^2 / (2 k^2) - 1/2)
 #pragma once
 
 #include "exponential.h"
@@ -21,7 +21,7 @@ constexpr T k_scale = T(0.84932180028801904272L);  // sqrt(log2(e) / 2)
 
 // 2^x for x <= 0, within 2 ulp; 0 below -127.
 BVF_INLINE float exp2_(float x) {
-  constexpr float to_integer = 0x1.8000fep+23f;  // adding it rounds, and leaves n + 127 in the low bits
+  constexpr float to_integer = 0x1.8000fep+23f;  // adding it rounds and leaves n + 127 in the low bits
   const float clamped = x < -127.0f ? -127.0f : x;
   const float shifted = clamped + to_integer, f = clamped - (shifted - to_integer);
   const float f2 = f * f;
@@ -34,7 +34,8 @@ BVF_INLINE float exp2_(float x) {
 BVF_INLINE double exp2_(double x) { return std::exp2(x); }
 #endif
 
-// What a posterior's numbers are computed in, to be rounded once; long double only on the CPU.
+// The type in which a posterior's constants are computed, so that they are rounded only once; long double only on the
+// CPU.
 template <class Real>
 struct WiderThan;
 template <>
@@ -48,7 +49,7 @@ struct WiderThan<double> {
 template <class Real>
 using Wider = typename WiderThan<Real>::type;
 
-// k / sigma; bounded, so that t is finite wherever z and mu are of a sane size, and zero where they are equal.
+// k / sigma, bounded so that t is finite for z and mu of ordinary size, and 0 where they are equal.
 template <class Real>
 BVF_INLINE Wider<Real> inverse_width(Real logvar) {
   using T = Wider<Real>;
@@ -63,12 +64,13 @@ BVF_INLINE Wider<Real> peak(Real logvar) {
   return T(-0.5) * log2_e<T> * T(logvar) - half_log2_2pi<T>;
 }
 
-// log2 of the weights: one for all pairs, and what is added to it for a row's own posterior and for the one after.
+// The log2 weights of the pairs: `all` applies to all pairs, `own` is added for a row's own posterior, and `next` for
+// the posterior after it.
 struct MixtureWeights {
   double all, own, next;
 };
 
-// As betavae_fast/ops/schemas.py numbers the estimators: 0 is mws, 1 mss.
+// The weights of an estimator, numbered as in betavae_fast/ops/schemas.py: 0 is mws, 1 is mss.
 inline MixtureWeights weights_of(int64_t batch, int64_t dataset_size, int64_t estimator) {
   const double b = static_cast<double>(batch), n = static_cast<double>(dataset_size), others = b - 1;
   if (estimator == 0) return {-std::log2(n * b), 0, 0};

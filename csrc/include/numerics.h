@@ -1,8 +1,9 @@
-// The arithmetic every formula is written in, so that g++ and nvcc produce the same bits.
+// The arithmetic operations of all formulas, chosen so that g++ and nvcc produce the same bits.
 //
-// Only correctly rounded operations (+ - * fma sqrt, exact conversions) are used, each spelled out: translation units
-// are compiled with -ffp-contract=off / --fmad=false, so a fused multiply-add happens where fma() stands and nowhere
-// else.
+// Only correctly rounded operations (+ - * fma sqrt, exact conversions) are used; reciprocal_() alone may differ by an
+// ulp. The compilers may not fuse operations (-ffp-contract=off, --fmad=false), so a fused multiply-add happens only
+// where fma_() is called. The total correlation on the CPU is the exception: it promises no exact bits and is compiled
+// with -ffp-contract=fast.
 #pragma once
 
 #include <cmath>
@@ -44,9 +45,8 @@ BVF_INLINE float fma_(float a, float b, float c) {
 #elif defined(__FP_FAST_FMAF)
   return __builtin_fmaf(a, b, c);
 #else
-  // No hardware fma. The product of two floats is exact in double; the sum is then rounded to odd, which makes the
-  // final rounding to float the only one that counts (Boldo & Melquiond 2008, "Emulation of FMA and correctly rounded
-  // sums").
+  // Without a hardware fma: the product of two floats is exact in double. The sum is then rounded to odd, so that only
+  // the final rounding to float counts (Boldo & Melquiond 2008, "Emulation of FMA and correctly rounded sums").
   const double product = static_cast<double>(a) * b;
   const double sum = product + c;
   const double shadow = sum - product;
@@ -62,10 +62,11 @@ BVF_INLINE float fma_(float a, float b, float c) {
 #endif
 }
 
-// Correctly rounded, for x = 0 or x >= 2^-100.
+// The square root, correctly rounded for x = 0 and for x >= 2^-100.
 BVF_INLINE float sqrt_(float x) {
 #if defined(__CUDA_ARCH__)
-  // What __fsqrt_rn does from 2^-101 on, without its branch to the subnormals; the bound turns 0 * infinity into 0.
+  // The operations of __fsqrt_rn for x >= 2^-101, without its branch for subnormals. The bound turns 0 * infinity into
+  // 0.
   float inverse;
   asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
   inverse = fminf(inverse, 0x1p+64f);
@@ -94,7 +95,7 @@ BVF_INLINE float clamp_(float x, float lo, float hi) {
   return x;
 }
 #else
-// NaN compares false with everything, so both keep it.
+// NaN compares false with everything, so both comparisons keep it.
 template <class Real>
 BVF_INLINE Real clamp_(Real x, Real lo, Real hi) {
   x = x < lo ? lo : x;
@@ -102,7 +103,8 @@ BVF_INLINE Real clamp_(Real x, Real lo, Real hi) {
 }
 #endif
 
-// Of two numbers, by a bit of the word. nvcc itself shifts the bit down before it looks: three instructions for one.
+// Returns `set` or `unset`, depending on one bit of the word. It is written in PTX because nvcc would shift the bit
+// down before testing it, which takes three instructions instead of one.
 BVF_INLINE float by_bit(uint32_t word, uint32_t bit, float set, float unset) {
 #if defined(__CUDA_ARCH__)
   float chosen;
@@ -115,7 +117,7 @@ BVF_INLINE float by_bit(uint32_t word, uint32_t bit, float set, float unset) {
 #endif
 }
 
-// The 64-bit product: one instruction, if the compiler is told that both factors have 32.
+// The 64-bit product of two 32-bit factors. It is written in PTX so that nvcc uses a single instruction.
 BVF_INLINE uint64_t wide_product(uint32_t a, uint32_t b) {
 #if defined(__CUDA_ARCH__)
   uint64_t product;

@@ -1,5 +1,5 @@
-// Philox4x32-10: four random words from a key and a counter, nothing kept (Salmon, Moraes, Dror & Shaw 2011,
-// "Parallel random numbers: as easy as 1, 2, 3").
+// Philox4x32-10 computes four random words from a key and a counter, without any state (Salmon, Moraes, Dror & Shaw
+// 2011, "Parallel random numbers: as easy as 1, 2, 3").
 #pragma once
 
 #include "numerics.h"
@@ -10,7 +10,7 @@ struct Words {
   uint32_t w0, w1, w2, w3;
 };
 
-// What (seed, stream) names: one endless sequence of noise.
+// The key of one endless noise sequence.
 struct NoiseKey {
   uint64_t seed, stream;
 };
@@ -20,7 +20,8 @@ constexpr uint32_t philox_weyl0 = 0x9E3779B9u, philox_weyl1 = 0xBB67AE85u;
 
 constexpr int philox_rounds = 10;
 
-// What all blocks have in common: each round's key, and the first round's product of the stream.
+// The values that all Philox blocks of a sequence share: the keys of every round, and the product of the stream in the
+// first round.
 struct RoundKeys {
   uint32_t k0[philox_rounds], k1[philox_rounds];
   uint32_t stream_product_low, stream_product_high, stream_high;
@@ -40,7 +41,7 @@ BVF_INLINE RoundKeys round_keys(NoiseKey key) {
 }
 
 BVF_INLINE Words philox(const RoundKeys& keys, uint64_t block) {
-  // The first round, of (block low, block high, stream low, stream high).
+  // The first round, applied to the counter (block low, block high, stream low, stream high).
   const uint64_t product = wide_product(philox_multiplier0, static_cast<uint32_t>(block));
   uint32_t c0 = keys.stream_product_high ^ static_cast<uint32_t>(block >> 32) ^ keys.k0[0];
   uint32_t c1 = keys.stream_product_low;

@@ -1,4 +1,4 @@
-// What every kernel is told about its operands, on any device, free of torch.
+// The description of a kernel's operands, for every device and independent of torch.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@ namespace betavae_fast {
 
 enum class DType { float16, bfloat16, float32, float64 };
 
-// Every operand is seen as rows x outer x inner elements; strides in elements, zero where it is expanded.
+// An operand as rows x outer x inner elements. Strides count elements, and are 0 along expanded dimensions.
 struct View {
   void* data = nullptr;
   int64_t row = 0, outer = 0, inner = 0;
@@ -18,12 +18,12 @@ struct Problem {
   int64_t cols() const { return outer * inner; }
 };
 
-// As betavae_fast/ops/schemas.py numbers them.
+// The numbers are those of betavae_fast/ops/schemas.py.
 enum class Reduction : int64_t { none = 0, dim = 1, sample = 2, batchmean = 3, sum = 4 };
 enum class Likelihood : int64_t { bernoulli = 0, gaussian = 1, laplace = 2 };
 
-// How a target's pixels lie in memory; uint8 stands for 0 to 255, divided by 255; bits are eight pixels a byte, lowest
-// first.
+// The storage of a target's pixels. uint8 values from 0 to 255 are divided by 255. Bits are packed eight to a byte,
+// lowest bit first.
 enum class Pixels { float16, bfloat16, float32, float64, uint8, boolean, bits };
 
 }  // namespace betavae_fast

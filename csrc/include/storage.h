@@ -1,4 +1,4 @@
-// Tensor elements as they lie in memory, and the type they are computed in.
+// The types in which tensor elements are stored, and the types in which they are computed.
 #pragma once
 
 #include "numerics.h"
@@ -44,7 +44,7 @@ BVF_INLINE float widen(Half x) {
 #endif
 }
 
-// Round to nearest, ties to even.
+// Rounds to nearest, ties to even.
 BVF_INLINE void narrow(float x, float& out) { out = x; }
 BVF_INLINE void narrow(double x, double& out) { out = x; }
 BVF_INLINE void narrow(float x, BFloat16& out) {
@@ -61,7 +61,7 @@ BVF_INLINE void narrow(float x, Half& out) {
 #else
   const uint32_t bits = bits_of(x), sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7FFFFFFFu;
   const uint32_t normal = (magnitude - (112u << 23) + 0xFFFu + ((magnitude >> 13) & 1u)) >> 13;
-  // Below 2^-14 the spacing is 2^-24: adding 1/2 leaves the rounded multiple of it in the mantissa.
+  // Below 2^-14 the spacing is 2^-24: adding 1/2 leaves x in the mantissa, rounded to a multiple of that spacing.
   const uint32_t subnormal = bits_of(float_from_bits(magnitude) + 0.5f) - bits_of(0.5f);
   const uint32_t finite = magnitude < (113u << 23) ? subnormal : normal;
   const uint32_t overflowing = magnitude > 0x7F800000u ? 0x7E00u : 0x7C00u;
