@@ -16,7 +16,7 @@ struct Capability {
 
 const Capability& chosen() {
   static const Capability choice = [] {
-    // Widest last.
+    // The widest instruction set is last, because the last supported one is chosen.
     const Capability all[] = {
         {"baseline", true, &baseline::latent_kernels, &baseline::likelihood_kernels,
          &baseline::total_correlation_kernels},

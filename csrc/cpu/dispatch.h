@@ -1,4 +1,4 @@
-// Which instruction set runs.
+// The choice of the instruction set, made once per process.
 #pragma once
 
 #include "latent.h"
@@ -7,8 +7,8 @@
 
 namespace betavae_fast {
 
-// "baseline", "avx2" or "avx512": the widest this CPU has, or what BETAVAE_FAST_CPU_CAPABILITY asks for if it has that.
-// Read once.
+// The chosen instruction set: "baseline", "avx2" or "avx512". It is the widest that this CPU has, or the one that the
+// variable BETAVAE_FAST_CPU_CAPABILITY names if this CPU has it. The variable is read once.
 const char* cpu_capability();
 
 const LatentKernels& latent_kernels();

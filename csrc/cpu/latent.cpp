@@ -1,4 +1,5 @@
-// The latent op, compiled once per instruction set: BVF_ISA names it, the compiler's flags set it.
+// The latent op's kernels, compiled once per instruction set: BVF_ISA names the set, and the compiler's flags select
+// it.
 
 #include "latent.h"
 
@@ -14,14 +15,14 @@ namespace {
 
 constexpr int64_t tile_elements = LatentPartition::tile_elements;
 
-// A strip is what the loops below take at once; a block, what of a tile is brought into L1: a tile of one channel, or
-// strips of several.
+// A strip is the elements that one inner loop takes. A block is the part of a tile that is brought into L1: the whole
+// tile if there is one channel, otherwise one strip of each channel.
 constexpr int64_t strip_elements = 128;
 constexpr int64_t most_channels = LatentWork::most_channels;
 static_assert(tile_elements % strip_elements == 0 && most_channels * strip_elements <= most_narrow);
 
-// Of a kernel that takes so many channels at a time, or one: its buffers are then small, and stay in L1 (5% in
-// bfloat16).
+// The elements of a block. The kernel for one channel is compiled separately, with smaller buffers that stay in L1 (5%
+// faster in bfloat16).
 template <bool several>
 constexpr int64_t block_elements = several ? most_channels * strip_elements : tile_elements;
 template <bool several>
@@ -34,7 +35,7 @@ Tile tile_at(const LatentProblem& p, const LatentPartition& cut, const LatentWor
           cols_left < cut.tile_cols ? cols_left : cut.tile_cols, unit.channels};
 }
 
-// The columns of a tile's block.
+// The number of columns in each block of a tile.
 template <bool several>
 int64_t block_cols(const Tile& tile) {
   return several ? strip_elements : tile.cols;
@@ -45,7 +46,7 @@ Tile block_at(const Tile& tile, int64_t at) {
   return {tile.row, tile.rows, tile.col + at, block_cols<several>(tile), tile.channels};
 }
 
-// The noise of a block, given or drawn.
+// The noise of a block, either given by the caller or drawn from the key.
 template <class T, bool several>
 class Noise {
  public:
@@ -56,7 +57,7 @@ class Noise {
     if (p_.noise.data) given_ = load<T>(p_, p_.noise, block, buffer_);
   }
 
-  // Until the next is asked for.
+  // The noise of one channel. The pointer is valid until the next call.
   const Compute<T>* channel(int64_t channel) {
     const int64_t count = block_.rows * block_.cols;
     if (given_) return given_ + channel * count;
@@ -80,7 +81,7 @@ class Noise {
   Compute<T> buffer_[block_elements<several>];
 };
 
-// The log-variances of a strip, clamped and reduced. A strip at a time, so that the reduced values stay near.
+// The clamped and reduced log-variances of one strip, few enough to stay in L1.
 template <class Real>
 struct Strip {
   Real half[strip_elements], r[strip_elements], scale[strip_elements];
@@ -230,10 +231,12 @@ void backward_unit(const LatentBackward& p, const LatentPartition& cut, const La
       const Real* mu = load<T>(p, p.mu, block, mu_buffer);
       const Real* logvar = load<T>(p, p.logvar, block, logvar_buffer);
       const Real* grad_z = has_grad_z ? load<T>(p, p.grad_z, block, grad_z_buffer) : nullptr;
-      // Only the gradient of log sigma^2 meets the noise: where it is not wanted, any numbers serve.
+      // The noise is needed only for the gradient of log sigma^2. If that is not wanted, any numbers can take its
+      // place.
       const bool noisy = has_grad_z && p.grad_logvar.data != nullptr;
       if (noisy) noise.start(block);
-      // A gradient per dim, or one for all, is the same in every block of the same columns.
+      // A KL gradient without a row stride is the same for all tiles of a unit, so it is loaded once, unless a tile has
+      // several blocks.
       if (has_grad_kl && (p.grad_kl.row != 0 || row == unit.first_row || block.cols < tile.cols)) {
         const Real* raw = load<Real>(p, p.grad_kl, block, kl_raw);
         for (int64_t i = 0; i < block.size(); ++i) grad_kl[i] = kl_scale * raw[i];

@@ -1,4 +1,5 @@
-// The latent op on the CPU, free of torch: what to compute (views) and the kernels of one instruction set.
+// The latent op on the CPU, independent of torch: the arguments of its kernels, and the kernels of each instruction
+// set.
 #pragma once
 
 #include <cstdint>
@@ -10,26 +11,27 @@ namespace betavae_fast {
 
 struct LatentProblem : Problem {
   DType dtype = DType::float32;
-  View mu, logvar, noise;  // noise.data is null where noise comes from key
+  View mu, logvar, noise;  // noise.data is null if the noise is drawn from key
   NoiseKey key{};
   int64_t first_row = 0;
   double logvar_min = 0, logvar_max = 0;
 };
 
 struct LatentForward : LatentProblem {
-  View z, kl;  // null data: not wanted; kl only for Reduction::none
+  View z, kl;  // data is null if not wanted; kl is used only with Reduction::none
   Reduction reduction = Reduction::none;
-  double* partial = nullptr;  // each work item's sums (see LatentPartition::partials); null where nothing is reduced
+  double* partial = nullptr;  // the items' partial sums (see LatentPartition::partials()); null if nothing is reduced
 };
 
 struct LatentBackward : LatentProblem {
-  View grad_z, grad_kl;  // null data: zero
-  double kl_scale = 1;   // from the gradient of the reduced KL to that of one element
+  View grad_z, grad_kl;  // data is null if the gradient is zero
+  double kl_scale = 1;   // factor from the gradient of the reduced KL to the gradient of one element's KL
   View grad_mu, grad_logvar;
 };
 
-// How a batch is cut, by shape alone: the order of every sum follows from it, whatever the threads, layout or
-// instruction set. A tile is one pass through L1; a work item is the tiles whose column sums are kept together.
+// The partition of a batch into tiles, panels and items. It depends only on the shape, so the order of every sum is the
+// same for every thread count, memory layout and instruction set. A tile is one pass through L1. An item is the
+// adjoining tiles of a panel whose column sums are kept together.
 struct LatentPartition {
   static constexpr int64_t tile_elements = 512;
   int64_t tile_rows, tile_cols, item_rows, row_items, panels;
@@ -53,16 +55,16 @@ struct LatentPartition {
   }
 };
 
-// What a thread does at a time: a work item; a tile of it, where no sum goes over its rows, because the tiles of a row
-// follow each other in memory; or, where the channels of a pixel lie side by side, the same of several channels, which
-// share their cache lines. The order of no sum depends on it.
+// The units of work that threads take. A unit is an item, or a single tile if no sum runs over rows, because the tiles
+// of a row are adjacent in memory. If the channels of a pixel are adjacent in memory, a unit covers several channels,
+// which share cache lines. The order of the sums does not depend on the units.
 struct LatentWork {
   static constexpr int64_t most_channels = 16;
   struct Unit {
     int64_t first_row, last_row, panel, channels;
   };
 
-  // apart: panels from one channel to the next.
+  // apart: the number of panels from one channel to the next.
   int64_t rows, unit_rows, panels, apart, channels = 1;
 
   LatentWork(const LatentProblem& p, const LatentPartition& cut, bool sums_rows)

@@ -1,4 +1,5 @@
-// The likelihood op on the CPU, free of torch: what to compute (views) and the kernels of one instruction set.
+// The likelihood op on the CPU, independent of torch: the arguments of its kernels, and the kernels of each instruction
+// set.
 #pragma once
 
 #include <cstdint>
@@ -12,16 +13,16 @@ struct LikelihoodProblem : Problem {
   Pixels pixels = Pixels::float32;
   Likelihood likelihood = Likelihood::bernoulli;
   double scale = 1;
-  View decoded, target;       // of Pixels::bits: data is the first row's first byte, row the bytes a row
-  View nll;                   // null data: its elements are not wanted
-  double* partial = nullptr;  // one sum a row and panel (see LikelihoodPartition); null: not wanted
-  View grad;                  // null data: not wanted
-  View grad_nll;              // gradient of each element's NLL, before grad_scale; null data: 1
+  View decoded, target;       // for Pixels::bits, data is the first row's first byte, and row counts bytes
+  View nll;                   // data is null if the elements are not wanted
+  double* partial = nullptr;  // one partial sum per row and panel (see LikelihoodPartition); null if not wanted
+  View grad;                  // data is null if not wanted
+  View grad_nll;              // gradient of each element's NLL, before grad_scale is applied; data is null if it is 1
   double grad_scale = 1;
 };
 
-// How a batch is cut, by shape alone: the order of every sum follows from it. Tiles are numbered along a row, then
-// down.
+// The partition of a batch into tiles. It depends only on the shape, and so does the order of every sum. Tiles are
+// numbered along a row first, then down the rows.
 struct LikelihoodPartition {
   static constexpr int64_t tile_elements = 512;
   int64_t tile_rows, tile_cols, panels, tiles;

@@ -1,4 +1,5 @@
-// A run of the noise sequence into an L1 buffer. Same words and normals as csrc/include, many blocks at a time.
+// Draws a run of the noise sequence into a buffer in L1. The words and normals are those of csrc/include, computed many
+// Philox blocks at a time.
 #pragma once
 
 #if defined(__SSE2__)
@@ -12,8 +13,9 @@ namespace betavae_fast::BVF_ISA {
 #if defined(__SSE2__)
 
 // Philox needs 32 x 32 -> 64 bit products. Compilers do not find the instruction that multiplies the low halves of
-// 64-bit lanes (measured, one Zen 3 thread with AVX2: 2.0 ns a word for the scalar function vectorised by g++ 12, 0.6
-// ns so), and as it ignores the high halves, words can stay in 64-bit lanes with anything above them.
+// 64-bit lanes, so it is called as an intrinsic (one Zen 3 thread with AVX2: 0.6 ns per word, against 2.0 ns for the
+// scalar function vectorised by g++ 12). The instruction ignores the high halves, so words can stay in 64-bit lanes
+// whatever those halves hold.
 #if defined(__AVX512F__)
 constexpr int lanes = 8;
 using Lanes = __m512i;
@@ -39,7 +41,7 @@ BVF_INLINE void store_low(Lanes a, Lanes b, uint32_t* out) {
 #endif
 typedef uint64_t U64 __attribute__((vector_size(lanes * 8)));
 
-// Independent vectors of blocks side by side hide the latency of the multiply.
+// Several independent vectors of Philox blocks hide the latency of the multiplication.
 constexpr int chains = 4;
 constexpr int stride_blocks = chains * lanes;
 
@@ -59,8 +61,8 @@ struct KeySchedule {
 BVF_INLINE void philox_blocks(const KeySchedule& key, uint64_t block, uint32_t* w0, uint32_t* w1, uint32_t* w2,
                               uint32_t* w3) {
   const U64 multiplier0 = U64{} + philox_multiplier0, multiplier1 = U64{} + philox_multiplier1;
-  // store_low() takes lanes two by two from the vectors of a pair in turn: 0 1 4 5 ... lie in the one, 2 3 6 7 ... in
-  // the other.
+  // store_low() takes two lanes at a time from each vector of a pair in turn. The blocks 0 1 4 5 ... are therefore in
+  // the first vector, and 2 3 6 7 ... in the second.
   U64 first = U64{} + block;
   for (int lane = 0; lane < lanes; ++lane) first[lane] += static_cast<uint64_t>(lane + lane / 2 * 2);
   U64 c0[chains], c1[chains], c2[chains], c3[chains];
@@ -103,7 +105,7 @@ BVF_INLINE void philox_blocks(NoiseKey key, uint64_t block, uint32_t* w0, uint32
 
 #endif
 
-// Room for `elements` normals that may begin and end inside a block.
+// A buffer for `elements` normals that may begin and end inside a Philox block.
 template <int64_t elements>
 struct NormalBuffer {
   static constexpr int64_t blocks = (elements + 6) / 4 / stride_blocks * stride_blocks + stride_blocks;
@@ -111,15 +113,15 @@ struct NormalBuffer {
   float radii[2][blocks];
   float normals[4 * blocks];
 
-  // Elements first ... first + count - 1 of the sequence, count <= elements.
+  // Draws the elements from first to first + count - 1 of the sequence; count <= elements.
   const float* fill(const KeySchedule& key, uint64_t first, int64_t count) {
     const uint64_t first_block = first / 4;
     const int64_t skip = static_cast<int64_t>(first % 4), needed = (skip + count + 3) / 4;
     for (int64_t b = 0; b < needed; b += stride_blocks)
       philox_blocks(key, first_block + static_cast<uint64_t>(b), words[0] + b, words[1] + b, words[2] + b,
                     words[3] + b);
-    // Two loops of half the length each: more of their iterations overlap (one Zen 3 thread: 1.9 to 1.5 cycles a
-    // normal).
+    // Radii and pairs are computed in two loops: with half the operations each, more of their iterations overlap (1.5
+    // instead of 1.9 cycles per normal, one Zen 3 thread).
     for (int64_t b = 0; b < needed; ++b) {
       radii[0][b] = normal_radius(words[0][b]);
       radii[1][b] = normal_radius(words[2][b]);

@@ -1,11 +1,12 @@
-// Sums whose order depends on nothing but how many numbers there are.
+// Sums whose order depends only on the number of terms.
 #pragma once
 
 #include <cstdint>
 
 namespace betavae_fast::BVF_ISA {
 
-// In 16 interleaved parts, then pairwise: the same whatever the width of a vector.
+// Adds the terms up in 16 interleaved partial sums and then those pairwise, so that the result is the same for every
+// vector width.
 template <class Real>
 inline double row_sum(const Real* x, int64_t n) {
   Real part[16] = {};

@@ -1,4 +1,4 @@
-// Moving a tile between a strided tensor of any dtype and consecutive numbers of the compute type in L1.
+// Moves tiles between strided tensors of any dtype and consecutive numbers of the compute type in L1.
 #pragma once
 
 #if defined(__SSE2__)
@@ -12,14 +12,14 @@
 
 namespace betavae_fast::BVF_ISA {
 
-// Rows [row, row + rows) x columns [col, col + cols); or, of one row, as many columns of each of several channels,
-// which begin p.inner columns apart.
+// The rows [row, row + rows) and columns [col, col + cols) of a batch. A tile of several channels has one row, and as
+// many columns of each channel; channels begin p.inner columns apart.
 struct Tile {
   int64_t row, rows, col, cols, channels = 1;
   int64_t size() const { return channels * rows * cols; }
 };
 
-// The tile as it lies in memory, if its elements are consecutive there; else null.
+// A pointer to the tile if its elements are consecutive in memory, otherwise null.
 template <class T>
 inline T* consecutive(const Problem& p, const View& view, const Tile& tile) {
   const int64_t outer = tile.col / p.inner, inner = tile.col - outer * p.inner;
@@ -29,7 +29,7 @@ inline T* consecutive(const Problem& p, const View& view, const Tile& tile) {
   return static_cast<T*>(view.data) + tile.row * view.row + outer * view.outer + inner;
 }
 
-// Calls visit(run start in memory, stride, run start in the tile, length) for each run of evenly spaced elements.
+// Calls visit(start of the run in memory, stride, start in the tile, length) for each run of evenly spaced elements.
 template <class T, class Visit>
 inline void for_each_run(const Problem& p, const View& view, const Tile& tile, Visit visit) {
   if (T* whole = consecutive<T>(p, view, tile)) return visit(whole, 1, 0, tile.size());
@@ -46,10 +46,10 @@ inline void for_each_run(const Problem& p, const View& view, const Tile& tile, V
   }
 }
 
-// The largest tile of several channels in a 16-bit type.
+// The most elements in a tile of several channels, for buffers of 16-bit types.
 constexpr int64_t most_narrow = 2048;
 
-// The tile's first element, if its channels lie side by side in memory; else null.
+// A pointer to the tile's first element if its channels are adjacent in memory, otherwise null.
 template <class T>
 inline T* side_by_side(const Problem& p, const View& view, const Tile& tile) {
   if (tile.channels == 1 || view.outer != 1) return nullptr;
@@ -83,7 +83,8 @@ inline void transpose_four(const T* from, int64_t from_stride, T* to, int64_t to
     for (int64_t c = 0; c < 4; ++c) to[c * to_stride + r] = from[r * from_stride + c];
 }
 
-// to[c][r] = from[r][c]. The inner loop goes along the longer side: a few turns of it would be mostly overhead.
+// Transposes: to[c][r] = from[r][c]. The inner loop runs along the longer side, because a loop of few iterations is
+// mostly overhead.
 template <class T>
 inline void transpose(int64_t rows, int64_t cols, const T* from, int64_t from_stride, T* to, int64_t to_stride) {
   const int64_t whole_rows = rows / 4 * 4, whole_cols = cols / 4 * 4;
@@ -100,7 +101,7 @@ inline void transpose(int64_t rows, int64_t cols, const T* from, int64_t from_st
     for (int64_t c = 0; c < whole_cols; ++c) to[c * to_stride + r] = from[r * from_stride + c];
 }
 
-// Asks for the tile's cache lines while something else is computed.
+// Prefetches the tile's cache lines, which arrive while another tile is computed.
 template <class T>
 inline void prefetch(const Problem& p, const View& view, const Tile& tile) {
   const T* from = consecutive<const T>(p, view, tile);
@@ -108,7 +109,7 @@ inline void prefetch(const Problem& p, const View& view, const Tile& tile) {
   for (int64_t i = 0; i < tile.size(); i += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(from + i);
 }
 
-// The tile in the compute type: where it lies, if it lies there so, else in the buffer.
+// The tile in the compute type: a pointer into the tensor if it is stored that way, otherwise the buffer.
 template <class T>
 inline const Compute<T>* load(const Problem& p, const View& view, const Tile& tile, Compute<T>* buffer) {
   if constexpr (sizeof(T) == sizeof(Compute<T>)) {
@@ -136,8 +137,8 @@ inline const Compute<T>* load(const Problem& p, const View& view, const Tile& ti
   return buffer;
 }
 
-// Where to compute the tile: straight into the tensor if it can be, else into the buffer, which store() then writes
-// out.
+// The memory in which to compute the tile: the tensor itself if it has the compute type and the tile is consecutive,
+// otherwise the buffer, which store() then writes to the tensor.
 template <class T>
 inline Compute<T>* destination(const Problem& p, const View& view, const Tile& tile, Compute<T>* buffer) {
   if constexpr (sizeof(T) == sizeof(Compute<T>)) {

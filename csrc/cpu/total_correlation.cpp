@@ -1,5 +1,5 @@
-// The aggregated posterior's log-densities, compiled once per instruction set: BVF_ISA names it, the compiler's flags
-// set it.
+// The kernels of the aggregated posterior's log-densities, compiled once per instruction set: BVF_ISA names the set,
+// and the compiler's flags select it.
 
 #include "total_correlation.h"
 
@@ -16,13 +16,13 @@ namespace {
 
 constexpr int64_t lanes = Pairs::lanes, tile = Pairs::tile, group = Pairs::group;
 
-// A block's 16 lanes are this many vectors.
+// The number of elements in a vector, and the number of vectors for a block's 16 lanes.
 template <class Real>
 constexpr int64_t width = vector_bytes / sizeof(Real);
 template <class Real>
 constexpr int64_t vectors = lanes / width<Real>;
 
-// As exp2_ of include/mixture.h.
+// The vector form of exp2_() in include/mixture.h.
 inline Floats exp2_(Floats x) {
   constexpr float to_integer = 0x1.8000fep+23f;
   const Floats clamped = larger(Floats{} - 127.0f, x);
@@ -38,14 +38,15 @@ inline Doubles exp2_(Doubles x) {
   return x;
 }
 
-// The channels' terms are added up in groups, and the groups then: one running sum of hundreds drifts.
+// The dims' terms are added up in groups, and then the groups, because one running sum of hundreds of terms would lose
+// accuracy.
 constexpr int64_t dims_at_once = 16;
 
 template <class Real>
 struct JointTerms {
   Real of[tile * lanes] = {}, later[tile * lanes] = {};
 
-  // Where the terms of dim d are added.
+  // The array to which the terms of dim d are added.
   Real* at(int64_t d) { return d < dims_at_once ? of : later; }
 
   void complete(int64_t d, int64_t dims) {
@@ -55,7 +56,7 @@ struct JointTerms {
   }
 };
 
-// Forward and backward must round a term alike, or responsibilities do not add up to 1.
+// Forward and backward must round a term identically, otherwise responsibilities do not add up to 1.
 template <class Real>
 inline Vector<Real> term_of(Vector<Real> z, const Posteriors<Real>& posteriors, int64_t j) {
   const Vector<Real> t = (z - posteriors.mu[j]) * posteriors.inverse_width[j];
@@ -65,7 +66,8 @@ inline Vector<Real> term_of(Vector<Real> z, const Posteriors<Real>& posteriors, 
 template <class Real>
 constexpr Real lowest = -std::numeric_limits<Real>::infinity();
 
-// What is added to the terms of a tile's pairs that have a weight of their own; `any` says whether there is one.
+// The log2 weights that are added to the terms of those pairs of a tile that have a weight of their own. `any` tells
+// whether there are such pairs.
 template <class Real>
 struct OwnWeights {
   Real of[tile * lanes];
@@ -106,10 +108,10 @@ inline void rescale_and_add(double* to, Floats grown, Floats part) {
 inline void rescale_and_add(double* to, Doubles grown, Doubles part) { store(to, load(to) * grown + part); }
 
 // A running maximum and the sum of 2^(term - maximum), for each lane (Milakov & Gimelshein 2018). A maximum may lag
-// behind, as long as no power overflows.
+// behind the terms as long as no power overflows.
 template <class Real>
 struct LogSum {
-  Real maximum[lanes], least = lowest<Real>;  // of the maxima
+  Real maximum[lanes], least = lowest<Real>;  // `least` is the smallest of the maxima
   double sum[lanes];
 
   LogSum() {
@@ -122,13 +124,13 @@ struct LogSum {
     for (int64_t v = 0; v < vectors<Real>; ++v) add_to(sum + v * width<Real>, part[v]);
   }
 
-  // The maxima become those of all terms so far; NaN is none, but makes the sum NaN.
+  // Raises the maxima to those of all terms so far. NaN never becomes a maximum, but makes the sum NaN.
   void add(const Real* terms) {
     for (int64_t v = 0; v < vectors<Real>; ++v) {
       const Vector<Real> before = load(maximum + v * width<Real>);
       Vector<Real> now = before;
       for (int64_t j = 0; j < tile; ++j) now = larger(load(terms + j * lanes + v * width<Real>), now);
-      const Vector<Real> base = now == lowest<Real> ? Vector<Real>{} : now;  // not infinity - infinity
+      const Vector<Real> base = now == lowest<Real> ? Vector<Real>{} : now;  // avoids infinity - infinity
       Vector<Real> part{};
       for (int64_t j = 0; j < tile; ++j) part += exp2_(load(terms + j * lanes + v * width<Real>) - base);
       store(maximum + v * width<Real>, now);
@@ -154,7 +156,7 @@ Real highest(const Real* x) {
   return result;
 }
 
-// One dim of a block and a tile: its terms, added to the joint's and to the marginal's sum.
+// Adds one dim's terms of a block and a tile to the joint's terms and to the marginal's sum.
 template <class Real>
 void add_dim(const Real* z, const Posteriors<Real>& posteriors, const OwnWeights<Real>& weights, Real* joint,
              LogSum<Real>& marginal) {
@@ -197,7 +199,7 @@ void forward_block(const MixtureForward<Real>& p, int64_t block) {
       terms.complete(d, dims);
     }
     add_weights(weights, terms.of);
-    // Where there are no dims, no peak leaves out what only fills the tile.
+    // With D = 0 there is no peak of -infinity to mask the padded posteriors, so they are masked here.
     for (int64_t i = (p.pairs.posteriors - index * tile) * lanes; i < tile * lanes; ++i) terms.of[i] = lowest<Real>;
     joint.add(terms.of);
   }
@@ -209,7 +211,7 @@ void forward_block(const MixtureForward<Real>& p, int64_t block) {
   }
 }
 
-// g_i p_ij of a block and a tile, [j][block of the group][lane].
+// Writes g_i p_ij of a block and a tile to `result`, as [j][block of the group][lane].
 template <class Real>
 void joint_gradients(const MixtureBackward<Real>& p, int64_t block, int64_t index, const OwnWeights<Real>& weights,
                      Real* result) {
@@ -237,14 +239,14 @@ void joint_gradients(const MixtureBackward<Real>& p, int64_t block, int64_t inde
     }
 }
 
-// One dim's sums over the rows, still by lanes.
+// The sums of one dim over the rows, still separate for each lane.
 template <class Real>
 struct Moments {
-  Real mass[lanes], pull[lanes], stretch[lanes];  // of w, w t and w t^2
+  Real mass[lanes], pull[lanes], stretch[lanes];  // sums of w, w t and w t^2
 };
 
-// One dim of a group of blocks and a tile: adds to the blocks' grad_z, which lie dims * lanes apart, and to the tile's
-// sums. `weighted`: some pairs have a weight of their own.
+// Adds one dim's gradients of a group of blocks and a tile to the blocks' grad_z, which are dims * lanes apart, and to
+// the tile's sums. `weighted` tells whether some pairs have a weight of their own.
 template <bool weighted, class Real>
 void add_gradients(const MixtureBackward<Real>& p, int64_t first_block, int64_t d, int64_t index,
                    const OwnWeights<Real>* weights, const Real* joint, double* grad_z, Moments<Real>* sums) {
@@ -283,7 +285,7 @@ void add_gradients(const MixtureBackward<Real>& p, int64_t first_block, int64_t 
   }
 }
 
-// One tile of posteriors against the blocks of one chunk; `sums`: [d][j].
+// Adds the gradients of one tile of posteriors and the blocks of one chunk; `sums` is stored as [d][j].
 template <class Real>
 void backward_tile(const MixtureBackward<Real>& p, int64_t first_block, int64_t last_block, int64_t index,
                    double* grad_z, Moments<Real>* sums) {

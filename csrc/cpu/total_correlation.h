@@ -1,5 +1,5 @@
-// The aggregated posterior's log-densities on the CPU, free of torch: what to compute and the kernels of one
-// instruction set.
+// The aggregated posterior's log-densities on the CPU, independent of torch: the arguments of the kernels, and the
+// kernels of each instruction set.
 #pragma once
 
 #include <cstdint>
@@ -8,10 +8,10 @@
 
 namespace betavae_fast {
 
-// How the pairs (i, j) are cut, by shape alone. A block is as many rows i as a vector has lanes at most; a tile as many
-// posteriors j as stay in L1 with it. Blocks are taken through the gradients in groups, and a chunk is the groups whose
-// contributions to the posteriors' gradients are kept together: few, because each keeps a copy of them, but more than
-// there are threads.
+// The partition of the pairs (i, j), which depends only on the shape. A block is as many rows i as the widest vector
+// has lanes. A tile is as many posteriors j as stay in L1 beside a block. Backward takes blocks in groups, and a chunk
+// is the groups that add to the same copy of the posteriors' gradients. There are few chunks, because each keeps such a
+// copy, but enough for 16 threads.
 struct Pairs {
   static constexpr int64_t lanes = 16, tile = 32, group = 8, max_chunks = 16;
   int64_t rows, posteriors, dims;  // b, B, D
@@ -24,15 +24,16 @@ struct Pairs {
   int64_t padded_rows() const { return groups() * group * lanes; }
 };
 
-// A tile's numbers of one dim. Those that only fill a tile have a density of 0 wherever z is, infinity included.
+// The constants of a tile's posteriors in one dim. Padded posteriors have a density of 0 for every z, even an infinite
+// one.
 template <class Real>
 struct Posteriors {
   Real mu[Pairs::tile], inverse_width[Pairs::tile], peak[Pairs::tile];
   Real rounded_off[Pairs::tile];  // exact inverse width / inverse_width - 1
 };
 
-// Real is float or double. Rows are stored by blocks, z[block][d][lane], posteriors by tiles, [tile][d]. Rows that only
-// fill a group have responsibilities of 0.
+// Real is float or double. Rows are stored by blocks as z[block][d][lane], and posteriors by tiles as [tile][d]. Padded
+// rows have responsibilities of 0.
 template <class Real>
 struct Mixture {
   Pairs pairs;
@@ -46,12 +47,13 @@ struct Mixture {
 
 template <class Real>
 struct MixtureForward : Mixture<Real> {
-  double *joint, *marginals;  // (b,), (b, D): natural logarithms
+  double *joint, *marginals;  // natural logarithms of shape (b,) and (b, D)
 };
 
 template <class Real>
 struct MixtureBackward : Mixture<Real> {
-  // As z is stored, [block][lane] and [block][d][lane]; the logarithms in base 2, without the weight of all pairs.
+  // The joint's arrays are stored as [block][lane], the marginals' as [block][d][lane]. The logarithms are in base 2
+  // and do not include the weight of all pairs.
   const Real *grad_joint, *grad_marginals, *joint, *marginals;
   Real* grad_z;                 // (b, D)
   Real *grad_mu, *grad_logvar;  // [chunk][j][d]

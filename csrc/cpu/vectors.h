@@ -1,4 +1,4 @@
-// Vectors of the instruction set's width, by the compiler's own vector types.
+// Vectors as wide as the instruction set's, in the compiler's own vector types.
 #pragma once
 
 #if defined(__AVX2__)
@@ -46,7 +46,7 @@ inline void store(Real* to, Vector<Real> x) {
   std::memcpy(to, &x, sizeof x);
 }
 
-// Adds to as many doubles as the vector has elements.
+// Adds x to as many doubles as it has elements.
 inline void add_to(double* to, Floats x) {
   using Wide = double __attribute__((vector_size(2 * vector_bytes)));
   Wide sum;
@@ -56,7 +56,8 @@ inline void add_to(double* to, Floats x) {
 }
 inline void add_to(double* to, Doubles x) { store(to, load(to) + x); }
 
-// The second where they do not compare: NaN stays if it is that. Compilers make two instructions of the comparison.
+// The larger of a and b, or b if either is NaN. Compilers make two instructions of the float comparison, so intrinsics
+// are used where there are any.
 inline Doubles larger(Doubles a, Doubles b) { return a > b ? a : b; }
 #if defined(__AVX512F__)
 inline Floats larger(Floats a, Floats b) { return _mm512_max_ps(a, b); }

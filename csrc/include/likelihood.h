@@ -1,9 +1,9 @@
 // The formulas of one pixel: -log p(t | x) in nats and its gradient by x, the decoder's output; no loops, no memory
 // access.
 //
-//  bernoulli  max(x, 0) - x t + log(1 + e^-|x|)          sigmoid(x) - t      x: logit
-//  gaussian   ((x - t) / s)^2 / 2 + log s + log(2 pi)/2   (x - t) / s^2       x: mean
-//  laplace    |x - t| / s + log 2s                        sign(x - t) / s     x: mean
+//   bernoulli  max(x, 0) - x t + log(1 + e^-|x|)          sigmoid(x) - t      x: logit
+//   gaussian   ((x - t) / s)^2 / 2 + log s + log(2 pi)/2   (x - t) / s^2       x: mean
+//   laplace    |x - t| / s + log 2s                        sign(x - t) / s     x: mean
 #pragma once
 
 #include "exponential.h"

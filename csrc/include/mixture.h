@@ -1,9 +1,9 @@
 // The formulas of one term of the aggregated posterior, a mixture of Gaussians; no loops, no memory access.
 //
 // Everything is in base 2, whose range reduction is exact. With k^2 = log2(e) / 2 and t = k (z - mu) / sigma,
-//  log2 N(z; mu, sigma^2) = peak - t^2,   peak = -log2(sigma^2)/2 - log2(2 pi)/2
+//   log2 N(z; mu, sigma^2) = peak - t^2,   peak = -log2(sigma^2)/2 - log2(2 pi)/2
 // With a responsibility p in [0, 1], the gradient g of the mixture's natural log-density, w = g p and v = log sigma^2,
-//  dz = -(w t sigma^-1) / k,   dmu = (w t) sigma^-1 / k,   dv = w (t^2 / (2 k^2) - 1/2)
+//   dz = -(w t sigma^-1) / k,   dmu = (w t) sigma^-1 / k,   dv = w (t^2 / (2 k^2) - 1/2)
 #pragma once
 
 #include "exponential.h"
