@@ -1,4 +1,4 @@
-"""Many tensors brought into another dtype by one launch of a GPU, and their gradients back."""
+"""The conversion of many tensors to another dtype in one launch on a GPU, and of their gradients back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from betavae_fast.ops.batched import is_batched
 
 
 def _cast(tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> list[Tensor]:
-    """Copies of tensors, laid out as they are."""
+    """Copies of ``tensors`` in ``dtypes``, with the same memory layouts."""
     copies = [torch.empty_like(t, dtype=dtype) for t, dtype in zip(tensors, dtypes, strict=True)]
     if copies:
         torch._foreach_copy_(copies, list(tensors))
@@ -36,7 +36,7 @@ class CastAll(torch.autograd.Function):
         given = [(i, grad) for i, grad in enumerate(grads) if grad is not None]
         tensors, dtypes = [grad for _, grad in given], [ctx.dtypes[i] for i, _ in given]
         if torch.is_grad_enabled() or any(map(is_batched, tensors)):
-            # The copy of many tensors can neither be differentiated nor stand for many.
+            # torch._foreach_copy_ can be neither differentiated nor batched.
             cast = [grad.to(dtype) for grad, dtype in zip(tensors, dtypes, strict=True)]
         else:
             cast = _cast(tensors, dtypes)

@@ -1,1 +1,1 @@
-"""Triton kernels and the launches around them; nothing here is imported before the backend is asked for."""
+"""Triton kernels and their launches. Nothing here is imported before the backend is asked for."""

@@ -1,4 +1,4 @@
-"""A kernel's way from the slots of a tile to memory and back (tiles.py, layouts.py)."""
+"""The addresses of a tile's slots in memory, with their loads and stores (see tiles.py and layouts.py)."""
 
 # mypy: disable-error-code="import-untyped,no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations
@@ -10,14 +10,14 @@ from betavae_fast.ops.triton.numerics import to_bfloat16
 
 
 def integer_arguments(*tensors: str) -> list[str]:
-    """A kernel's integer arguments: they change from batch to batch, and none is worth a variant of its own."""
+    """A kernel's integer arguments, which change from batch to batch. None is worth a variant of its own."""
     shape = ("count", "rows", "groups", "cols", "inner_size", "tile_rows", "width", "panels", "chunks")
     return [*shape, *(f"{tensor}_{stride}" for tensor in tensors for stride in ("row", "outer", "inner"))]
 
 
 @triton.jit
 def tile_start(group, panel, tile_rows, width, cols, count, UNIT: tl.constexpr):
-    """(number of the tile's first row, of its first element, how many elements it has)."""
+    """(number of the tile's first row, number of its first element, number of its elements)."""
     row = tile_rows.to(tl.int64) * group
     start = row * cols + panel.to(tl.int64) * width
     end = tl.minimum((row + tile_rows) * cols, count)
@@ -26,7 +26,7 @@ def tile_start(group, panel, tile_rows, width, cols, count, UNIT: tl.constexpr):
 
 @triton.jit
 def slot_valid(slot, size, UNIT: tl.constexpr):
-    """Which slots hold one of the tile's ``size`` elements; ``slot`` is counted from the first."""
+    """The mask of the slots that hold one of the tile's ``size`` elements; ``slot`` is counted from the first."""
     return tl.max_constancy((slot >= 0) & (slot < size), UNIT)
 
 
@@ -35,7 +35,7 @@ def slot_place(
     slot, panel, width, cols, inner_size,
     PACKED: tl.constexpr, FLAT: tl.constexpr, SPLIT: tl.constexpr, UNIT: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    """(row within the tile, outer, inner) of each slot's run of UNIT neighbours: what strides multiply."""
+    """(row within the tile, outer, inner) of each slot's run of UNIT neighbours: the indices that strides multiply."""
     if FLAT:
         return slot, slot, slot
     run = slot // UNIT
@@ -59,7 +59,7 @@ def slot_place(
 
 @triton.jit
 def run_offset(place, slot, strides, FLAT: tl.constexpr, UNIT: tl.constexpr):
-    """A tensor's offset from the tile's first row of each slot's run of UNIT neighbours."""
+    """The offset in a tensor, from the tile's first row, of each slot's run of UNIT neighbours."""
     if FLAT:
         return slot
     return (place[0] * strides[0] + place[1] * strides[1] + place[2] * strides[2]) * UNIT
@@ -67,7 +67,7 @@ def run_offset(place, slot, strides, FLAT: tl.constexpr, UNIT: tl.constexpr):
 
 @triton.jit
 def slot_offset(place, slot, strides, FLAT: tl.constexpr, UNIT: tl.constexpr):
-    """A tensor's offset at each slot from the tile's first row; from its first element if FLAT."""
+    """The offset in a tensor of each slot, from the tile's first row, or from its first element if FLAT."""
     if FLAT:
         return slot
     offset = run_offset(place, slot, strides, FLAT, UNIT) + slot % UNIT
@@ -76,7 +76,7 @@ def slot_offset(place, slot, strides, FLAT: tl.constexpr, UNIT: tl.constexpr):
 
 @triton.jit
 def tile_pointers(ptr, start, row, offset, row_stride, FLAT: tl.constexpr, UNIT: tl.constexpr):
-    """Where a tensor has the elements of the tile that begins at element ``start``, row ``row``."""
+    """Pointers to a tensor's elements of the tile that begins at element ``start``, row ``row``."""
     if FLAT:
         return ptr + start + offset
     else:

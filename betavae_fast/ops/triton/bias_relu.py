@@ -1,4 +1,4 @@
-"""The bias and ReLU of a hidden layer in Triton: choose the tiles and launch."""
+"""The bias and ReLU of a hidden layer in Triton: the choice of tiles, and the launches."""
 
 # mypy: disable-error-code="import-untyped,no-untyped-call"
 from __future__ import annotations
@@ -13,13 +13,13 @@ from torch import Tensor
 from betavae_fast.ops.schemas import kl_dtype, library
 from betavae_fast.ops.triton import bias_relu_kernels as kernels
 
-# Elements of a tile, and the channels of one where they are neighbours in memory: 128 bytes of float32.
+# Elements of a tile, and its channels if these are neighbours in memory: 128 bytes in float32.
 TILE, PANEL = 4096, 32
-# Two or three on each processor of a large GPU: they keep its memory busy, and their shares are soon added up.
+# Two or three programs on each processor of a large GPU keep its memory busy, and their shares are soon added up.
 MOST_PROGRAMS = 256
 # Shares that are added up at a time: more would cost every program registers, and the processor programs.
 SHARES = 2048
-# So few tiles are summed faster by one program than by several whose shares have to be added up.
+# Up to this number of tiles, one program sums faster than several whose shares have to be added up.
 FEW_TILES = 4
 _OPTIONS = {"num_warps": 8, "enable_fp_fusion": False}
 
@@ -43,7 +43,7 @@ class _Cut(NamedTuple):
 
     @property
     def chunks(self) -> int:
-        """Programs that share a panel. Their number follows from shapes alone, as a sum must not depend on the GPU."""
+        """The number of programs that share a panel, by shape alone, so that sums do not depend on the GPU."""
         return 1 if self.tiles <= FEW_TILES else min(self.tiles, max(1, MOST_PROGRAMS // self.panels))
 
     def options(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""A hidden layer's bias and ReLU in one pass, and their gradients in another.
+"""The kernels for the bias and ReLU of a hidden layer, in one pass, and for their gradients, in another.
 
-A tile is ROWS positions (a row of a batch, or a pixel of an image) of COLS channels. Where the channels of a position are
-neighbours (LAST), a program takes a panel of them; where those of a channel's plane are, a single channel.
+A tile is ROWS positions (rows of a batch, or pixels of an image) of COLS channels. If the channels of a position are
+neighbours in memory (LAST), a program takes a panel of channels; if the pixels of a channel are, it takes one channel.
 """
 
 # mypy: disable-error-code="import-untyped,no-untyped-def,no-untyped-call,untyped-decorator"
@@ -17,7 +17,7 @@ _SIZES = ["positions", "channels", "inner"]
 
 @triton.jit
 def _wide(x):
-    """x in the precision of all arithmetic here: float32, or float64 for float64."""
+    """x in the dtype of all arithmetic here: float32, or float64 for float64."""
     return x if x.dtype == tl.float64 else x.to(tl.float32)
 
 
@@ -28,7 +28,7 @@ def _place(
 ):  # fmt: skip
     """(offsets of a tile's elements, mask of those that exist); runs of UNIT neighbours are contiguous and aligned.
 
-    WIDE: offsets may pass 2³¹.
+    WIDE: offsets may exceed 2³¹.
     """
     if WIDE:
         tile = tile.to(tl.int64)
@@ -53,7 +53,7 @@ def bias_relu(
     x_ptr, bias_ptr, counter_ptr, positions, channels, inner,
     LAST: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """max(x + bias, 0) in place of x, a tile a program; the first sets the backward pass's counter to zero."""
+    """Write max(x + bias, 0) over x, one tile per program. The first program sets the counter for backward to zero."""
     panels = tl.cdiv(channels, COLS)
     tile, panel = tl.program_id(0) // panels, tl.program_id(0) % panels
     channel = panel * COLS + tl.arange(0, COLS)
@@ -69,14 +69,14 @@ def bias_relu(
 def _sum_shares(
     shares_ptr, grad_bias_ptr, first, chunks, channels, PARTS: tl.constexpr, SUMS: tl.constexpr
 ):  # fmt: skip
-    """Writes the bias's gradient for SUMS channels from ``first`` on: all chunks' shares, PARTS at a time, in float64."""
+    """Write the bias's gradient for SUMS channels from ``first`` on: all shares summed, PARTS at a time, in float64."""
     channel = first + tl.arange(0, SUMS)
     part = tl.arange(0, PARTS)
     total = tl.zeros([PARTS, SUMS], tl.float64)
     for chunk in range(0, chunks, PARTS):
         exists = (part < chunks - chunk)[:, None] & (channel < channels)[None, :]
         at = (part + chunk)[:, None] * channels + channel[None, :]
-        # Other programs have just written them, and the first-level cache is this processor's own.
+        # Not from the first-level cache, which is this processor's own: other programs have just written the shares.
         total += tl.load(shares_ptr + at, mask=exists, other=0.0, cache_modifier=".cg").to(tl.float64)
     total = tl.sum(total, 0)
     total = total if grad_bias_ptr.dtype.element_ty == tl.float64 else total.to(tl.float32)
@@ -97,11 +97,11 @@ def bias_relu_backward(
     FINAL: tl.constexpr, LAST: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, PARTS: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
-    """Writes the gradient where the output is positive and, for each channel, its sum: the bias's gradient.
+    """Write the gradient where the output is positive and, for each channel, its sum: the bias's gradient.
 
-    A program owns every ``chunks``-th tile of a panel and adds them up in order. FINAL: one program does a whole panel.
-    Otherwise each leaves its share. With a counter, the program that counts last adds up all of them in the order of the
-    chunks, so that the sum does not depend on which program that is.
+    A program owns every ``chunks``-th tile of a panel and adds them up in order. FINAL: one program owns a whole panel.
+    Otherwise each program writes its share. With a counter, the program that counts last adds up all shares in the order
+    of the chunks, so that the sum does not depend on which program that is.
     """
     panels = tl.cdiv(channels, COLS)
     chunk, panel = tl.program_id(0) // panels, tl.program_id(0) % panels
@@ -120,8 +120,8 @@ def bias_relu_backward(
     else:
         tl.store(shares_ptr + chunk * channels + channel, share, mask=channel < channels)
         if counter_ptr is not None:
-            # The barrier puts the stores of all threads before the one thread's atomic addition, which releases them to
-            # the program that counts the last one, and acquires there what the others have released.
+            # The barrier orders the stores of all threads before the one thread's atomic addition. The addition releases
+            # them to the program that counts last; in that program, it acquires what the others have released.
             tl.debug_barrier()
             if tl.atomic_add(counter_ptr, 1, sem="acq_rel", scope="gpu") == chunks * panels - 1:
                 for first in range(0, channels, SUMS):

@@ -1,7 +1,7 @@
-"""The parts of the KL in Triton: a launch forward (two for large batches), one backward.
+"""The parts of the KL in Triton: one launch forward (two for large batches), one backward.
 
 All arithmetic is float64: the parts are differences of numbers that may be hundreds of nats, and there are few elements
-beside the pairs of the batch.
+compared with the pairs of the batch.
 """
 
 # mypy: disable-error-code="import-untyped,no-untyped-call,no-untyped-def,untyped-decorator"
@@ -18,7 +18,7 @@ from betavae_fast.ops.schemas import kl_dtype, library
 from betavae_fast.ops.triton.numerics import INTERPRETED
 
 BLOCK, WARPS = 1024, 4
-# Blocks that a program adds up by itself: up to here one launch does all.
+# Blocks that one program adds up. Up to this number, one launch does everything.
 BLOCKS_A_PROGRAM = 16
 _LOG_2PI = tl.constexpr(1.8378770664093453)
 
@@ -52,7 +52,7 @@ def sum_parts(
     BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Each program's share of the means. ``joint`` (B,) and ``marginals`` (B, D) are contiguous."""
+    """Write this program's share of the means. ``joint`` (B,) and ``marginals`` (B, D) are contiguous."""
     information = tl.zeros((BLOCK,), tl.float64)
     correlation = tl.zeros((BLOCK,), tl.float64)
     of_dimensions = tl.zeros((BLOCK,), tl.float64)
@@ -84,7 +84,7 @@ def add_gradients(
     z_ptr,
     mu_ptr,
     logvar_ptr,
-    from_z_ptr,  # the gradients that came through log q, contiguous; two of them perhaps None
+    from_z_ptr,  # the gradients that came through log q, contiguous; two of them may be None
     from_mu_ptr,
     from_logvar_ptr,
     grad_z_ptr,

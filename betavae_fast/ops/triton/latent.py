@@ -1,4 +1,4 @@
-"""The latent operators in Triton: choose the tiles, launch, sum up what the programs left."""
+"""The latent operators in Triton: the choice of tiles, the launches, and the sum of the programs' shares."""
 
 # mypy: disable-error-code="import-untyped,no-untyped-call"
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _check_dtype(op: str, mu: Tensor) -> None:
 
 @dataclass(frozen=True)
 class _Call:
-    """The arguments that the operators share. Without ``reduction`` there is no KL, without rng and noise no sample."""
+    """The arguments that the operators share. ``reduction`` None: no KL. rng and noise None: no sample."""
 
     mu: Tensor
     logvar: Tensor
@@ -61,12 +61,12 @@ class _Call:
 
     @property
     def averaged(self) -> int:
-        """How many rows the KL is a mean over; 1 for sums."""
+        """The number of rows over which the KL is averaged; 1 for sums."""
         return self.mu.shape[0] if self.reduction in _MEANS else 1
 
     @property
     def first_element(self) -> int:
-        """The number of the first element's noise in the sequence."""
+        """The index of the first element's noise in the sequence."""
         return self.first_row * self.mu.shape[1:].numel()
 
     def contiguous(self) -> _Call:
@@ -84,15 +84,15 @@ def _contiguous_like(x: Tensor | None) -> Tensor | None:
 
 
 class _Plan(NamedTuple):
-    """The tiles of a launch, and where their elements lie in each operand."""
+    """The tiles of a launch, and the places of their elements in each operand."""
 
     cut: Tiling
     place: Layout
     phased: bool  # tiles begin within a Philox block
-    strides: tuple[int, ...]  # of all operands, three each
+    strides: tuple[int, ...]  # three for each operand
 
     def options(self, call: _Call) -> dict[str, Any]:
-        """The variant of a kernel, and how it is launched."""
+        """The arguments that choose the variant of a kernel and its launch."""
         return {
             "CLAMP": call.low > -float("inf") or call.high < float("inf"),
             "PHASED": self.phased,
@@ -108,13 +108,13 @@ def _plan(
     drawn: bool,
     shared: Tensor | None = None,
 ) -> _Plan | None:
-    """The plan for ``operands``, which are of mu's shape; None where no layout fits them all.
+    """The plan for ``operands``, which have mu's shape; None if no layout fits them all.
 
     Args:
-        by_element: every element stands for itself, so that rows need not be told apart.
-        drawn: the noise is drawn.
-        shared: an operand that is expanded along rows or columns; in ``operands`` it has the place of a None, the last
-            but two.
+        by_element: nothing is summed by row or column, so that rows need not be told apart.
+        drawn: the noise is drawn, not given.
+        shared: an operand that is expanded along rows or columns. Its place in ``operands``, the last but two, holds
+            None.
     """
     mu, strides = call.mu, [t.stride() for t in operands if t is not None]
     phased = drawn and call.first_element % 4 != 0
@@ -137,11 +137,11 @@ def _plan(
 
 
 def _forward(call: _Call, z: Tensor | None, kl: Tensor | None) -> None:
-    """Writes the sample and the KL, each where it is wanted."""
+    """Write the sample and the KL, each unless it is None."""
     mu, mode, count = call.mu, call.mode, call.mu.numel()
     if count == 0:
         if kl is not None:
-            # A mean over no rows is NaN, as torch.mean has it; a sum is 0.
+            # A mean over no rows is NaN, as in torch.mean; a sum is 0.
             kl.fill_(float("nan") if call.averaged == 0 else 0.0)
         return
     each_kl = kl if mode == _BY_ELEMENT else None
@@ -231,7 +231,7 @@ def latent_kl(mu: Tensor, logvar: Tensor, logvar_min: float, logvar_max: float, 
 
 
 def _shared_grad(grad_kl: Tensor | None, call: _Call) -> Tensor | None:
-    """The gradient of a column's or a row's KL, seen from each of its elements."""
+    """The gradient of a column's or a row's KL, expanded to its elements."""
     if grad_kl is None or call.mode not in (_BY_COL, _BY_ROW):
         return None
     if call.mode == _BY_ROW:
@@ -246,7 +246,7 @@ def _backward(
     to_mu: Tensor | None,
     to_logvar: Tensor | None,
 ) -> None:
-    """Writes the gradients that are wanted."""
+    """Write the gradients, each unless it is None."""
     mu, count = call.mu, call.mu.numel()
     if count == 0 or (to_mu is None and to_logvar is None):
         return
@@ -258,7 +258,7 @@ def _backward(
     if grad_kl is None:
         call = replace(call, reduction=None)
     if grad_z is None or to_logvar is None:
-        # Only the gradient of log σ² that comes through z meets the noise.
+        # Only the gradient of log σ² that comes through z depends on the noise.
         call = replace(call, rng=None, noise=None)
     drawn = call.rng is not None
     shared = _shared_grad(grad_kl, call)

@@ -1,4 +1,4 @@
-"""The formulas of one latent element, operation for operation those of ``csrc/include/latent.h``."""
+"""The formulas of one latent element, with the same operations as in ``csrc/include/latent.h``."""
 
 # mypy: disable-error-code="import-untyped,no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations
@@ -18,17 +18,17 @@ def clamp(x, low, high):
 
 @triton.jit
 def spread(v):
-    """(σ, ½ expm1(v), ½ (expm1(v) − v)) of v = log σ²: what KL, sample and their gradients need of it.
+    """(σ, ½ expm1(v), ½ (expm1(v) − v)) of v = log σ², which KL, sample and their gradients need.
 
-    All of it comes out of w = exp(½v − n ln 2) − 1, which is relatively accurate where it is small; the
-    last is never negative.
+    All three are computed from w = exp(½v − n ln 2) − 1, whose relative error is small even near 0. The last is never
+    negative.
     """
     h = 0.5 * v
     upper = tl.where(h > 89.0, 89.0, h)
     n, r, scale = reduce_exponent(upper)
     r2q = exponential_excess(r)
     w = r + r2q
-    # e^v = 4^n (1 + w)^2; halved before it is squared, so that it overflows no earlier than the result.
+    # e^v = 4^n (1 + w)^2. The scale is halved before it is squared, so that it overflows no earlier than the result.
     half_scale2 = (0.5 * scale) * scale
     finite = fma(half_scale2, fma(w, w, w + w), half_scale2 - 0.5)
     half_expm1 = tl.where(h > 44.7, float("inf"), finite)

@@ -1,4 +1,4 @@
-"""The latent op's two kernels: a program owns one panel of every ``chunks``-th group of rows (tiles.py)."""
+"""The two kernels of the latent op. A program owns one panel of every ``chunks``-th group of rows (see tiles.py)."""
 
 # mypy: disable-error-code="import-untyped,no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations
@@ -21,7 +21,7 @@ from betavae_fast.ops.triton.noise import normals
 from betavae_fast.ops.triton.numerics import fma
 from betavae_fast.ops.triton.sums import BY_COL, BY_ELEMENT, BY_ROW, IN_ALL, rows_and_cols
 
-# For the sums' BY_ELEMENT … IN_ALL: there is no KL.
+# Stands in the place of BY_ELEMENT … IN_ALL (sums.py) if there is no KL.
 NO_KL = tl.constexpr(-1)
 
 
@@ -31,7 +31,7 @@ def _integers(*tensors: str) -> list[str]:
 
 @triton.jit
 def _noise_key(rng_ptr, rng_stride):
-    """(seed, stream); zeros, unused, where there is no noise to draw."""
+    """(seed, stream); unused zeros if there is no noise to draw."""
     if rng_ptr is None:
         return tl.zeros([], tl.uint64), tl.zeros([], tl.uint64)
     else:
@@ -42,7 +42,7 @@ def _noise_key(rng_ptr, rng_stride):
 
 @triton.jit
 def _phase(first_element, chunk, panel, tile_rows, width, cols, PHASED: tl.constexpr):
-    """How far into a Philox block the program's tiles begin."""
+    """The position within a Philox block at which the program's tiles begin."""
     if PHASED:
         start = chunk.to(tl.int64) * tile_rows * cols + panel.to(tl.int64) * width
         return ((first_element + start) & 3).to(tl.int32)
@@ -62,9 +62,9 @@ def latent_forward(
     UNIT: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
     GAPLESS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """z and the KL: its elements, its rows' sums, or this program's share of the columns' or the whole sum.
+    """Write z and the KL: its elements, the sums of rows, or this program's share of the sums of columns or of all.
 
-    z_ptr None leaves out the sample. FINAL: the program's share is all there is.
+    z_ptr None: no sample is written. FINAL: the program's share is the whole sum.
     """
     chunk, panel = tl.program_id(0) // panels, tl.program_id(0) % panels
     seed, stream = _noise_key(rng_ptr, rng_stride)
@@ -142,9 +142,9 @@ def latent_backward(
     PACKED: tl.constexpr, FLAT: tl.constexpr, SPLIT: tl.constexpr, WIDE: tl.constexpr,
     UNIT: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of μ and log σ²; a pointer that is None leaves its part out.
+    """Write the gradients of μ and log σ². A pointer that is None leaves its part out.
 
-    KL says what an element of grad_kl belongs to: an element, a column (read once a program), a row, or all.
+    KL says what an element of grad_kl belongs to: an element, a column (read once per program), a row, or all.
     """
     chunk, panel = tl.program_id(0) // panels, tl.program_id(0) % panels
     seed, stream = _noise_key(rng_ptr, rng_stride)

@@ -1,4 +1,4 @@
-"""Where the elements of a tile lie in memory, for several tensors of one shape at a time."""
+"""The places of a tile's elements in memory, for several tensors of one shape at a time."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from betavae_fast.ops.triton.tiles import Tiling
 
 
 class Layout(NamedTuple):
-    """Where the elements of several tensors of one shape lie.
+    """The places of the elements of several tensors of one shape.
 
-    An element is (row, outer, inner), its column outer * inner_size + inner.
+    An element is (row, outer, inner); its column is outer * inner_size + inner.
     """
 
     flat: bool  # all contiguous: the element's number is its offset
-    unit: int  # runs of so many neighbours are contiguous and aligned in every tensor; strides count runs
+    unit: int  # length of runs that are contiguous and aligned in every tensor; strides count runs
     inner_size: int
-    split: bool  # outer may pass 0
+    split: bool  # outer may exceed 0
     strides: list[tuple[int, int, int]]  # (row, outer, inner) of each tensor
-    shared_strides: tuple[int, int, int]  # of the one that is shared by rows or columns, in elements
-    wide: bool  # offsets within a tile may pass 2³¹
+    shared_strides: tuple[int, int, int]  # of the tensor that rows or columns share, in elements
+    wide: bool  # offsets within a tile may exceed 2³¹
 
     def arguments(self, cut: Tiling, count: int) -> tuple[int, ...]:
-        """From ``count`` to ``chunks``, as the kernels take them."""
+        """The kernels' arguments from ``count`` to ``chunks``."""
         rows = -(-count // cut.cols)
         return (
             count,
@@ -39,7 +39,7 @@ class Layout(NamedTuple):
         )
 
     def options(self, cut: Tiling, count: int) -> dict[str, Any]:
-        """The variant of a kernel, and how it is launched."""
+        """The arguments that choose the variant of a kernel and its launch."""
         return {
             "MASKED": not cut.is_full(count),
             "PACKED": cut.tile_rows > 1,
@@ -53,7 +53,7 @@ class Layout(NamedTuple):
         }
 
     def by_element(self) -> Layout:
-        """The same with runs of one element, for tiles that begin within a Philox block."""
+        """The same layout with runs of one element, for tiles that begin within a Philox block."""
         unit = self.unit
         strides = [(row * unit, outer * unit, inner) for row, outer, inner in self.strides]
         return self._replace(unit=1, strides=strides)
@@ -65,13 +65,13 @@ def row_major(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def are_flat(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> bool:
-    """Whether each of ``strides`` is a contiguous tensor's."""
+    """Tell whether all of ``strides`` are those of contiguous tensors."""
     wanted = [(dim, n) for dim, n in enumerate(row_major(shape)) if shape[dim] != 1]
     return all(s[dim] == n for s in strides for dim, n in wanted)
 
 
 def merge(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
-    """The fewest dimensions that address the same elements: their sizes, and per tensor their strides."""
+    """The fewest dimensions that address the same elements: their sizes, and for each tensor their strides."""
     sizes: list[int] = []
     merged: list[list[int]] = [[] for _ in strides]
     for dim in reversed(range(len(shape))):
@@ -95,8 +95,8 @@ def layout(
 ) -> Layout | None:
     """The layout of tensors of ``shape`` with ``strides``, and of one that is expanded to it, with strides ``shared``.
 
-    run: how many neighbours are 16 bytes or more in each tensor that is large. None where more than two strides are
-    needed within a row.
+    run: number of neighbours that take 16 bytes or more in each large tensor. Returns None if a row needs more than two
+    strides.
     """
     flat = are_flat(shape, strides)
     addressed = [*(() if flat else strides), *(() if shared is None else (shared,))]

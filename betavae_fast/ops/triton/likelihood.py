@@ -1,4 +1,4 @@
-"""The likelihood operators in Triton: choose the tiles, launch, sum up what the programs left."""
+"""The likelihood operators in Triton: the choice of tiles, the launches, and the sum of the programs' shares."""
 
 # mypy: disable-error-code="import-untyped,no-untyped-call"
 from __future__ import annotations
@@ -36,24 +36,24 @@ def _check_dtype(op: str, decoded: Tensor) -> None:
 
 
 def _constant(likelihood: int, scale: float) -> float:
-    """The logarithm of what the density is divided by."""
+    """The logarithm of the density's normaliser."""
     if likelihood == LIKELIHOODS["bernoulli"]:
         return 0.0
     return log(2 * scale) if likelihood == LIKELIHOODS["laplace"] else log(scale) + 0.5 * log(2 * pi)
 
 
 def _batch(decoded: Tensor, reduction: int) -> int:
-    """How many images the reduction averages over."""
+    """The number of images over which the reduction averages."""
     return decoded.shape[0] if reduction == REDUCTIONS["batchmean"] else 1
 
 
 def _plan(
     decoded: Tensor, target: Tensor, packed: bool, others: list[Tensor], by_row: bool
 ) -> tuple[Tiling, Layout | None]:
-    """(tiles, where the elements of decoded, target and ``others`` lie).
+    """(tiles, places of the elements of decoded, target and ``others``).
 
-    Dimensions after the batch count in the order in which ``decoded`` has them in memory: what is computed does not
-    depend on it, and tensors of one memory format are read as if they were contiguous.
+    Dimensions after the batch are taken in the order in which ``decoded`` has them in memory. The results do not depend
+    on this order, and tensors of one memory format can be read as if they were contiguous.
     """
     apart = decoded.stride()
     order = (0, *sorted(range(1, decoded.dim()), key=lambda dim: -apart[dim]))
@@ -136,11 +136,11 @@ def _write_grad(
     scale: float,
     reduction: int,
 ) -> None:
-    """finish: ``grad`` is to be left as it is where ``grad_nll`` is 1."""
+    """Write ``grad``. finish: leave it as it is if ``grad_nll`` is 1."""
     count = decoded.numel()
     if count == 0:
         return
-    # One number expanded, as the gradient of a sum is, is one number.
+    # An expanded number, such as the gradient of a sum, counts as one number.
     mode = _MODES[reduction] if any(grad_nll.stride()) else _IN_ALL
     by_element = grad_nll if mode == _BY_ELEMENT else None
     others = [t for t in (by_element, grad) if t is not None]

@@ -1,4 +1,4 @@
-"""The formulas of one pixel, operation for operation those of ``csrc/include/likelihood.h``."""
+"""The formulas of one pixel, with the same operations as in ``csrc/include/likelihood.h``."""
 
 # mypy: disable-error-code="import-untyped,no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations
@@ -36,9 +36,9 @@ def _log1p(e):
 
 @triton.jit
 def element_nll(x, t, inverse_width, constant, LIKELIHOOD: tl.constexpr):
-    """(−log p(t | x), its gradient by x). inverse_width: 1 / s; constant: the logarithm of what p is divided by."""
+    """(−log p(t | x), its gradient with respect to x). inverse_width: 1 / s; constant: the log of p's normaliser."""
     if LIKELIHOOD == BERNOULLI:
-        # Everything comes out of e^-|x|, which cannot overflow.
+        # Everything is computed from e^-|x|, which cannot overflow.
         _, r, scale = reduce_exponent(-tl.abs(x))
         e = scale * (1.0 + (r + exponential_excess(r)))
         sigmoid = tl.where(x > 0.0, 1.0, e) * reciprocal(1.0 + e)

@@ -1,4 +1,4 @@
-"""The likelihood op's two kernels: a program owns one panel of every ``chunks``-th group of rows (tiles.py)."""
+"""The two kernels of the likelihood op. A program owns one panel of every ``chunks``-th group of rows (see tiles.py)."""
 
 # mypy: disable-error-code="import-untyped,no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _target_offset(
     BITS: tl.constexpr, PACKED: tl.constexpr, FLAT: tl.constexpr, SPLIT: tl.constexpr, WIDE: tl.constexpr,
     UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The target's offset at each slot; of BITS, counted in bits, at each run of UNIT slots."""
+    """The offset in the target of each slot; with BITS, the offset in bits of each run of UNIT slots."""
     strides = (target_row, target_outer, target_inner)
     if BITS:
         slot = tl.arange(0, BLOCK // UNIT) * UNIT
@@ -44,7 +44,7 @@ def _load_target(
     ptr, start, row, offset, row_stride, size,
     BITS: tl.constexpr, MASKED: tl.constexpr, FLAT: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The tile's pixels as numbers from 0 to 1 (a floating-point target's as they are)."""
+    """The tile's pixels as numbers from 0 to 1; those of a floating-point target are not scaled."""
     if BITS:
         # A run of UNIT pixels lies within a byte.
         bit = offset + (start if FLAT else row * row_stride * UNIT)
@@ -70,9 +70,9 @@ def likelihood_forward(
     MASKED: tl.constexpr, PACKED: tl.constexpr, FLAT: tl.constexpr, SPLIT: tl.constexpr, WIDE: tl.constexpr,
     UNIT: tl.constexpr, BLOCK: tl.constexpr, GAPLESS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """The NLL, its elements, its rows' sums or this program's share of the whole sum, and grad_scale times its gradient.
+    """Write the NLL (its elements, the sums of rows, or this program's share of the sum) and grad_scale · its gradient.
 
-    grad_ptr None leaves out the gradient. FINAL: the program's share is all there is.
+    grad_ptr None: no gradient is written. FINAL: the program's share is the whole sum.
     """
     chunk, panel = tl.program_id(0) // panels, tl.program_id(0) % panels
     slot = tl.arange(0, BLOCK)
@@ -128,13 +128,13 @@ def likelihood_backward(
     MASKED: tl.constexpr, PACKED: tl.constexpr, FLAT: tl.constexpr, SPLIT: tl.constexpr, WIDE: tl.constexpr,
     UNIT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The gradient. NLL says what an element of grad_nll belongs to: an element, a row, or all.
+    """Write the gradient. NLL says what an element of grad_nll belongs to: an element, a row, or all.
 
-    FINISH: the gradient is there already, if grad_nll is 1.
+    FINISH: forward has already written the gradient for a grad_nll of 1.
     """
     if NLL == IN_ALL:
         of_all = tl.load(grad_nll_ptr).to(tl.float32)
-        if FINISH:  # noqa: SIM102 (the one is known when compiled)
+        if FINISH:  # noqa: SIM102 (FINISH is known at compile time)
             if of_all == 1.0:
                 return
     chunk, panel = tl.program_id(0) // panels, tl.program_id(0) % panels

@@ -1,4 +1,4 @@
-"""The noise contract of ``betavae_fast.noise`` in Triton: the same bits, four elements to a Philox block."""
+"""The noise of ``betavae_fast.noise`` in Triton, with the same bits: four elements from each Philox block."""
 
 # mypy: disable-error-code="import-untyped,no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations
@@ -14,7 +14,7 @@ _WEYL0 = tl.constexpr(0x9E3779B9)
 _WEYL1 = tl.constexpr(0xBB67AE85)
 
 _SQRT_HALF_BITS = tl.constexpr(0x3F3504F3)
-_TWO_LN2 = tl.constexpr(float.fromhex("0x1.62e43p-23"))  # less its factor 2²³
+_TWO_LN2 = tl.constexpr(float.fromhex("0x1.62e43p-23"))  # 2 ln 2 · 2⁻²³
 _24_TWO_LN2 = tl.constexpr(float.fromhex("0x1.0a2b24p+5"))
 _FRACTION = tl.constexpr(2.0**-24)
 
@@ -45,7 +45,7 @@ def philox(seed, stream, block):
         product1 = c2.to(tl.uint64) * _MULTIPLIER1
         c0, c1 = (product1 >> 32).to(tl.uint32) ^ c1 ^ k0.to(tl.uint32), product1.to(tl.uint32)
         c2, c3 = (product0 >> 32).to(tl.uint32) ^ c3 ^ k1.to(tl.uint32), product0.to(tl.uint32)
-        # Their low words count; the compiler keeps no others.
+        # Only their low words count; the compiler drops the others.
         k0 += _WEYL0
         k1 += _WEYL1
     return c0, c1, c2, c3
@@ -55,8 +55,8 @@ def philox(seed, stream, block):
 def _sqrt(x):
     """The square root of 0 or of any x >= 2⁻¹⁰⁰, correctly rounded.
 
-    On a GPU these are the operations that sqrt.rn is made of, less its branch to the numbers that need more
-    care: tests/ops/triton/test_budgets.py holds them against the assembler's.
+    On a GPU these are the operations of sqrt.rn without its branch for numbers that need more care.
+    tests/ops/triton/test_budgets.py compares them with the assembler's.
     """
     if INTERPRETED:
         return tl.sqrt_rn(x)
@@ -70,8 +70,8 @@ def _sqrt(x):
 def _radius(word):
     """sqrt(−2 ln u), u = ((word >> 8) + 1)·2⁻²⁴ in (0, 1]."""
     bits = ((word >> 8) + 1).to(tl.int32).to(tl.float32).to(tl.int32, bitcast=True)
-    # e stays where it stands in the bits, a float 2²³ times too large: no shift. The constant for 2 ln 2 has so few
-    # digits that 24 times it is exact: (24 − e) 2 ln 2 is rounded once, as a product would be.
+    # e is not shifted down and so, as a number, 2²³ times too large. The constant for 2 ln 2 has so few digits that 24
+    # times it is exact: (24 − e) 2 ln 2 is rounded once, as a product would be.
     e_bits = (bits - _SQRT_HALF_BITS) & -0x800000
     f = (bits - e_bits).to(tl.float32, bitcast=True) - 1.0
     p = fma(_LOG5, f, _LOG4)
@@ -94,8 +94,8 @@ def _normal_pair(radius_word, angle_word):
     c = fma(_COS3, t2, _COS2)
     c = fma(c, t2, _COS1)
     c = fma(c, t2, 1.0)
-    # Odd quadrants exchange sine and cosine. The sine's sign, negative in quadrants 2 and 3, goes to the radius; in odd
-    # quadrants the cosine has the other.
+    # Odd quadrants exchange sine and cosine. The radius takes the sign of the sine, negative in quadrants 2 and 3; in odd
+    # quadrants the cosine has the opposite sign.
     signed_radius = radius.to(tl.uint32, bitcast=True) ^ (angle_word & 0x80000000)
     signed_radius = signed_radius.to(tl.float32, bitcast=True)
     odd = (angle_word & 0x40000000) != 0
@@ -114,7 +114,8 @@ def _block_normals(seed, stream, block):
 def normals(seed, stream, first_block, COUNT: tl.constexpr, RUN: tl.constexpr):
     """COUNT normals, from block first_block on.
 
-    A thread holds runs of RUN (4 or 8) of them, as it does of what it loads, so that they meet in registers.
+    A thread holds runs of RUN (4 or 8) normals, the same runs as of the elements that it loads, so that they need not be
+    exchanged between threads.
     """
     if RUN == 8:
         even = first_block + 2 * tl.arange(0, COUNT // 8)

@@ -1,7 +1,7 @@
-"""The arithmetic every formula is written in, operation for operation that of ``csrc/include/{numerics,exponential}.h``.
+"""The arithmetic of all formulas, with the same operations as in ``csrc/include/{numerics,exponential}.h``.
 
-Only correctly rounded operations are used, and fused multiply-adds stand where ``fma`` does and nowhere else:
-every launch passes ``enable_fp_fusion=False``.
+Only correctly rounded operations are used, and multiply-adds are fused only where ``fma`` is written: every launch passes
+``enable_fp_fusion=False``.
 """
 
 # mypy: disable-error-code="import-untyped,no-untyped-def,no-untyped-call,untyped-decorator"
@@ -31,9 +31,9 @@ def _fma(a, b, c):
 
 
 def _interpreted_fma(a, b, c):
-    """a * b + c, rounded once; the interpreter's own rounds twice.
+    """a * b + c, rounded once. The interpreter's own fma rounds twice.
 
-    In float64 the product is exact, and the sum rounded to odd leaves only the last rounding to count
+    In float64 the product is exact, and the sum is rounded to odd, so that only the last rounding counts
     (Boldo & Melquiond 2008).
     """
     zero = tl.zeros([], tl.float64)
@@ -52,7 +52,7 @@ fma = _interpreted_fma if INTERPRETED.value else _fma
 
 @triton.jit
 def to_bfloat16(x):
-    """Rounded to the nearest, ties to even; the interpreter's own conversion cuts off, and errs on subnormal numbers."""
+    """Round to nearest, ties to even. The interpreter's own conversion truncates, and errs on subnormal numbers."""
     if INTERPRETED:
         bits = x.to(tl.uint32, bitcast=True).to(tl.uint64)
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 << 16
@@ -62,7 +62,7 @@ def to_bfloat16(x):
 
 @triton.jit
 def reciprocal(x):
-    """1 / x for 1 <= x <= 2, within an ulp, without the branch of a division to the subnormals."""
+    """1 / x for 1 <= x <= 2, within an ulp, without a division's branch for subnormal numbers."""
     if INTERPRETED:
         return 1.0 / x
     else:

@@ -1,4 +1,4 @@
-"""Sums in a fixed order, without atomics: within a tile by row or column, then over what programs left."""
+"""Sums in a fixed order, without atomics: within a tile by row or column, then over the programs' shares."""
 
 # mypy: disable-error-code="import-untyped,no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations
@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# What a result is the sum over, or a gradient belongs to.
+# The elements that a result sums, or that a gradient belongs to.
 BY_ELEMENT = tl.constexpr(0)
 BY_COL = tl.constexpr(1)
 BY_ROW = tl.constexpr(2)
@@ -18,9 +18,9 @@ _SUM_TILE = 4096
 
 @triton.jit
 def rows_and_cols(x, phase, tile_rows, cols, GAPLESS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """The elements of a tile of whole rows as a (ROWS, COLS) matrix, zero where it has none.
+    """The elements of a tile of whole rows as a (ROWS, COLS) matrix, zero where there is no element.
 
-    GAPLESS: the tile is that matrix. A thread then keeps its elements, and sums its own before any are exchanged.
+    GAPLESS: the tile is that matrix. A thread then keeps its elements and sums them before any are exchanged.
     """
     if GAPLESS:
         return x.reshape(ROWS, COLS)
@@ -49,7 +49,7 @@ def sum_parts(
 def launch_sum_parts(
     parts: Tensor, out: Tensor, count: int, cols: int, part_stride: int, col_stride: int, divisor: float
 ) -> None:
-    """out[c] = the sum of parts[p, c] over its ``count`` parts, divided."""
+    """Write to out[c] the sum of parts[p, c] over its ``count`` parts, divided by ``divisor``."""
     wide = min(64, triton.next_power_of_2(cols))
     sum_parts[(-(-cols // wide),)](
         parts,
@@ -58,7 +58,7 @@ def launch_sum_parts(
         cols,
         part_stride,
         col_stride,
-        float(divisor),  # an integer would be compiled for anew, and 1 or a multiple of 16 once more
+        float(divisor),  # Triton would compile variants for an integer, for 1 and for multiples of 16
         ROWS=min(_SUM_TILE // wide, triton.next_power_of_2(count)),
         COLS=wide,
         num_warps=8,

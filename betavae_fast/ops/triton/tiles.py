@@ -1,8 +1,8 @@
-"""How a batch is cut into tiles.
+"""The cut of a batch into tiles.
 
 A tile has BLOCK slots and holds either some whole rows or one panel of a row, whichever wastes fewer slots.
-Its first element may stand in the middle of a Philox block: its slots are then shifted by ``phase``, so that
-every fourth slot begins a block.
+If its first element is in the middle of a Philox block, its slots are shifted by ``phase``, so that every fourth slot
+begins a block.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from functools import cache
 from math import gcd
 from typing import NamedTuple
 
-# Slots of a tile, best first: the next is taken where it is used better by a twentieth. A thread has eight.
+# Slots of a tile, best first: a later number is taken only if it uses its slots better by 5%. A thread has eight slots.
 BLOCKS = (1024, 512, 2048, 256)
 SLOTS_PER_WARP = 256
-# Beyond this many programs, each takes several tiles; beyond this many tiles, there are more programs again.
+# Beyond MANY_PROGRAMS programs, each takes several tiles; beyond MOST_TILES tiles each, there are more programs again.
 MANY_PROGRAMS = 1024
 MOST_TILES = 64
-# So few tiles are summed faster by one program than by a second launch.
+# Up to this number of tiles, one program sums faster than a second launch.
 FEW_TILES = 8
 
 
@@ -26,7 +26,7 @@ class Tiling(NamedTuple):
 
     block: int
     groups: int
-    tile_rows: int  # whole rows in a tile, a group; 1 where a row is cut into panels
+    tile_rows: int  # whole rows in a tile, which form a group; 1 if a row is cut into panels
     cols: int
     width: int  # elements of a full tile
     panels: int  # tiles side by side in a row
@@ -41,7 +41,7 @@ class Tiling(NamedTuple):
         return self.block // SLOTS_PER_WARP
 
     def is_full(self, count: int) -> bool:
-        """Whether every slot of every tile holds an element."""
+        """Tell whether every slot of every tile holds an element."""
         full_rows = self.panels == 1 or self.cols % self.width == 0
         return self.width == self.block and full_rows and count % self.block == 0
 
@@ -56,8 +56,8 @@ def _cut(cols: int, block: int) -> tuple[int, int, int]:
 
 
 def _chunks(groups: int, panels: int, group: int) -> int:
-    """How many programs share the row groups, of ``group`` elements each, of a panel."""
-    # A program's tiles all begin at one phase.
+    """The number of programs that share a panel's row groups, of ``group`` elements each."""
+    # All tiles of a program must begin at the same phase.
     step = 4 // gcd(group, 4)
     if step == 1 and groups * panels <= FEW_TILES:
         return 1
@@ -68,7 +68,7 @@ def _chunks(groups: int, panels: int, group: int) -> int:
 
 @cache
 def row_tiling(rows: int, cols: int) -> Tiling:
-    """Tiles that know their rows and columns; the same for every layout, so that sums keep their order."""
+    """Tiles that keep rows and columns apart. They are the same for every layout, so that sums keep their order."""
     best, most_used = BLOCKS[0], 0.0
     for block in BLOCKS:
         tile_rows, _, panels = _cut(cols, block)
@@ -81,7 +81,7 @@ def row_tiling(rows: int, cols: int) -> Tiling:
 
 
 def flat_tiling(count: int, phased: bool) -> Tiling:
-    """Tiles of contiguous elements that have no rows to tell apart."""
+    """Tiles of contiguous elements, without regard to rows."""
     block = BLOCKS[0]
     width = block - 4 if phased else block
     groups = -(-count // width)

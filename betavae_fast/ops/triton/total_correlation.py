@@ -1,4 +1,4 @@
-"""The aggregated posterior's operators in Triton: tabulate, launch, put the parts together."""
+"""The aggregated posterior's operators in Triton: the tables, the launches, and the sum of the parts."""
 
 # mypy: disable-error-code="import-untyped,no-untyped-call"
 from __future__ import annotations
@@ -15,15 +15,15 @@ from betavae_fast.ops.triton import total_correlation_kernels as kernels
 from betavae_fast.ops.triton import total_correlation_tables as tables
 from betavae_fast.ops.triton.numerics import INTERPRETED
 
-# What a program owns, one row or posterior to a thread.
+# Rows or posteriors that a program owns, one for each thread.
 OWN = 128
-# TILE is streamed past them at a time; NEAR_TILE in the few tiles where pairs have weights of their own, which take
-# registers. Left to choose, the assembler spills some to keep to 96 or 128 of them.
+# TILE posteriors or rows are streamed past them at a time, NEAR_TILE in the few tiles whose pairs have weights of their
+# own, which take registers. Without maxnreg, the assembler keeps to 96 or 128 registers and spills some.
 SUM_OPTIONS = {"TILE": 16, "maxnreg": 72}
 GRADIENT_OPTIONS = {"TILE": 32, "NEAR_TILE": 16, "maxnreg": 168}
-# What is streamed is cut into parts until there are so many programs; each part keeps a copy of the results.
+# The streamed side is cut into parts until there are MANY_PROGRAMS; each part has results of its own.
 MANY_PROGRAMS, MOST_PARTS = 1024, 16
-# Nothing here has a contract of bits: the compiler may fuse products and sums.
+# No exact bits are promised here, so the compiler may fuse products and sums.
 _OPTIONS: dict[str, Any] = {"num_warps": OWN // 32, "enable_fp_fusion": True}
 _TABLE_OPTIONS: dict[str, Any] = {"BLOCK": OWN, "DIMS": 16, "num_warps": 8, "enable_fp_fusion": True}
 
@@ -33,7 +33,7 @@ def _blocks(columns: int) -> int:
 
 
 class _Parts(NamedTuple):
-    """The tiles of what is streamed, in parts of ``part_tiles``."""
+    """The tiles of the streamed side, in parts of ``part_tiles``."""
 
     number: int
     tiles: int
@@ -41,7 +41,7 @@ class _Parts(NamedTuple):
 
     @classmethod
     def of(cls, owned: int, streamed: int, tile: int) -> _Parts:
-        """By shape alone: the same sums are rounded alike on every GPU."""
+        """Cut by shape alone, so that the same sums are rounded alike on every GPU."""
         tiles = triton.cdiv(streamed, tile)
         most = min(tiles, MOST_PARTS, triton.cdiv(MANY_PROGRAMS, _blocks(owned)))
         part_tiles = triton.cdiv(tiles, most)
@@ -49,7 +49,7 @@ class _Parts(NamedTuple):
 
 
 class _Problem:
-    """Rows, posteriors and settings of one call; the tables have a line for each dim, a first one for the joint."""
+    """The rows, posteriors and settings of a call. Tables have a line for each dim, after one for the joint, if any."""
 
     def __init__(
         self, z: Tensor, mu: Tensor, logvar: Tensor, first_row: int, dataset_size: int, estimator: int
@@ -67,7 +67,7 @@ class _Problem:
         return self.z.new_empty(*lines, _blocks(columns) * OWN, dtype=torch.float32)
 
     def tabulate_posteriors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(μ, k / σ, peak)"""
+        """The tables of the posteriors: (μ, k / σ, peak)."""
         n, dims = self.posteriors, self.dims
         center, inverse, peak = (self.table(lines, columns=n) for lines in (dims, dims, dims + 1))
         tables.tabulate_posteriors[(_blocks(n),)](
@@ -79,7 +79,7 @@ class _Problem:
         return center, inverse, peak
 
     def tabulate_rows(self) -> Tensor:
-        """z"""
+        """The table of z."""
         z = self.table(self.dims, columns=self.rows)
         tables.tabulate_rows[(_blocks(self.rows),)](
             *(self.z, z, self.rows, self.dims, _blocks(self.rows), *self.z.stride()), **_TABLE_OPTIONS
@@ -89,7 +89,7 @@ class _Problem:
     def tabulate_logs(
         self, grad_joint: Tensor, grad_marginals: Tensor, joint: Tensor, marginals: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """What the responsibilities are multiplied by, and what is subtracted from their logarithms."""
+        """The tables of the responsibilities' factors, and of the numbers subtracted from their logarithms."""
         grad, log = (self.table(self.dims + 1, columns=self.rows) for _ in range(2))
         tables.tabulate_logs[(_blocks(self.rows),)](
             *(grad_joint, grad_marginals, joint, marginals, grad, log),
@@ -103,10 +103,10 @@ class _Problem:
     def launch(
         self, kernel: Any, grid: tuple[int, ...], pointers: tuple[Tensor, ...], parts: _Parts, **options: Any
     ) -> None:
-        """A kernel of pairs."""
+        """Launch a kernel over pairs."""
         of_own = of_next = 0.0
         if self.estimator == ESTIMATORS["mss"]:
-            # log2 of how much more they weigh than the others.
+            # log2 of their weights relative to the others' weight.
             others = self.posteriors - 1
             of_own = log2(others / self.dataset_size)
             of_next = log2((self.dataset_size - others) / self.dataset_size)
@@ -121,7 +121,7 @@ class _Problem:
         )
 
     def sum_gradient(self, parts: Tensor, like: Tensor) -> Tensor:
-        """Shares of (parts, dims, columns), put together as ``like`` is."""
+        """The sum of the shares (parts, dims, columns), with the shape and dtype of ``like``."""
         grad = like.new_empty(like.shape)
         kernels.finish_gradient[(_blocks(len(like)) * self.dims,)](
             *(parts, grad, len(like), self.dims, _blocks(len(like)), len(parts)), OWN=OWN, **_OPTIONS
@@ -138,7 +138,7 @@ def total_correlation_forward(z: Tensor, mu: Tensor, logvar: Tensor, *settings: 
         parts = _Parts.of(p.rows, p.posteriors, SUM_OPTIONS["TILE"])
         maxima, totals = (p.table(p.dims + 1, parts.number, columns=p.rows) for _ in range(2))
         pairs = (p.tabulate_rows(), *p.tabulate_posteriors(), maxima, totals)
-        # Only the first axis of a grid goes beyond 65,535, and flattened images may have more dims.
+        # Only the first axis of a grid can exceed 65,535, and flattened images may have more dims.
         programs = _blocks(p.rows) * (p.dims + 1)
         p.launch(kernels.sum_densities, (programs * parts.number,), pairs, parts, **SUM_OPTIONS)
         kernels.finish_densities[(programs,)](

@@ -20,7 +20,7 @@ _LOG2_E = tl.constexpr(1.44269504088896340736)
 INVERSE_K2 = tl.constexpr(1.38629436111989061883)
 _K = tl.constexpr(0.84932180028801904272)
 _HALF_LOG2_2PI = tl.constexpr(1.32574806473615939902)
-# Keeps t finite wherever z and μ are of a sane size, and zero where they are equal.
+# Keeps t finite for z and μ of any reasonable size, and zero if they are equal.
 _WIDTH_BOUND = tl.constexpr(2.0**110)
 _INFINITY = tl.constexpr(float("inf"))
 _LARGEST = tl.constexpr(float.fromhex("0x1.fffffep+127"))
@@ -28,8 +28,11 @@ _LARGEST = tl.constexpr(float.fromhex("0x1.fffffep+127"))
 
 @triton.jit
 def exp2(x):
-    """2^x, within 2 ulp; 0 below -126. One instruction, on a unit a quarter or an eighth as wide as the others: as fast
-    as what else a pair takes, while a polynomial would take twelve."""
+    """2^x, within 2 ulp; 0 below -126.
+
+    It is one instruction, on a unit a quarter or an eighth as wide as the others, and takes as long as the rest of a
+    pair's arithmetic. A polynomial would take twelve instructions.
+    """
     if INTERPRETED:
         return tl.exp2(x)
     else:
@@ -40,7 +43,7 @@ def exp2(x):
 
 @triton.jit
 def inverse_width(logvar):
-    """k / σ of a float64 log σ²."""
+    """k / σ from log σ², both float64."""
     inverse = tl.exp(-0.5 * logvar) * _K
     return tl.where(inverse > _WIDTH_BOUND, _WIDTH_BOUND, inverse)
 
@@ -52,7 +55,7 @@ def peak(logvar):
 
 @triton.jit
 def log_weight(dataset_size, posteriors, ESTIMATOR: tl.constexpr):
-    """log2 of the weight of all pairs but those that :func:`add_own_weights` changes; float64."""
+    """log2 of the weight of all pairs except those that :func:`add_own_weights` changes; float64."""
     if ESTIMATOR == MSS:
         return -tl.log2((posteriors - 1).to(tl.float64))
     else:
@@ -68,13 +71,13 @@ def add_own_weights(terms, row, posterior, posteriors, of_own, of_next):
 
 @triton.jit
 def responsibility(log, grad, weight):
-    """(what to subtract from terms, ``grad`` for what their powers then are to be multiplied by), float32.
+    """(the number to subtract from a row's terms, the factor of their powers), float32.
 
-    What rounding the float64 ``log`` adds to all terms of a row, the factor takes away again.
+    The factor is ``grad``, corrected for the rounding of the float64 ``log``, which is the same for all terms of a row.
     """
     exact = log * _LOG2_E - weight
     rounded = exact.to(tl.float32)
-    # Infinitely far from every posterior, none has a responsibility.
+    # Infinitely far from every posterior, a row has no responsibilities.
     far = log == -_INFINITY
     factor = tl.where(far, 0.0, tl.exp2(rounded.to(tl.float64) - exact))
     return tl.where(far, _LARGEST, rounded), (grad * factor).to(tl.float32)
@@ -82,10 +85,10 @@ def responsibility(log, grad, weight):
 
 @triton.jit
 def add_powers(maximum, total, terms, factors):
-    """(maximum, total) that stand for total 2^maximum, with Σ factors 2^terms along axis 0 added.
+    """Add Σ factors 2^terms along axis 0 to total 2^maximum, and return the new (maximum, total).
 
-    NaN is no maximum, but makes the total NaN.
+    A NaN does not become the maximum, but makes the total NaN.
     """
     now = tl.maximum(maximum, tl.max(terms, 0))
-    base = tl.where(now == -_INFINITY, 0.0, now)  # not infinity − infinity
+    base = tl.where(now == -_INFINITY, 0.0, now)  # avoids infinity − infinity
     return now, total * exp2(maximum - base) + tl.sum(factors * exp2(terms - base[None, :]), 0)

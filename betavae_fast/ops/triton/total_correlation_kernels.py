@@ -1,8 +1,8 @@
-"""The aggregated posterior's pairs: densities summed up, gradients, and what the programs left put together.
+"""The kernels over the aggregated posterior's pairs: sums of densities, gradients, and the sums of the parts.
 
-A program owns OWN rows (or posteriors), one to a thread, and streams tiles of TILE posteriors (or rows) past them, whose
-numbers are the same for all threads; a tile's pairs stay in registers. Along axis 1 lies what is owned. Program
-(block, part) streams the tiles of one part. Where the joint has a line beside the dims', its line is the first.
+A program owns OWN rows (or posteriors), one for each thread, and streams tiles of TILE posteriors (or rows) past them,
+whose numbers are the same for all threads. A tile's pairs stay in registers. The owned side is axis 1. Program
+(block, part) streams the tiles of one part. In tables with a line for the joint, it precedes the lines of the dims.
 """
 
 # mypy: disable-error-code="import-untyped,no-untyped-def,no-untyped-call,untyped-decorator"
@@ -29,14 +29,14 @@ _SIZES = ["row_blocks", "posterior_blocks", "posteriors", "dims", "first_row", "
 
 @triton.jit
 def _place(blocks, parts):
-    """(block, part, line) of a program; those of a line follow each other."""
+    """(block, part, line) of a program. The programs of a line follow each other."""
     number = tl.program_id(0)
     return number % blocks, number // blocks % parts, number // (blocks * parts)
 
 
 @triton.jit
 def _load_pair(tables, d, row, posterior):
-    """(t, k / σ)"""
+    """(t, k / σ) of dim d."""
     z_ptr, center_ptr, inverse_ptr, _, row_columns, posterior_columns = tables
     inverse = tl.load(inverse_ptr + d * posterior_columns + posterior)
     center = tl.load(center_ptr + d * posterior_columns + posterior)
@@ -49,11 +49,11 @@ def _load_peak(tables, line, posterior):
     return tl.load(peak_ptr + line * posterior_columns + posterior)
 
 
-# Backward forms a term by the operations of forward, and subtracts the logarithm after them: so responsibilities sum to
-# one, whatever a term's rounding. Multiply-adds are spelt out, not left to the compiler to fuse here and not there.
+# Backward computes a term by the same operations as forward and subtracts the logarithm last, so that responsibilities
+# sum to one whatever a term's rounding. fma is written out, because the compiler might fuse in one place only.
 @triton.jit
 def _joint_terms(tables, row, posterior, dims):
-    """The peak less t² of all dims, some at a time: a single float32 sum of hundreds drifts."""
+    """The peak minus t² of all dims, summed some at a time, because a single float32 sum of hundreds drifts."""
     terms = tl.broadcast(_load_peak(tables, 0, posterior), row)[0]
     for first in range(0, dims, _DIMS_AT_ONCE):
         distance = tl.zeros_like(terms)
@@ -66,18 +66,18 @@ def _joint_terms(tables, row, posterior, dims):
 
 @triton.jit
 def _dim_terms(tables, d, row, posterior):
-    """(one dim's peak less t², t, k / σ)"""
+    """(peak − t², t, k / σ) of dim d."""
     t, inverse = _load_pair(tables, d, row, posterior)
     return tl.fma(-t, t, _load_peak(tables, d + 1, posterior)), t, inverse
 
 
 @triton.jit
 def _is_near(row_start, rows, posterior_start, posteriors, mixture, ESTIMATOR: tl.constexpr):
-    """Whether one of these rows may have a weight of its own for one of these posteriors, as happens in few tiles."""
+    """Tell whether a pair of these rows and posteriors may have a weight of its own, which happens in few tiles."""
     if ESTIMATOR == MSS:
         row_start += mixture[0]
         past, ahead = row_start + rows < posterior_start, posterior_start + posteriors <= row_start
-        # After the last posterior comes the first.
+        # The last posterior is followed by the first.
         return (posterior_start == 0) | ((past | ahead) == 0)
     else:
         return False
@@ -95,9 +95,9 @@ def sum_densities(
     row_blocks, posterior_blocks, posteriors, dims, first_row, tiles, part_tiles, of_own, of_next,
     ESTIMATOR: tl.constexpr, OWN: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """The maximum and the total of a line's densities, (lines, parts, columns).
+    """Write the maximum and the total of a line's densities, (lines, parts, columns).
 
-    The dims do not share a pass over the pairs: so their sums stay in registers.
+    Each dim makes a pass over the pairs of its own, so that its sums stay in registers.
     """
     row_columns = (row_blocks * OWN).to(tl.int64)
     tables = (z_ptr, center_ptr, inverse_ptr, peak_ptr, row_columns, (posterior_blocks * OWN).to(tl.int64))
@@ -127,7 +127,7 @@ def finish_densities(
     maxima_ptr, totals_ptr, joint_ptr, marginals_ptr, rows, posteriors, dims, blocks, parts, dataset_size,
     ESTIMATOR: tl.constexpr, OWN: tl.constexpr,
 ):  # fmt: skip
-    """Natural logarithms of one line, the parts put together."""
+    """Write the natural logarithms of one line, summed over the parts."""
     columns = (blocks * OWN).to(tl.int64)
     block, _, line = _place(blocks, 1)
     row = block.to(tl.int64) * OWN + tl.arange(0, OWN)
@@ -145,7 +145,7 @@ def finish_densities(
 
 @triton.jit
 def _joint_gradients(grad_ptr, log_ptr, tables, row, posterior, mixture, dims, NEAR: tl.constexpr):
-    """g_i p_ij"""
+    """The pairs' g_i p_ij."""
     terms = _joint_terms(tables, row, posterior, dims)
     if NEAR:
         terms = _weighted(terms, row, posterior, mixture)
@@ -154,7 +154,7 @@ def _joint_gradients(grad_ptr, log_ptr, tables, row, posterior, mixture, dims, N
 
 @triton.jit
 def _pair_gradients(joint, grad_ptr, log_ptr, tables, d, row, posterior, mixture, NEAR: tl.constexpr):
-    """(W_ijd, t, k / σ); ``joint``: g_i p_ij."""
+    """(W_ijd, t, k / σ), where ``joint`` is g_i p_ij."""
     terms, t, inverse = _dim_terms(tables, d, row, posterior)
     if NEAR:
         terms = _weighted(terms, row, posterior, mixture)
@@ -199,7 +199,7 @@ def row_gradients(
     row_blocks, posterior_blocks, posteriors, dims, first_row, tiles, part_tiles, of_own, of_next,
     ESTIMATOR: tl.constexpr, OWN: tl.constexpr, TILE: tl.constexpr, NEAR_TILE: tl.constexpr,
 ):  # fmt: skip
-    """Adds ∂z_id = −Σ_j W_ijd (z_id − μ_jd) / σ²_jd of a part to zeros."""
+    """Add the share of a part in ∂z_id = −Σ_j W_ijd (z_id − μ_jd) / σ²_jd to zeros."""
     row_columns = (row_blocks * OWN).to(tl.int64)
     tables = (z_ptr, center_ptr, inverse_ptr, peak_ptr, row_columns, (posterior_blocks * OWN).to(tl.int64))
     mixture = (first_row, posteriors, of_own, of_next)
@@ -222,7 +222,7 @@ def posterior_gradients(
     row_blocks, posterior_blocks, posteriors, dims, first_row, tiles, part_tiles, of_own, of_next,
     ESTIMATOR: tl.constexpr, OWN: tl.constexpr, TILE: tl.constexpr, NEAR_TILE: tl.constexpr,
 ):  # fmt: skip
-    """Adds ∂μ_jd = Σ_i W_ijd (z_id − μ_jd) / σ²_jd and ∂v_jd = Σ_i W_ijd (ln 2 t² − ½) of a part to zeros."""
+    """Add a part's shares in ∂μ_jd = Σ_i W_ijd (z_id − μ_jd) / σ²_jd and ∂v_jd = Σ_i W_ijd (ln 2 t² − ½) to zeros."""
     posterior_columns = (posterior_blocks * OWN).to(tl.int64)
     tables = (z_ptr, center_ptr, inverse_ptr, peak_ptr, (row_blocks * OWN).to(tl.int64), posterior_columns)
     mixture = (first_row, posteriors, of_own, of_next)
@@ -255,7 +255,7 @@ def posterior_gradients(
 
 @triton.jit(do_not_specialize=["rows", "dims", "blocks", "parts"])
 def finish_gradient(parts_ptr, grad_ptr, rows, dims, blocks, parts, OWN: tl.constexpr):
-    """One dim's gradients, the parts put together."""
+    """Write the gradients of one dim, summed over the parts."""
     columns = (blocks * OWN).to(tl.int64)
     block, _, d = _place(blocks, 1)
     row = block.to(tl.int64) * OWN + tl.arange(0, OWN)

@@ -1,6 +1,6 @@
-"""What the pair kernels read: float32 tables with a line for each dim, and columns in whole blocks of BLOCK.
+"""The tables that the pair kernels read: float32, with a line for each dim, and columns in whole blocks of BLOCK.
 
-What is no posterior has no density, and what is no row no gradient, so that no pair needs a mask.
+Columns after the last posterior have density 0, and columns after the last row gradient 0, so that no pair needs a mask.
 """
 
 # mypy: disable-error-code="import-untyped,no-untyped-def,no-untyped-call,untyped-decorator"
@@ -16,7 +16,7 @@ _INFINITY = tl.constexpr(float("inf"))
 
 @triton.jit
 def _tile(first, rows, dims, BLOCK: tl.constexpr, DIMS: tl.constexpr):
-    """(row, dim, whether there is such a row, whether there is such a dim) of a program's tile."""
+    """(row, dim, mask of rows that exist, mask of dims that exist) of a program's tile."""
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     dim = (first + tl.arange(0, DIMS)).to(tl.int64)
     return row[:, None], dim[None, :], (row < rows)[:, None], (dim < dims)[None, :]
@@ -30,7 +30,7 @@ def tabulate_posteriors(
     posteriors, dims, blocks, mu_row, mu_dim, logvar_row, logvar_dim,
     BLOCK: tl.constexpr, DIMS: tl.constexpr,
 ):  # fmt: skip
-    """μ, k / σ and the peak, whose first line is the sum of the others."""
+    """Tabulate μ, k / σ and the peak, whose first line is the sum of the others."""
     columns = (blocks * BLOCK).to(tl.int64)
     j = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     of_joint = tl.where(j < posteriors, tl.zeros([BLOCK], tl.float64), -_INFINITY)
@@ -71,7 +71,7 @@ def tabulate_logs(
     grad_joint_row, grad_row, grad_dim, joint_row, log_row, log_dim,
     ESTIMATOR: tl.constexpr, BLOCK: tl.constexpr, DIMS: tl.constexpr,
 ):  # fmt: skip
-    """The gradients and logarithms of the densities as :func:`responsibility` has them; the first line is the joint's."""
+    """Tabulate the results of :func:`responsibility` for all log-densities. The first line is the joint's."""
     columns = (blocks * BLOCK).to(tl.int64)
     weight = log_weight(dataset_size, posteriors, ESTIMATOR)
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
