@@ -50,14 +50,14 @@ OBJECTIVE_OPTIONS: dict[ObjectiveName, dict[str, str]] = {
     "dipvae-i": {"off_diagonal_weight": "off_diagonal", "diagonal_weight": "diagonal"},
     "dipvae-ii": {"off_diagonal_weight": "off_diagonal", "diagonal_weight": "diagonal"},
 }
-"""For each objective, its options and the arguments of its class in ``betavae_fast.objectives`` that they set."""
+"""The options of each objective, with the arguments of its class in ``betavae_fast.objectives`` that they set."""
 
 NEEDED_OPTIONS: dict[ObjectiveName, str] = {
     "lagrangian": "kl_limit",
     "geco": "reconstruction_limit",
     "beta-per-dim": "betas",
 }
-"""For each objective that has one, the option without a default."""
+"""The required option of each objective that has one."""
 
 ACTIVE_NATS = 0.05
 """A channel is active when its KL, averaged over images, exceeds this many nats.

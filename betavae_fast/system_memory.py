@@ -19,7 +19,7 @@ def available_memory() -> int:
         meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         machine = int(meminfo["MemAvailable"].removesuffix("kB")) * 1024
     except (OSError, KeyError):
-        try:  # not Linux: what there is altogether
+        try:  # not Linux: all memory of the machine
             machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         except (AttributeError, ValueError, OSError):
             raise ValueError("this system does not tell how much memory it has") from None

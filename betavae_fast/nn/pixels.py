@@ -80,7 +80,7 @@ def _can_be_read(x: Tensor) -> bool:
     return not (
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state()
-        or torch._C._len_torch_dispatch_stack()  # Tracers, and what stands for a graph's capture.
+        or torch._C._len_torch_dispatch_stack()  # Tracers, and tests' stand-ins for the capture of a graph.
         or torch._C._functorch.is_functorch_wrapped_tensor(x)
         or type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__  # Fake and distributed tensors.
         or x.is_meta

@@ -32,7 +32,7 @@ class TrainConfig:
     ValueError: steps must be at least 1, got 0
     """
 
-    data: str = "dsprites"  # a name, or an absolute path
+    data: str = "dsprites"  # name of a data set, or an absolute path
     image_size: int | None = None  # side of the images in pixels; None: the data set's default
     channels: Literal[1, 3] | None = None  # 1: grayscale, 3: RGB; None: RGB if an image is coloured
     architecture: Architecture = "burgess"

@@ -7,8 +7,8 @@ import torch
 from betavae_fast.choices import Precision
 
 # avx512_bf16 alone does not count. With it oneDNN's convolutions are slower than in float32: a step of 64 images on two
-# cores takes 80 ms instead of 60. Its weight gradients also wait by spinning, which costs a factor of 10 to 100 beside
-# other programs.
+# cores takes 80 ms instead of 60. Its weight gradients also wait by spinning, which costs a factor of 10 to 100 while
+# other programs run.
 _NATIVE_BF16 = {"x86_64": ("amx_bf16",), "aarch64": ("bf16",)}
 
 
