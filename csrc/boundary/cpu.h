@@ -1,4 +1,4 @@
-// The CPU as the operators see it.
+// The CPU as a device of the operators.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>

@@ -1,4 +1,4 @@
-// The latent op of the C++ backend: problems to the kernels, sums out.
+// The latent op of the cpp backend: runs the kernels and adds up their partial sums.
 
 #include <memory>
 
@@ -27,7 +27,7 @@ Latent described(const LatentCall& call, const LatentViews& views) {
   return p;
 }
 
-// Units are a few thousand elements each: one alone is not worth a second thread.
+// A unit has a few thousand elements, and a single one is not worth a second thread, so each thread gets at least two.
 template <class Latent, class Kernel>
 void run(const Latent& p, bool sums_rows, Kernel kernel) {
   const LatentPartition cut(p.rows, p.cols());

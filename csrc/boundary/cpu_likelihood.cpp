@@ -1,4 +1,4 @@
-// The likelihood op of the C++ backend: problems to the kernels, sums out.
+// The likelihood op of the cpp backend: runs the kernels and adds up their partial sums.
 
 #include <cmath>
 #include <memory>
@@ -10,7 +10,8 @@
 namespace betavae_fast {
 namespace {
 
-// One rounding, whatever the number of terms (Kahan 1965); what is not finite stays so.
+// A compensated sum, whose error does not grow with the number of terms (Kahan 1965). A sum that is infinite or NaN
+// stays so.
 double compensated_sum(const double* terms, int64_t count) {
   double sum = 0, lost = 0;
   for (int64_t i = 0; i < count; ++i) {

@@ -1,4 +1,5 @@
-// The aggregated posterior of the C++ backend: inputs laid out for the kernels, gradients summed.
+// The aggregated posterior's log-densities of the cpp backend: copies the inputs into the kernels' layout and adds up
+// the gradients.
 
 #include <cmath>
 #include <limits>
@@ -23,7 +24,7 @@ Buffer<Real> buffer(int64_t size) {
   return Buffer<Real>(new Real[static_cast<size_t>(size)]);
 }
 
-// Calls visit(i) for every i, on all threads.
+// Calls visit(i) for every i below size, on all threads.
 template <class Visit>
 void for_each(int64_t size, Visit visit) {
   torch::stable::parallel_for(0, size, 4096, [&](int64_t first, int64_t last) {
@@ -31,7 +32,7 @@ void for_each(int64_t size, Visit visit) {
   });
 }
 
-// Calls use(pointer to the elements) with the tensor's own type.
+// Calls use() with a pointer to the elements in the tensor's own type.
 template <class Use>
 void typed(const Tensor& x, Use use) {
   const void* data = x.data_ptr();
@@ -53,7 +54,7 @@ Buffer<Real> widened(const Tensor& x) {
   return result;
 }
 
-// (b, D) or (b,) as [block][d][lane], zero where there is no row.
+// Copies x, of shape (b, D) or (b,), into the layout [block][d][lane]; padded rows are 0.
 template <class Real>
 Buffer<Real> by_blocks(const Tensor& x, const Pairs& pairs) {
   const int64_t dims = x.dim() == 1 ? 1 : pairs.dims;
@@ -68,9 +69,9 @@ Buffer<Real> by_blocks(const Tensor& x, const Pairs& pairs) {
   return result;
 }
 
-// Logarithms that forward left, in base 2 and without the weight of all pairs, and their gradients. What rounding them
-// to Real takes away, which is much beside the kernels' own errors where they are hundreds, goes into the gradients as
-// a factor.
+// The logarithms that forward returned, in base 2 and without the weight of all pairs, and their gradients. A logarithm
+// may be hundreds, and rounding it to Real then loses much more than the kernels' own errors, so the gradients are
+// multiplied by a factor that makes up for the rounding.
 template <class Real>
 struct Saved {
   Buffer<Real> log, grad;
@@ -81,7 +82,7 @@ struct Saved {
     log = buffer<Real>(pairs.padded_rows() * dims);
     grad = by_blocks<Real>(grads, pairs);
     for_each(pairs.padded_rows() * dims, [&](int64_t i) {
-      // No posterior is responsible for a row that lies infinitely far from all of them, or that there is not.
+      // For a padded row, or a row infinitely far from every posterior, no posterior is responsible.
       if (std::isinf(exact[i]) || i / (dims * lanes) * lanes + i % lanes >= pairs.rows) {
         log[i] = std::numeric_limits<Real>::max();
         return;
@@ -93,7 +94,7 @@ struct Saved {
   }
 };
 
-// The inputs as the kernels want them; `problem` points into them.
+// The inputs in the kernels' layout; `problem` points into them.
 template <class Real>
 struct Inputs {
   Buffer<Real> z;
@@ -143,7 +144,7 @@ void forward(const MixtureCall& call, Tensor& joint, Tensor& marginals) {
                               [&](int64_t first, int64_t last) { kernels<Real>().forward(p, first, last); });
 }
 
-// The numbers of x, rounded to the result's dtype.
+// Writes visit(i) to every element i of the result, rounded to its dtype.
 template <class Visit>
 void write(Tensor& result, Visit visit) {
   typed(result, [&](const auto* elements) {

@@ -1,5 +1,4 @@
-// A CUDA device as the operators see it, the queue that launches go to, and sums in two steps. No CUDA header is needed
-// here.
+// A CUDA device of the operators, the stream for its launches, and sums in two steps. No CUDA header is needed here.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -14,7 +13,7 @@
 
 namespace betavae_fast {
 
-// The device that a call's launches go to, for as long as the object lives, and the stream they are queued on.
+// Makes a tensor's device current for as long as the object lives, and holds the stream on which launches are queued.
 class Queue {
  public:
   explicit Queue(const Tensor& tensor) : guard_(tensor.get_device_index()) {
@@ -50,7 +49,8 @@ inline void check_grid(const cuda::Partition& cut) {
                   " elements at once");
 }
 
-// A forward kernel's sums on their way to `result`: straight there, if each has but one term, else by way of partials.
+// The destination of a forward kernel's sums: `result` itself if each sum has only one term, otherwise partial sums
+// that finish() adds up.
 class SumsInto {
  public:
   SumsInto(Tensor& result, const cuda::Partition& cut, Reduction reduction, int64_t rows)
@@ -60,7 +60,7 @@ class SumsInto {
     if (sums_.count > 1) partials_ = torch::stable::new_empty(result, Sizes(&size, 1));
   }
 
-  // Where the kernel writes, and by what it multiplies.
+  // The memory to which the kernel writes, and the factor that it applies.
   float* data() const { return partials_ ? static_cast<float*>(partials_->data_ptr()) : result_; }
   double scale() const { return partials_ ? 1.0 : scale_; }
 

@@ -22,10 +22,11 @@ Tiled tiled(const View& view) {
   return result;
 }
 
-// The (seed, stream) pair side by side. It must outlive the launch: it is freed in stream order.
+// The (seed, stream) pair as a contiguous tensor. It must outlive the launch call; its memory is freed in stream order.
 std::optional<Tensor> pair_of(const LatentCall& call) { return contiguous(call.rng); }
 
-// Sets everything but the operands that only one direction has; pair: of the noise that is drawn, or null.
+// Sets all arguments except the operands that only one direction has. `pair` holds the seed and stream of drawn noise,
+// or is null.
 template <class Latent>
 Latent described(const LatentCall& call, const LatentViews& views, const std::optional<Tensor>& pair, Keeps keeps) {
   Latent p;
@@ -51,7 +52,7 @@ void vectorize_all(Latent& p, int64_t bytes, std::initializer_list<Tiled*> opera
   for (Tiled* operand : operands) p.vector = vectorize(p.problem, p.cut, bytes, *operand) && p.vector;
 }
 
-// What of the KL's gradient stays the same along a row or a column, and is read only once.
+// Tells whether the KL's gradient has one value per column or one per row, which a thread then reads only once.
 Keeps keeps_of(const View& grad_kl) {
   if (!grad_kl.data) return Keeps::nothing;
   const bool along_cols = grad_kl.outer != 0 || grad_kl.inner != 0;
@@ -90,7 +91,8 @@ struct LatentCuda : Cuda {
     vectorize_all(p, static_cast<int64_t>(call.mu.element_size()),
                   {&p.mu, &p.logvar, &p.noise, &p.grad_z, &p.grad_mu, &p.grad_logvar});
     p.grad_kl_vector = p.grad_kl.row != 0 && vectorize(p.problem, p.cut, sizeof(float), p.grad_kl);
-    // The 16-byte path takes a gradient that is kept, one a row if no group meets two rows, or one an element.
+    // The 16-byte path takes three forms of grad_kl: without a row stride; one value per element, in groups; or one
+    // value per row, if no group spans two rows.
     const bool fits =
         !p.grad_kl.data || p.grad_kl.row == 0 || p.grad_kl_vector || (keeps == Keeps::rows && p.cut.groups_in_rows());
     p.vector = p.vector && fits;

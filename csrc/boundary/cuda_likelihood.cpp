@@ -66,7 +66,8 @@ struct LikelihoodCuda : Cuda {
         described<LikelihoodBackward>(call, views, !along_rows && grad_nll.row != 0 ? Keeps::rows : Keeps::nothing);
     static_cast<View&>(p.grad_nll) = grad_nll;
     p.grad_nll_vector = along_rows && vectorize(p.problem, p.cut, sizeof(float), p.grad_nll);
-    // A group takes one gradient where that is the same along its row, and it has but one row.
+    // A group takes a single value if grad_nll is one number, or if it has one value per row and no group spans two
+    // rows.
     const bool one_a_group = !along_rows && (grad_nll.row == 0 || p.cut.groups_in_rows());
     p.vector = p.vector && (p.grad_nll_vector || one_a_group);
     if (call.reduction == Reduction::batchmean)

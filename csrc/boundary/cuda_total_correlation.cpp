@@ -1,4 +1,5 @@
-// The aggregated posterior of the CUDA backend: launches on torch's current stream. No CUDA header is needed here.
+// The aggregated posterior's log-densities of the CUDA backend: launches on torch's current stream. No CUDA header is
+// needed here.
 
 #include <limits>
 #include <utility>
@@ -18,11 +19,11 @@ using cuda::Mixture;
 using cuda::MixtureBackward;
 using cuda::MixtureForward;
 
-// A matrix, or a vector as a column.
+// A matrix; a vector becomes a single column.
 Matrix matrix(const Tensor& x) { return {x.data_ptr(), x.stride(0), x.dim() == 2 ? x.stride(1) : 0}; }
 
-// Float arrays that live as long as the object, cut out of one tensor; the tensor is freed in stream order. Each begins
-// at a multiple of 16 bytes, as all sizes are those of whole tiles.
+// Float arrays that are cut out of one tensor and live as long as the object; the tensor's memory is freed in stream
+// order. Each array begins at a multiple of 16 bytes, because all sizes are multiples of whole tiles.
 class Workspace {
  public:
   void add(float*& array, int64_t size) { arrays_.push_back({&array, size}); }
@@ -60,13 +61,14 @@ void describe(Mixture& p, Workspace& workspace, const MixtureCall& call) {
   workspace.add(p.peak_sum, p.posterior_stride);
 }
 
-// How a row's stream is cut does not depend on how many rows there are: shards of a batch get the bits of the whole.
+// Cuts the posteriors that each row streams into splits. The splits do not depend on the number of rows, so shards of a
+// batch get the bits of the whole batch.
 Cut cut_posteriors(const Mixture& p, int64_t ctas_a_tile) {
   return Cut(p.posterior_stride / cuda::own * ctas_a_tile, p.posteriors, cuda::tuning);
 }
 
 struct TotalCorrelationCuda : Cuda {
-  // A kernel's largest grid has a CTA for each tile of rows, dim and split.
+  // Refuses sizes for which the largest grid, with one CTA for each tile of rows, dim and split, would be too large.
   static void check(const MixtureCall& call) {
     const int64_t tiles = cuda::tiles_of(call.mu.size(0), cuda::own),
                   most = std::numeric_limits<int32_t>::max() / Cut::max_splits;

@@ -1,4 +1,4 @@
-// Memory for large results on the CPU.
+// Huge pages for large results on the CPU.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -11,9 +11,9 @@
 
 namespace betavae_fast {
 
-// Fresh memory comes page by page, each cleared by the kernel on first touch: for large results that costs more than
-// the computation (33 MB on Zen 3: 22 ms to fill with 4 KB pages, 6 ms with 2 MB pages). A hint, where the system takes
-// hints.
+// Asks for huge pages, where the system takes such hints. The operating system clears each fresh page when it is first
+// touched, which for large results costs more than the computation (33 MB on Zen 3: 22 ms to fill with 4 KB pages, 6 ms
+// with 2 MB pages).
 inline torch::stable::Tensor with_huge_pages(torch::stable::Tensor x) {
 #if defined(MADV_HUGEPAGE)
   constexpr uintptr_t page = 4096, worthwhile = uintptr_t{4} << 20;

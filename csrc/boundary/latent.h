@@ -1,7 +1,8 @@
-// The latent op's operators on any device: what they refuse, what they return, and their operands as views.
+// The latent op's operators on any device: they check the arguments, allocate the results and describe the operands as
+// views.
 //
-// A device provides, beside what Cpu and Cuda have,
-//   static void forward(const LatentCall&, const LatentViews&, Tensor* kl)   kl: reduced, or null
+// A device provides, in addition to the members of Cpu and Cuda,
+//   static void forward(const LatentCall&, const LatentViews&, Tensor* kl)   kl: the reduced KL, or null
 //   static void backward(const LatentCall&, const LatentViews&).
 #pragma once
 
@@ -16,7 +17,7 @@ namespace betavae_fast {
 
 struct LatentCall {
   Tensor mu, logvar;
-  std::optional<Tensor> rng, noise;  // one of them, where z is sampled or has a gradient
+  std::optional<Tensor> rng, noise;  // exactly one is given if z is sampled or has a gradient
   int64_t first_row = 0;
   double logvar_min = 0, logvar_max = 0;
   Reduction reduction = Reduction::none;
@@ -30,11 +31,11 @@ struct LatentCall {
   }
 };
 
-// Null data: not given, or not wanted.
+// A view's data is null if the operand is not given or not wanted.
 struct LatentViews {
   Problem problem;
   View mu, logvar, noise;
-  View z, kl;  // kl only for Reduction::none
+  View z, kl;  // kl is used only with Reduction::none
   View grad_z, grad_kl, grad_mu, grad_logvar;
 };
 
@@ -81,7 +82,8 @@ class LatentOp {
     return {grad_mu, grad_logvar};
   }
 
-  // packed (B, 2 C, ...): mu is the first half of dimension 1, logvar the second; so are their gradients.
+  // packed has shape (B, 2 C, ...): mu is the first half of dimension 1, logvar the second. The gradient has the same
+  // form.
   static Tensor backward_packed(std::optional<Tensor> grad_z, std::optional<Tensor> grad_kl, const Tensor& packed,
                                 std::optional<Tensor> rng, std::optional<Tensor> noise, int64_t first_row,
                                 double logvar_min, double logvar_max, int64_t reduction) {
@@ -142,7 +144,7 @@ class LatentOp {
     copy_back(each, dense_kl);
   }
 
-  // Writes the gradients that are not null.
+  // Writes the gradients whose pointers are not null.
   static void gradients(LatentCall call, const std::optional<Tensor>& grad_z, const std::optional<Tensor>& grad_kl,
                         Tensor* grad_mu, Tensor* grad_logvar) {
     check(call);
@@ -153,7 +155,7 @@ class LatentOp {
                       "grad_kl must be a ", Device::name, " tensor of the KL's dtype on mu's device");
     STD_TORCH_CHECK(grad_z || grad_kl, "at least one of grad_z and grad_kl must be given");
     if (call.mu.numel() == 0 || !(grad_mu || grad_logvar)) return;
-    // Only the gradient of log sigma^2 that comes through z meets the noise.
+    // The noise is needed only for the gradient of log sigma^2 that comes through z.
     if (!(grad_z && grad_logvar)) call.rng = call.noise = std::nullopt;
     run_backward(call, grad_z, grad_kl, grad_mu, grad_logvar);
   }

@@ -1,9 +1,10 @@
-// The likelihood op's operators on any device: what they refuse, what they return, and their operands as views.
+// The likelihood op's operators on any device: they check the arguments, allocate the results and describe the operands
+// as views.
 //
-// A device provides, beside what Cpu and Cuda have,
-//   static constexpr bool views_bits                           whether a packed target is an operand like the others
-//   static bool is_one(const Tensor& scalar)                   false where only the device knows
-//   static void forward(const LikelihoodCall&, const LikelihoodViews&, Tensor* nll)       nll: reduced, or null
+// A device provides, in addition to the members of Cpu and Cuda,
+//   static constexpr bool views_bits                           whether a packed target is a view like other operands
+//   static bool is_one(const Tensor& scalar)                   false if only the device knows the value
+//   static void forward(const LikelihoodCall&, const LikelihoodViews&, Tensor* nll)       nll: the reduced NLL, or null
 //   static void backward(const LikelihoodCall&, const LikelihoodViews&, bool unless_one).
 #pragma once
 
@@ -19,7 +20,7 @@ namespace betavae_fast {
 
 struct LikelihoodCall {
   Tensor decoded, target;
-  bool packed;  // the target's pixels are bits
+  bool packed;  // whether the target's pixels are packed bits
   Likelihood likelihood;
   double scale;
   Reduction reduction;
@@ -32,11 +33,11 @@ struct LikelihoodCall {
   }
 };
 
-// Null data: not given, or not wanted.
+// A view's data is null if the operand is not given or not wanted.
 struct LikelihoodViews {
   Problem problem;
   View decoded, target, grad, grad_nll;
-  View nll;  // only for Reduction::none
+  View nll;  // used only with Reduction::none
 };
 
 inline Pixels pixels_of(const LikelihoodCall& call) {
@@ -125,8 +126,8 @@ class LikelihoodOp {
                     toString(sum_dtype(call.decoded)), ", on decoded's device, got ", toString(grad_nll.scalar_type()));
   }
 
-  // Dims in the order in which decoded has them in memory: the op is elementwise, and sums take them in any order.
-  // Where bits are found by their pixel's number, which counts the dims as they are written, these keep that order.
+  // The operands, with the dims in decoded's memory order: the op is elementwise, and its sums may take any order. If
+  // bits are found by their pixel's number, which counts the dims in their written order, the dims keep that order.
   static Operands<4> operands_of(const LikelihoodCall& call, LikelihoodViews& views) {
     const bool numbered = call.packed && !Device::views_bits;
     Operands<4> operands(call.decoded, numbered ? std::vector<int64_t>() : in_memory_order(call.decoded));
@@ -138,7 +139,7 @@ class LikelihoodOp {
     return operands;
   }
 
-  // A bit for every pixel, counted from the first row's first, dims row-major as they are written.
+  // The strides of a packed target in bits: row-major over the dims in their written order, with whole bytes per row.
   static std::vector<int64_t> bit_strides(const LikelihoodCall& call) {
     std::vector<int64_t> strides(static_cast<size_t>(call.decoded.dim()));
     int64_t bits = 1;
@@ -170,7 +171,7 @@ class LikelihoodOp {
     copy_back(grad, dense_grad);
   }
 
-  // unless_one: leaves grad as it is where grad_nll, one number, turns out to be 1.
+  // unless_one: leave grad unchanged if grad_nll, a single number, turns out to be 1.
   static void run_backward(const LikelihoodCall& call, const Tensor& grad_nll, Tensor* grad, bool unless_one) {
     const std::vector<int64_t> strides = broadcast_strides(call.decoded, grad_nll, call.reduction, "grad_nll");
     if (call.decoded.numel() == 0) return;

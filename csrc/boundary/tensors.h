@@ -1,4 +1,5 @@
-// Tensors as the operators get them: dtypes, shapes, and views of any strides that every operand of a kernel shares.
+// The operators' tensors: their dtypes and shapes, and one common view of all operands of a kernel, whatever their
+// strides.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -31,7 +32,7 @@ inline DType dtype_of(const Tensor& x) {
   }
 }
 
-// The dtype of every KL and NLL.
+// The dtype of a KL or NLL of x.
 inline ScalarType sum_dtype(const Tensor& x) {
   return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
@@ -49,7 +50,7 @@ inline bool same_shape(const Tensor& a, const Tensor& b) {
   return true;
 }
 
-// Uninitialised, in the memory format of `like`.
+// An uninitialised tensor in the memory format of `like`.
 inline Tensor empty_like(const Tensor& like, ScalarType dtype) {
   using torch::stable::detail::from;
   std::array<StableIValue, 6> stack{from(like),         from(std::optional(dtype)), from(std::nullopt),
@@ -58,13 +59,13 @@ inline Tensor empty_like(const Tensor& like, ScalarType dtype) {
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
-// What stands for a gradient that is not needed.
+// An empty tensor that stands for a gradient that is not needed.
 inline Tensor no_elements(const Tensor& like) {
   const int64_t none = 0;
   return torch::stable::new_empty(like, Sizes(&none, 1));
 }
 
-// An uninitialised KL or NLL of x's shape, reduced.
+// An uninitialised KL or NLL with the shape of x after the reduction.
 inline Tensor empty_reduced(const Tensor& x, Reduction reduction) {
   const auto leading = [&x](int64_t first, int64_t dims) {
     return torch::stable::new_empty(x, Sizes(x.sizes().data() + first, dims), sum_dtype(x));
@@ -81,7 +82,7 @@ inline Tensor empty_reduced(const Tensor& x, Reduction reduction) {
 
 inline bool is_mean(Reduction reduction) { return reduction == Reduction::dim || reduction == Reduction::batchmean; }
 
-// The sum over no elements is 0, a mean over no rows NaN.
+// Sets the reduction of an empty tensor: a sum over no elements is 0, and a mean over no rows is NaN.
 inline void fill_empty(Tensor& reduced, Reduction reduction, int64_t rows) {
   const bool nan = is_mean(reduction) && rows == 0;
   torch::stable::fill_(reduced, nan ? std::numeric_limits<double>::quiet_NaN() : 0.0);
@@ -104,7 +105,8 @@ inline std::vector<int64_t> broadcast_strides(const Tensor& x, const Tensor& gra
   return strides;
 }
 
-// The dims of x as they lie in memory after the batch, slowest first: for an op that may visit them in any order.
+// The dims of x with the batch first and the others in memory order, slowest first; for an op that may take its
+// elements in any order.
 inline std::vector<int64_t> in_memory_order(const Tensor& x) {
   std::vector<int64_t> order(static_cast<size_t>(x.dim()));
   std::iota(order.begin(), order.end(), int64_t{0});
@@ -112,11 +114,11 @@ inline std::vector<int64_t> in_memory_order(const Tensor& x) {
   return order;
 }
 
-// The operands of a kernel, at most n, all of one shape, seen as rows x outer x inner in the same way.
+// Up to n operands of a kernel. All have one shape, and are viewed as rows x outer x inner in the same way.
 template <size_t n>
 class Operands {
  public:
-  // order: of the dims, the batch first; empty: as they are written.
+  // order: the order of the dims, with the batch first; if empty, the written order.
   explicit Operands(const Tensor& like, std::vector<int64_t> order = {})
       : order_(std::move(order)), dims_(static_cast<size_t>(like.dim())) {
     numbers_.reserve((n + 1) * dims_);
@@ -136,8 +138,8 @@ class Operands {
     append(strides);
   }
 
-  // Merges the trailing dims into outer x inner wherever all operands step evenly across them, and sets every view.
-  // False if that takes more than two: no memory format of torch does.
+  // Merges the trailing dims into outer x inner where all operands step evenly across them, and sets every view.
+  // Returns false if more than two dims remain, which happens with no memory format of torch.
   bool fit(Problem& problem) const {
     const int64_t *sizes = numbers_.data(), *strides = sizes + dims_;
     std::array<int64_t, 2> size = {1, 1};  // inner, outer
@@ -164,7 +166,7 @@ class Operands {
       View& view = *views_[i];
       view.row = strides[i * dims_];
       view.outer = size[1] == 1 ? 0 : stride[1][i];
-      view.inner = size[0] == 1 ? 1 : stride[0][i];  // the stride across a single column means nothing
+      view.inner = size[0] == 1 ? 1 : stride[0][i];  // the stride of a single column has no meaning
     }
     return true;
   }
@@ -185,7 +187,7 @@ inline std::optional<Tensor> contiguous(const std::optional<Tensor>& x) {
   return x ? std::optional<Tensor>(torch::stable::contiguous(*x)) : std::nullopt;
 }
 
-// What a kernel writes in the place of a result whose memory format it does not take.
+// A contiguous tensor that a kernel writes instead of a result whose memory format it does not support.
 inline std::optional<Tensor> contiguous_like(const Tensor* result) {
   return result ? std::optional<Tensor>(torch::stable::new_empty(*result, result->sizes())) : std::nullopt;
 }

@@ -1,7 +1,8 @@
-// The log-densities of the aggregated posterior on any device: what their operators refuse and return.
+// The operators of the aggregated posterior's log-densities on any device: they check the arguments and allocate the
+// results.
 //
-// A device provides, beside what Cpu and Cuda have,
-//   static void check(const MixtureCall&)                                          what only it refuses
+// A device provides, in addition to the members of Cpu and Cuda,
+//   static void check(const MixtureCall&)                                          checks that only this device needs
 //   static void forward(const MixtureCall&, Tensor& joint, Tensor& marginals)
 //   static void backward(const MixtureCall&, const MixtureLogs&, MixtureGradients&).
 #pragma once
@@ -14,13 +15,14 @@
 
 namespace betavae_fast {
 
-// Samples z (b, D), which are the batch's rows from first_row on, and its posteriors mu, logvar (B, D).
+// The samples z (b, D) and the posteriors mu and logvar (B, D). The samples are those of the batch's rows from
+// first_row on.
 struct MixtureCall {
   Tensor z, mu, logvar;
   int64_t first_row, dataset_size, estimator;
 };
 
-// Results of forward and their gradients: (b,) and (b, D), float64.
+// The results of forward and their gradients, float64: (b,) for the joint and (b, D) for the marginals.
 struct MixtureLogs {
   Tensor grad_joint, grad_marginals, joint, marginals;
 };
