@@ -1,4 +1,4 @@
-// The latent op on CUDA, free of torch: what to compute, and the launches.
+// The latent op on CUDA, independent of torch: the arguments of the kernels, and their launches.
 #pragma once
 
 #include "partition.h"
@@ -9,29 +9,31 @@ struct LatentArguments {
   DType dtype = DType::float32;
   Problem problem;
   Partition cut;
-  Tiled mu, logvar, noise;       // noise.data is null where noise is drawn
-  const int64_t* rng = nullptr;  // (seed, stream), read by the kernel
-  int64_t first_element = 0;     // of the sequence: first_row * cols
+  Tiled mu, logvar, noise;       // noise.data is null if the noise is drawn
+  const int64_t* rng = nullptr;  // (seed, stream) on the device, read by the kernel
+  int64_t first_element = 0;     // number of the first element in the noise sequence: first_row * cols
   float logvar_min = 0, logvar_max = 0;
-  bool clamps = false;  // the range is not all numbers
-  bool vector = false;  // vectorize() holds for every operand, and noise that is drawn begins with a block
+  bool clamps = false;  // whether the range leaves out any number
+  bool vector = false;  // whether vectorize() holds for every operand, and drawn noise begins at a Philox block
 };
 
 struct LatentForward : LatentArguments {
-  Tiled z, kl;  // null data: not wanted; kl is that of each element
+  Tiled z, kl;  // data is null if not wanted; kl takes each element's KL
   Reduction reduction = Reduction::none;
-  float* sums = nullptr;  // see sums_of(); null: no KL, or none
-  double scale = 1;       // what the sums are multiplied by where they are final
+  float* sums = nullptr;  // see sums_of(); null if no KL is wanted or each KL goes to `kl` (reduction `none`)
+  double scale = 1;       // factor of the sums; 1 if they are partial sums
 };
 
 struct LatentBackward : LatentArguments {
-  Tiled grad_z, grad_kl;        // null data: zero
-  bool grad_kl_vector = false;  // vectorize() holds for grad_kl; else it has a stride only between rows, or none
-  float kl_scale = 1;           // from the gradient of the reduced KL to that of one element
-  Tiled grad_mu, grad_logvar;   // null data: not needed
+  Tiled grad_z, grad_kl;  // data is null if the gradient is zero
+  // Whether vectorize() holds for grad_kl. If it does not but `vector` does, grad_kl varies only between rows or only
+  // between columns.
+  bool grad_kl_vector = false;
+  float kl_scale = 1;          // factor from the gradient of the reduced KL to the gradient of one element's KL
+  Tiled grad_mu, grad_logvar;  // data is null if not needed
 };
 
-// Each returns null, or what went wrong.
+// Each function returns null, or an error message.
 const char* latent_forward(const LatentForward& arguments, void* stream);
 const char* latent_backward(const LatentBackward& arguments, void* stream);
 

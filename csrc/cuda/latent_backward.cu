@@ -7,12 +7,13 @@
 namespace betavae_fast::cuda {
 namespace {
 
-// The gradient of the KL as the kernel meets it: none; the same in every row, so read once ("dim", and the scalar
-// ones); one a row ("sample"); one an element ("none").
+// The form of the KL's gradient: absent; the same in every row, so that it is read once (reduction "dim" and the scalar
+// reductions); one value per row ("sample"); or one value per element ("none").
 enum class KlGrad { absent, columns, rows, each };
 
-// A CTA owns one item of the partition, a thread the same columns in each of its tiles. The noise is drawn again as
-// forward drew it. What is not needed for the gradients that are asked for is neither read nor computed.
+// A CTA owns one item of the partition, and a thread owns the same columns in each of the item's tiles. The noise is
+// drawn again, with the same bits as in forward. Operands that the wanted gradients do not need are neither read nor
+// computed.
 template <class T, bool vector, bool has_grad_z, KlGrad kl_grad>
 __global__ void __launch_bounds__(cta_threads) backward(const __grid_constant__ LatentBackward p) {
   constexpr int group = group_size<T>;
@@ -47,7 +48,7 @@ __global__ void __launch_bounds__(cta_threads) backward(const __grid_constant__ 
         if constexpr (kl_grad == KlGrad::each) grad_kl_in.load(elements, grad_kl);
         if (p.grad_logvar.data) logvar_in.load(elements, logvar);
       };
-      // One branch for all, as in load_both().
+      // All loads are in one branch, so that they are issued together, as in load_both().
       if (vector && count == group) {
         load(group);
       } else {

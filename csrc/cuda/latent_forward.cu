@@ -8,12 +8,13 @@
 namespace betavae_fast::cuda {
 namespace {
 
-// What becomes of the KL: nothing, or each element's is written; or it is summed down the columns (in registers, by CTA
-// at the end: "dim", and the total of all) or along the rows (by CTA in every tile: "sample").
+// The use of the KL: absent; each element's KL is written; it is summed down the columns, in registers and at the end
+// by the CTA (reduction "dim" and the scalar reductions); or it is summed along the rows, by the CTA in every tile
+// ("sample").
 enum class Kl { absent, each, columns, rows };
 
-// A CTA owns one item of the partition, a thread the same columns in each of its tiles. mu, log sigma^2 (and noise that
-// is given) are read once, z is written once, and the sums go to the CTA's own partials.
+// A CTA owns one item of the partition, and a thread owns the same columns in each of the item's tiles. mu, log sigma^2
+// and given noise are read once, z is written once, and the sums go to the CTA's own partial sums.
 template <class T, bool vector, bool want_z, Kl want_kl>
 __global__ void __launch_bounds__(cta_threads) forward(const __grid_constant__ LatentForward p) {
   constexpr int group = group_size<T>;

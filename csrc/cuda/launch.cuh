@@ -1,4 +1,4 @@
-// What every launch needs on the host: the kernel of an element type, and what went wrong.
+// Host code that every launch needs: the choice of the element type, and the error of a launch.
 #pragma once
 
 #include "../include/problem.h"
@@ -6,7 +6,7 @@
 
 namespace betavae_fast::cuda {
 
-// Calls visit(an element of this type), which returns an error or null.
+// Calls visit() with an element of the dtype; visit() returns an error message or null.
 template <class Visit>
 const char* with_element(DType dtype, Visit visit) {
   switch (dtype) {

@@ -1,4 +1,4 @@
-// What the likelihood's two kernels share: a group's formulas, and the variants they are compiled in.
+// Code shared by the likelihood's two kernels: the formulas of a group, and the compiled variants.
 #pragma once
 
 #include "launch.cuh"
@@ -24,7 +24,8 @@ __device__ __forceinline__ void group_nll(Width<float> width, const float (&x)[n
   }
 }
 
-// One branch a group, the same for all threads: a third of the kernels to compile.
+// Chooses the likelihood at run time. One branch per group, which all threads take alike, leaves a third of the kernels
+// to compile.
 template <int n>
 __device__ __forceinline__ void group_nll(const LikelihoodArguments& p, const float (&x)[n], const float (&t)[n],
                                           float (&nll)[n], float (&grad)[n]) {
@@ -37,7 +38,7 @@ __device__ __forceinline__ void group_nll(const LikelihoodArguments& p, const fl
     group_nll<Likelihood::laplace>(width, x, t, nll, grad);
 }
 
-// decoded's type, and how it and the target are read.
+// A compiled variant: decoded's element type, and the way in which decoded and the target are read.
 template <class T, class Pixels, bool is_vector>
 struct Variant {
   using Element = T;

@@ -1,11 +1,11 @@
-// The likelihood op on CUDA, free of torch: what to compute, and the launches.
+// The likelihood op on CUDA, independent of torch: the arguments of the kernels, and their launches.
 #pragma once
 
 #include "partition.h"
 
 namespace betavae_fast::cuda {
 
-struct Target : Tiled {  // of Pixels::bits: strides count bits
+struct Target : Tiled {  // for Pixels::bits, strides count bits
   Pixels pixels = Pixels::float32;
 };
 
@@ -17,27 +17,28 @@ struct LikelihoodArguments {
   Partition cut;
   Tiled decoded;
   Target target;
-  Tiled grad;                  // null data: not wanted
-  bool vector = false;         // vectorize() holds for every operand but the target
-  bool target_vector = false;  // and for it: its groups lie as decoded's do
+  Tiled grad;                  // data is null if not wanted
+  bool vector = false;         // whether vectorize() holds for every operand but the target
+  bool target_vector = false;  // whether vectorize() or vectorize_bits() holds for the target
 };
 
 struct LikelihoodForward : LikelihoodArguments {
-  Tiled nll;             // of each element; null data: sums are wanted
-  float grad_scale = 1;  // from the gradient of an element's NLL to that of the reduced one
+  Tiled nll;             // each element's NLL; data is null if sums are wanted
+  float grad_scale = 1;  // factor from the gradient of one element's NLL to the gradient of the reduced NLL
   Reduction reduction = Reduction::none;
   float* sums = nullptr;  // see sums_of()
-  double scale = 1;       // what the sums are multiplied by where they are final
+  double scale = 1;       // factor of the sums; 1 if they are partial sums
 };
 
 struct LikelihoodBackward : LikelihoodArguments {
   Tiled grad_nll;
-  bool grad_nll_vector = false;  // vectorize() holds for grad_nll; else it has a stride only between rows, or none
-  float nll_scale = 1;           // from the gradient of the reduced NLL to that of one element
-  bool unless_one = false;       // grad_nll is one number; where it is 1, grad is right as it is
+  // Whether vectorize() holds for grad_nll. If it does not but `vector` does, grad_nll does not vary within rows.
+  bool grad_nll_vector = false;
+  float nll_scale = 1;      // factor from the gradient of the reduced NLL to the gradient of one element's NLL
+  bool unless_one = false;  // whether to leave grad unchanged if grad_nll, a single number, is 1
 };
 
-// Each returns null, or what went wrong.
+// Each function returns null, or an error message.
 const char* likelihood_forward(const LikelihoodForward& arguments, void* stream);
 const char* likelihood_backward(const LikelihoodBackward& arguments, void* stream);
 

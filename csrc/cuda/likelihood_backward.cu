@@ -3,8 +3,9 @@
 namespace betavae_fast::cuda {
 namespace {
 
-// A CTA owns one item of the partition, a thread the same columns in each of its tiles. Any gradient of the NLL that
-// varies within rows is read as decoded is; else each group takes its row's, which for a scalar is the same everywhere.
+// A CTA owns one item of the partition, and a thread owns the same columns in each of the item's tiles. A gradient of
+// the NLL that varies within rows is read like decoded. Otherwise each group takes the gradient of its row, which is
+// the same for all rows if the NLL is a scalar.
 template <class V>
 __global__ void __launch_bounds__(cta_threads) backward(const __grid_constant__ LikelihoodBackward p) {
   constexpr int group = V::group;

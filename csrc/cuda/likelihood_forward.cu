@@ -4,12 +4,12 @@
 namespace betavae_fast::cuda {
 namespace {
 
-// What becomes of the NLL: each element's is written; or it is summed along the rows (by CTA in every tile: "sample"),
-// or in all (in registers, by CTA at the end).
+// The use of the NLL: each element's NLL is written; it is summed along the rows, by the CTA in every tile (reduction
+// "sample"); or it is summed completely, in registers and at the end by the CTA.
 enum class Sum { none, rows, all };
 
-// A CTA owns one item of the partition, a thread the same columns in each of its tiles. decoded and target are read
-// once, the gradient, where it is wanted, is written once, and the sums go to the CTA's own partials.
+// A CTA owns one item of the partition, and a thread owns the same columns in each of the item's tiles. decoded and
+// target are read once, a wanted gradient is written once, and the sums go to the CTA's own partial sums.
 template <class V, Sum want>
 __global__ void __launch_bounds__(cta_threads) forward(const __grid_constant__ LikelihoodForward p) {
   constexpr int group = V::group;

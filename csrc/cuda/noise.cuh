@@ -1,13 +1,13 @@
-// A group's noise, drawn from the sequence that rng names.
+// Draws the noise of a thread's groups from the sequence that rng names.
 #pragma once
 
 #include "../include/normal.h"
 
 namespace betavae_fast::cuda {
 
-// Read when the kernel runs, so that a CUDA graph's replay sees new values. The shuffles change nothing: they tell the
-// compiler that the keys are one for the whole warp, and keep it from adding them up anew in every block; they then
-// stay in uniform registers.
+// Reads the key when the kernel runs, so that a replayed CUDA graph sees new values. The shuffles change no value. They
+// tell the compiler that the keys are the same for the whole warp, so that it keeps them in uniform registers instead
+// of adding them up again for every Philox block.
 __device__ __forceinline__ RoundKeys read_keys(const int64_t* rng) {
   RoundKeys keys = round_keys({static_cast<uint64_t>(rng[0]), static_cast<uint64_t>(rng[1])});
   const auto make_uniform = [](uint32_t& word) { word = __shfl_sync(0xFFFFFFFFu, word, 0); };
@@ -17,11 +17,11 @@ __device__ __forceinline__ RoundKeys read_keys(const int64_t* rng) {
   return keys;
 }
 
-// The noise of a thread's groups, from tile to tile. `blocks`: every group begins with a block of the sequence.
+// The noise of a thread's groups, tile by tile. `blocks` promises that every group begins at a Philox block.
 template <bool blocks>
 class Noise {
  public:
-  // Of the elements `first` ...; nothing is drawn without rng.
+  // Begins at element `first` of the sequence. Without rng nothing may be drawn.
   __device__ __forceinline__ Noise(const int64_t* rng, int64_t first, int64_t tile_stride)
       : at_(static_cast<uint64_t>(first) / unit), step_(static_cast<uint64_t>(tile_stride) / unit) {
     if (rng) keys_ = read_keys(rng);
@@ -30,7 +30,7 @@ class Noise {
   template <int n>
   __device__ __forceinline__ void draw(float (&eps)[n]) const {
     if constexpr (blocks) return draw_blocks(at_, eps);
-    // Blocks are shared by consecutive elements where the sequence happens to be aligned.
+    // A group that happens to begin at a Philox block needs no block beyond its own.
     const int skip = static_cast<int>(at_ % 4);
     if (skip == 0) return draw_blocks(at_ / 4, eps);
     float run[n + 4];

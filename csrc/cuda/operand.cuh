@@ -1,4 +1,4 @@
-// One thread's groups in one operand.
+// Loads and stores one thread's groups of one operand.
 #pragma once
 
 #include "partition.h"
@@ -6,14 +6,14 @@
 
 namespace betavae_fast::cuda {
 
-// Every group lies in one piece, aligned to 16 bytes: see vectorize(). A pointer steps from tile to tile.
+// An operand for which vectorize() holds: every group is contiguous and aligned. A pointer steps from tile to tile.
 template <class T, bool vector>
 class Operand {
  public:
   __device__ __forceinline__ Operand(const Problem&, const Tiled& view, const Place& place, Column column)
       : at_(static_cast<char*>(view.data) + column.offset(view, place.row) * int64_t{sizeof(T)}), step_(view.step) {}
 
-  // Elements past `count` read as 0.
+  // Sets elements past `count` to 0.
   template <int n>
   __device__ __forceinline__ void load(int count, float (&x)[n]) const {
     const T* from = reinterpret_cast<const T*>(at_);
@@ -36,7 +36,7 @@ class Operand {
   const int64_t& step_;
 };
 
-// Any strides: every element's place is looked up.
+// An operand with any strides: the place of every element is computed.
 template <class T>
 class Operand<T, false> {
  public:
@@ -71,7 +71,8 @@ class Operand<T, false> {
   int64_t element_;
 };
 
-// A group of each. One branch for both where it is full: else the second load would wait for the first to come back.
+// Loads one group of each operand. Full groups are loaded in one branch, so that the second load is issued before the
+// first returns.
 template <class A, class B, int n>
 __device__ __forceinline__ void load_both(const A& a, const B& b, int count, float (&x)[n], float (&y)[n]) {
   if (count == n) {

@@ -1,9 +1,10 @@
-// Which elements a CTA and each of its threads own: plain arithmetic, by shape and tuning alone, so that the order of
-// every sum is the same for every memory layout, run and GPU. No CUDA in it: tests/ops/cuda walks it with g++.
+// The partition of a batch among CTAs and their threads. It depends only on the shape and the tuning, so the order of
+// every sum is the same for every memory layout, run and GPU. It contains no CUDA: tests/ops/cuda checks it with g++.
 //
-// The batch, rows x cols, is covered by tiles: one step of one CTA, `group` consecutive elements a thread. Narrow rows
-// lie whole in a tile, several above each other; wide rows are cut into panels. A CTA owns an item: tiles below each
-// other in one panel, so that a thread stays in its columns and can keep their sums in registers.
+// The tiles cover the batch of rows x cols elements. A tile is one step of one CTA, with `group` consecutive elements
+// for each thread. Narrow rows are whole in a tile, which then has several; wide rows are cut into panels. A CTA owns
+// an item: tiles below each other in one panel, so that a thread keeps its columns and can hold their sums in
+// registers.
 #pragma once
 
 #include "../include/numerics.h"
@@ -14,7 +15,7 @@ namespace betavae_fast::cuda {
 
 constexpr int cta_threads = 256;
 
-// n / divisor for 0 <= n < 2^31, by one high multiplication (Granlund & Montgomery 1994).
+// Computes n / divisor for 0 <= n < 2^31 with one multiplication (Granlund & Montgomery 1994).
 struct Divider {
   uint32_t divisor = 1, multiplier = 1, shift = 0;
 
@@ -28,32 +29,33 @@ struct Divider {
   }
 };
 
-// What one thread owns in its CTA's item: `room` consecutive elements from `first` in the first tile, and as many in
-// each tile below it; perhaps fewer, or none, in the last.
+// The elements that one thread owns in its CTA's item: `room` consecutive elements from `first` on in the first tile,
+// as many in each tile below it, and `last` elements (perhaps fewer, or none) in the last tile.
 struct Place {
   int64_t item, panel;
-  int64_t row, col;  // of the element `first`
+  int64_t row, col;  // position of the element `first`
   int64_t first;     // row * cols + col
   int32_t tiles, room, last;
 
   BVF_INLINE int32_t count(int32_t tile) const { return tile + 1 < tiles ? room : last; }
 };
 
-// Whether something is kept for each column or row (a sum of the KL, or its gradient); if not, elements may be dealt
-// out in flat order.
+// The values that a kernel keeps: one for each column or each row (a sum, or the gradient of a sum), or nothing, which
+// allows elements to be assigned in flat order.
 enum class Keeps { nothing, columns, rows };
 
 struct Partition {
-  int64_t rows = 0, cols = 1;  // the batch's; perhaps, if nothing is kept of them, another cut of the same elements
-  int64_t elements = 0;        // rows * cols, less where the last of such rows is not full
+  // The batch's shape. If nothing is kept per row or column, the same elements may be cut into rows of another length.
+  int64_t rows = 0, cols = 1;
+  int64_t elements = 0;  // rows * cols, or fewer if the rows were cut anew and the last one is not full
   int64_t row_tiles = 0, items = 0;
-  int64_t tile_stride = 0;  // from an element to that below it in the next tile
-  int32_t group = 4;        // elements of a thread in a tile: 16 bytes of the inputs
+  int64_t tile_stride = 0;  // distance from an element to the one below it in the next tile
+  int32_t group = 4;        // elements of a thread in a tile, which are 16 bytes of the inputs
   int32_t tile_rows = 1, tile_cols = 1, panels = 1, item_tiles = 1;
-  bool folded = true;  // rows follow each other in a tile without a gap, whatever the group; else rows begin a group
+  bool folded = true;  // whether groups may span the rows of a tile, which follow each other without a gap
   Divider by_panels, by_width;
 
-  static constexpr int64_t panel_cols = 256;  // 512 bytes at least, read by one CTA from each row
+  static constexpr int64_t panel_cols = 256;  // a CTA then reads at least 512 bytes of each row
 
   Partition() = default;
   Partition(int64_t batch_rows, int64_t batch_cols, int group_size, Keeps keeps, Tuning tuned)
@@ -63,8 +65,8 @@ struct Partition {
       cols = panel_cols;
       rows = (elements + cols - 1) / cols;
     }
-    // Few rows: broader panels keep all threads busy. Not for sums of rows, which must not depend on how many there
-    // are.
+    // With few rows, broader panels keep all threads busy. Panels are not broadened for sums of rows, which must not
+    // depend on the number of rows.
     int64_t broadest = panel_cols;
     if (keeps != Keeps::rows && rows * panel_cols < tile) broadest = tile / rows / group * group;
     folded = cols % group == 0 ? cols <= broadest : period() <= tile;
@@ -89,9 +91,9 @@ struct Partition {
 
   int64_t ctas() const { return items * panels; }
 
-  // Every group of every tile begins at a multiple of its size in flat order.
+  // Tells whether every group of every tile begins at a multiple of its size in flat order.
   bool groups_aligned() const { return folded || cols % group == 0; }
-  // No group reaches from one row into the next.
+  // Tells whether no group spans two rows.
   BVF_INLINE bool groups_in_rows() const { return !folded || cols % group == 0; }
 
   BVF_INLINE Place place(uint32_t cta, uint32_t thread) const {
@@ -119,7 +121,7 @@ struct Partition {
   }
 
  private:
-  // The fewest elements that are both whole rows and whole groups.
+  // The smallest number of elements that is both whole rows and whole groups.
   int64_t period() const {
     int64_t a = cols, b = group;
     while (b != 0) {
@@ -131,7 +133,8 @@ struct Partition {
   }
 };
 
-// An element's place in every operand, from its place in flat order; walks on from there.
+// The row, outer and inner index of an element, computed from its number in flat order; next() steps to the next
+// element.
 struct Index {
   int64_t row, outer, inner;
 
@@ -159,14 +162,14 @@ struct Index {
   }
 };
 
-// An operand as the kernels take it.
+// An operand of the kernels.
 struct Tiled : View {
-  // For groups that move at once: the stride between rows as the partition counts them, and the bytes to the tile
-  // below.
+  // Used if vectorize() or vectorize_bits() holds: the stride between the rows of the partition, and the distance to
+  // the tile below, in bytes (for bits, in bits).
   int64_t tile_row = 0, step = 0;
 };
 
-// A thread's column, which it keeps.
+// The column of a thread, which is the same in every tile of its item.
 struct Column {
   int64_t outer, inner;
 
@@ -177,7 +180,8 @@ struct Column {
   }
 };
 
-// Whether every group of the operand lies in one piece, at a multiple of its size from the operand's beginning.
+// Tells whether every group of the operand is contiguous and begins at a multiple of its size from the operand's
+// beginning. Sets view.tile_row.
 inline bool consecutive(const Problem& p, const Partition& cut, Tiled& view) {
   if (view.inner != 1 || !cut.groups_aligned()) return false;
   const bool joined = (p.rows == 1 || view.row == p.cols()) && (p.outer == 1 || view.outer == p.inner);
@@ -187,7 +191,8 @@ inline bool consecutive(const Problem& p, const Partition& cut, Tiled& view) {
   return joined || in_groups;
 }
 
-// Whether every group moves at once, 16 bytes at a time or, where it has fewer, all of them.
+// Tells whether every group can be moved at once, 16 bytes at a time, or in one piece if it has fewer bytes. Sets
+// view.step.
 inline bool vectorize(const Problem& p, const Partition& cut, int64_t element_bytes, Tiled& view) {
   if (!view.data) return true;
   const int64_t group_bytes = cut.group * element_bytes;
@@ -198,7 +203,7 @@ inline bool vectorize(const Problem& p, const Partition& cut, int64_t element_by
   return true;
 }
 
-// The same for bits, of which no group has more than a byte: all is counted in bits.
+// Does the same for packed bits, of which a group has at most one byte. The step counts bits.
 inline bool vectorize_bits(const Problem& p, const Partition& cut, Tiled& view) {
   if (!consecutive(p, cut, view)) return false;
   view.step = cut.tile_rows * view.tile_row;

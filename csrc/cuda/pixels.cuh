@@ -1,4 +1,4 @@
-// The likelihood's targets as they lie in memory: floating point as any operand, a byte or a bit a pixel.
+// Loads the likelihood's targets: floating-point pixels, and pixels of one byte or one bit.
 #pragma once
 
 #include "../include/likelihood.h"
@@ -19,7 +19,7 @@ using betavae_fast::widen;
 __device__ __forceinline__ float widen(Byte x) { return pixel(x.value); }
 __device__ __forceinline__ float widen(Flag x) { return static_cast<float>(x.value); }
 
-// A float for each byte of a group, which is aligned to its own size.
+// Converts each byte of a group, which is aligned to its own size, to a float.
 template <class T, int n>
 __device__ __forceinline__ void load_bytes(const T* from, float (&x)[n]) {
   uint32_t words[n / 4];
@@ -41,7 +41,8 @@ __device__ __forceinline__ void load_group(const Flag* from, float (&x)[n]) {
   load_bytes(from, x);
 }
 
-// Offsets and steps count bits. A group lies in one byte; past `count` it may read another row's.
+// A target of bits, whose offsets and steps count bits. A group is within one byte; elements past `count` may be
+// another row's.
 template <>
 class Operand<Bit, true> {
  public:
@@ -70,7 +71,7 @@ __device__ __forceinline__ float pixel_at(const void* data, int64_t offset, Bit)
   return static_cast<float>(static_cast<const uint8_t*>(data)[offset >> 3] >> (offset & 7) & 1);
 }
 
-// Any strides, any pixels: the place of every one is looked up. T is decoded's type.
+// A target with any strides and pixels: the place of every pixel is computed. T is decoded's element type.
 template <class T>
 class AnyPixels {
  public:

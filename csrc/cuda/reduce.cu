@@ -6,8 +6,8 @@ namespace {
 
 constexpr int reduce_threads = 1024;
 
-// A CTA owns reduce_threads / lanes outputs, `lanes` threads to each. Neighbouring threads read neighbouring partials,
-// which are those of one output or of neighbouring ones.
+// A CTA owns reduce_threads / lanes outputs, with `lanes` threads for each. Neighbouring threads read neighbouring
+// partial sums, which belong to one output or to neighbouring outputs.
 __global__ void __launch_bounds__(reduce_threads)
     reduce(const __grid_constant__ Partials p, int lanes, double scale, float* out) {
   __shared__ double shared[reduce_threads];
@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(reduce_threads)
 }  // namespace
 
 const char* reduce_partials(const Partials& partials, double scale, float* out, void* stream) {
-  // Eight neighbouring outputs are one 32-byte sector; a single one gets all threads.
+  // Eight neighbouring outputs fill one 32-byte sector. A single output gets all threads.
   int lanes = partials.outputs == 1 ? reduce_threads : reduce_threads / 8;
   while (lanes > 1 && lanes / 2 >= partials.count) lanes /= 2;
   const int64_t outputs = reduce_threads / lanes, ctas = (partials.outputs + outputs - 1) / outputs;

@@ -1,12 +1,12 @@
-// Sums in a fixed order: no atomics, the same bits every run. What a CTA sums it writes to its own place;
-// reduce_partials (reduce.cu) then adds those in double.
+// Sums in a fixed order, without atomics, so that every run has the same bits. Each CTA writes its partial sums to its
+// own place, and reduce_partials() (reduce.cu) then adds them up in double.
 #pragma once
 
 #include "partition.h"
 
 namespace betavae_fast::cuda {
 
-// The sum over lanes [0, width) of an aligned part of the warp, in its first lane.
+// The sum over `width` lanes of a warp, which begin at a multiple of `width`; the first of them has the result.
 __device__ __forceinline__ float sum_lanes(float x, int width) {
   for (int distance = width / 2; distance > 0; distance /= 2) x += __shfl_down_sync(0xFFFFFFFFu, x, distance);
   return x;
@@ -24,7 +24,7 @@ __device__ __forceinline__ float sum_group(const float (&x)[n]) {
   return parts[0];
 }
 
-// A CTA's sum, in thread 0. `shared` holds a float a warp.
+// The sum over a CTA; thread 0 has the result. `shared` has room for one float per warp.
 __device__ __forceinline__ float sum_cta(float x, float* shared) {
   x = sum_lanes(x, 32);
   if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
@@ -33,8 +33,8 @@ __device__ __forceinline__ float sum_cta(float x, float* shared) {
   return sum_lanes(x, cta_threads / 32);
 }
 
-// The sums of a CTA's columns: the rows of the tile are folded in half until one is left. `shared` holds a tile;
-// visit(column in the tile, sum), for its own columns alone: those beyond it are another CTA's.
+// Sums a CTA's columns: the rows of the tile are folded in half until one is left. `shared` has room for a tile. Calls
+// visit(column in the tile, sum) only for the tile's own columns; the columns beyond them belong to another CTA.
 template <int n, class Visit>
 __device__ __forceinline__ void sum_columns(const Partition& cut, const float (&x)[n], float* shared, Visit visit) {
   if (cut.tile_rows == 1) {
@@ -60,7 +60,7 @@ __device__ __forceinline__ void sum_columns(const Partition& cut, const float (&
   for (int i = threadIdx.x; i < cut.tile_cols; i += cta_threads) visit(i, shared[i]);
 }
 
-// The sums of a tile's rows, each by as many threads of a warp as there are for it, a power of two.
+// Sums the rows of a tile. Each row gets as many threads of a warp as there are for it, rounded down to a power of two.
 template <int n>
 class RowSums {
  public:
@@ -76,8 +76,8 @@ class RowSums {
     rows_at_once_ = cta_threads >> shift;
   }
 
-  // `shared` holds a tile, and is one that the previous call did not use; visit(row in the tile, sum). Where no group
-  // reaches into the next row, each thread adds its own group first.
+  // Calls visit(row in the tile, sum) for each row. `shared` has room for a tile, and must not be the memory that the
+  // previous call used. If no group spans two rows, each thread adds up its own group first.
   template <class Visit>
   __device__ __forceinline__ void of_tile(const float (&x)[n], float* shared, Visit visit) const {
     if (grouped_) {

@@ -1,4 +1,4 @@
-// The last step of a sum over CTAs, free of torch.
+// The last step of a sum over CTAs, independent of torch.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ struct Partials {
   int64_t count, count_stride;
 };
 
-// out[i] = scale * (the sum of output i's partials). Returns null, or what went wrong.
+// Sets out[i] to scale times the sum of output i's partial sums. Returns null, or an error message.
 const char* reduce_partials(const Partials& partials, double scale, float* out, void* stream);
 
 }  // namespace betavae_fast::cuda

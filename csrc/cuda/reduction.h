@@ -1,18 +1,19 @@
-// How a reduction cuts a batch, and how its partial sums lie in memory.
+// The partition and the partial sums that a reduction needs.
 #pragma once
 
 #include "partition.h"
 
 namespace betavae_fast::cuda {
 
-// Elements of a thread's group: 16 bytes.
+// The number of elements in a thread's group, which is 16 bytes.
 inline int group_of(DType dtype) { return dtype == DType::float32 ? 4 : 8; }
 
 inline Keeps keeps_of(Reduction reduction) {
   return reduction == Reduction::dim ? Keeps::columns : reduction == Reduction::sample ? Keeps::rows : Keeps::nothing;
 }
 
-// What a forward kernel writes: `outputs` sums, each of `count` terms. With one term each they are the result.
+// The sums that a forward kernel writes: `outputs` sums of `count` terms each. If each has one term, they are the
+// result.
 struct Sums {
   int64_t outputs, output_stride, count, count_stride;
 };

@@ -1,4 +1,4 @@
-// What the kernels of the aggregated posterior share: where a thread stands, and the terms of its pairs.
+// Code shared by the kernels of the aggregated posterior: a thread's lane and warp, and the terms of its pairs.
 #pragma once
 
 #include "launch.cuh"
@@ -25,8 +25,8 @@ __device__ __forceinline__ Compute<T> number(const Matrix& x, int64_t row, int64
   return widen(static_cast<const T*>(x.data)[row * x.row + col * x.col]);
 }
 
-// -sum_d t_ijd^2 of the pairs of neighbouring rows and posteriors. Two levels of sums, so that errors do not grow with
-// D.
+// Computes -sum_d t_ijd^2 for the pairs of neighbouring rows and posteriors. The sum has two levels, so that its error
+// grows more slowly with D.
 template <int rows, int posteriors>
 __device__ __forceinline__ void negated_squares(const Mixture& p, int64_t row, int64_t posterior,
                                                 float (&sum)[rows][posteriors]) {
@@ -64,12 +64,12 @@ __device__ __forceinline__ void negated_squares(const Mixture& p, int64_t row, i
   }
 }
 
-// Whether any of these pairs has a weight of its own.
+// Tells whether any of these pairs has a weight of its own.
 __device__ __forceinline__ bool has_own_weights(const Mixture& p, int64_t row, int64_t rows, int64_t posterior,
                                                 int64_t posteriors) {
   if (p.weights.own == 0.0 && p.weights.next == 0.0) return false;
   const int64_t first = p.first_row + row,
-                after = first + rows;  // the own ones are [first, after), the next end with `after`
+                after = first + rows;  // own posteriors are [first, after); next posteriors end with `after`
   return (first < posterior + posteriors && posterior <= after) || (posterior == 0 && after >= p.posteriors);
 }
 

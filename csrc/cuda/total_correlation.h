@@ -1,7 +1,8 @@
-// The aggregated posterior's log-densities on CUDA, free of torch: what to compute, how it is cut, and the launches.
+// The aggregated posterior's log-densities on CUDA, independent of torch: the arguments of the kernels, their splits,
+// and their launches.
 //
-// The inputs are first written out as the kernels want them: floats, dim by dim, padded to whole tiles. Then every CTA
-// owns `own` rows or posteriors and streams those of the other side past them, `others` at a time.
+// The inputs are first copied into the kernels' layout: floats, one dim after the other, padded to whole tiles. Then
+// every CTA owns `own` rows (or posteriors), and streams the posteriors (or rows) past them, `others` at a time.
 #pragma once
 
 #include "../include/mixture.h"
@@ -11,18 +12,19 @@
 namespace betavae_fast::cuda {
 
 constexpr int mixture_warps = 4, mixture_threads = 32 * mixture_warps;
-constexpr int own_each = 4, own = 32 * own_each;                      // of a lane; of each warp, and so of the CTA
-constexpr int others_each = 8, others = mixture_warps * others_each;  // of a warp at a time, and of the CTA
+constexpr int own_each = 4, own = 32 * own_each;  // owned by a lane; by each warp, and thus by the CTA
+constexpr int others_each = 8, others = mixture_warps * others_each;  // streamed at a time by a warp; by the CTA
 
 inline int64_t tiles_of(int64_t count, int64_t tile) { return (count + tile - 1) / tile; }
 inline int64_t padded(int64_t count) { return tiles_of(count, own) * own; }
 
-// How a stream is split among CTAs that own the same: by shape and tuning alone, enough to fill a GPU, few because the
-// sums of each are kept until they are added up in order. No more CTAs than wanted: a few beyond those that a GPU holds
-// at once would take as long as all the others.
+// The splits of the streamed side among CTAs that own the same rows or posteriors. They depend only on the shape and
+// the tuning. There are enough of them to fill a GPU, but few, because the sums of each are kept until they are added
+// up in order. Splitting never makes more CTAs than wanted: a few more than a GPU holds at once would take as long as
+// all the others together.
 struct Cut {
   static constexpr int64_t max_splits = 32;
-  int64_t splits = 0, tiles = 0;  // tiles of a split
+  int64_t splits = 0, tiles = 0;  // number of splits, and of tiles in a split
 
   Cut() = default;
   Cut(int64_t ctas, int64_t streamed, Tuning tuned) : all_(tiles_of(streamed, others)) {
@@ -38,25 +40,25 @@ struct Cut {
   int64_t all_ = 0;
 };
 
-// A matrix as the caller has it; strides in elements. A column stands with a stride of zero along its row.
+// A matrix in the caller's layout; strides count elements. A vector is a column, whose stride along a row is 0.
 struct Matrix {
   const void* data;
   int64_t row, col;
 };
 
-// Arrays that are written out are [d][i] with i padded, or [i] alone.
+// The arrays that the kernels prepare have the layout [d][i] with padded i, or [i].
 struct Mixture {
   DType dtype;
   int64_t rows, posteriors, dims, first_row;  // b, B, D
-  int64_t row_stride, posterior_stride;       // padded
+  int64_t row_stride, posterior_stride;       // padded numbers of rows and posteriors
   MixtureWeights weights;
   Matrix z_in, mu_in, logvar_in;
   float *z, *mu, *inverse_width, *peak;
-  float* peak_sum;  // over the dims
+  float* peak_sum;  // sum of peak over the dims
 };
 
-// For every row, and split of the posteriors, the maximum of the terms in base 2 and the sum of 2^(term - maximum):
-// [split][row], or [split][d][row].
+// The maximum of the terms in base 2 and the sum of 2^(term - maximum), for every row and every split of the
+// posteriors: [split][row], or [split][d][row].
 struct LogSums {
   Cut cut;
   float *maximum, *sum;
@@ -64,25 +66,26 @@ struct LogSums {
 
 struct MixtureForward : Mixture {
   LogSums of_joint, of_marginals;
-  double *joint, *marginals;  // (b,), (b, D)
+  double *joint, *marginals;  // of shape (b,) and (b, D)
 };
 
-// The responsibilities are normalised anew: in float, log q is too coarse for those of large terms to add up to 1.
-// So rows come first, and what they find their responsibilities to add up to divides the gradients that posteriors see.
-constexpr int kept_sums = 3;  // that each split of MixtureBackward leaves for a row or posterior and dim
+// Backward normalises the responsibilities again: in float, log q is too coarse for the responsibilities of large terms
+// to add up to 1. It therefore sweeps the rows first, and divides the gradients that the posteriors use by the sums of
+// the rows' responsibilities.
+constexpr int kept_sums = 3;  // sums that each split of MixtureBackward leaves per dim, for a row or a posterior
 
 struct MixtureBackward : Mixture {
   Matrix grad_joint_in, grad_marginals_in, joint_in, marginals_in;
   float *joint, *marginals;            // in base 2, without the weight of all pairs
-  float *grad_joint, *grad_marginals;  // divided
+  float *grad_joint, *grad_marginals;  // divided by the sum of the responsibilities
   Cut of_rows, of_posteriors;
-  float* joint_mass;      // [split][row]: of the joint's responsibilities
+  float* joint_mass;      // [split][row]: sum of the joint's responsibilities
   float* row_sums;        // [split][the joint's pull, the marginal's, its mass][d][row]
   float* posterior_sums;  // [split][mass, pull, stretch][d][posterior]
   void *grad_z, *grad_mu, *grad_logvar;
 };
 
-// Each returns null, or what went wrong.
+// Each function returns null, or an error message.
 const char* prepare_mixture(const Mixture& arguments, void* stream);
 const char* prepare_log_densities(const MixtureBackward& arguments, void* stream);
 const char* total_correlation_forward(const MixtureForward& arguments, void* stream);

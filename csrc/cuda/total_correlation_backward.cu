@@ -3,17 +3,18 @@
 namespace betavae_fast::cuda {
 namespace {
 
-// Whose gradients a CTA sums, and over whom it streams.
+// The side whose gradients a CTA sums; the CTA streams the other side.
 enum class Owner { rows, posteriors };
 
-// Per lane when owned, per warp when streamed.
+// The rows and posteriors of a CTA's tiles. On the owned side, rows_each or posteriors_each is the number per lane; on
+// the streamed side, the number per warp.
 template <Owner owner>
 struct Side {
   static constexpr bool owns_rows = owner == Owner::rows;
   static constexpr int rows_each = owns_rows ? own_each : others_each,
                        posteriors_each = owns_rows ? others_each : own_each;
 
-  int64_t first_own, first_other;  // of the CTA's tiles
+  int64_t first_own, first_other;  // first of the CTA's tiles
 
   __device__ __forceinline__ int64_t row(int other) const {
     return owns_rows ? first_own + lane() * own_each : first_other + other;
@@ -27,7 +28,8 @@ struct Side {
   }
 };
 
-// The joint's responsibilities p_ij in the CTA's tiles, or for posteriors g_i p_ij, as [other][own]; added to `mass`.
+// Writes the joint's responsibilities p_ij of the CTA's tiles to `shared`, as [other][own]. If rows are owned, it also
+// adds them to `mass`; if posteriors are owned, it writes g_i p_ij instead.
 template <Owner owner>
 __device__ __forceinline__ void share_joint(const MixtureBackward& p, const Side<owner>& side, bool weighted,
                                             float* shared, float (&mass)[own_each]) {
@@ -55,11 +57,11 @@ __device__ __forceinline__ void share_joint(const MixtureBackward& p, const Side
   }
 }
 
-// One dim of the CTA's tiles, added to `sums`.
+// Adds the terms of one dim of the CTA's tiles to `sums`.
 template <Owner owner>
 __device__ __forceinline__ void add_dim(const MixtureBackward& p, const Side<owner>& side, int64_t d, bool weighted,
                                         const float* shared, float (&sums)[kept_sums][own_each]) {
-  constexpr int n = own_each;  // rows and posteriors at once
+  constexpr int n = own_each;  // number of rows, and of posteriors, that are taken at once
   float z[n], grad[n] = {}, minus[n], mu[n], inverse[n], peaks[n];
   const auto load_rows = [&](int64_t row) {
     load_group(p.z + d * p.row_stride + row, z);
@@ -113,8 +115,9 @@ __device__ __forceinline__ void add_dim(const MixtureBackward& p, const Side<own
   }
 }
 
-// A CTA goes through its split tile by tile: first what all dims share, then each warp takes dims of its own. A
-// thread's sums of all dims fit into no registers; it keeps them in memory, where no other thread reads them.
+// A CTA takes the tiles of its split in order. In each tile, it first computes what all dims share, and then each warp
+// takes dims of its own. A thread's sums of all dims do not fit into registers, so it keeps them in memory, where no
+// other thread reads them.
 template <Owner owner>
 __global__ void __launch_bounds__(mixture_threads) sweep(const __grid_constant__ MixtureBackward p) {
   __shared__ __align__(16) float shared[others * own];
@@ -164,10 +167,10 @@ __device__ __forceinline__ double total(const float* parts, int64_t splits, int6
   return sum;
 }
 
-// A row that lies infinitely far from every posterior has no responsibilities to normalise, and no gradient.
+// A row infinitely far from every posterior has no responsibilities to normalise, and no gradient.
 __device__ __forceinline__ double divided(double grad, double mass) { return mass == 0.0 ? 0.0 : grad / mass; }
 
-// A thread owns one element of the gradients. Rows that only fill a tile have none.
+// A thread owns one element of the gradients. The gradients of padded rows are 0.
 template <class T>
 __global__ void __launch_bounds__(mixture_threads) finish_rows(const __grid_constant__ MixtureBackward p) {
   const int64_t tiles = p.row_stride / own, row = blockIdx.x % tiles * own + threadIdx.x, d = blockIdx.x / tiles;

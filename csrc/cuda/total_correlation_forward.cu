@@ -5,8 +5,8 @@
 namespace betavae_fast::cuda {
 namespace {
 
-// A running maximum and the sum of 2^(term - maximum) (Milakov & Gimelshein 2018). A maximum that is finite from the
-// start spares infinity - infinity. NaN is no maximum, but makes the sum NaN.
+// A running maximum and the sum of 2^(term - maximum) (Milakov & Gimelshein 2018). The maximum is finite from the
+// start, which avoids infinity - infinity. NaN never becomes the maximum, but makes the sum NaN.
 struct LogSum {
   float maximum = -FLT_MAX, sum = 0.0f;
 
@@ -31,7 +31,7 @@ struct LogSum {
   }
 };
 
-// Merges the warps' sums of the CTA's rows in order, and writes them from `to` on.
+// Merges the warps' sums of the CTA's rows in a fixed order, and writes them to `out` from index `to` on.
 __device__ __forceinline__ void write(const LogSum (&of_rows)[own_each], const LogSums& out, int64_t to) {
   __shared__ LogSum shared[mixture_warps * own];
 #pragma unroll
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(mixture_threads) marginals(const __grid_consta
   write(of_rows, p.of_marginals, item * p.row_stride + first_row);
 }
 
-// The splits' sums of one row, or one row and dim; they lie `stride` apart.
+// Merges the splits' sums of one row, or of one row and dim, into its log-density. The sums are `stride` apart.
 __device__ __forceinline__ double value(const LogSums& parts, int64_t at, int64_t stride, double weight) {
   LogSum total;
   for (int64_t split = 0; split < parts.cut.splits; ++split, at += stride)
@@ -102,7 +102,7 @@ __device__ __forceinline__ double value(const LogSums& parts, int64_t at, int64_
   return ln_2<double> * (static_cast<double>(total.maximum) + std::log2(static_cast<double>(total.sum)) + weight);
 }
 
-// A thread owns one row of one dim, or of the joint, which stands behind the dims.
+// A thread owns one row of one dim, or of the joint, whose index follows the dims'.
 __global__ void __launch_bounds__(mixture_threads) finish(const __grid_constant__ MixtureForward p) {
   const int64_t row_tiles = p.row_stride / own, row = blockIdx.x % row_tiles * own + threadIdx.x,
                 d = blockIdx.x / row_tiles;

@@ -5,7 +5,7 @@
 namespace betavae_fast::cuda {
 namespace {
 
-// A CTA writes 32 neighbours' numbers, a warp one dim after the other.
+// A CTA prepares 32 neighbouring rows or posteriors, and each of its warps one dim after the other.
 constexpr int neighbours = 32;
 
 template <class T>
@@ -15,7 +15,7 @@ __global__ void __launch_bounds__(mixture_threads) prepare_rows(const __grid_con
     p.z[d * p.row_stride + row] = row < p.rows ? number<T>(p.z_in, row, d) : 0.0f;
 }
 
-// Posteriors that only fill a tile have a density of 0 wherever z is, infinity included.
+// Padded posteriors have a density of 0 for every z, even an infinite one.
 template <class T>
 __global__ void __launch_bounds__(mixture_threads) prepare_posteriors(const __grid_constant__ Mixture p) {
   __shared__ double sums[mixture_threads];
@@ -42,7 +42,8 @@ __global__ void __launch_bounds__(mixture_threads) prepare_posteriors(const __gr
   p.peak_sum[posterior] = posterior < p.posteriors ? static_cast<float>(sum) : -INFINITY;
 }
 
-// What a term has subtracted. Of a row that lies infinitely far from every posterior, none has a responsibility.
+// The logarithm that is subtracted from a row's terms, in base 2. For a row infinitely far from every posterior it is
+// the largest float, so that no posterior is responsible.
 __device__ __forceinline__ float in_base_2(double value, double weight) {
   return std::fabs(value) == INFINITY ? FLT_MAX : static_cast<float>(log2_e<double> * value - weight);
 }

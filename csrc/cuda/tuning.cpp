@@ -6,7 +6,7 @@ Tuning tuning;
 
 }  // namespace betavae_fast::cuda
 
-// The process's tuning, for the caller to read and to change while no operator of the library runs.
+// The tuning of this process. The caller may read it, and may change it while no operator of the library runs.
 extern "C" __attribute__((visibility("default"))) betavae_fast::cuda::Tuning* betavae_fast_cuda_tuning() {
   return &betavae_fast::cuda::tuning;
 }

@@ -1,4 +1,4 @@
-// A thread's group of elements: 16 bytes of the input dtype, computed in float.
+// Loads and stores a thread's group of elements: 16 bytes of the input dtype, computed in float.
 #pragma once
 
 #include "../include/storage.h"
@@ -8,7 +8,7 @@ namespace betavae_fast::cuda {
 template <class T>
 constexpr int group_size = 16 / sizeof(T);
 
-// Pairs are converted together: one instruction where two separate ones need three.
+// Converts pairs of elements, because a pair takes one instruction where two separate conversions take three.
 __device__ __forceinline__ void widen_pair(uint32_t word, BFloat16, float& low, float& high) {
   low = __uint_as_float(word << 16);
   high = __uint_as_float(word & 0xFFFF0000u);
