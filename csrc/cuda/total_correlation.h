@@ -80,7 +80,7 @@ struct MixtureBackward : Mixture {
   float *grad_joint, *grad_marginals;  // divided by the sum of the responsibilities
   Cut of_rows, of_posteriors;
   float* joint_mass;      // [split][row]: sum of the joint's responsibilities
-  float* row_sums;        // [split][the joint's pull, the marginal's, its mass][d][row]
+  float* row_sums;        // [split][the joint's pull, the marginal's pull, the marginal's mass][d][row]
   float* posterior_sums;  // [split][mass, pull, stretch][d][posterior]
   void *grad_z, *grad_mu, *grad_logvar;
 };

@@ -1,4 +1,4 @@
-"""The parts of the KL in Triton: one launch forward (two for large batches), one backward.
+"""The parts of the KL in Triton: one launch forward (three for large batches), one backward.
 
 All arithmetic is float64: the parts are differences of numbers that may be hundreds of nats, and there are few elements
 compared with the pairs of the batch.

@@ -1,7 +1,7 @@
 """The arithmetic of all formulas, with the same operations as in ``csrc/include/{numerics,exponential}.h``.
 
-Only correctly rounded operations are used, and multiply-adds are fused only where ``fma`` is written: every launch passes
-``enable_fp_fusion=False``.
+Only correctly rounded operations are used, except in ``reciprocal``, and multiply-adds are fused only where ``fma`` is
+written: launches of kernels that promise exact bits pass ``enable_fp_fusion=False``.
 """
 
 # mypy: disable-error-code="import-untyped,no-untyped-def,no-untyped-call,untyped-decorator"
