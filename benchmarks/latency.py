@@ -29,9 +29,8 @@ from betavae_fast.files import write_json
 from betavae_fast.functional import reparameterize_kl
 from betavae_fast.functional.checks import choose_backend
 from betavae_fast.noise import make_rng
-from betavae_fast.ops.handles import handles
-from betavae_fast.ops.latent import LatentForward
-from betavae_fast.ops.schemas import REDUCTIONS
+from betavae_fast.ops.latent import BACKWARD, FORWARD, LatentForward
+from betavae_fast.ops.reductions import REDUCTIONS
 
 SHAPE = (64, 10)
 PUBLIC, FUNCTION, OPERATORS, EMPTY = "public function", "autograd.Function", "operators", "operators, no rows"
@@ -59,7 +58,7 @@ def tasks(device: torch.device) -> tuple[str, tuple[Task, ...]]:
     backend = choose_backend("latency", mu, "auto")
     rng = make_rng(device, seed=0)
     settings = (0, float("-inf"), float("inf"), REDUCTIONS["dim"])
-    forward, backward = handles("latent_forward")[backend], handles("latent_backward")[backend]
+    forward, backward = FORWARD[backend], BACKWARD[backend]
 
     def public(_: object) -> object:
         return torch.autograd.grad(tuple(reparameterize_kl(mu, logvar)), (mu, logvar), grads)

@@ -10,7 +10,7 @@ from torch import Tensor, distributed
 from betavae_fast.choices import Estimator
 from betavae_fast.functional.checks import FLOATING, check_tensor, choose_backend
 from betavae_fast.ops.backends import Backend
-from betavae_fast.ops.schemas import ESTIMATORS, kl_dtype
+from betavae_fast.ops.reductions import ESTIMATORS, kl_dtype
 from betavae_fast.ops.total_correlation import KLParts
 
 

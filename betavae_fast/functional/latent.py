@@ -13,7 +13,7 @@ from betavae_fast.noise import make_rng
 from betavae_fast.ops.backends import Backend
 from betavae_fast.ops.latent import LatentForward, LatentForwardPacked, LatentKl
 from betavae_fast.ops.latent import LatentSample as LatentSampleFunction
-from betavae_fast.ops.schemas import REDUCTIONS
+from betavae_fast.ops.reductions import REDUCTIONS
 
 _ANY_LOGVAR = (-math.inf, math.inf)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from betavae_fast.functional.checks import FLOATING, check_reduction, check_tensor, choose_backend
 from betavae_fast.ops.backends import Backend
 from betavae_fast.ops.likelihood import nll
-from betavae_fast.ops.schemas import LIKELIHOODS, REDUCTIONS
+from betavae_fast.ops.reductions import LIKELIHOODS, REDUCTIONS
 
 NllReduction = Literal["batchmean", "sum", "sample", "none"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from betavae_fast.nn.packings import split_halves
 from betavae_fast.nn.posterior import Generators, Posterior, kl_between
-from betavae_fast.ops.schemas import kl_dtype
+from betavae_fast.ops.reductions import kl_dtype
 
 LOGVAR_RANGE = (-30.0, 20.0)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from betavae_fast.functional.checks import FLOATING, check_tensor
-from betavae_fast.ops.schemas import kl_dtype
+from betavae_fast.ops.reductions import kl_dtype
 
 # Below this, log softplus(x) = x − ½ eˣ to the last bit of float64; far below it, softplus itself underflows.
 _SOFTPLUS_IS_EXP = -20.0

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from betavae_fast.functional import LatentSample, gaussian_kl, reparameterize_kl, reparameterize_kl_packed
 from betavae_fast.noise import make_rng
-from betavae_fast.ops.schemas import kl_dtype
+from betavae_fast.ops.reductions import kl_dtype
 
 Generators = Generator | Sequence[Generator] | None
 

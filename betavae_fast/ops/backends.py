@@ -16,11 +16,10 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from betavae_fast.ops.schemas import BACKENDS, OPS
+from betavae_fast.ops.operators import BACKENDS, OPERATORS
 
 Backend = Literal["auto", "reference", "eager", "cpp", "triton", "cuda"]
 
-_OPS = tuple(name.removesuffix("_forward") for name in OPS if name.endswith("_forward"))
 # Backends with kernels for each kind of device, the fastest first.
 _KERNELS = {"cpu": ("cpp",), "cuda": ("cuda", "triton")}
 _warned_of: set[str] = set()
@@ -37,6 +36,11 @@ class BackendStatus(NamedTuple):
     backend: str
     available: bool
     reason: str  # cause and remedy if not available, else empty
+
+
+def _ops() -> list[str]:
+    """The names of the ops, each a module of every backend in Python."""
+    return [name.removesuffix("_forward") for name in OPERATORS if name.endswith("_forward")]
 
 
 def _build_note(library: str) -> str:
@@ -68,7 +72,7 @@ def _load_library(path: Path, what: str, needs: str, otherwise: str = "") -> str
 
 
 def _import(backend: str) -> None:
-    for op in _OPS:
+    for op in _ops():
         importlib.import_module(f"betavae_fast.ops.{backend}.{op}")
 
 
@@ -182,7 +186,7 @@ def _warn_of_missing_kernels(device: str) -> None:
 
 def backend_table() -> list[BackendStatus]:
     """The state of every (op, backend) pair on this machine."""
-    return [BackendStatus(op, b, not missing(b), missing(b)) for op in _OPS for b in BACKENDS]
+    return [BackendStatus(op, b, not missing(b), missing(b)) for op in _ops() for b in BACKENDS]
 
 
 def cpu_capability() -> str | None:

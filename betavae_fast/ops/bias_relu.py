@@ -15,10 +15,25 @@ from torch import Tensor
 
 from betavae_fast.ops.backends import missing
 from betavae_fast.ops.batched import is_batched
-from betavae_fast.ops.reference.bias_relu import all_but_channels
+from betavae_fast.ops.operators import common_operator
+from betavae_fast.ops.reference import bias_relu as reference
 
-_BIAS_RELU = torch.ops.betavae_fast.bias_relu_.default
-_BACKWARD = torch.ops.betavae_fast.bias_relu_backward.default
+# Writes max(x + bias, 0) over x (B, C, ...), contiguous or channels_last; bias (C,) may have another dtype. Returns a
+# counter, int32[1], which is set to zero without a launch of its own.
+_BIAS_RELU = common_operator(
+    reference.bias_relu_,
+    lambda a: a.x.new_empty(1, dtype=torch.int32),
+    results=("counter",),
+    writes=("x",),
+)
+# Returns the gradients of x, in the output's memory layout, and of the bias, in ``dtype``. With a counter, which is zero
+# before and after, a GPU needs one launch; without one, large batches need a second launch.
+_BACKWARD = common_operator(
+    reference.bias_relu_backward,
+    lambda a: (torch.empty_like(a.output), a.output.new_empty(a.output.shape[1], dtype=a.dtype)),
+    results=("grad_x", "grad_bias"),
+    writes=("counter",),
+)
 
 
 @cache
@@ -47,7 +62,7 @@ def _backward(
     """
     if torch.is_grad_enabled() or is_batched(grad):
         grad = grad.masked_fill(output.detach() <= 0, 0)
-        return grad, grad.sum(all_but_channels(output), dtype=dtype)
+        return grad, grad.sum(reference.all_but_channels(output), dtype=dtype)
     return _BACKWARD(grad, output, counter, dtype)
 
 

@@ -18,7 +18,8 @@ from math import log, pi
 import torch
 from torch import Tensor
 
-from betavae_fast.ops.schemas import NAMESPACE, kl_dtype, library, wide
+from betavae_fast.ops.operators import common_operator
+from betavae_fast.ops.reductions import kl_dtype, wide
 
 # Below these, 1/σ in float32 and 1/σ² in float64, as the kernels compute them, would come close to overflow.
 SMALLEST_LOGVAR = {torch.float32: -150.0, torch.float64: -690.0}
@@ -72,37 +73,9 @@ def kl_parts_backward(
     )
 
 
-def _fake_parts(z: Tensor, mu: Tensor, logvar: Tensor, joint: Tensor, marginals: Tensor) -> Tensor:
-    return z.new_empty(3, dtype=kl_dtype(z.dtype))
-
-
-def _fake_backward(
-    grad: Tensor,
-    z: Tensor,
-    mu: Tensor,
-    logvar: Tensor,
-    grad_z: Tensor,
-    grad_mu: Tensor | None,
-    grad_logvar: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return z.new_empty(z.shape), mu.new_empty(mu.shape), logvar.new_empty(logvar.shape)
-
-
-for _name, _signature, _implementation, _fake in (
-    (
-        "kl_parts",
-        "(Tensor z, Tensor mu, Tensor logvar, Tensor joint, Tensor marginals) -> Tensor",
-        kl_parts,
-        _fake_parts,
-    ),
-    (
-        "kl_parts_backward",
-        "(Tensor grad, Tensor z, Tensor mu, Tensor logvar, Tensor grad_z, Tensor? grad_mu, Tensor? grad_logvar)"
-        " -> (Tensor, Tensor, Tensor)",
-        kl_parts_backward,
-        _fake_backward,
-    ),
-):
-    library.define(_name + _signature, tags=(torch.Tag.pt2_compliant_tag,))
-    library.impl(_name, _implementation, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"{NAMESPACE}::{_name}", _fake, lib=library)
+PARTS = common_operator(kl_parts, lambda a: a.z.new_empty(3, dtype=kl_dtype(a.z.dtype)))
+PARTS_BACKWARD = common_operator(
+    kl_parts_backward,
+    lambda a: tuple(x.new_empty(x.shape) for x in (a.z, a.mu, a.logvar)),
+    results=("grad_z", "grad_mu", "grad_logvar"),
+)

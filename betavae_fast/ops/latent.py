@@ -11,22 +11,39 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from betavae_fast.ops.handles import handles
+from betavae_fast.ops.operators import Operator
+from betavae_fast.ops.reductions import empty_kl
 from betavae_fast.ops.reference import latent as reference
 
-_FORWARD, _SAMPLE, _KL, _BACKWARD, _BACKWARD_PACKED = map(
-    handles, ("latent_forward", "latent_sample", "latent_kl", "latent_backward", "latent_backward_packed")
+
+def _empty_gradients(a: Any) -> tuple[Tensor, Tensor]:
+    """A gradient that is not needed is returned without elements."""
+    return (
+        torch.empty_like(a.mu) if a.need_mu else a.mu.new_empty(0),
+        torch.empty_like(a.logvar) if a.need_logvar else a.logvar.new_empty(0),
+    )
+
+
+# rng is (seed, stream), int64[2] on the inputs' device; noise, if given, replaces it.
+FORWARD = Operator(
+    reference.latent_forward,
+    lambda a: (torch.empty_like(a.mu), empty_kl(a.mu, a.reduction)),
+    results=("z", "kl"),
 )
-_NOISE = {"eager": torch.ops.betavae_fast.latent_noise_eager.default}
+SAMPLE = Operator(reference.latent_sample, lambda a: torch.empty_like(a.mu))
+KL = Operator(reference.latent_kl, lambda a: empty_kl(a.mu, a.reduction))
+BACKWARD = Operator(reference.latent_backward, _empty_gradients, results=("grad_mu", "grad_logvar"))
+# packed (B, 2 C, ...) and its gradient hold mu, then logvar, along dimension 1.
+BACKWARD_PACKED = Operator(reference.latent_backward_packed, lambda a: torch.empty_like(a.packed))
 
 
 def _held(
     backend: str, mu: Tensor, rng: Tensor | None, noise: Tensor | None, first_row: int
 ) -> tuple[Tensor | None, Tensor | None]:
     """The (rng, noise) that forward uses and saves for backward."""
-    if rng is None or backend not in _NOISE:
+    if rng is None or backend != "eager":
         return rng, noise
-    return None, _NOISE[backend](mu, rng, first_row)
+    return None, torch.ops.betavae_fast.latent_noise_eager.default(mu, rng, first_row)
 
 
 def _twice() -> bool:
@@ -41,7 +58,7 @@ def _backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> tuple[
     if grad_z is None and grad_kl is None:
         return None, None, None, None, None, None
     need_mu, need_logvar, *_ = ctx.needs_input_grad
-    backward: Any = reference.latent_backward if _twice() else _BACKWARD[ctx.backend]
+    backward: Any = reference.latent_backward if _twice() else BACKWARD[ctx.backend]
     grad_mu, grad_logvar = backward(grad_z, grad_kl, *ctx.saved_tensors, *ctx.settings, need_mu, need_logvar)
     return grad_mu if need_mu else None, grad_logvar if need_logvar else None, None, None, None, None
 
@@ -55,7 +72,7 @@ class LatentForward(torch.autograd.Function):
         ctx.save_for_backward(mu, logvar, rng, noise)
         ctx.settings, ctx.backend = settings, backend
         ctx.set_materialize_grads(False)
-        return _FORWARD[backend](mu, logvar, rng, noise, *settings)
+        return FORWARD[backend](mu, logvar, rng, noise, *settings)
 
     @staticmethod
     def backward(ctx, grad_z, grad_kl):  # type: ignore[no-untyped-def]
@@ -75,13 +92,13 @@ class LatentForwardPacked(torch.autograd.Function):
         ctx.save_for_backward(packed, rng, noise)
         ctx.settings, ctx.backend = settings, backend
         ctx.set_materialize_grads(False)
-        return _FORWARD[backend](mu, logvar, rng, noise, *settings)
+        return FORWARD[backend](mu, logvar, rng, noise, *settings)
 
     @staticmethod
     def backward(ctx, grad_z, grad_kl):  # type: ignore[no-untyped-def]
         if grad_z is None and grad_kl is None:
             return None, None, None, None, None
-        backward: Any = reference.latent_backward_packed if _twice() else _BACKWARD_PACKED[ctx.backend]
+        backward: Any = reference.latent_backward_packed if _twice() else BACKWARD_PACKED[ctx.backend]
         return backward(grad_z, grad_kl, *ctx.saved_tensors, *ctx.settings), None, None, None, None
 
 
@@ -94,7 +111,7 @@ class LatentSample(torch.autograd.Function):
         ctx.save_for_backward(mu, logvar, rng, noise)
         ctx.settings, ctx.backend = settings, backend
         ctx.set_materialize_grads(False)
-        return _SAMPLE[backend](mu, logvar, rng, noise, *settings[:3])
+        return SAMPLE[backend](mu, logvar, rng, noise, *settings[:3])
 
     @staticmethod
     def backward(ctx, grad_z):  # type: ignore[no-untyped-def]
@@ -109,7 +126,7 @@ class LatentKl(torch.autograd.Function):
         ctx.save_for_backward(mu, logvar, rng, noise)
         ctx.settings, ctx.backend = settings, backend
         ctx.set_materialize_grads(False)
-        return _KL[backend](mu, logvar, *settings[1:])
+        return KL[backend](mu, logvar, *settings[1:])
 
     @staticmethod
     def backward(ctx, grad_kl):  # type: ignore[no-untyped-def]

@@ -11,12 +11,23 @@ import torch
 from torch import Tensor
 
 from betavae_fast.ops.batched import is_batched
-from betavae_fast.ops.handles import handles
+from betavae_fast.ops.operators import Operator
+from betavae_fast.ops.reductions import empty_nll
 from betavae_fast.ops.reference import likelihood as reference
 
-_FORWARD, _BACKWARD, _FINISH = map(
-    handles, ("likelihood_forward", "likelihood_backward", "likelihood_finish")
+# grad: the gradient of decoded for a gradient of the NLL of 1 ("batchmean" and "sum").
+FORWARD = Operator(
+    reference.likelihood_forward,
+    lambda a: (
+        empty_nll(a.decoded, a.reduction),
+        torch.empty_like(a.decoded) if a.need_grad else a.decoded.new_empty(0),
+    ),
+    results=("nll", "grad"),
 )
+BACKWARD = Operator(reference.likelihood_backward, lambda a: torch.empty_like(a.decoded))
+# Turns the gradient that FORWARD left into BACKWARD's, in place. If grad_nll, which is read on the device, is 1, there is
+# nothing to do.
+FINISH = Operator(reference.likelihood_finish, lambda a: None, writes=("grad",))
 
 
 class Likelihood(torch.autograd.Function):
@@ -29,7 +40,7 @@ class Likelihood(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, decoded, target, settings, early, backend):  # type: ignore[no-untyped-def]
-        nll, grad = _FORWARD[backend](decoded, target, *settings, early)
+        nll, grad = FORWARD[backend](decoded, target, *settings, early)
         ctx.save_for_backward(decoded, target)
         ctx.settings, ctx.backend = settings, backend
         # Not a saved tensor, because the first backward writes to it and frees it.
@@ -44,10 +55,10 @@ class Likelihood(torch.autograd.Function):
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             grad = reference.likelihood_backward(grad_nll, decoded, target, *ctx.settings)
         elif (grad := ctx.grad) is None or is_batched(grad_nll):
-            grad = _BACKWARD[ctx.backend](grad_nll, decoded, target, *ctx.settings)
+            grad = BACKWARD[ctx.backend](grad_nll, decoded, target, *ctx.settings)
         else:
             ctx.grad = None
-            _FINISH[ctx.backend](grad, grad_nll, decoded, target, *ctx.settings)
+            FINISH[ctx.backend](grad, grad_nll, decoded, target, *ctx.settings)
         return grad, None, None, None, None
 
 

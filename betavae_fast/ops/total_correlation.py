@@ -10,13 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from betavae_fast.ops.handles import handles
-from betavae_fast.ops.kl_parts import SMALLEST_LOGVAR, kl_parts
+from betavae_fast.ops.kl_parts import PARTS, PARTS_BACKWARD, SMALLEST_LOGVAR, kl_parts
+from betavae_fast.ops.operators import Operator
+from betavae_fast.ops.reductions import widest_dtype
 from betavae_fast.ops.reference import total_correlation as reference
 
-_FORWARD, _BACKWARD = map(handles, ("total_correlation_forward", "total_correlation_backward"))
-_PARTS = torch.ops.betavae_fast.kl_parts.default
-_PARTS_BACKWARD = torch.ops.betavae_fast.kl_parts_backward.default
+
+def _empty_logs(a: Any) -> tuple[Tensor, Tensor]:
+    dtype = widest_dtype(a.z.device)
+    return a.z.new_empty(a.z.shape[:1], dtype=dtype), a.z.new_empty(a.z.shape, dtype=dtype)
+
+
+# z (b, D) is compared with the posteriors mu, logvar (B, D) of a whole batch, in which z's own begin at first_row.
+# joint (b,) and marginals (b, D) are log q(z) and log q(z_d), in float64 if the device has it: backward subtracts them
+# from terms of hundreds of nats, of which an ulp in float32 is 1e-5 of a responsibility. Results are contiguous.
+FORWARD = Operator(reference.total_correlation_forward, _empty_logs, results=("joint", "marginals"))
+BACKWARD = Operator(
+    reference.total_correlation_backward,
+    lambda a: tuple(x.new_empty(x.shape) for x in (a.z, a.mu, a.logvar)),
+    results=("grad_z", "grad_mu", "grad_logvar"),
+)
 
 
 class KLParts(torch.autograd.Function):
@@ -29,10 +42,10 @@ class KLParts(torch.autograd.Function):
     def forward(ctx, z, mu, logvar, all_mu, all_logvar, settings, backend):  # type: ignore[no-untyped-def]
         mixture_mu = mu if all_mu is None else all_mu
         mixture_logvar = _clamped(logvar if all_logvar is None else all_logvar)
-        joint, marginals = _FORWARD[backend](z, mixture_mu, mixture_logvar, *settings)
+        joint, marginals = FORWARD[backend](z, mixture_mu, mixture_logvar, *settings)
         ctx.save_for_backward(z, mu, logvar, all_mu, all_logvar, mixture_logvar, joint, marginals)
         ctx.settings, ctx.backend = settings, backend
-        return _PARTS(z, mu, logvar, joint, marginals)
+        return PARTS(z, mu, logvar, joint, marginals)
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
@@ -40,7 +53,7 @@ class KLParts(torch.autograd.Function):
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             return *_differentiable(grad, (z, mu, logvar, all_mu, all_logvar), ctx.settings), None, None
         of_joint, of_marginals = ((grad[1:] - grad[:-1]) / len(z)).to(joint.dtype).unbind()
-        grad_z, *of_mixture = _BACKWARD[ctx.backend](
+        grad_z, *of_mixture = BACKWARD[ctx.backend](
             of_joint.expand_as(joint),
             of_marginals.expand_as(marginals),
             z,
@@ -51,10 +64,10 @@ class KLParts(torch.autograd.Function):
             *ctx.settings,
         )
         if all_mu is None:
-            return *_PARTS_BACKWARD(grad, z, mu, logvar, grad_z, *of_mixture), None, None, None, None
+            return *PARTS_BACKWARD(grad, z, mu, logvar, grad_z, *of_mixture), None, None, None, None
         of_all_mu, of_all_logvar = of_mixture
         of_all_logvar.masked_fill_(all_logvar < SMALLEST_LOGVAR[z.dtype], 0)
-        of_own = _PARTS_BACKWARD(grad, z, mu, logvar, grad_z, None, None)
+        of_own = PARTS_BACKWARD(grad, z, mu, logvar, grad_z, None, None)
         return *of_own, of_all_mu, of_all_logvar, None, None
 
 

@@ -25,7 +25,7 @@ from betavae_fast import (
 )
 from betavae_fast.ops import backends
 from betavae_fast.ops.backends import backend_table, missing
-from betavae_fast.ops.schemas import BACKENDS
+from betavae_fast.ops.operators import BACKENDS
 from tests.backends import ROOT, available_backends, fresh_process
 
 PACKAGE = Path(betavae_fast.__file__).parent

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from betavae_fast import gaussian_kl, reparameterize, reparameterize_kl
 from betavae_fast.noise import make_rng, normals
-from betavae_fast.ops.schemas import OPS
-from betavae_fast.ops.schemas import REDUCTIONS as MODES
+from betavae_fast.ops.operators import OPERATORS
+from betavae_fast.ops.reductions import REDUCTIONS as MODES
 from tests.backends import (
     CPU_CAPABILITIES,
     assert_same_sum,
@@ -625,7 +625,7 @@ def test_many_dimensions_and_lazily_negated_views_are_read_right(backend: str) -
             assert_same_sum(actual.kl, expected.kl, backend)
 
 
-LATENT_OPS = [op for op in OPS if op.startswith("latent")]
+LATENT_OPS = [op for op in OPERATORS if op.startswith("latent")]
 
 
 def samples(op: str, dtype: torch.dtype) -> list[tuple[Any, ...]]:

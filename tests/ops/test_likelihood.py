@@ -20,8 +20,9 @@ from torch.utils.checkpoint import checkpoint
 
 from betavae_fast import PackedBits, bernoulli_nll, gaussian_nll, laplace_nll
 from betavae_fast.ops.backends import cpu_capability, missing
-from betavae_fast.ops.schemas import LIKELIHOODS, OPS
-from betavae_fast.ops.schemas import REDUCTIONS as MODES
+from betavae_fast.ops.operators import OPERATORS
+from betavae_fast.ops.reductions import LIKELIHOODS
+from betavae_fast.ops.reductions import REDUCTIONS as MODES
 from tests.backends import CPU_CAPABILITIES, available_backends, fresh_process, require_cpu_capability
 from tests.budget import LOGIT_BUCKETS, Budget, Nll, exact_nll, plain_nll
 from tests.layouts import GRADIENT_LAYOUTS, LAYOUTS, dense, far_apart, fits, lay_out
@@ -829,7 +830,7 @@ def test_a_one_dimensional_batch_is_one_pixel_an_image(backend: str) -> None:
 
 # Torch's own checks of the raw operators.
 
-LIKELIHOOD_OPS = [op for op in OPS if op.startswith("likelihood")]
+LIKELIHOOD_OPS = [op for op in OPERATORS if op.startswith("likelihood")]
 
 
 def samples(op: str, dtype: torch.dtype) -> Iterator[tuple[Any, ...]]:

@@ -24,7 +24,7 @@ from torch._subclasses import FakeTensorMode
 from betavae_fast import kl_decomposition
 from betavae_fast.functional import KLDecomposition
 from betavae_fast.ops.backends import cpu_capability
-from betavae_fast.ops.schemas import ESTIMATORS
+from betavae_fast.ops.reductions import ESTIMATORS
 from tests.backends import CPU_CAPABILITIES, ROOT, available_backends, fresh_process, require_cpu_capability
 from tests.budget import (
     Budget,

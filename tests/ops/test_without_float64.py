@@ -26,8 +26,8 @@ from betavae_fast import (
 )
 from betavae_fast.functional import reparameterize_kl_packed
 from betavae_fast.noise import make_rng, normals
-from betavae_fast.ops import latent, likelihood, schemas, total_correlation
-from betavae_fast.ops.schemas import ESTIMATORS, REDUCTIONS
+from betavae_fast.ops import latent, likelihood, reductions, total_correlation
+from betavae_fast.ops.reductions import ESTIMATORS, REDUCTIONS
 
 BACKENDS = ("reference", "eager")
 SHAPE = (6, 10)
@@ -97,7 +97,7 @@ class NoFloat64(TorchDispatchMode):
 @pytest.fixture
 def without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     """Call operators as the Python functions they are, so that a mode sees their inside."""
-    monkeypatch.setattr(schemas, "_WITHOUT_FLOAT64", ("cpu",))
+    monkeypatch.setattr(reductions, "_WITHOUT_FLOAT64", ("cpu",))
     for backend in BACKENDS:
         for module in (latent, likelihood, total_correlation):
             name = module.__name__.rpartition(".")[2]

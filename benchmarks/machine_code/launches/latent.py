@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from betavae_fast.ops.schemas import REDUCTIONS
+from betavae_fast.ops.reductions import REDUCTIONS
 from betavae_fast.ops.triton import latent
 
 

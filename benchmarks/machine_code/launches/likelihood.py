@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from betavae_fast.ops.schemas import LIKELIHOODS, REDUCTIONS
+from betavae_fast.ops.reductions import LIKELIHOODS, REDUCTIONS
 from betavae_fast.ops.triton import likelihood
 
 _IMAGES = (256, 3, 64, 64)

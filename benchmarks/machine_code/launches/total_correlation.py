@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from betavae_fast.ops.schemas import ESTIMATORS
+from betavae_fast.ops.reductions import ESTIMATORS
 from betavae_fast.ops.triton import total_correlation
 
 _BATCH, _DIMS = 4096, 10

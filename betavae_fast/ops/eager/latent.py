@@ -15,7 +15,8 @@ from torch import Tensor
 
 from betavae_fast.ops.eager.groups import row_groups, total
 from betavae_fast.ops.eager.noise import latent_noise
-from betavae_fast.ops.schemas import REDUCTIONS, empty_kl, kl_dtype, library
+from betavae_fast.ops.operators import library
+from betavae_fast.ops.reductions import REDUCTIONS, empty_kl, kl_dtype
 
 # The relative error of the series is 7e-7 up to s/5 and 1e-17 up to s/11.
 _NEAR, _LAST = 0.125, {torch.float32: 5, torch.float64: 11}

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from betavae_fast.ops.eager.groups import row_groups, total
-from betavae_fast.ops.schemas import LIKELIHOODS, REDUCTIONS, empty_nll, kl_dtype, library, widest_dtype
+from betavae_fast.ops.operators import library
+from betavae_fast.ops.reductions import LIKELIHOODS, REDUCTIONS, empty_nll, kl_dtype, widest_dtype
 
 
 def _pixels(target: Tensor, packed: bool, like: Tensor) -> Tensor:

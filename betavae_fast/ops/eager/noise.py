@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from betavae_fast import noise
-from betavae_fast.ops.schemas import library, widest_dtype
+from betavae_fast.ops.operators import define, library
+from betavae_fast.ops.reductions import widest_dtype
 
 # Blocks in a group: each array of words has 256 kB.
 BLOCKS_AT_ONCE = 1 << 14
@@ -140,4 +141,6 @@ def latent_noise(mu: Tensor, rng: Tensor, first_row: int) -> Tensor:
     return normals(rng, first_row * mu.shape[1:].numel(), mu.numel()).view(mu.shape)
 
 
+# The noise by itself, for backward to find again: to draw it twice would take longer than all the rest.
+define("latent_noise_eager", latent_noise, lambda a: a.mu.new_empty(a.mu.shape, dtype=torch.float32))
 library.impl("latent_noise_eager", latent_noise, "CompositeExplicitAutograd")

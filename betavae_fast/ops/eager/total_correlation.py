@@ -12,7 +12,8 @@ from math import log, pi
 import torch
 from torch import Tensor
 
-from betavae_fast.ops.schemas import ESTIMATORS, kl_dtype, library, widest_dtype
+from betavae_fast.ops.operators import library
+from betavae_fast.ops.reductions import ESTIMATORS, kl_dtype, widest_dtype
 
 _TERMS_AT_ONCE = 1 << 18
 

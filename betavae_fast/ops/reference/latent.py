@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from betavae_fast.noise import normals
-from betavae_fast.ops.schemas import REDUCTIONS, empty_kl, kl_dtype, library, wide, widest_dtype
+from betavae_fast.ops.reductions import REDUCTIONS, empty_kl, kl_dtype, wide, widest_dtype
 
 
 def _noise(mu: Tensor, rng: Tensor | None, noise: Tensor | None, first_row: int) -> Tensor:
@@ -141,7 +141,3 @@ def latent_backward_packed(
     settings = (first_row, logvar_min, logvar_max, reduction)
     grads = latent_backward(grad_z, grad_kl, mu, logvar, rng, noise, *settings, True, True)
     return torch.empty_like(packed).copy_(torch.cat(grads, 1))
-
-
-for _implementation in (latent_forward, latent_sample, latent_kl, latent_backward, latent_backward_packed):
-    library.impl(f"{_implementation.__name__}_reference", _implementation, "CompositeExplicitAutograd")

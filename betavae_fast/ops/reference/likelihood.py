@@ -15,7 +15,7 @@ from math import log, pi
 import torch
 from torch import Tensor
 
-from betavae_fast.ops.schemas import LIKELIHOODS, REDUCTIONS, empty_nll, library, wide, widest_dtype
+from betavae_fast.ops.reductions import LIKELIHOODS, REDUCTIONS, empty_nll, wide, widest_dtype
 
 
 def _pixels(target: Tensor, packed: bool, like: Tensor) -> Tensor:
@@ -98,7 +98,3 @@ def likelihood_finish(
     reduction: int,
 ) -> None:
     grad.copy_(likelihood_backward(grad_nll, decoded, target, packed, likelihood, scale, reduction))
-
-
-for _implementation in (likelihood_forward, likelihood_backward, likelihood_finish):
-    library.impl(f"{_implementation.__name__}_reference", _implementation, "CompositeExplicitAutograd")

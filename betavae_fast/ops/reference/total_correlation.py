@@ -24,7 +24,7 @@ from math import log, pi
 import torch
 from torch import Tensor
 
-from betavae_fast.ops.schemas import ESTIMATORS, library, wide, widest_dtype
+from betavae_fast.ops.reductions import ESTIMATORS, wide, widest_dtype
 
 _ELEMENTS_AT_ONCE = 1 << 22
 
@@ -108,7 +108,3 @@ def total_correlation_backward(
         grad_mu.to(mu.dtype).contiguous(),
         grad_logvar.to(logvar.dtype).contiguous(),
     )
-
-
-for _implementation in (total_correlation_forward, total_correlation_backward):
-    library.impl(f"{_implementation.__name__}_reference", _implementation, "CompositeExplicitAutograd")

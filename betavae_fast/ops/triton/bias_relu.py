@@ -10,7 +10,8 @@ import torch
 import triton
 from torch import Tensor
 
-from betavae_fast.ops.schemas import kl_dtype, library
+from betavae_fast.ops.operators import library
+from betavae_fast.ops.reductions import kl_dtype
 from betavae_fast.ops.triton import bias_relu_kernels as kernels
 
 # Elements of a tile, and its channels if these are neighbours in memory: 128 bytes in float32.

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from betavae_fast.ops import kl_parts as plain
 from betavae_fast.ops.kl_parts import SMALLEST_LOGVAR
-from betavae_fast.ops.schemas import kl_dtype, library
+from betavae_fast.ops.operators import library
+from betavae_fast.ops.reductions import kl_dtype
 from betavae_fast.ops.triton.numerics import INTERPRETED
 
 BLOCK, WARPS = 1024, 4

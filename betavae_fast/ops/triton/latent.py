@@ -11,7 +11,8 @@ import torch
 import triton
 from torch import Tensor
 
-from betavae_fast.ops.schemas import REDUCTIONS, empty_kl, library
+from betavae_fast.ops.operators import library
+from betavae_fast.ops.reductions import REDUCTIONS, empty_kl
 from betavae_fast.ops.triton import latent_kernels as kernels
 from betavae_fast.ops.triton import sums
 from betavae_fast.ops.triton.layouts import Layout, are_flat, layout

@@ -10,7 +10,8 @@ import torch
 import triton
 from torch import Tensor
 
-from betavae_fast.ops.schemas import LIKELIHOODS, REDUCTIONS, empty_nll, library
+from betavae_fast.ops.operators import library
+from betavae_fast.ops.reductions import LIKELIHOODS, REDUCTIONS, empty_nll
 from betavae_fast.ops.triton import likelihood_kernels as kernels
 from betavae_fast.ops.triton import sums
 from betavae_fast.ops.triton.layouts import Layout, are_flat, layout, row_major

@@ -6,7 +6,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from betavae_fast.ops.schemas import LIKELIHOODS
+from betavae_fast.ops.reductions import LIKELIHOODS
 from betavae_fast.ops.triton.numerics import exponential_excess, fma, reciprocal, reduce_exponent
 
 BERNOULLI = tl.constexpr(LIKELIHOODS["bernoulli"])

@@ -10,7 +10,8 @@ import torch
 import triton
 from torch import Tensor
 
-from betavae_fast.ops.schemas import ESTIMATORS, library
+from betavae_fast.ops.operators import library
+from betavae_fast.ops.reductions import ESTIMATORS
 from betavae_fast.ops.triton import total_correlation_kernels as kernels
 from betavae_fast.ops.triton import total_correlation_tables as tables
 from betavae_fast.ops.triton.numerics import INTERPRETED

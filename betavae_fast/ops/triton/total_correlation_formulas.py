@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from betavae_fast.ops.schemas import ESTIMATORS
+from betavae_fast.ops.reductions import ESTIMATORS
 from betavae_fast.ops.triton.numerics import INTERPRETED
 
 MSS = tl.constexpr(ESTIMATORS["mss"])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from betavae_fast import PackedBits
-from betavae_fast.ops.schemas import LIKELIHOODS, REDUCTIONS
+from betavae_fast.ops.reductions import LIKELIHOODS, REDUCTIONS
 from tests.budget import Budget, exact_nll, plain_nll
 from tests.layouts import dense, fits, lay_out
 

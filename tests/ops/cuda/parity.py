@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from betavae_fast.noise import make_rng, normals
-from betavae_fast.ops.schemas import REDUCTIONS
+from betavae_fast.ops.reductions import REDUCTIONS
 from tests.budget import Budget, exact_latent, plain_latent
 from tests.layouts import LAYOUTS, dense, fits, lay_out
 

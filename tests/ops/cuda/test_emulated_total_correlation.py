@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.cuts import cuda_cut
 from betavae_fast.ops.backends import missing
-from betavae_fast.ops.schemas import ESTIMATORS
+from betavae_fast.ops.reductions import ESTIMATORS
 from tests.ops.cuda import emulate
 from tests.ops.cuda import total_correlation_parity as parity
 

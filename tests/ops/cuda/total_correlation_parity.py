@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from betavae_fast.ops.schemas import ESTIMATORS
+from betavae_fast.ops.reductions import ESTIMATORS
 from tests.budget import Budget, LogDensities, exact_log_densities, plain_log_densities
 from tests.layouts import LAYOUTS, dense, fits, lay_out
 

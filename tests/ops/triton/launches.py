@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine_code.triton import Launch, launches_of
-from betavae_fast.ops.schemas import ESTIMATORS, LIKELIHOODS, OPS, REDUCTIONS, empty_kl, empty_nll
+from betavae_fast.ops.operators import OPERATORS
+from betavae_fast.ops.reductions import ESTIMATORS, LIKELIHOODS, REDUCTIONS, empty_kl, empty_nll
 from betavae_fast.ops.triton import bias_relu, kl_parts, latent, likelihood, total_correlation
 from tests.layouts import LAYOUTS, fits, lay_out
 from tests.ops.triton.likelihoods import KINDS, NLL_REDUCTIONS
@@ -122,14 +123,14 @@ def _total_correlation_forward(draw: Random) -> _Arguments:
 
 def _total_correlation_backward(draw: Random) -> _Arguments:
     inputs = _total_correlation_forward(draw)
-    logs = OPS["total_correlation_forward"][1](*inputs)
+    logs = OPERATORS["total_correlation_forward"]["cpp"](*inputs)
     return *map(torch.empty_like, logs), *inputs[:3], *logs, *inputs[3:]
 
 
 def _kl_parts(draw: Random) -> _Arguments:
     dtype = draw.choice((torch.float32, torch.float64))
     z, mu, logvar = (x.to(dtype) for x in _tensors(draw, 3, _BATCHES))
-    return z, mu, logvar, *OPS["total_correlation_forward"][1](z, mu, logvar, 0, 1 << 40, 0)
+    return z, mu, logvar, *OPERATORS["total_correlation_forward"]["cpp"](z, mu, logvar, 0, 1 << 40, 0)
 
 
 def _kl_parts_backward(draw: Random) -> _Arguments:

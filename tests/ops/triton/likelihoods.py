@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from betavae_fast import PackedBits
+from betavae_fast.ops.reductions import LIKELIHOODS, REDUCTIONS
 from betavae_fast.ops.reference import likelihood as reference
-from betavae_fast.ops.schemas import LIKELIHOODS, REDUCTIONS
 from tests.budget import reduce, wide
 
 KINDS = ("float32", "own", "uint8", "bool", "bits")

@@ -11,7 +11,7 @@ import torch
 
 from betavae_fast import gaussian_kl, noise, reparameterize, reparameterize_kl
 from betavae_fast.ops.backends import missing
-from betavae_fast.ops.schemas import ESTIMATORS, LIKELIHOODS
+from betavae_fast.ops.reductions import ESTIMATORS, LIKELIHOODS
 from tests.budget import (
     LOGVAR_BUCKETS,
     Budget,

@@ -17,7 +17,8 @@ from triton.runtime.jit import JITFunction  # noqa: E402
 from benchmarks.machine_code.triton import CAPABILITIES, Launch, compiled  # noqa: E402
 from betavae_fast.ops import triton as backend  # noqa: E402
 from betavae_fast.ops.kl_parts import SMALLEST_LOGVAR  # noqa: E402
-from betavae_fast.ops.schemas import ESTIMATORS, LAYER_OPS, LIKELIHOODS, OPS  # noqa: E402
+from betavae_fast.ops.operators import COMMON_OPERATORS, OPERATORS  # noqa: E402
+from betavae_fast.ops.reductions import ESTIMATORS, LIKELIHOODS  # noqa: E402
 from tests.ops.triton.launches import ARGUMENTS, FAMILIES, launches  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
@@ -94,7 +95,7 @@ def test_every_launch_compiles(family: str, capability: int) -> None:
 
 
 def test_no_kernel_and_no_branch_is_left_out() -> None:
-    assert {*OPS, *LAYER_OPS} <= set(ARGUMENTS)
+    assert {*OPERATORS, *COMMON_OPERATORS} <= set(ARGUMENTS)
     seen: dict[tuple[str, str], set[object]] = {}
     for family in FAMILIES:
         for kernel, name, value in frozenset().union(*map(_traits, launches(family))):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from triton.runtime import interpreter
 
-from betavae_fast.ops.schemas import kl_dtype
+from betavae_fast.ops.reductions import kl_dtype
 from betavae_fast.ops.triton import bias_relu
 from tests.budget import Budget, wide
 from tests.layouts import GRADIENT_LAYOUTS

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from betavae_fast import bernoulli_nll
-from betavae_fast.ops.schemas import LIKELIHOODS, REDUCTIONS
+from betavae_fast.ops.reductions import LIKELIHOODS, REDUCTIONS
 from tests.budget import Budget
 from tests.layouts import dense, lay_out
 from tests.ops.triton.interpreted.parity import call, check

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from betavae_fast import gaussian_kl, reparameterize, reparameterize_kl
-from betavae_fast.ops.schemas import REDUCTIONS
+from betavae_fast.ops.reductions import REDUCTIONS
 from tests.layouts import LAYOUTS, dense, fits, lay_out
 from tests.ops.triton.interpreted.parity import call, check
 

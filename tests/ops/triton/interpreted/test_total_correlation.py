@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from betavae_fast import kl_decomposition
-from betavae_fast.ops.schemas import ESTIMATORS
+from betavae_fast.ops.reductions import ESTIMATORS
 from betavae_fast.ops.triton import total_correlation
 from tests.budget import Budget, exact_log_densities, plain_log_densities
 from tests.layouts import dense, lay_out
