@@ -76,10 +76,13 @@ def _import(backend: str) -> None:
         importlib.import_module(f"betavae_fast.ops.{backend}.{op}")
 
 
+@cache
 def _replace_plain_torch() -> None:
     """Let Triton run on a GPU the operators that all backends share, elsewhere plain torch (``ops/kl_parts.py``)."""
     if importlib.util.find_spec("triton") is not None:
-        importlib.import_module("betavae_fast.ops.triton.kl_parts")
+        kl_parts = importlib.import_module("betavae_fast.ops.triton.kl_parts")
+        if torch.cuda.is_available():
+            kl_parts.register()
 
 
 @cache

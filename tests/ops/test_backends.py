@@ -262,6 +262,7 @@ def cuda_that_cannot_run(fresh_choices: None, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.filterwarnings("ignore:the parts of the KL run in plain torch")
 def test_kernels_that_the_gpu_cannot_run_are_not_chosen_and_the_table_says_why(
     cuda_that_cannot_run: None,
 ) -> None:
@@ -327,3 +328,22 @@ def test_an_unknown_instruction_set_is_not_an_illegal_instruction(backend: str) 
         chosen, value = process.stdout.split()
         assert process.returncode == 0 and chosen in ("baseline", "avx2", "avx512"), process.stderr
         assert float(value) == pytest.approx(512 * 1.718281828 / 2, rel=1e-6)
+
+
+def test_where_triton_fails_the_parts_of_the_kl_stay_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    kl_parts = pytest.importorskip("betavae_fast.ops.triton.kl_parts")
+
+    def no_compiler(*_: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("Failed to find C compiler")
+
+    registered: list[str] = []
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *shape, device: zeros(*shape))
+    monkeypatch.setattr(kl_parts, "_register", registered.append)
+    monkeypatch.setattr(kl_parts, "kl_parts", no_compiler)
+    with pytest.warns(UserWarning, match="plain torch: Triton fails here .Failed to find C compiler"):
+        kl_parts.register()
+    assert not registered
+    monkeypatch.setattr(kl_parts, "kl_parts", lambda *_: None)
+    kl_parts.register()
+    assert registered == ["CUDA"]
