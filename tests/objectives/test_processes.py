@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from tests import leave_process_group
 from tests.objectives.cases import NAMES, ROWS, inputs, objective, posterior
 
 PROCESSES = 2
@@ -26,7 +27,7 @@ def share(rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=PROCESSES)
     mine = slice(rank * ROWS // PROCESSES, (rank + 1) * ROWS // PROCESSES)
     torch.save({name: results(name, mine) for name in NAMES}, f"{folder}/{rank}")
-    dist.destroy_process_group()
+    leave_process_group()
 
 
 def test_shares_add_up_to_the_batch(tmp_path):
