@@ -87,7 +87,7 @@ def test_exported_for_any_batch_size(architecture: Architecture, training: bool,
 
 
 def test_functional_call_is_the_module(images: Tensor) -> None:
-    module = Step()
+    module = Step("burgess")
     other = {name: 1.5 * p.detach() for name, p in module.named_parameters()}
     seed = torch.tensor([3, 4])
 
@@ -103,7 +103,7 @@ def test_functional_call_is_the_module(images: Tensor) -> None:
 
 def test_vmap_over_models_is_refused_and_says_so(images: Tensor) -> None:
     """torch refuses with its own message; nothing is computed wrongly."""
-    models = [Step() for _ in range(2)]
+    models = [Step("burgess") for _ in range(2)]
     parameters, buffers = torch.func.stack_module_state(models)
 
     def loss(p: dict[str, Tensor], b: dict[str, Tensor]) -> Tensor:
