@@ -20,7 +20,7 @@ namespace betavae_fast {
 
 struct LikelihoodCall {
   Tensor decoded, target;
-  bool packed;  // whether the target's pixels are packed bits
+  bool packed;  // the target's pixels are packed bits
   Likelihood likelihood;
   double scale;
   Reduction reduction;

@@ -13,8 +13,8 @@ struct LatentArguments {
   const int64_t* rng = nullptr;  // (seed, stream) on the device, read by the kernel
   int64_t first_element = 0;     // number of the first element in the noise sequence: first_row * cols
   float logvar_min = 0, logvar_max = 0;
-  bool clamps = false;  // whether the range leaves out any number
-  bool vector = false;  // whether vectorize() holds for every operand, and drawn noise begins at a Philox block
+  bool clamps = false;  // the range leaves out some numbers
+  bool vector = false;  // vectorize() holds for every operand, and drawn noise begins at a Philox block
 };
 
 struct LatentForward : LatentArguments {
@@ -26,8 +26,8 @@ struct LatentForward : LatentArguments {
 
 struct LatentBackward : LatentArguments {
   Tiled grad_z, grad_kl;  // data is null if the gradient is zero
-  // Whether vectorize() holds for grad_kl. If it does not but `vector` does, grad_kl varies only between rows or only
-  // between columns.
+  // The result of vectorize() for grad_kl. If it is false and `vector` is true, grad_kl varies only between rows or
+  // only between columns.
   bool grad_kl_vector = false;
   float kl_scale = 1;          // factor from the gradient of the reduced KL to the gradient of one element's KL
   Tiled grad_mu, grad_logvar;  // data is null if not needed

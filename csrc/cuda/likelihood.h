@@ -18,8 +18,8 @@ struct LikelihoodArguments {
   Tiled decoded;
   Target target;
   Tiled grad;                  // data is null if not wanted
-  bool vector = false;         // whether vectorize() holds for every operand but the target
-  bool target_vector = false;  // whether vectorize() or vectorize_bits() holds for the target
+  bool vector = false;         // vectorize() holds for every operand but the target
+  bool target_vector = false;  // vectorize() or vectorize_bits() holds for the target
 };
 
 struct LikelihoodForward : LikelihoodArguments {
@@ -32,10 +32,10 @@ struct LikelihoodForward : LikelihoodArguments {
 
 struct LikelihoodBackward : LikelihoodArguments {
   Tiled grad_nll;
-  // Whether vectorize() holds for grad_nll. If it does not but `vector` does, grad_nll does not vary within rows.
+  // The result of vectorize() for grad_nll. If it is false and `vector` is true, grad_nll does not vary within rows.
   bool grad_nll_vector = false;
   float nll_scale = 1;      // factor from the gradient of the reduced NLL to the gradient of one element's NLL
-  bool unless_one = false;  // whether to leave grad unchanged if grad_nll, a single number, is 1
+  bool unless_one = false;  // leaves grad unchanged if grad_nll, a single number, is 1
 };
 
 // Each function returns null, or an error message.

@@ -52,7 +52,7 @@ struct Partition {
   int64_t tile_stride = 0;  // distance from an element to the one below it in the next tile
   int32_t group = 4;        // elements of a thread in a tile, which are 16 bytes of the inputs
   int32_t tile_rows = 1, tile_cols = 1, panels = 1, item_tiles = 1;
-  bool folded = true;  // whether groups may span the rows of a tile, which follow each other without a gap
+  bool folded = true;  // groups may span the rows of a tile, which follow each other without a gap
   Divider by_panels, by_width;
 
   static constexpr int64_t panel_cols = 256;  // a CTA then reads at least 512 bytes of each row
