@@ -41,9 +41,12 @@ class Beta(Objective):
         self.warmup = warmup
         self.cycle = cycle
         self.register_buffer("_constant", torch.tensor(float(beta)), persistent=False)
+        self._held = beta  # the number that ``_constant`` holds
 
     def forward(self, inputs: LossInputs) -> ObjectiveOutput:
         if not self.warmup:  # a constant weight takes fewer launches on a GPU
+            if self._held != self.beta:
+                self._constant, self._held = inputs.reconstruction.new_tensor(self.beta), self.beta
             total = torch.add(inputs.reconstruction, inputs.kl, alpha=self.beta)
             return ObjectiveOutput(total, {"beta": self._constant})
         beta = ramp(inputs.step, self.beta, self.warmup, self.cycle).to(inputs.reconstruction.dtype)

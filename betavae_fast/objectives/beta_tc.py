@@ -58,8 +58,11 @@ class BetaTC(Objective):
         for name, weight in (("alpha", alpha), ("beta", beta), ("gamma", gamma)):
             check_not_negative(name, weight)
         self.dataset_size = dataset_size
-        self.weights = (alpha, beta, gamma)
-        self.register_buffer("_weights", torch.tensor(self.weights), persistent=False)
+        self.alpha = alpha
+        self.beta = beta
+        self.gamma = gamma
+        self.register_buffer("_weights", torch.tensor((alpha, beta, gamma)), persistent=False)
+        self._held = alpha, beta, gamma  # the numbers that ``_weights`` holds
         self.estimator: Estimator = estimator
         self.backend: Backend = backend
 
@@ -73,7 +76,11 @@ class BetaTC(Objective):
             group=whole_batch(),
             backend=self.backend,
         )
-        if self._weights.dtype != parts.dtype:  # once, so that a CUDA graph records no conversion
-            self._weights = parts.new_tensor(self.weights)
+        weights = self.alpha, self.beta, self.gamma
+        if (self._held, self._weights.dtype) != (
+            weights,
+            parts.dtype,
+        ):  # a CUDA graph can record no copy from the host
+            self._weights, self._held = parts.new_tensor(weights), weights
         total = inputs.reconstruction + torch.dot(parts, self._weights)
         return ObjectiveOutput(total, dict(zip(self.logged, parts.unbind(), strict=True)))

@@ -217,3 +217,21 @@ def test_where_objectives_are_the_elbo_they_train_alike(dataset, name, options):
         other_step()
     for a, b in zip(elbo.model.parameters(), other.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["beta", "btcvae"])
+def test_a_weight_may_be_changed_between_steps(dataset, name):
+    """In a training loop of one's own; the total and the logged weight follow."""
+    _, step = start(config(name, beta_warmup=0, beta_cycle=0) if name == "beta" else config(name), dataset)
+    objective = step._state.objective
+    step()
+    before = step.means.read(1)
+    objective.beta = 0.0
+    step()
+    after = step.means.read(1)
+    kl = after["kl_per_dim"].sum() if name == "beta" else after["total_correlation"]
+    other = 0 if name == "beta" else after["mutual_information"] + after["dimension_wise_kl"]
+    torch.testing.assert_close(after["loss"], after["reconstruction"] + other, rtol=1e-5, atol=1e-4)
+    assert kl.abs() > 1e-4
+    if name == "beta":
+        assert (float(before["beta"]), float(after["beta"])) == (4.0, 0.0)
