@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
 from betavae_fast.nn.convolutions import ConvTranspose2d
-from betavae_fast.ops.bias_relu import BiasRelu, LinearRelu, runs_on
+from betavae_fast.ops.backends import triton_serves
+from betavae_fast.ops.bias_relu import BiasRelu, LinearRelu
 from betavae_fast.ops.casting import CastAll
 
 
@@ -34,7 +35,7 @@ def fuses(x: Tensor) -> bool:
         and not torch._C._is_tracing()
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
-        and runs_on(x.device)
+        and triton_serves(x.device)
     )
 
 

@@ -77,12 +77,25 @@ def _import(backend: str) -> None:
 
 
 @cache
-def _replace_plain_torch() -> None:
-    """Let Triton run on a GPU the operators that all backends share, elsewhere plain torch (``ops/kl_parts.py``)."""
-    if importlib.util.find_spec("triton") is not None:
-        kl_parts = importlib.import_module("betavae_fast.ops.triton.kl_parts")
-        if torch.cuda.is_available():
-            kl_parts.register()
+def triton_serves(device: torch.device) -> bool:
+    """Let Triton run the operators that all backends share (``ops/bias_relu.py``, ``ops/kl_parts.py``) on a GPU.
+
+    Returns: False if Triton is not installed, or cannot compile and launch a kernel for ``device``: it may find no C
+        compiler, or not know the GPU. One warning then says why, and plain torch runs.
+    """
+    if importlib.util.find_spec("triton") is None:
+        return False
+    try:
+        bias_relu = importlib.import_module("betavae_fast.ops.triton.bias_relu")
+        bias_relu.bias_relu_(torch.zeros(1, 1, device=device), torch.zeros(1, device=device))
+        importlib.import_module("betavae_fast.ops.triton.kl_parts")
+    except Exception as error:  # Triton calls several programs, and any of them may fail
+        warnings.warn(
+            f"hidden layers and the parts of the KL run in plain torch on {device}: Triton fails there ({error})",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 @cache
@@ -97,13 +110,14 @@ def missing(backend: str) -> str:
         if importlib.util.find_spec("triton") is None:
             return "Triton is not installed. Install it with `pip install triton`."
         _import(backend)
-        _replace_plain_torch()
-        if os.environ.get("TRITON_INTERPRET") == "1" or torch.cuda.is_available():
+        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+        if interpreted or torch.cuda.is_available():
+            triton_serves(torch.device("cpu" if interpreted else "cuda"))
             return ""
         return "Triton needs a GPU, and torch sees none. Set TRITON_INTERPRET=1 to run its kernels in the interpreter."
     if not torch.cuda.is_available():
         return "torch sees no CUDA device. Use a CUDA build of torch on a machine with an NVIDIA GPU."
-    _replace_plain_torch()
+    triton_serves(torch.device("cuda"))
     return (
         _load_library(
             CUDA_LIBRARY,

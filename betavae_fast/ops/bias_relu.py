@@ -5,15 +5,11 @@ Both save the output of the ReLU, as torch's own does. The gradient passes where
 
 from __future__ import annotations
 
-import importlib
-import warnings
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from betavae_fast.ops.backends import missing
 from betavae_fast.ops.batched import is_batched
 from betavae_fast.ops.operators import common_operator
 from betavae_fast.ops.reference import bias_relu as reference
@@ -34,23 +30,6 @@ _BACKWARD = common_operator(
     results=("grad_x", "grad_bias"),
     writes=("counter",),
 )
-
-
-@cache
-def runs_on(device: torch.device) -> bool:
-    """Tell whether Triton compiles and launches a kernel for the GPU ``device``. If not, it warns once with the reason.
-
-    Triton can be installed but find no C compiler, or not know the GPU.
-    """
-    if missing("triton"):
-        return False
-    try:
-        importlib.import_module("betavae_fast.ops.triton.bias_relu")
-        _BIAS_RELU(torch.zeros(1, 1, device=device), torch.zeros(1, device=device))
-    except Exception as error:  # Triton calls several programs, and any of them may fail
-        warnings.warn(f"ReLUs run by themselves on {device}: Triton fails there ({error})", stacklevel=2)
-        return False
-    return True
 
 
 def _backward(

@@ -106,14 +106,12 @@ class Operator:
         results: Sequence[str] = (),
         writes: Sequence[str] = (),
     ) -> None:
-        self.name = reference.__name__
-        self.reference = reference
-        self.empty = empty
+        name = reference.__name__
         for backend in BACKENDS:
-            define(f"{self.name}_{backend}", reference, empty, results, writes)
-        library.impl(f"{self.name}_reference", reference, "CompositeExplicitAutograd")
-        self._overloads = {backend: overload(f"{self.name}_{backend}") for backend in BACKENDS}
-        OPERATORS[self.name] = self
+            define(f"{name}_{backend}", reference, empty, results, writes)
+        library.impl(f"{name}_reference", reference, "CompositeExplicitAutograd")
+        self._overloads = {backend: overload(f"{name}_{backend}") for backend in BACKENDS}
+        OPERATORS[name] = self
 
     def __getitem__(self, backend: str) -> Any:
         return self._overloads[backend]

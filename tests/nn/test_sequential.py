@@ -353,7 +353,7 @@ def seemingly_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("run together")
 
     monkeypatch.setattr(Tensor, "is_cuda", property(lambda x: True))
-    monkeypatch.setattr(sequential, "runs_on", lambda device: True)
+    monkeypatch.setattr(sequential, "triton_serves", lambda device: True)
     monkeypatch.setattr(sequential, "_run", refuse)
 
 

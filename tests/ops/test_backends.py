@@ -10,6 +10,7 @@ import subprocess
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -262,7 +263,7 @@ def cuda_that_cannot_run(fresh_choices: None, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-@pytest.mark.filterwarnings("ignore:the parts of the KL run in plain torch")
+@pytest.mark.filterwarnings("ignore:hidden layers and the parts of the KL run in plain torch")
 def test_kernels_that_the_gpu_cannot_run_are_not_chosen_and_the_table_says_why(
     cuda_that_cannot_run: None,
 ) -> None:
@@ -330,20 +331,24 @@ def test_an_unknown_instruction_set_is_not_an_illegal_instruction(backend: str) 
         assert float(value) == pytest.approx(512 * 1.718281828 / 2, rel=1e-6)
 
 
-def test_where_triton_fails_the_parts_of_the_kl_stay_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    kl_parts = pytest.importorskip("betavae_fast.ops.triton.kl_parts")
-
-    def no_compiler(*_: torch.Tensor) -> torch.Tensor:
+def test_a_gpu_on_which_triton_fails_is_named_once_and_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: torch.Tensor) -> None:
         raise RuntimeError("Failed to find C compiler")
 
-    registered: list[str] = []
-    zeros = torch.zeros
-    monkeypatch.setattr(torch, "zeros", lambda *shape, device: zeros(*shape))
-    monkeypatch.setattr(kl_parts, "_register", registered.append)
-    monkeypatch.setattr(kl_parts, "kl_parts", no_compiler)
-    with pytest.warns(UserWarning, match="plain torch: Triton fails here .Failed to find C compiler"):
-        kl_parts.register()
-    assert not registered
-    monkeypatch.setattr(kl_parts, "kl_parts", lambda *_: None)
-    kl_parts.register()
-    assert registered == ["CUDA"]
+    loaded: list[str] = []
+
+    def load(name: str) -> SimpleNamespace:
+        loaded.append(name.rpartition(".")[2])
+        return SimpleNamespace(bias_relu_=fail)
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(backends.importlib, "import_module", load)
+    backends.triton_serves.cache_clear()
+    device = torch.device("cpu")
+    with pytest.warns(UserWarning, match="Triton fails there .Failed to find C compiler"):
+        assert not backends.triton_serves(device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not backends.triton_serves(device)
+    assert loaded == ["bias_relu"]  # not the parts of the KL, whose kernels would replace plain torch
+    backends.triton_serves.cache_clear()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import warnings
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -134,19 +132,3 @@ def test_opcheck(operator: str, dtype: torch.dtype) -> None:
                 arguments,
                 test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
             )
-
-
-def test_a_gpu_on_which_triton_fails_is_named_once_and_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise RuntimeError("Failed to find C compiler")
-
-    monkeypatch.setattr(bias_relu, "missing", lambda backend: "")
-    monkeypatch.setattr(bias_relu, "importlib", SimpleNamespace(import_module=fail))
-    bias_relu.runs_on.cache_clear()
-    device = torch.device("cpu")
-    with pytest.warns(UserWarning, match="Triton fails there .Failed to find C compiler"):
-        assert not bias_relu.runs_on(device)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert not bias_relu.runs_on(device)
-    bias_relu.runs_on.cache_clear()

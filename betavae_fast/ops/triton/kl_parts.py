@@ -7,8 +7,6 @@ compared with the pairs of the batch.
 # mypy: disable-error-code="import-untyped,no-untyped-call,no-untyped-def,untyped-decorator"
 from __future__ import annotations
 
-import warnings
-
 import torch
 import triton
 import triton.language as tl
@@ -176,25 +174,6 @@ def kl_parts_backward(
     return results
 
 
-def register() -> None:
-    """Make these the operators' implementation on GPUs, if Triton can run a kernel there.
-
-    Triton may be installed and lack a C compiler, or not know the GPU. The operators then stay plain torch, and one
-    warning says why.
-    """
-    try:
-        x = torch.zeros(1, 1, device="cuda")
-        kl_parts(x, x, x, x[0].double(), x.double())
-    except Exception as error:  # from any of the programs that Triton calls
-        warnings.warn(f"the parts of the KL run in plain torch: Triton fails here ({error})", stacklevel=2)
-        return
-    _register("CUDA")
-
-
-def _register(key: str) -> None:
-    for implementation in (kl_parts, kl_parts_backward):
-        library.impl(implementation.__name__, implementation, key)
-
-
-if INTERPRETED.value:
-    _register("CPU")
+for _implementation in (kl_parts, kl_parts_backward):
+    for _key in ("CUDA", "CPU") if INTERPRETED.value else ("CUDA",):
+        library.impl(_implementation.__name__, _implementation, _key)
