@@ -42,7 +42,8 @@ HEADLINES = {
 }
 STEP_BATCHES = (64, 4096, 512, 16384)
 _BUILD_SECONDS = 120.0
-# Seconds in which pytest and its workers write their report after SIGINT.
+# Seconds in which pytest writes its report after SIGINT. With workers it does so in two of three runs; the log has the
+# result of each test in any case.
 _PYTEST_GRACE = 15.0
 
 

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from betavae_fast.bench import copying
+from betavae_fast.data import images
+from betavae_fast.nn import convolutions
 from betavae_fast.training import memory, precision
 
 _M_MMAP_THRESHOLD = -3  # in glibc's malloc.h
@@ -65,6 +67,14 @@ def freed_memory_goes_back() -> Iterator[None]:
         dynamo.reset()
     if sys.platform.startswith("linux") and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a step on the CPU run the operators of a step on a GPU: no index is read, and the transposed convolutions are
+    torch's."""
+    monkeypatch.setattr(images, "check_indices", lambda *_: None)
+    monkeypatch.setattr(convolutions.ConvTranspose2d, "forward", torch.nn.ConvTranspose2d.forward)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,8 +8,6 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from betavae_fast.data import images
-from betavae_fast.nn import convolutions
 from betavae_fast.training.checkpoint import load_checkpoint
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.loop import train
@@ -65,9 +63,8 @@ def equal(a, b):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_one_step_recorded_is_every_step(dataset, name, monkeypatch):
-    monkeypatch.setattr(images, "check_indices", lambda *_: None)  # as on a GPU
-    monkeypatch.setattr(convolutions.ConvTranspose2d, "forward", torch.nn.ConvTranspose2d.forward)
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_one_step_recorded_is_every_step(dataset, name):
     eager, eager_step = start(config(name), dataset)
     replayed, replayed_step = start(config(name), dataset)
     for _ in range(2):

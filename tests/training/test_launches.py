@@ -14,10 +14,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from betavae_fast.data import images
 from betavae_fast.data.bits import pack_bits
 from betavae_fast.data.images import BinaryImages
-from betavae_fast.nn import convolutions
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.state import prepare
 from betavae_fast.training.step import TrainStep
@@ -93,9 +91,7 @@ def launches(config: TrainConfig, dataset: BinaryImages) -> Counter[str]:
 
 
 @pytest.fixture(autouse=True)
-def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "check_indices", lambda *_: None)
-    monkeypatch.setattr(convolutions.ConvTranspose2d, "forward", torch.nn.ConvTranspose2d.forward)
+def layers_together(as_on_a_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("betavae_fast.nn.sequential.fuses", lambda x: True)
 
 
@@ -107,6 +103,12 @@ def test_a_step_keeps_to_its_budget(sprites: BinaryImages, objective: str) -> No
     options = NEEDED.get(objective, {}) | ({"betas": [1.0] * 10} if objective == "beta-per-dim" else {})
     counted = launches(replace(CONFIG, objective=objective, **options), sprites)
     assert counted.total() <= BUDGETS[objective], counted.most_common()
+
+
+def test_casts_to_bf16_keep_to_their_budget(sprites: BinaryImages) -> None:
+    """They were 61 launches before all hidden weights were cast in one."""
+    counted = launches(replace(CONFIG, precision="bf16"), sprites)
+    assert counted.total() <= BUDGETS["beta"] + 22, counted.most_common()
 
 
 def test_the_counter_sees_what_a_step_would_shed(sprites: BinaryImages) -> None:

@@ -8,8 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from betavae_fast.data import images
-from betavae_fast.nn import convolutions
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.state import prepare
 from betavae_fast.training.step import TrainStep
@@ -47,11 +45,9 @@ def equal(a, b) -> bool:
     ],
     ids=str,
 )
-def test_one_step_recorded_is_every_step(dataset, changes, monkeypatch):
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_one_step_recorded_is_every_step(dataset, changes):
     """The operations of step 2, run again, give steps 3 to 11, across the end of an epoch of 5."""
-    # As on a GPU, no index is read and the transposed convolutions are torch's.
-    monkeypatch.setattr(images, "check_indices", lambda *_: None)
-    monkeypatch.setattr(convolutions.ConvTranspose2d, "forward", torch.nn.ConvTranspose2d.forward)
     config = replace(CONFIG, **changes)
     eager, eager_step = start(config, dataset)
     replayed, replayed_step = start(config, dataset)

@@ -33,7 +33,7 @@ _NUMBERS = ["count", "dims", "z_row", "z_col", "mu_row", "mu_col", "logvar_row",
 
 
 @triton.jit(do_not_specialize=_NUMBERS)
-def sum_parts(
+def kl_parts_sums(
     z_ptr,
     mu_ptr,
     logvar_ptr,
@@ -80,7 +80,7 @@ def sum_parts(
 
 
 @triton.jit(do_not_specialize=[*_NUMBERS, "grad_stride"])
-def add_gradients(
+def kl_parts_gradients(
     grad_ptr,  # (3,)
     z_ptr,
     mu_ptr,
@@ -138,7 +138,7 @@ def kl_parts(z: Tensor, mu: Tensor, logvar: Tensor, joint: Tensor, marginals: Te
     result = z.new_empty(3, dtype=kl_dtype(z.dtype))
     sums = result if programs == 1 else z.new_empty((programs, 3), dtype=torch.float64)
     with torch.cuda.device_of(z):
-        sum_parts[(programs,)](
+        kl_parts_sums[(programs,)](
             *(z, mu, logvar, joint.contiguous(), marginals.contiguous(), sums, count, z.shape[1]),
             *(*z.stride(), *mu.stride(), *logvar.stride(), len(z)),
             FLOOR=SMALLEST_LOGVAR[z.dtype],
@@ -164,7 +164,7 @@ def kl_parts_backward(
         return results
     given = (None if x is None else x.contiguous() for x in (grad_z, grad_mu, grad_logvar))
     with torch.cuda.device_of(z):
-        add_gradients[(triton.cdiv(count, BLOCK),)](
+        kl_parts_gradients[(triton.cdiv(count, BLOCK),)](
             *(grad, z, mu, logvar, *given, *results, count, z.shape[1]),
             *(*z.stride(), *mu.stride(), *logvar.stride(), grad.stride(0), len(z)),
             FLOOR=SMALLEST_LOGVAR[z.dtype],
