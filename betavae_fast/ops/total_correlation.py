@@ -78,7 +78,11 @@ def _clamped(logvar: Tensor) -> Tensor:
 def _differentiable(
     grad: Tensor, inputs: tuple[Tensor | None, ...], settings: tuple[int, int, int]
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of ``inputs``, computed by plain torch code, which is differentiable to any order."""
+    """The gradients of ``inputs``, computed by plain torch code, which is differentiable to any order.
+
+    They are those of aliases: z may have been computed from μ and log σ², and autograd itself follows that path.
+    """
+    inputs = tuple(None if x is None else x.view_as(x) for x in inputs)
     z, mu, logvar, all_mu, all_logvar = inputs
     assert z is not None and mu is not None and logvar is not None
     mixture_mu, mixture_logvar = (

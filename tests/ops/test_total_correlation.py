@@ -468,6 +468,23 @@ def test_gradcheck(backend: str, estimator: str, part: int) -> None:
 
 
 @EVERY_BACKEND
+def test_gradients_to_be_differentiated_again_are_the_same(backend: str) -> None:
+    """The sample depends on the posterior, or is its mean: no path is counted twice."""
+    _, mu, logvar = (x.double().requires_grad_() for x in draw(6, 3))
+    noise = torch.randn(mu.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    if backend not in ("reference", "eager", "cpp"):
+        mu, logvar, noise = (x.detach().float().requires_grad_(x.requires_grad) for x in (mu, logvar, noise))
+    for z in (mu + (0.5 * logvar).exp() * noise, mu):
+        parts = kl_decomposition(z, mu, logvar, dataset_size=100, backend=backend)
+        total = parts[0] + 6 * parts[1] - 0.5 * parts[2]
+        once, again = (
+            torch.autograd.grad(total, (mu, logvar), create_graph=twice, retain_graph=True)
+            for twice in (False, True)
+        )
+        torch.testing.assert_close(again, once)
+
+
+@EVERY_BACKEND
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2)], ids=str)
 def test_only_the_gradients_that_are_wanted(backend: str, wanted: tuple[int, ...]) -> None:
     inputs = draw(9, 4)
