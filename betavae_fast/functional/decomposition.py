@@ -9,7 +9,7 @@ from torch import Tensor, distributed
 
 from betavae_fast.choices import Estimator
 from betavae_fast.functional.checks import FLOATING, check_tensor, choose_backend
-from betavae_fast.ops.backends import Backend
+from betavae_fast.ops.backends import Backend, triton_serves
 from betavae_fast.ops.reductions import ESTIMATORS, kl_dtype
 from betavae_fast.ops.total_correlation import KLParts
 
@@ -123,6 +123,8 @@ def kl_parts(
     if estimator == "mss" and batch == 1:
         raise ValueError(f'{caller}: estimator "mss" needs a batch of at least 2, got 1')
     chosen = choose_backend(caller, z, backend)
+    if chosen in ("triton", "cuda"):
+        triton_serves(z.device)  # then the parts are one launch each way
     settings = (first_row, dataset_size, ESTIMATORS[estimator])
     parts: Tensor = KLParts.apply(z, mu, logvar, all_mu, all_logvar, settings, chosen)
     return parts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from betavae_fast.objectives.checks import check_not_negative
 from betavae_fast.objectives.interface import LossInputs, Objective, ObjectiveOutput
@@ -28,7 +27,6 @@ class Beta(Objective):
     """
 
     logged = ("beta",)
-    _constant: Tensor
 
     def __init__(self, beta: float = 4.0, *, warmup: int = 0, cycle: int = 0) -> None:
         super().__init__()
@@ -40,14 +38,10 @@ class Beta(Objective):
         self.beta = beta
         self.warmup = warmup
         self.cycle = cycle
-        self.register_buffer("_constant", torch.tensor(float(beta)), persistent=False)
-        self._held = beta  # the number that ``_constant`` holds
 
     def forward(self, inputs: LossInputs) -> ObjectiveOutput:
         if not self.warmup:  # a constant weight takes fewer launches on a GPU
-            if self._held != self.beta:
-                self._constant, self._held = inputs.reconstruction.new_tensor(self.beta), self.beta
             total = torch.add(inputs.reconstruction, inputs.kl, alpha=self.beta)
-            return ObjectiveOutput(total, {"beta": self._constant})
+            return ObjectiveOutput(total, {"beta": self._like(self.beta, inputs.reconstruction.detach())})
         beta = ramp(inputs.step, self.beta, self.warmup, self.cycle).to(inputs.reconstruction.dtype)
         return ObjectiveOutput(inputs.reconstruction + beta * inputs.kl, {"beta": beta})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from betavae_fast.functional import Estimator
 from betavae_fast.functional.decomposition import KLDecomposition, kl_parts
@@ -42,7 +41,6 @@ class BetaTC(Objective):
     """
 
     logged = KLDecomposition._fields
-    _weights: Tensor
 
     def __init__(
         self,
@@ -61,8 +59,6 @@ class BetaTC(Objective):
         self.alpha = alpha
         self.beta = beta
         self.gamma = gamma
-        self.register_buffer("_weights", torch.tensor((alpha, beta, gamma)), persistent=False)
-        self._held = alpha, beta, gamma  # the numbers that ``_weights`` holds
         self.estimator: Estimator = estimator
         self.backend: Backend = backend
 
@@ -76,11 +72,6 @@ class BetaTC(Objective):
             group=whole_batch(),
             backend=self.backend,
         )
-        weights = self.alpha, self.beta, self.gamma
-        if (self._held, self._weights.dtype) != (
-            weights,
-            parts.dtype,
-        ):  # a CUDA graph can record no copy from the host
-            self._weights, self._held = parts.new_tensor(weights), weights
-        total = inputs.reconstruction + torch.dot(parts, self._weights)
+        weights = self._like((self.alpha, self.beta, self.gamma), parts.detach())
+        total = inputs.reconstruction + torch.dot(parts, weights)
         return ObjectiveOutput(total, dict(zip(self.logged, parts.unbind(), strict=True)))

@@ -51,9 +51,20 @@ class Objective(nn.Module):
     """Names of the metrics."""
     optimizer: Optimizer | None = None
     """The optimizer of the objective's own parameters, if it has any."""
+    _constant: tuple[tuple[object, ...], Tensor] | None = None
 
     def forward(self, inputs: LossInputs) -> ObjectiveOutput:
         raise NotImplementedError
+
+    def _like(self, numbers: float | tuple[float, ...], x: Tensor) -> Tensor:
+        """``numbers`` as a tensor of the dtype and device of ``x``.
+
+        It is made again only if they change, because a CUDA graph can record no copy from the host.
+        """
+        made_for = (numbers, x.dtype, x.device)
+        if self._constant is None or self._constant[0] != made_for:
+            self._constant = made_for, x.new_tensor(numbers)
+        return self._constant[1]
 
     def update(self, reconstruction: Tensor, kl: Tensor) -> None:
         """Update the state that is not learned by gradient descent on the total, such as a multiplier.

@@ -110,14 +110,11 @@ def missing(backend: str) -> str:
         if importlib.util.find_spec("triton") is None:
             return "Triton is not installed. Install it with `pip install triton`."
         _import(backend)
-        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-        if interpreted or torch.cuda.is_available():
-            triton_serves(torch.device("cpu" if interpreted else "cuda"))
+        if os.environ.get("TRITON_INTERPRET") == "1" or torch.cuda.is_available():
             return ""
         return "Triton needs a GPU, and torch sees none. Set TRITON_INTERPRET=1 to run its kernels in the interpreter."
     if not torch.cuda.is_available():
         return "torch sees no CUDA device. Use a CUDA build of torch on a machine with an NVIDIA GPU."
-    triton_serves(torch.device("cuda"))
     return (
         _load_library(
             CUDA_LIBRARY,
@@ -155,6 +152,7 @@ def choose(backend: str, device: str, dtype: torch.dtype) -> str:
 # torch.compile treats the answer as a constant. torch.compiler.assume_constant_result does nothing else, but imports
 # torch._dynamo and, with it, Triton.
 choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
+triton_serves._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache

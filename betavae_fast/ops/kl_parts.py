@@ -1,4 +1,4 @@
-"""The parts of the KL, given the aggregated posterior's log-densities, as two operators of one launch each.
+"""The parts of the KL, given the aggregated posterior's log-densities, as one operator forward and one backward.
 
 With N(x) = −½ (x² + log 2π) and the standardised sample n = (z − μ) / σ, the parts are means over the rows of
     mutual information  Σ_d (N(n) − ½ v) − log q(z)          v = log σ²

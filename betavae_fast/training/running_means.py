@@ -40,8 +40,9 @@ class RunningMeans:
 
     def read(self, count: int) -> dict[str, Tensor]:
         """The means over ``count`` additions in all processes together, as float64 on the CPU. Resets the sums."""
-        sums = self._sums.to("cpu", copy=True)  # a copy on a CPU, too, because the sums are reset below
-        self._sums.zero_()
+        sums = self.take()
+        if self._sums.is_cuda:
+            torch.cuda.current_stream(self._sums.device).synchronize()
         return self.divide(sums, count)
 
     def take(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -46,9 +47,6 @@ class TrainStep:
         )
         self._one = torch.ones((), device=device)
         self._moves_objective = type(state.objective).update is not Objective.update
-        if is_constant(config):
-            for group in state.optimizer.param_groups:
-                group["lr"].fill_(config.lr)
         dims = config.latent_dim
         self.means = RunningMeans(
             device,
@@ -71,25 +69,26 @@ class TrainStep:
 
         indices = self._order.index_select(0, self._step % len(self._order)).flatten()
         state.optimizer.zero_grad(set_to_none=True)
-        parts = []
+        losses = []
         for part in range(config.accumulate):
             first_row = self._first_row + part * state.rows
             with nullcontext() if part == config.accumulate - 1 else self._without_exchange():
-                parts.append(self._add_gradients(indices[first_row : first_row + state.rows], first_row))
+                losses.append(self._add_gradients(indices[first_row : first_row + state.rows], first_row))
         if config.accumulate > 1:
             self._divide_gradients(config.accumulate)
         if config.clip_grad_norm is not None:
             clip_grad_norm_(state.model.parameters(), config.clip_grad_norm)
         state.optimizer.step()
         if self._moves_objective:
-            state.objective.update(
-                _mean([part.reconstruction.detach() for part in parts]),
-                _mean([part.kl.detach() for part in parts]),
-            )
+            reconstructions, kls = zip(*losses, strict=True)
+            state.objective.update(_mean(reconstructions), _mean([kl.sum() for kl in kls]))
         self._step += 1
 
-    def _add_gradients(self, indices: Tensor, first_row: int) -> LossInputs:
-        """Run forward and backward for the part of the batch from row ``first_row``; returns the objective's inputs."""
+    def _add_gradients(self, indices: Tensor, first_row: int) -> tuple[Tensor, Tensor]:
+        """Run forward and backward for the part of the batch from row ``first_row``.
+
+        Returns: its reconstruction loss and its KL per dim.
+        """
         state = self._state
         images = state.dataset.gather(indices)
         with autocast(state.device, state.precision):
@@ -107,7 +106,7 @@ class TrainStep:
             squared_mean=squared_mean,
             **metrics,
         )
-        return inputs
+        return reconstruction.detach(), out.kl.detach()
 
     def _divide_gradients(self, parts: int) -> None:
         """Turn gradients summed over the parts of a batch into means.
@@ -125,5 +124,5 @@ class TrainStep:
         return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
 
-def _mean(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.stack(parts).mean()
+def _mean(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(list(parts)).mean()

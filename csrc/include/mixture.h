@@ -70,7 +70,7 @@ struct MixtureWeights {
   double all, own, next;
 };
 
-// The weights of an estimator, numbered as in betavae_fast/ops/schemas.py: 0 is mws, 1 is mss.
+// The weights of an estimator, numbered as in betavae_fast/ops/reductions.py: 0 is mws, 1 is mss.
 inline MixtureWeights weights_of(int64_t batch, int64_t dataset_size, int64_t estimator) {
   const double b = static_cast<double>(batch), n = static_cast<double>(dataset_size), others = b - 1;
   if (estimator == 0) return {-std::log2(n * b), 0, 0};

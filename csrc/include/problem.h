@@ -18,7 +18,7 @@ struct Problem {
   int64_t cols() const { return outer * inner; }
 };
 
-// The numbers are those of betavae_fast/ops/schemas.py.
+// The numbers are those of betavae_fast/ops/reductions.py.
 enum class Reduction : int64_t { none = 0, dim = 1, sample = 2, batchmean = 3, sum = 4 };
 enum class Likelihood : int64_t { bernoulli = 0, gaussian = 1, laplace = 2 };
 

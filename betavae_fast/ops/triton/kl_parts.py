@@ -21,7 +21,7 @@ from betavae_fast.ops.triton.numerics import INTERPRETED
 BLOCK, WARPS = 1024, 4
 # Blocks that one program adds up. Up to this number, one launch does everything.
 BLOCKS_A_PROGRAM = 16
-_LOG_2PI = tl.constexpr(1.8378770664093453)
+_LOG_2PI = tl.constexpr(plain._LOG_2PI)
 
 
 @triton.jit
