@@ -1,4 +1,4 @@
-"""Runs every benchmark of this machine's CPU, each of which writes its file: ``python -m benchmarks.all`` (`make bench`).
+"""Runs the benchmarks of this machine's CPU, each of which writes its file: ``python -m benchmarks.all`` (`make bench`).
 
 They take about twenty minutes on two cores. The first failure ends the run.
 """

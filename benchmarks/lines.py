@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import ROOT
@@ -77,7 +77,7 @@ class Record:
         self.save()
 
     def save(self) -> None:
-        entries = [*self._before, *(asdict(outcome) for outcome in self.outcomes.values())]
+        entries = [*self._before, *self.outcomes.values()]
         write_json(self._summary, {**self._about, "lines": entries})
 
     def text(self) -> str:

@@ -11,7 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import get_context
 
 import torch
@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "command": command("benchmarks.scaling", arguments),
         **machine.provenance(torch.device("cpu")),
         "channels": DIM,
-        "measurements": [asdict(m) for m in measurements],
+        "measurements": measurements,
     }
     write_json(args.out / "scaling.json", document)
     draw(measurements).savefig(args.out / "scaling.png", dpi=110)

@@ -251,7 +251,7 @@ def _synchronize(device: str) -> Callable[[], None]:
 
 
 def _time(trainer: Trainer, synchronize: Callable[[], None]) -> float:
-    """The seconds per step, over about half a second of steps; an untimed step before them wakes the threads."""
+    """The seconds per step, over about half a second of steps. A first step wakes the threads and sets the number."""
 
     def run(steps: int) -> float:
         synchronize()

@@ -13,9 +13,10 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,6 +31,7 @@ from betavae_fast.bench.runner import task
 from betavae_fast.bench.timing import CpuClock, CudaClock, Effort, Task, Timing, interleave
 from betavae_fast.files import write_json
 from betavae_fast.ops.backends import CUDA_LIBRARY
+from betavae_fast.training.graph import side_stream
 
 Figures = Mapping[str, int]
 
@@ -90,14 +92,14 @@ def try_cuts(op: Op, shape: Shape, dtype: str, backend: str, device: torch.devic
     if contender.missing:
         return Tried(op.name, shape, dtype, backend, {}, {DEFAULT: contender.missing})
     problem, forward = op.setup(shape, DTYPES[dtype], device, 0), contender.build()
-    record = _recorder(device)
+    pool = None if device.type == "cpu" else torch.cuda.graph_pool_handle()
     tasks, failed = [], {}
     for figures in ({}, *CUTS[backend, op.name]):
         name = " ".join(f"{what}={value}" for what, value in figures.items()) or DEFAULT
         try:
             with _cut(backend, op.name, figures):
                 call = task("forward+backward", name, problem, forward, max_calls=1).call
-                tasks.append(Task(name, record(lambda call=call: call(None))))  # type: ignore[misc]
+                tasks.append(Task(name, _recorded(call, device, pool)))
         except Exception as error:  # from a compiler or a launch; the other cuts can still be timed
             failed[name] = f"{type(error).__name__}: {error}"
     clock = CpuClock() if device.type == "cpu" else CudaClock(flush=False)
@@ -114,27 +116,22 @@ def _cut(backend: str, op: str, figures: Figures) -> AbstractContextManager[None
     return nullcontext()
 
 
-def _recorder(device: torch.device) -> Callable[[Callable[[], object]], Callable[[object], object]]:
-    """The function that turns a call into the timed call: on a GPU, the replay of its CUDA graph.
+def _recorded(
+    call: Callable[[object], object], device: torch.device, pool: Any
+) -> Callable[[object], object]:
+    """The call to time: on a GPU, the replay of its CUDA graph.
 
-    The graphs share their memory, because none reads the results of another.
+    Args:
+        pool: the memory of the graphs. They share it, because none reads the results of another.
     """
     if device.type == "cpu":
-        return lambda call: lambda _: call()
-    pool = torch.cuda.graph_pool_handle()
-
-    def record(call: Callable[[], object]) -> Callable[[object], object]:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            call()  # compiles
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
-            call()
-        return lambda _: graph.replay()
-
-    return record
+        return call
+    with side_stream(device):
+        call(None)  # compiles
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool):
+        call(None)
+    return lambda _: graph.replay()
 
 
 def lines(tried: Tried) -> Iterator[str]:
@@ -165,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for backend, (name, shape, dtype) in product(BACKENDS[args.device], PROBLEMS[args.device]):
         tried.append(try_cuts(get(name), shape, dtype, backend, device))
         print("\n".join(lines(tried[-1])), flush=True)
-        write_json(out, asdict(Sweep(**origin, tried=tuple(tried))))
+        write_json(out, Sweep(**origin, tried=tuple(tried)))
     return int(any(entry.failed for entry in tried))
 
 

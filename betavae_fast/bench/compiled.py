@@ -13,7 +13,7 @@ from betavae_fast.bench.registry import Forward, Outputs
 
 
 def compiled(eager: Forward, mode: str | None) -> Forward:
-    """Compile ``eager`` for the shapes of its first call."""
+    """Compile ``eager`` separately for each shape that it is called with."""
     function = torch.compile(eager, mode=mode, fullgraph=True, dynamic=False)
     if mode is None:
         return function

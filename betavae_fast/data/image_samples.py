@@ -168,16 +168,21 @@ def _both_bytes(image: ImageFile.ImageFile, content: bytes) -> Samples:
 
 
 def _samples_of_pnm(image: ImageFile.ImageFile, content: bytes) -> tuple[Samples, int]:
-    """The samples of a PNM file and its value of white, with Pillow's scaling undone.
+    """The samples of a PNM file and its value of white.
 
     Pillow scales samples by the white value and rounds them to 8 bits, or to 16 if they are grey and white is above 255.
+    Binary samples are read from the file instead, those written as text with the scaling undone.
     """
     decoder, _, start, arguments = image.tile[0]
     assert isinstance(arguments, tuple)
     white = int(arguments[1])
     channels = len(image.getbands())
+    if decoder == "ppm":
+        dtype = np.dtype(np.uint8 if white < 256 else ">u2")
+        stored = np.frombuffer(content, dtype, image.height * image.width * channels, start)
+        return np.minimum(stored, white).reshape(image.height, image.width, channels), white
     if channels > 1 and white > 255:
-        header = f"P{2 if decoder == 'ppm_plain' else 5} {channels * image.width} {image.height} {white}\n"
+        header = f"P2 {channels * image.width} {image.height} {white}\n"
         scaled = np.asarray(Image.open(BytesIO(header.encode() + content[start:]), formats=["PPM"]))
     else:
         scaled = np.asarray(image)

@@ -61,6 +61,8 @@ def _load_library(path: Path, what: str, needs: str, otherwise: str = "") -> str
             remedy = "Mend that error"
         elif note.endswith("=0 at install time"):
             remedy = "Unset that variable"
+        elif ": use " in note:
+            remedy = "Follow that advice"
         else:
             remedy = f"Install {needs}"
         return f"{what} was not built ({note}). {remedy} and reinstall{otherwise}."

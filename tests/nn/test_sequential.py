@@ -505,3 +505,12 @@ def test_on_a_gpu_a_model_learns_what_it_learns_on_a_cpu(exactly: None) -> None:
         losses.append(float(loss))
     assert losses[0] < 0.7
     torch.testing.assert_close(losses[1], losses[0], rtol=1e-3, atol=0)
+
+
+@on_gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_on_a_gpu_nan_is_not_cut_off_by_the_product_s_relu(dtype: torch.dtype) -> None:
+    """A diverged run must not look as if its layers had become zero."""
+    net = Sequential(nn.Linear(16, 32), nn.ReLU()).to("cuda", dtype)
+    x = torch.full((64, 16), torch.nan, device="cuda", dtype=dtype)
+    assert net(x).isnan().all()
