@@ -12,7 +12,6 @@ import typer
 
 from betavae_fast.choices import MetricName
 from betavae_fast.cli.errors import CommandError, usage_errors
-from betavae_fast.cli.output import describe_objective
 from betavae_fast.cli.runs import (
     RunData,
     TrainedRun,
@@ -22,6 +21,7 @@ from betavae_fast.cli.runs import (
     results_folder,
 )
 from betavae_fast.cli.threads import set_threads
+from betavae_fast.training.config import describe_objective
 
 if TYPE_CHECKING:
     from rich.console import Console

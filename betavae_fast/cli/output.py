@@ -1,4 +1,4 @@
-"""The output of commands: the objective, the progress of training, and a summary of what the model has learned."""
+"""The output of commands: the progress of training, and a summary of what the model has learned."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from betavae_fast.choices import ACTIVE_NATS, OBJECTIVE_OPTIONS
+from betavae_fast.choices import ACTIVE_NATS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from betavae_fast.evaluation.summary import Summary
-    from betavae_fast.training.config import TrainConfig
     from betavae_fast.training.metrics import Metrics
     from betavae_fast.training.state import TrainState
 
@@ -72,10 +71,3 @@ def print_summary(console: Console, summary: Summary) -> None:
         f"Reconstruction loss: {summary.reconstruction:.1f} nats an image (z = μ), against "
         f"{summary.mean_image_reconstruction:.1f} for the mean image; over {summary.images:,} images"
     )
-
-
-def describe_objective(config: TrainConfig) -> str:
-    """The objective and those of its options that are set."""
-    told = {name: getattr(config, name) for name in OBJECTIVE_OPTIONS[config.objective]}
-    options = (f"{name} {value}" for name, value in told.items() if value is not None)
-    return f"objective {config.objective} ({', '.join(options) or 'defaults'})"

@@ -20,10 +20,10 @@ from betavae_fast.choices import (
     Precision,
 )
 from betavae_fast.cli.errors import INTERRUPTED, CommandError, usage_errors
-from betavae_fast.cli.output import describe_objective, print_summary, progress
+from betavae_fast.cli.output import print_summary, progress
 from betavae_fast.cli.runs import load_images
 from betavae_fast.cli.threads import set_threads
-from betavae_fast.training.config import TrainConfig, check_objective_options
+from betavae_fast.training.config import TrainConfig, check_objective_options, describe_objective
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -135,3 +135,10 @@ def check_objective_options(objective: ObjectiveName, told: Iterable[str]) -> No
                 f"{name} is an option of objective {' and '.join(others)}, not of objective {objective}, "
                 f"which has {', '.join(own)}"
             )
+
+
+def describe_objective(config: TrainConfig) -> str:
+    """The objective and those of its options that are set."""
+    told = {name: getattr(config, name) for name in OBJECTIVE_OPTIONS[config.objective]}
+    options = (f"{name} {value}" for name, value in told.items() if value is not None)
+    return f"objective {config.objective} ({', '.join(options) or 'defaults'})"
