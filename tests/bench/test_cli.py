@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ from torch._dynamo.exc import TorchDynamoException
 
 from betavae_fast import cli
 from betavae_fast.bench import runner
-from betavae_fast.bench.registry import get
+from betavae_fast.bench.registry import get, op_names
 from betavae_fast.bench.results import load
 from betavae_fast.bench.runner import line_up
 from betavae_fast.bench.timing import QUICK
+from betavae_fast.choices import BenchOp
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +26,10 @@ def brief(monkeypatch):
         monkeypatch.setattr(
             f"betavae_fast.bench.{module}.no_compiler", lambda device: "left out of this test"
         )
+
+
+def test_the_command_line_names_every_op():
+    assert get_args(BenchOp) == op_names()
 
 
 def test_what_takes_long_says_so_beforehand(monkeypatch, capsys):
