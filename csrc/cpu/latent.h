@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "../include/latent.h"
 #include "../include/philox.h"
 #include "../include/problem.h"
 
@@ -14,7 +15,7 @@ struct LatentProblem : Problem {
   View mu, logvar, noise;  // noise.data is null if the noise is drawn from key
   NoiseKey key{};
   int64_t first_row = 0;
-  double logvar_min = 0, logvar_max = 0;
+  LatentSettings<double> settings{};
 };
 
 struct LatentForward : LatentProblem {
