@@ -91,14 +91,4 @@ struct LatentKernels {
   void (*backward)(const LatentBackward&, const LatentPartition&, const LatentWork&, int64_t first, int64_t last);
 };
 
-namespace baseline {
-extern const LatentKernels latent_kernels;
-}
-namespace avx2 {
-extern const LatentKernels latent_kernels;
-}
-namespace avx512 {
-extern const LatentKernels latent_kernels;
-}
-
 }  // namespace betavae_fast
