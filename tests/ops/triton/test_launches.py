@@ -18,7 +18,8 @@ from benchmarks.machine_code.triton import CAPABILITIES, Launch, compiled  # noq
 from betavae_fast.ops import triton as backend  # noqa: E402
 from betavae_fast.ops.kl_parts import SMALLEST_LOGVAR  # noqa: E402
 from betavae_fast.ops.operators import COMMON_OPERATORS, OPERATORS  # noqa: E402
-from betavae_fast.ops.reductions import ESTIMATORS, LIKELIHOODS  # noqa: E402
+from betavae_fast.ops.reductions import ESTIMATORS, LIKELIHOODS, REDUCTIONS  # noqa: E402
+from betavae_fast.ops.triton.sums import ABSENT  # noqa: E402
 from tests.ops.triton.launches import ARGUMENTS, FAMILIES, launches  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
@@ -27,8 +28,8 @@ pytestmark = pytest.mark.skipif(
 
 # Constants that are not flags: their values, or None for a number of slots, which chooses no code.
 _CONSTANTS = {
-    "KL": {-1, 0, 1, 2, 3},
-    "NLL": {0, 2, 3},
+    "KL": {ABSENT.value, *(REDUCTIONS[name] for name in ("none", "dim", "sample", "sum"))},
+    "NLL": {REDUCTIONS[name] for name in ("none", "sample", "sum")},
     "LIKELIHOOD": set(LIKELIHOODS.values()),
     "ESTIMATOR": set(ESTIMATORS.values()),
     "UNIT": {1, 2, 4, 8},
