@@ -17,7 +17,7 @@ from benchmarks.study import Run, Study
 from betavae_fast.bench.registry import DTYPES, Op, Shape, entry_names, get, parse_shape
 from betavae_fast.bench.results import Results
 from betavae_fast.bench.runner import run
-from betavae_fast.bench.table import show
+from betavae_fast.bench.table import shown
 from betavae_fast.bench.timing import BRIEF, QUICK, Effort
 
 
@@ -66,7 +66,7 @@ def _study(op: Op) -> Study[Results]:
         Results,
         f"{op.name}-MACHINE.json",
         measure,
-        show,
+        shown,
         _options,
         device="cpu",
         partial=lambda args: bool(args.quick or args.shapes or args.dtypes or args.contenders),
@@ -108,7 +108,7 @@ def _show_file(path: Path, console: Console) -> int:
     except (OSError, ValueError) as error:
         console.print(str(error), soft_wrap=True, markup=False)
         return 1
-    show(results, console)
+    console.print(shown(results))
     for failure in results.failures:
         console.print(f"FAILED {failure}", soft_wrap=True, markup=False)
     return 0

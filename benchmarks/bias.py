@@ -21,12 +21,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from benchmarks.arguments import at_least
+from benchmarks.pages import markdown
 from benchmarks.study import Run, Study, tidy
 from betavae_fast.bench.results import Provenance
 from betavae_fast.functional import KLDecomposition, kl_decomposition
@@ -188,21 +186,15 @@ def draw(results: BiasResults) -> Figure:
     return figure
 
 
-def show(results: BiasResults, console: Console) -> None:
-    columns = ("TC", "information", "estimator", "N", "batch", *_LABELS)
-    table = Table(
-        *columns, box=SIMPLE, title="bias ± standard deviation of one batch, nats", title_justify="left"
-    )
-    for column in table.columns:
-        column.no_wrap = True
-    rows: dict[tuple[str, str, str, str, str], list[str]] = {}
+def show(results: BiasResults) -> str:
+    rows: dict[tuple[str, ...], list[str]] = {}
     for m in results.measurements:
         tc = abs(Posterior(m.correlation, m.information).truth["total_correlation"])
         key = (f"{tc:.2f}", f"{m.information:.0f}", m.estimator, f"{m.dataset_size:,}", str(m.batch_size))
         rows.setdefault(key, []).append(f"{m.bias:+.3f} ± {m.standard_deviation:.3f}")
-    for key, cells in rows.items():
-        table.add_row(*key, *cells)
-    console.print(table)
+    columns = ("TC:", "information:", "estimator", "N:", "batch:", *(f"{label}:" for label in _LABELS))
+    table = markdown(columns, ((*key, *cells) for key, cells in rows.items()))
+    return f"Bias ± standard deviation of one batch, nats:\n\n{table}"
 
 
 def options(parser: argparse.ArgumentParser) -> None:

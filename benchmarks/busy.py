@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from benchmarks.arguments import positive
+from benchmarks.pages import markdown
 from benchmarks.study import Run, Study, StudyError
 from benchmarks.training import images_per_second
 from betavae_fast.bench.results import Provenance
@@ -101,12 +101,17 @@ def measure(run: Run) -> Iterator[Busy]:
     yield Busy(**run.origin, steps=steps, settings=settings)
 
 
-def show(results: Busy, console: Console) -> None:
+def show(results: Busy) -> str:
     (alone,) = results.settings[0].images_per_second
-    for s in results.settings:
-        shares = ", ".join(f"{rate:,.0f} ({rate / alone:.0%})" for rate in s.images_per_second)
-        policy = f", {s.wait_policy}" if s.wait_policy else ""
-        console.print(f"beside {s.beside}{policy}: {shares} images/s", soft_wrap=True)
+    rows = (
+        (
+            s.beside,
+            s.wait_policy,
+            ", ".join(f"{rate:,.0f} ({rate / alone:.0%})" for rate in s.images_per_second),
+        )
+        for s in results.settings
+    )
+    return markdown(("beside", "OMP_WAIT_POLICY", "images/s:"), rows)
 
 
 STUDY = Study("benchmarks.busy", __doc__, Busy, "busy/MACHINE.json", measure, show, options)

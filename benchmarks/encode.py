@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import get_args
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from benchmarks.arguments import positive
+from benchmarks.pages import markdown
 from benchmarks.study import Run, Study, StudyError
 from betavae_fast.bench.results import Provenance
 from betavae_fast.bench.timing import Effort, Task, Timing, clock_of, interleave
@@ -92,10 +92,9 @@ def measure(run: Run) -> Iterator[EncodeResults]:
     yield EncodeResults(**run.origin, images=len(indices), largest_difference=difference, seconds=timings)
 
 
-def show(results: EncodeResults, console: Console) -> None:
-    for name, rate in results.images_per_second.items():
-        console.print(f"{name}: {rate:,.0f} images/s")
-    console.print(f"{results.speedup:.2f}× eager")
+def show(results: EncodeResults) -> str:
+    rates = ((name, f"{rate:,.0f}") for name, rate in results.images_per_second.items())
+    return markdown(("", "images/s:"), rates) + f"\n\n{results.speedup:.2f}× eager."
 
 
 STUDY = Study(

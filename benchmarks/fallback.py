@@ -16,13 +16,11 @@ from math import log, pi
 from typing import Any
 
 import torch
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from benchmarks.arguments import positive
+from benchmarks.pages import markdown
 from benchmarks.study import Run, Study
 from betavae_fast.bench import latent, likelihood, parity, total_correlation
 from betavae_fast.bench.registry import Contender, Forward, Op, Outputs, Problem, Shape
@@ -204,20 +202,15 @@ def compare(case: Case, shape: Shape, threads: Sequence[int], quick: bool) -> It
         yield Ratio(case.name, shape, number, found["plain"], found["fallback"], case.limit)
 
 
-def show(results: Fallback, console: Console) -> None:
-    table = Table("function", "shape", "threads", "plain", "fallback", "ratio", box=SIMPLE)
-    for column in table.columns:
-        column.no_wrap = True
-    for r in results.ratios:
-        table.add_row(
-            r.function,
-            str(r.shape),
-            str(r.threads),
-            seconds(r.plain.p50),
-            seconds(r.fallback.p50),
+def show(results: Fallback) -> str:
+    rows = (
+        (
+            *(r.function, str(r.shape), str(r.threads), seconds(r.plain.p50), seconds(r.fallback.p50)),
             f"{r.ratio:.2f}" + ("" if r.ratio <= r.limit else f" > {r.limit:g}"),
         )
-    console.print(table)
+        for r in results.ratios
+    )
+    return markdown(("function", "shape", "threads:", "plain:", "fallback:", "ratio:"), rows)
 
 
 def options(parser: argparse.ArgumentParser) -> None:

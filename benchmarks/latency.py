@@ -12,9 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.pages import markdown
 from benchmarks.study import Run, Study
 from betavae_fast.bench.latent import setup
 from betavae_fast.bench.results import Provenance
@@ -83,13 +82,13 @@ def tasks(device: torch.device) -> tuple[str, tuple[Task, ...]]:
     )
 
 
-def show(results: Latency, console: Console) -> None:
-    table = Table("forward and backward", "p50", "p20", "p80")
-    for name, timing in results.calls.items():
-        table.add_row(name, *map(seconds, (timing.p50, timing.p20, timing.p80)))
-    console.print(table)
-    for part, time in results.parts.items():
-        console.print(f"{part}: {1e6 * time:.1f} µs")
+def show(results: Latency) -> str:
+    whole = results.calls[PUBLIC].p50
+    parts = ((name, f"{1e6 * time:.1f} µs", f"{time / whole:.0%}") for name, time in results.parts.items())
+    return (
+        f"Forward and backward of the latent op at {SHAPE} fp32, {results.backend}: {seconds(whole)}.\n\n"
+        + markdown(("part", "time:", "share:"), parts)
+    )
 
 
 def measure(run: Run) -> Iterator[Latency]:

@@ -207,7 +207,7 @@ STUDY = Study(
     ObjectiveResults,
     "objectives/objectives.json",
     measure,
-    lambda results, console: console.print(table(results), soft_wrap=True, markup=False),
+    table,
     options,
     threads=False,
     draw=pictures,

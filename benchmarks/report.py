@@ -14,16 +14,15 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks import RESULTS, ROOT
+from benchmarks import RESULTS, ROOT, latency, step, time_to_loss
 from benchmarks.gpu import HEADLINES, STEP_BATCHES
-from benchmarks.latency import PUBLIC, SHAPE, Latency
 from benchmarks.pages import between, markdown
 from benchmarks.step import StepResults
-from benchmarks.study import tidy
-from benchmarks.time_to_loss import WINDOW, TimeToLoss
+from benchmarks.study import Study, tidy
 from benchmarks.training import SPEEDS, Training
 from betavae_fast.bench.registry import Shape, entry_names, get
 from betavae_fast.bench.results import Measurement, Provenance, Results, load_all
+from betavae_fast.bench.table import both_directions, fastest_of_ours
 from betavae_fast.bench.units import seconds, size, times
 
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -63,17 +62,25 @@ _FIGURES: dict[tuple[str, str], tuple[tuple[str, str, int], ...]] = {
     ),
 }
 PAGES = tuple(dict.fromkeys(page for page, _ in _FIGURES))
-_UNMEASURED = "not measured yet"
+# Title on the page -> study.
+_STUDIES: dict[str, Study[Any]] = {
+    "Training step": step.STUDY,
+    "Time to a loss": time_to_loss.STUDY,
+    "A small batch": latency.STUDY,
+}
 
 
 def page(results: Mapping[str, Results]) -> str:
-    """The text of the page, from the result files of the ops, the training step, the time to a loss and the latency."""
+    """The text of the page: the ops of ``results``, and the studies whose files lie in folders."""
     parts = [_HEAD]
     for file, found in sorted(results.items(), key=lambda item: entry_names().index(item[1].op)):
         parts += _op_section(file, found)
-    parts += _step_section()
-    parts += _time_to_loss_section()
-    parts += _latency_section()
+    for title, study in _STUDIES.items():
+        for path in sorted((RESULTS / study.file).parent.glob("*.json")):
+            found = study.results.load(path)
+            parts.append(f"## {title}, {_machine(found.machine)}\n")
+            parts.append(f"`{found.command}` → `{path.relative_to(ROOT)}`, {found.date[:10]}.\n")
+            parts.append(f"{study.show(found)}\n")
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -104,48 +111,48 @@ def _op_row(results: Results, found: Mapping[str, Measurement], on_gpu: bool) ->
 
 def gpu_table(folder: Path) -> str:
     """The table of the figures that `make gpu` measures, from the result files of GPUs in ``folder``."""
-    rows: list[Sequence[str]] = []
-
-    def add(what: str, measured: list[tuple[str, ...]]) -> None:
-        rows.extend((gpu, what, *cells) for gpu, *cells in measured or [("", _UNMEASURED, "", "")])
-
-    ops = [found for found in load_all(folder).values() if found.machine["gpu"]]
-    for op, shapes in HEADLINES.items():
-        for shape, dtype in ((s, d) for s in shapes for d in get(op).dtypes):
-            found = [(r, m) for r in ops if r.op == op and (m := _fastest_of_ours(r, shape, dtype))]
-            add(
-                f"{op} {shape} {dtype}, forward and backward",
-                [(_gpu(r), f"{seconds(m.p50)} ({m.contender})", *_speedups(r.speedup, m)) for r, m in found],
-            )
-    steps = [StepResults.load(path) for path in sorted((folder / "step").glob("*.json"))]
-    for images in STEP_BATCHES:
-        add(
-            f"training step, {images:,} images",
-            [
-                (_gpu(r), f"{seconds(m.p50)}, {m.images_per_second:,.0f} images/s", *_speedups(r.speedup, m))
-                for r in steps
-                for m in r.measurements
-                if r.machine["gpu"] and (m.contender, m.batch_size) == ("ours", images)
-            ],
-        )
-    trainings = [Training.load(path) for path in sorted((folder / "train").glob("*.json"))]
-    for images, count in SPEEDS:
-        add(
-            f"`betavae-fast train`, {count:,} steps of {images:,} images",
-            [
-                (_gpu(r), f"{speed.images_per_second:,.0f} images/s", "", "")
-                for r in trainings
-                for speed in r.speeds
-                if r.machine["gpu"] and (speed.batch_size, speed.steps) == (images, count)
-            ],
-        )
+    wanted = [
+        *(
+            _of_op(op, shape, d)
+            for op, shapes in HEADLINES.items()
+            for shape in shapes
+            for d in get(op).dtypes
+        ),
+        *map(_of_step, STEP_BATCHES),
+        *(_of_training(*speed) for speed in SPEEDS),
+    ]
+    found: dict[str, list[tuple[str, ...]]] = {what: [] for what in wanted}
+    for r in load_all(folder).values():
+        for m in fastest_of_ours(r):
+            cells = (f"{seconds(m.p50)} ({m.contender})", *_speedups(r.speedup, m))
+            _add(found, r, _of_op(r.op, m.shape, m.dtype), *cells)
+    for steps in map(StepResults.load, sorted((folder / "step").glob("*.json"))):
+        for t in (t for t in steps.measurements if t.contender == "ours"):
+            rate = f"{seconds(t.p50)}, {t.images_per_second:,.0f} images/s"
+            _add(found, steps, _of_step(t.batch_size), rate, *_speedups(steps.speedup, t))
+    for training in map(Training.load, sorted((folder / "train").glob("*.json"))):
+        for s in training.speeds:
+            what = _of_training(s.batch_size, s.steps)
+            _add(found, training, what, f"{s.images_per_second:,.0f} images/s", "", "")
+    rows = (row for what, rows in found.items() for row in rows or [("", what, "not measured yet", "", "")])
     return markdown(("GPU", "what", "ours:", "× eager:", "× torch.compile:"), rows)
 
 
-def _fastest_of_ours(results: Results, shape: Shape, dtype: str) -> Measurement | None:
-    ours = {c.name for c in get(results.op).contenders("cuda") if c.ours} - {_ORACLE}
-    found = [m for m in _both(results) if m.contender in ours and (m.shape, m.dtype) == (shape, dtype)]
-    return min(found, key=lambda m: m.p50, default=None)
+def _of_op(op: str, shape: Shape, dtype: str) -> str:
+    return f"{op} {shape} {dtype}, forward and backward"
+
+
+def _of_step(images: int) -> str:
+    return f"training step, {images:,} images"
+
+
+def _of_training(images: int, steps: int) -> str:
+    return f"`betavae-fast train`, {steps:,} steps of {images:,} images"
+
+
+def _add(found: dict[str, list[tuple[str, ...]]], results: Provenance, what: str, *cells: str) -> None:
+    if results.machine["gpu"] and what in found:
+        found[what].append((str(results.machine["gpu"]), what, *cells))
 
 
 def _speedups(speedup: Callable[[Any, str], float | None], measurement: object) -> tuple[str, str]:
@@ -172,61 +179,6 @@ def with_tables(page: str, results: Mapping[str, Results], folder: Path) -> str:
         if of == page:
             text = between(text, mark, figures(results, chosen))
     return between(text, "gpu", gpu_table(folder)) if page == "README.md" else text
-
-
-def _step_section() -> Iterator[str]:
-    for path in sorted((RESULTS / "step").glob("*.json")):
-        results = StepResults.load(path)
-        yield f"## Training step, {_machine(results.machine)}\n"
-        yield f"{results.network}. `{results.command}` → `benchmarks/results/step/{path.name}`, {results.date[:10]}.\n"
-        rows = (
-            (
-                f"{m.batch_size:,}",
-                m.contender,
-                seconds(m.p50),
-                f"{m.images_per_second:,.0f}",
-                _times(results.speedup(m)),
-            )
-            for m in results.measurements
-        )
-        yield markdown(("images:", "contender", "step:", "images/s:", "eager:"), rows) + "\n"
-
-
-def _time_to_loss_section() -> Iterator[str]:
-    for path in sorted((RESULTS / "time-to-loss").glob("*.json")):
-        results = TimeToLoss.load(path)
-        yield f"## Time to a loss, {_machine(results.machine)}\n"
-        yield (
-            f"{results.network}; until the mean loss of {WINDOW} steps is {results.target:g} nats. "
-            f"`{results.command}` → `benchmarks/results/time-to-loss/{path.name}`, {results.date[:10]}. The "
-            "weights, batches and noise are the same, but rounding differences grow, so that the number of steps depends "
-            "on chance; images/s does not.\n"
-        )
-        eager = next(run for run in results.runs if run.contender == "eager")
-        rows = (
-            (
-                run.contender,
-                f"{run.steps:,}",
-                f"{run.seconds:.1f} s",
-                f"{run.steps * results.batch_size / run.seconds:,.0f}",
-                times(eager.seconds / run.seconds),
-            )
-            for run in results.runs
-        )
-        yield markdown(("contender", "steps:", "time:", "images/s:", "eager:"), rows) + "\n"
-
-
-def _latency_section() -> Iterator[str]:
-    for path in sorted((RESULTS / "latency").glob("*.json")):
-        results = Latency.load(path)
-        whole = results.calls[PUBLIC].p50
-        yield f"## A small batch, {_machine(results.machine)}\n"
-        yield (
-            f"Forward and backward of the latent op at {SHAPE} fp32, {results.backend}: {seconds(whole)}. "
-            f"`{results.command}` → `benchmarks/results/latency/{path.name}`, {results.date[:10]}:\n"
-        )
-        rows = ((name, f"{1e6 * time:.1f} µs", f"{time / whole:.0%}") for name, time in results.parts.items())
-        yield markdown(("part", "time:", "share:"), rows) + "\n"
 
 
 def draw(results: Results) -> Figure:
@@ -284,7 +236,7 @@ def _growth(results: Results) -> Figure:
 
 
 def _both(results: Results) -> list[Measurement]:
-    return [m for m in results.measurements if m.direction == "forward+backward" and m.contender != _ORACLE]
+    return [m for m in both_directions(results) if m.contender != _ORACLE]
 
 
 def _contenders(found: Sequence[Measurement]) -> list[str]:
@@ -297,10 +249,6 @@ def _picture(results: Results) -> str:
 
 def _machine(machine: Mapping[str, object]) -> str:
     return str(machine["gpu"] or f"{machine['cpu']}, {machine['threads']} threads")
-
-
-def _gpu(results: Provenance) -> str:
-    return str(results.machine["gpu"])
 
 
 def _times(ratio: float | None) -> str:

@@ -16,11 +16,9 @@ from multiprocessing import get_context
 
 import torch
 from matplotlib.figure import Figure
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.arguments import at_least
+from benchmarks.pages import markdown
 from benchmarks.study import Run, Study, StudyError, tidy
 from betavae_fast.bench.registry import Problem
 from betavae_fast.bench.results import Provenance
@@ -126,12 +124,12 @@ def measure(run: Run) -> Iterator[Scaling]:
     yield Scaling(**run.origin, channels=DIM, measurements=measurements)
 
 
-def show(results: Scaling, console: Console) -> None:
-    table = Table("contender", "batch", "time", "extra memory", box=SIMPLE)
-    for m in results.measurements:
-        row = (m.contender, f"{m.batch_size:,}", f"{1e3 * m.seconds:,.2f} ms", size(m.extra_bytes))
-        table.add_row(*row)
-    console.print(table)
+def show(results: Scaling) -> str:
+    rows = (
+        (m.contender, f"{m.batch_size:,}", f"{1e3 * m.seconds:,.2f} ms", size(m.extra_bytes))
+        for m in results.measurements
+    )
+    return markdown(("contender", "batch:", "time:", "extra memory:"), rows)
 
 
 STUDY = Study(

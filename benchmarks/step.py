@@ -21,10 +21,9 @@ from time import perf_counter, sleep
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.arguments import at_least, positive
+from benchmarks.pages import markdown
 from benchmarks.study import Run, Study
 from benchmarks.trainers import IMAGES, TRAINERS, Trainer, absent
 from betavae_fast.bench.results import Provenance
@@ -287,26 +286,25 @@ def _shares(trainer: Trainer) -> dict[str, float]:
     return {purpose: round(time / total, 4) for purpose, time in spent.items()}
 
 
-def show(results: StepResults, console: Console) -> None:
-    table = Table("contender", "images", "p50", "p20", "p80", "images/s", "eager", "losses differ by")
-    for time in results.measurements:
-        table.add_row(
-            time.contender,
-            str(time.batch_size),
-            *map(seconds, (time.p50, time.p20, time.p80)),
-            f"{time.images_per_second:,.0f}",
-            times(results.speedup(time) or 0),
-            f"{time.loss_difference:.1e}",
+def show(results: StepResults) -> str:
+    rows = (
+        (
+            *(f"{m.batch_size:,}", m.contender, *map(seconds, (m.p50, m.p20, m.p80))),
+            *(f"{m.images_per_second:,.0f}", times(results.speedup(m) or 0), f"{m.loss_difference:.1e}"),
         )
-    console.print(table)
-    for time in results.measurements:
-        if time.shares:
-            parts = ", ".join(f"{purpose} {share:.1%}" for purpose, share in time.shares.items())
-            console.print(f"{time.contender}, {time.batch_size} images: {parts}", soft_wrap=True)
-    for name, why in results.absent.items():
-        console.print(f"[dim]without {name}: {why}[/]")
-    for size, why in results.left_out.items():
-        console.print(f"[yellow]{size} left out: {why}[/]")
+        for m in results.measurements
+    )
+    columns = ("images:", "contender", "step:", "p20:", "p80:", "images/s:", "eager:", "losses differ by:")
+    notes = [
+        f"{m.contender}, {m.batch_size:,} images: "
+        + ", ".join(f"{purpose} {share:.1%}" for purpose, share in m.shares.items())
+        for m in results.measurements
+        if m.shares
+    ]
+    notes += [f"without {name}: {why}" for name, why in results.absent.items()]
+    notes += [f"{size} left out: {why}" for size, why in results.left_out.items()]
+    table = markdown(columns, rows)
+    return "\n".join((f"{results.network}.\n", table, "", *(f"- {note}" for note in notes)))
 
 
 def options(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.markdown import Markdown
 
 from benchmarks import RESULTS, ROOT
 from benchmarks.arguments import add_device, command, parser_of, positive, writable, writable_folder
@@ -52,7 +53,7 @@ class Study(Generic[R]):
         file: path of the file in benchmarks/results/, in which MACHINE stands for the kind of machine.
         measure: makes the results. It yields them whenever it has more of them, and each time the file is written anew.
             It may raise ``StudyError``, or ``argparse.ArgumentTypeError`` for wrong arguments.
-        show: prints the results.
+        show: the text of the results in Markdown, or anything else that rich prints.
         options: adds the study's own options.
         device: the default of ``--device``; None if there is no such option, and it runs on the CPU.
         threads: True if there is the option ``--threads``.
@@ -66,7 +67,7 @@ class Study(Generic[R]):
     results: type[R]
     file: str
     measure: Callable[[Run], Iterator[R]]
-    show: Callable[[R, Console], None]
+    show: Callable[[R], RenderableType]
     options: Callable[[argparse.ArgumentParser], None] = lambda parser: None
     device: str | None = None
     threads: bool = True
@@ -103,7 +104,9 @@ class Study(Generic[R]):
         Returns: 0; 1 if nothing was measured or something failed, which is named; 130 after Ctrl-C. Wrong arguments end
             the program with 2.
         """
-        console, device = Console(highlight=False), torch.device(getattr(args, "device", "cpu"))
+        # Where the width is not known, as in a log, tables are not broken.
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
+        device = torch.device(getattr(args, "device", "cpu"))
         if self.threads and args.threads:
             torch.set_num_threads(args.threads)
         path = self._path(args, device)
@@ -121,7 +124,8 @@ class Study(Generic[R]):
         except KeyboardInterrupt:
             console.print("interrupted; what was not finished is not written")
             return 130
-        self.show(results, console)
+        shown = self.show(results)
+        console.print(Markdown(shown) if isinstance(shown, str) else shown)
         for name, figure in (self.draw(results) if self.draw else {}).items():
             figure.savefig((args.pictures or self.pictures or path.parent) / f"{name}.png", dpi=110)
         if not results.measured:

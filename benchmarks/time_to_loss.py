@@ -15,12 +15,13 @@ from multiprocessing import get_context
 from time import perf_counter
 
 import torch
-from rich.console import Console
 
+from benchmarks.pages import markdown
 from benchmarks.step import NETWORK
 from benchmarks.study import Run, Study, StudyError
 from benchmarks.trainers import TRAINERS, absent
 from betavae_fast.bench.results import Provenance
+from betavae_fast.bench.units import times
 
 CONTENDERS = ("eager", "pythae", "ours")
 BATCH_SIZE, TARGET, WINDOW, MOST_STEPS = 64, 150.0, 50, 4000
@@ -82,9 +83,22 @@ def measure(run: Run) -> Iterator[TimeToLoss]:
     )
 
 
-def show(results: TimeToLoss, console: Console) -> None:
-    for training in results.runs:
-        console.print(f"{training.contender}: {training.steps:,} steps, {training.seconds:.1f} s")
+def show(results: TimeToLoss) -> str:
+    eager = next(run for run in results.runs if run.contender == "eager")
+    rows = (
+        (
+            *(run.contender, f"{run.steps:,}", f"{run.seconds:.1f} s"),
+            f"{run.steps * results.batch_size / run.seconds:,.0f}",
+            times(eager.seconds / run.seconds),
+        )
+        for run in results.runs
+    )
+    return (
+        f"{results.network}; until the mean loss of {WINDOW} steps is {results.target:g} nats. The weights, batches and "
+        "noise are the same, but rounding differences grow, so that the number of steps depends on chance; images/s does "
+        "not.\n\n"
+        + markdown(("contender", "steps:", "time:", "images/s:", "eager:"), rows)
+    )
 
 
 STUDY = Study(

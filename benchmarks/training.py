@@ -20,10 +20,10 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from rich.console import Console
 
 from benchmarks import ROOT
 from benchmarks.arguments import positive
+from benchmarks.pages import markdown
 from benchmarks.processes import started
 from benchmarks.study import Run, Study
 from betavae_fast.bench.results import Provenance
@@ -171,14 +171,17 @@ def _short_runs(runs: Runs, held: ExitStack, device: str, steps: int, batch_size
     return {name: process.wait() == 0 for name, process in processes.items()}
 
 
-def show(results: Training, console: Console) -> None:
-    for speed in results.speeds:
-        rate = f"{speed.images_per_second:,.0f} images/s"
-        console.print(f"{speed.steps} steps of {speed.batch_size}: {rate}")
-    console.print(f"same again: {results.same_again}, same resumed: {results.same_resumed}")
-    for step in sorted(results.loss.keys() & results.loss_on_cpu.keys()):
-        losses = f"{results.loss[step]:.6g} nats, on the CPU {results.loss_on_cpu[step]:.6g}"
-        console.print(f"loss at step {step}: {losses}")
+def show(results: Training) -> str:
+    speeds = ((f"{s.steps} steps of {s.batch_size}", f"{s.images_per_second:,.0f}") for s in results.speeds)
+    both = sorted(results.loss.keys() & results.loss_on_cpu.keys())
+    losses = ((str(step), f"{results.loss[step]:.6g}", f"{results.loss_on_cpu[step]:.6g}") for step in both)
+    return "\n\n".join(
+        (
+            markdown(("run", "images/s:"), speeds),
+            f"Same again: {results.same_again}, same resumed: {results.same_resumed}.",
+            markdown(("step:", "loss, nats:", "on the CPU:"), losses),
+        )
+    )
 
 
 STUDY = Study(

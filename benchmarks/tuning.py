@@ -17,9 +17,9 @@ from itertools import product
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from benchmarks.cuts import cuda_cut, triton_cut
+from benchmarks.pages import markdown
 from benchmarks.study import Run, Study
 from betavae_fast.bench.registry import DTYPES, Op, Shape, get
 from betavae_fast.bench.results import Provenance
@@ -145,13 +145,15 @@ def measure(run: Run) -> Iterator[Sweep]:
         yield Sweep(**run.origin, tried=tried)
 
 
-def show(results: Sweep, console: Console) -> None:
-    """Print the cuts of each problem, the fastest first."""
-    for tried in results.tried:
-        for name, timing in sorted(tried.cuts.items(), key=lambda item: item[1].p50):
-            default = tried.cuts.get(DEFAULT)
-            beside = f", {timing.p50 / default.p50:.3f} of the default" if default else ""
-            console.print(f"{tried.about}: {name}: {seconds(timing.p50)}{beside}", soft_wrap=True)
+def show(results: Sweep) -> str:
+    """The cuts of each problem, the fastest first."""
+    rows = [
+        (tried.about, name, seconds(timing.p50), f"{timing.p50 / default.p50:.3f}" if default else "")
+        for tried in results.tried
+        for default in [tried.cuts.get(DEFAULT)]
+        for name, timing in sorted(tried.cuts.items(), key=lambda item: item[1].p50)
+    ]
+    return markdown(("problem", "cut", "time:", "of the default:"), rows)
 
 
 STUDY = Study(

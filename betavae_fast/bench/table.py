@@ -1,11 +1,11 @@
-"""Prints results on the terminal."""
+"""Shows results on the terminal."""
 
 from __future__ import annotations
 
 from itertools import groupby
 
 from rich.box import SIMPLE
-from rich.console import Console
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
@@ -14,41 +14,44 @@ from betavae_fast.bench.results import Measurement, Results
 from betavae_fast.bench.units import seconds, size, times
 
 
-def show(results: Results, console: Console) -> None:
-    """Print a table for each problem and direction, the contenders and problems that were left out, and the gains."""
+def shown(results: Results) -> Group:
+    """A table for each problem and direction, the contenders and problems that were left out, and the gains."""
     machine = results.machine
     where = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} threads"
-    console.print(f"[bold]{results.op}[/] on {where}, torch {results.versions['torch']}, {results.date}")
-    for (shape, dtype, direction), rows in groupby(
-        results.measurements, lambda m: (m.shape, m.dtype, m.direction)
-    ):
-        console.print(_table(f"{shape} {dtype} {direction}", list(rows), results))
-    for problem in results.parity:
-        console.print(
-            f"[dim]{problem.shape} {problem.dtype}: {len(problem.errors)} comparisons with float64 within budget[/]",
-            highlight=False,
+    title = f"[bold]{results.op}[/] on {where}, torch {results.versions['torch']}, {results.date}"
+    tables = [
+        _table(f"{shape} {dtype} {direction}", list(rows), results)
+        for (shape, dtype, direction), rows in groupby(
+            results.measurements, lambda m: (m.shape, m.dtype, m.direction)
         )
+    ]
+    notes = []
+    for problem in results.parity:
+        about = f"{problem.shape} {problem.dtype}"
+        notes.append(f"[dim]{about}: {len(problem.errors)} comparisons with float64 within budget[/]")
         for name, why in problem.absent.items():
-            console.print(
-                f"[dim]{problem.shape} {problem.dtype} without {name}: {escape(why)}[/]", highlight=False
-            )
-    for problem_name, why in results.left_out.items():
-        console.print(f"[yellow]{problem_name} left out: {escape(why)}[/]", highlight=False)
-    for sentence in gains(results):
-        console.print(sentence, highlight=False, soft_wrap=True, markup=False)
+            notes.append(f"[dim]{about} without {name}: {escape(why)}[/]")
+    for name, why in results.left_out.items():
+        notes.append(f"[yellow]{name} left out: {escape(why)}[/]")
+    return Group(title, *tables, *notes, *map(escape, gains(results)))
 
 
 def gains(results: Results) -> list[str]:
     """A sentence for each problem: the time and memory that our fastest backend saves, forward and backward together."""
+    eager = {(m.shape, m.dtype): m for m in both_directions(results) if m.contender == "eager"}
+    return [_gain(best, eager.get((best.shape, best.dtype)), results) for best in fastest_of_ours(results)]
+
+
+def both_directions(results: Results) -> list[Measurement]:
+    return [m for m in results.measurements if m.direction == "forward+backward"]
+
+
+def fastest_of_ours(results: Results) -> list[Measurement]:
+    """The fastest of our backends in each problem, forward and backward together."""
     device = "cuda" if results.machine["gpu"] else "cpu"
     ours = {c.name for c in get(results.op).contenders(device) if c.ours} - {"reference"}
-    both = [m for m in results.measurements if m.direction == "forward+backward"]
-    found = []
-    for _, rows in groupby(both, lambda m: (m.shape, m.dtype)):
-        by_name = {m.contender: m for m in rows}
-        if mine := [m for name, m in by_name.items() if name in ours]:
-            found.append(_gain(min(mine, key=lambda m: m.p50), by_name.get("eager"), results))
-    return found
+    mine = [m for m in both_directions(results) if m.contender in ours]
+    return [min(rows, key=lambda m: m.p50) for _, rows in groupby(mine, lambda m: (m.shape, m.dtype))]
 
 
 def _gain(best: Measurement, eager: Measurement | None, results: Results) -> str:

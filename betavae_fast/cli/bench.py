@@ -43,7 +43,7 @@ def bench(
     from betavae_fast.bench.registry import get, parse_shape
     from betavae_fast.bench.results import check_writable
     from betavae_fast.bench.runner import check_seconds, run, too_large
-    from betavae_fast.bench.table import show
+    from betavae_fast.bench.table import shown
     from betavae_fast.bench.timing import BRIEF
     from betavae_fast.training.device import resolve_device
 
@@ -81,7 +81,7 @@ def bench(
     )
     if results.failures:
         raise CommandError(f"no time is reported, parity failed: {'; '.join(results.failures)}", exit_code=1)
-    show(results, console)
+    console.print(shown(results))
     if out is not None:
         results.save(out)
         console.print(f"Written to {out}", soft_wrap=True, markup=False)
