@@ -100,7 +100,7 @@ class ObjectiveResults:
 
 
 def measure(name: str, dataset: ImageDataset, steps: int) -> Run:
-    config = TrainConfig(steps=steps, log_every=LOG_EVERY, **OPTIONS[name])
+    config = TrainConfig.from_entries({"steps": steps, "log_every": LOG_EVERY} | OPTIONS[name])
     entries: list[Metrics] = []
     train(prepare(config, dataset), None, on_metrics=entries.append)
     return Run(

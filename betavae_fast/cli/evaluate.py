@@ -20,8 +20,6 @@ from betavae_fast.cli.runs import (
     open_run,
     results_folder,
 )
-from betavae_fast.cli.threads import set_threads
-from betavae_fast.training.config import describe_objective
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,6 +77,7 @@ def evaluate(
     from betavae_fast.evaluation.html import EvaluatedRun
     from betavae_fast.evaluation.report import rehearse_pictures
     from betavae_fast.training.metrics import read_metrics
+    from betavae_fast.training.process import set_threads
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     loaded: dict[object, ImageDataset] = {}
@@ -112,7 +111,7 @@ def evaluate(
             _write(run, name, dataset, evaluation, results, history, console)
         except (ValueError, OSError) as error:
             raise CommandError(f"{run.folder.path}: {error}") from error
-        done.append(EvaluatedRun(name, describe_objective(run.config), evaluation))
+        done.append(EvaluatedRun(name, run.config.describe_objective(), evaluation))
     if len(done) > 1:
         with usage_errors():
             _compare(comparison, done, seed, console)
@@ -179,7 +178,7 @@ def _write(
     settings = {
         "data": run.config.data,
         "model": f"{run.config.architecture}, {run.config.latent_dim} channels, {run.config.likelihood}",
-        "objective": describe_objective(run.config),
+        "objective": run.config.describe_objective(),
         "trained": f"{run.step:,} steps of {run.config.batch_size} images, seed {run.config.seed}",
     }
     with atomic_writer(results.report) as file:
