@@ -6,7 +6,7 @@ S has unit variances, so the dimension-wise KL is 0, and the same correlation be
 for the distribution that the images are drawn from. The information in N images drawn from it is somewhat less, and mss
 estimates that: its bias may be negative if exp(I) is not far below N.
 
-Writes bias.json and bias.png into benchmarks/results/total-correlation/.
+Writes bias.json and bias.png into benchmarks/results/log-densities/.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--max-batch", type=at_least(min(BATCHES)), default=max(BATCHES), help="leave out larger batches"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=writable_folder, default=RESULTS / "total-correlation", help="a folder")
+    parser.add_argument("--out", type=writable_folder, default=RESULTS / "log-densities", help="a folder")
     args = parser.parse_args(arguments)
     console = Console()
     with console.status("estimating"):

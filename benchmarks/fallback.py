@@ -26,7 +26,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from benchmarks import RESULTS
 from benchmarks.arguments import command, positive, writable
-from betavae_fast.bench import latent, likelihood, machine, parity, total_correlation
+from betavae_fast.bench import latent, likelihood, log_densities, machine, parity
 from betavae_fast.bench.headline import seconds
 from betavae_fast.bench.registry import Contender, Forward, Op, Outputs, Problem, Shape
 from betavae_fast.bench.results import Provenance
@@ -171,12 +171,10 @@ CASES: tuple[Case, ...] = (
     *_likelihoods(),
     Case(
         "kl_decomposition",
-        total_correlation.OP,
-        total_correlation.eager,
+        log_densities.OP,
+        log_densities.eager,
         lambda inputs, noise: (
-            torch.stack(
-                kl_decomposition(*inputs, dataset_size=total_correlation.DATASET_SIZE, backend=BACKEND)
-            ),
+            torch.stack(kl_decomposition(*inputs, dataset_size=log_densities.DATASET_SIZE, backend=BACKEND)),
         ),
         BATCHES,
     ),

@@ -27,7 +27,7 @@ _HEAD = """# Benchmarks
 commit, and has only contenders that agreed with the formula in float64. Times are medians of interleaved rounds.
 
 - **floor**: the time divided by the time of a copy, measured in the same rounds, that moves the bytes which any
-  implementation has to move from and to memory. It can be below 1 if the problem fits into a cache. The total correlation
+  implementation has to move from and to memory. It can be below 1 if the problem fits into a cache. The log densities op
   is bound by 2 B² (D + 1) exponentials instead.
 - **eager**, **compile**: the speed-up over the textbook's formula in plain PyTorch, and over the fastest mode of
   `torch.compile` for it.

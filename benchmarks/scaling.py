@@ -1,7 +1,7 @@
-"""Measures the growth of the total correlation's time and memory with the batch: ``python -m benchmarks.scaling``.
+"""Measures the growth of the log densities' time and memory with the batch: ``python -m benchmarks.scaling``.
 
 Forward and backward run at 10 channels. Each batch size of each contender gets a process of its own, so that nothing else
-raises its peak memory. Writes scaling.json and scaling.png into benchmarks/results/total-correlation/.
+raises its peak memory. Writes scaling.json and scaling.png into benchmarks/results/log-densities/.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from benchmarks import RESULTS
 from benchmarks.arguments import at_least, command, positive, writable_folder
 from betavae_fast.bench import machine
 from betavae_fast.bench.headline import size
+from betavae_fast.bench.log_densities import contenders, setup
 from betavae_fast.bench.registry import Problem
-from betavae_fast.bench.total_correlation import contenders, setup
 from betavae_fast.files import write_json
 
 DIM = 10
@@ -80,7 +80,7 @@ def _measure(name: str, batch_size: int, threads: int) -> Measurement:
 def draw(measurements: Sequence[Measurement]) -> Figure:
     """Draw time and memory by batch size, with the slopes B² and B."""
     figure = Figure(figsize=(10, 4.4), layout="constrained")
-    figure.suptitle(f"Total correlation, forward and backward, {DIM} channels")
+    figure.suptitle(f"Log densities, forward and backward, {DIM} channels")
     for axis, name, power, unit in zip(
         figure.subplots(1, 2),
         ("seconds", "extra_bytes"),
@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=max(BATCHES["cpp"]),
         help="leave out larger batches",
     )
-    parser.add_argument("--out", type=writable_folder, default=RESULTS / "total-correlation", help="a folder")
+    parser.add_argument("--out", type=writable_folder, default=RESULTS / "log-densities", help="a folder")
     args = parser.parse_args(arguments)
     absent = {c.name: c.missing for c in contenders("cpu") if c.missing}
     if "cpp" in absent:

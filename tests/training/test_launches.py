@@ -40,8 +40,8 @@ BUDGETS = {
 LAUNCHES = {
     "latent_forward": 2,
     "likelihood_forward": 2,
-    "total_correlation_forward": 5,
-    "total_correlation_backward": 7,
+    "log_densities_forward": 5,
+    "log_densities_backward": 7,
 }
 NONE = ("empty", "empty_like", "empty_strided", "new_empty", "detach", "_unsafe_view", "promote_types")
 

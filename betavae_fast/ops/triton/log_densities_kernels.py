@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from betavae_fast.ops.triton.addresses import tile_store
-from betavae_fast.ops.triton.total_correlation_formulas import (
+from betavae_fast.ops.triton.log_densities_formulas import (
     INVERSE_K2,
     LN_2,
     MSS,
@@ -72,10 +72,10 @@ def _dim_terms(tables, d, row, posterior):
 
 
 @triton.jit
-def _is_near(row_start, rows, posterior_start, posteriors, mixture, ESTIMATOR: tl.constexpr):
+def _is_near(row_start, rows, posterior_start, posteriors, pair_weights, ESTIMATOR: tl.constexpr):
     """Tell whether a pair of these rows and posteriors may have a weight of its own, which happens in few tiles."""
     if ESTIMATOR == MSS:
-        row_start += mixture[0]
+        row_start += pair_weights[0]
         past, ahead = row_start + rows < posterior_start, posterior_start + posteriors <= row_start
         # The last posterior is followed by the first.
         return (posterior_start == 0) | ((past | ahead) == 0)
@@ -84,8 +84,8 @@ def _is_near(row_start, rows, posterior_start, posteriors, mixture, ESTIMATOR: t
 
 
 @triton.jit
-def _weighted(terms, row, posterior, mixture):
-    first_row, posteriors, of_own, of_next = mixture
+def _weighted(terms, row, posterior, pair_weights):
+    first_row, posteriors, of_own, of_next = pair_weights
     return add_own_weights(terms, first_row + row, posterior, posteriors, of_own, of_next)
 
 
@@ -101,7 +101,7 @@ def sum_densities(
     """
     row_columns = (row_blocks * OWN).to(tl.int64)
     tables = (z_ptr, center_ptr, inverse_ptr, peak_ptr, row_columns, (posterior_blocks * OWN).to(tl.int64))
-    mixture = (first_row, posteriors, of_own, of_next)
+    pair_weights = (first_row, posteriors, of_own, of_next)
     parts = tl.cdiv(tiles, part_tiles)
     # The joint's programs take longest, and begin first.
     block, part, line = _place(row_blocks, parts)
@@ -114,8 +114,8 @@ def sum_densities(
             terms = _joint_terms(tables, row, posterior, dims)
         else:
             terms, _, _ = _dim_terms(tables, line - 1, row, posterior)
-        if _is_near(row_start, OWN, tile * TILE, TILE, mixture, ESTIMATOR):
-            terms = _weighted(terms, row, posterior, mixture)
+        if _is_near(row_start, OWN, tile * TILE, TILE, pair_weights, ESTIMATOR):
+            terms = _weighted(terms, row, posterior, pair_weights)
         maximum, total = add_powers(maximum, total, terms, 1.0)
     at = (line * parts + part) * row_columns + column
     tl.store(maxima_ptr + at, maximum)
@@ -144,31 +144,33 @@ def finish_densities(
 
 
 @triton.jit
-def _joint_gradients(grad_ptr, log_ptr, tables, row, posterior, mixture, dims, NEAR: tl.constexpr):
+def _joint_gradients(grad_ptr, log_ptr, tables, row, posterior, pair_weights, dims, NEAR: tl.constexpr):
     """The pairs' g_i p_ij."""
     terms = _joint_terms(tables, row, posterior, dims)
     if NEAR:
-        terms = _weighted(terms, row, posterior, mixture)
+        terms = _weighted(terms, row, posterior, pair_weights)
     return tl.load(grad_ptr + row) * exp2(terms - tl.load(log_ptr + row))
 
 
 @triton.jit
-def _pair_gradients(joint, grad_ptr, log_ptr, tables, d, row, posterior, mixture, NEAR: tl.constexpr):
+def _pair_gradients(joint, grad_ptr, log_ptr, tables, d, row, posterior, pair_weights, NEAR: tl.constexpr):
     """(W_ijd, t, k / σ), where ``joint`` is g_i p_ij."""
     terms, t, inverse = _dim_terms(tables, d, row, posterior)
     if NEAR:
-        terms = _weighted(terms, row, posterior, mixture)
+        terms = _weighted(terms, row, posterior, pair_weights)
     at = (d + 1) * tables[4] + row
     return tl.load(grad_ptr + at) * exp2(terms - tl.load(log_ptr + at)) + joint, t, inverse
 
 
 @triton.jit
 def _add_row_gradients(
-    grad_ptr, log_ptr, tables, grad_z_ptr, row, posterior, mixture, dims, NEAR: tl.constexpr
+    grad_ptr, log_ptr, tables, grad_z_ptr, row, posterior, pair_weights, dims, NEAR: tl.constexpr
 ):
-    joint = _joint_gradients(grad_ptr, log_ptr, tables, row, posterior, mixture, dims, NEAR)
+    joint = _joint_gradients(grad_ptr, log_ptr, tables, row, posterior, pair_weights, dims, NEAR)
     for d in range(dims):
-        w, t, inverse = _pair_gradients(joint, grad_ptr, log_ptr, tables, d, row, posterior, mixture, NEAR)
+        w, t, inverse = _pair_gradients(
+            joint, grad_ptr, log_ptr, tables, d, row, posterior, pair_weights, NEAR
+        )
         to = grad_z_ptr + d * tables[4] + row
         pull = tl.sum(w * t * inverse, 0, keep_dims=True)
         tl.store(to, tl.load(to) - pull * INVERSE_K2)
@@ -178,11 +180,22 @@ def _add_row_gradients(
 
 @triton.jit
 def _add_posterior_gradients(
-    grad_ptr, log_ptr, tables, grad_mu_ptr, grad_logvar_ptr, row, posterior, mixture, dims, NEAR: tl.constexpr
+    grad_ptr,
+    log_ptr,
+    tables,
+    grad_mu_ptr,
+    grad_logvar_ptr,
+    row,
+    posterior,
+    pair_weights,
+    dims,
+    NEAR: tl.constexpr,
 ):
-    joint = _joint_gradients(grad_ptr, log_ptr, tables, row, posterior, mixture, dims, NEAR)
+    joint = _joint_gradients(grad_ptr, log_ptr, tables, row, posterior, pair_weights, dims, NEAR)
     for d in range(dims):
-        w, t, inverse = _pair_gradients(joint, grad_ptr, log_ptr, tables, d, row, posterior, mixture, NEAR)
+        w, t, inverse = _pair_gradients(
+            joint, grad_ptr, log_ptr, tables, d, row, posterior, pair_weights, NEAR
+        )
         at = d * tables[5] + posterior
         wt = w * t
         pull = inverse * tl.sum(wt, 0, keep_dims=True)
@@ -202,18 +215,22 @@ def row_gradients(
     """Add the share of a part in ∂z_id = −Σ_j W_ijd (z_id − μ_jd) / σ²_jd to zeros."""
     row_columns = (row_blocks * OWN).to(tl.int64)
     tables = (z_ptr, center_ptr, inverse_ptr, peak_ptr, row_columns, (posterior_blocks * OWN).to(tl.int64))
-    mixture = (first_row, posteriors, of_own, of_next)
+    pair_weights = (first_row, posteriors, of_own, of_next)
     start, part = tl.program_id(0) * OWN, tl.program_id(1)
     grad_z_ptr += part * dims * row_columns
     row = (start + tl.arange(0, OWN))[None, :]
     for tile in range(part * part_tiles, tl.minimum(tiles, (part + 1) * part_tiles)):
-        if _is_near(start, OWN, tile * TILE, TILE, mixture, ESTIMATOR):
+        if _is_near(start, OWN, tile * TILE, TILE, pair_weights, ESTIMATOR):
             for first in range(0, TILE, NEAR_TILE):
                 posterior = (tile * TILE + first + tl.arange(0, NEAR_TILE))[:, None]
-                _add_row_gradients(grad_ptr, log_ptr, tables, grad_z_ptr, row, posterior, mixture, dims, True)
+                _add_row_gradients(
+                    grad_ptr, log_ptr, tables, grad_z_ptr, row, posterior, pair_weights, dims, True
+                )
         else:
             posterior = (tile * TILE + tl.arange(0, TILE))[:, None]
-            _add_row_gradients(grad_ptr, log_ptr, tables, grad_z_ptr, row, posterior, mixture, dims, False)
+            _add_row_gradients(
+                grad_ptr, log_ptr, tables, grad_z_ptr, row, posterior, pair_weights, dims, False
+            )
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -225,13 +242,13 @@ def posterior_gradients(
     """Add a part's shares in ∂μ_jd = Σ_i W_ijd (z_id − μ_jd) / σ²_jd and ∂v_jd = Σ_i W_ijd (ln 2 t² − ½) to zeros."""
     posterior_columns = (posterior_blocks * OWN).to(tl.int64)
     tables = (z_ptr, center_ptr, inverse_ptr, peak_ptr, (row_blocks * OWN).to(tl.int64), posterior_columns)
-    mixture = (first_row, posteriors, of_own, of_next)
+    pair_weights = (first_row, posteriors, of_own, of_next)
     start, part = tl.program_id(0) * OWN, tl.program_id(1)
     grad_mu_ptr += part * dims * posterior_columns
     grad_logvar_ptr += part * dims * posterior_columns
     posterior = (start + tl.arange(0, OWN))[None, :]
     for tile in range(part * part_tiles, tl.minimum(tiles, (part + 1) * part_tiles)):
-        if _is_near(tile * TILE, TILE, start, OWN, mixture, ESTIMATOR):
+        if _is_near(tile * TILE, TILE, start, OWN, pair_weights, ESTIMATOR):
             for first in range(0, TILE, NEAR_TILE):
                 row = (tile * TILE + first + tl.arange(0, NEAR_TILE))[:, None]
                 _add_posterior_gradients(
@@ -242,14 +259,23 @@ def posterior_gradients(
                     grad_logvar_ptr,
                     row,
                     posterior,
-                    mixture,
+                    pair_weights,
                     dims,
                     True,
                 )
         else:
             row = (tile * TILE + tl.arange(0, TILE))[:, None]
             _add_posterior_gradients(
-                grad_ptr, log_ptr, tables, grad_mu_ptr, grad_logvar_ptr, row, posterior, mixture, dims, False
+                grad_ptr,
+                log_ptr,
+                tables,
+                grad_mu_ptr,
+                grad_logvar_ptr,
+                row,
+                posterior,
+                pair_weights,
+                dims,
+                False,
             )
 
 

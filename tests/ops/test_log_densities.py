@@ -32,7 +32,7 @@ from tests.budget import (
     Parts,
     exact_log_densities,
     exact_parts,
-    mixture_weights,
+    pair_weights,
     plain_log_densities,
     plain_parts,
 )
@@ -78,7 +78,7 @@ def forward(
     backend: str, z: Tensor, mu: Tensor, logvar: Tensor, first_row: int, dataset_size: int, estimator: str
 ) -> tuple[Tensor, Tensor]:
     """Call the raw operator."""
-    operator = getattr(torch.ops.betavae_fast, f"total_correlation_forward_{backend}").default
+    operator = getattr(torch.ops.betavae_fast, f"log_densities_forward_{backend}").default
     joint, marginals = operator(z, mu, logvar, first_row, dataset_size, ESTIMATORS[estimator])
     return joint, marginals
 
@@ -88,7 +88,7 @@ def fused(
 ) -> LogDensities:
     """Call the raw operators, forward and backward."""
     joint, marginals = forward(backend, z, mu, logvar, 0, dataset_size, estimator)
-    operator = getattr(torch.ops.betavae_fast, f"total_correlation_backward_{backend}").default
+    operator = getattr(torch.ops.betavae_fast, f"log_densities_backward_{backend}").default
     arguments = z, mu, logvar, joint, marginals, 0, dataset_size, ESTIMATORS[estimator]
     return LogDensities(joint, marginals, *operator(*(g.to(joint.dtype) for g in grads), *arguments))
 
@@ -272,7 +272,7 @@ def test_the_weights_are_the_paper_s(backend: str, estimator: str, batch: int) -
             joint, marginals = forward(backend, z, mu, torch.zeros_like(mu), row, 50, estimator)
             assert torch.equal(joint, marginals[:, 0])
             found[row, column] = joint[0] + HALF_LOG_TWO_PI
-    expected = torch.from_numpy(mixture_weights(batch, 50, estimator).astype(np.float64))
+    expected = torch.from_numpy(pair_weights(batch, 50, estimator).astype(np.float64))
     torch.testing.assert_close(found.exp(), expected, rtol=1e-12, atol=0)
 
 
@@ -426,7 +426,7 @@ def test_shards_are_rows_of_the_whole(backend: str, dtype: torch.dtype, estimato
     inputs = z, mu, logvar = draw(75, 6, dtype)
     grads = upstream(z)
     whole = fused(backend, *inputs, 5_000, estimator, *grads)
-    backward = getattr(torch.ops.betavae_fast, f"total_correlation_backward_{backend}").default
+    backward = getattr(torch.ops.betavae_fast, f"log_densities_backward_{backend}").default
     parts = []
     for first, last in ((0, 1), (1, 33), (33, 74), (74, 75), (75, 75)):
         rows = slice(first, last)
@@ -550,7 +550,7 @@ def test_opcheck(backend: str, dtype: torch.dtype) -> None:
     sizes.
     """
     operators = [
-        getattr(torch.ops.betavae_fast, f"total_correlation_{direction}_{backend}").default
+        getattr(torch.ops.betavae_fast, f"log_densities_{direction}_{backend}").default
         for direction in ("forward", "backward")
     ]
     tests = ["test_schema", "test_autograd_registration", "test_faketensor"]
@@ -579,7 +579,7 @@ def test_special_a_sample_that_only_its_own_posterior_knows(
     """All other terms underflow, so log q(z) is log w_ii plus the log-density of its own posterior."""
     mu = (500.0 * torch.arange(19)).to(dtype).unsqueeze(1).expand(19, 4)
     z, logvar = mu + 1, torch.zeros_like(mu)
-    own = mixture_weights(19, 1000, estimator)[0, 0]
+    own = pair_weights(19, 1000, estimator)[0, 0]
     grads = upstream(z)
     found = fused(backend, z, mu, logvar, 1000, estimator, *grads)
     density = -0.5 * (z.double() - mu.double()).square() - HALF_LOG_TWO_PI
@@ -785,8 +785,8 @@ def test_the_compiled_operators_refuse_what_would_lead_them_astray(backend: str)
         ((z.long(), mu.long(), logvar.long()), (0, 100, 1), "Long"),
     ):
         for run in (
-            lambda p, s: ops.total_correlation_forward_cpp.default(*p, *s),
-            lambda p, s: ops.total_correlation_backward_cpp.default(g, gd, *p, joint, marginals, *s),
+            lambda p, s: ops.log_densities_forward_cpp.default(*p, *s),
+            lambda p, s: ops.log_densities_backward_cpp.default(g, gd, *p, joint, marginals, *s),
         ):
             with pytest.raises(RuntimeError, match=word):
                 run(posteriors, settings)
@@ -799,7 +799,7 @@ def test_the_compiled_operators_refuse_what_would_lead_them_astray(backend: str)
         ((g, gd), (joint.half(), marginals)),
     ):
         with pytest.raises(RuntimeError, match=r"joint|marginals"):
-            ops.total_correlation_backward_cpp.default(*grads, z, mu, logvar, *results, 0, 100, 1)
+            ops.log_densities_backward_cpp.default(*grads, z, mu, logvar, *results, 0, 100, 1)
 
 
 @CPP
@@ -831,7 +831,7 @@ import sys
 import torch
 from torch import distributed
 from betavae_fast import kl_decomposition
-from tests.ops.test_total_correlation import draw
+from tests.ops.test_log_densities import draw
 
 rank, file, backend, out = int(sys.argv[1]), *sys.argv[2:]
 torch.set_num_threads(1)

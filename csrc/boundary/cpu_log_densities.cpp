@@ -6,10 +6,10 @@
 #include <memory>
 
 #include "../cpu/dispatch.h"
-#include "../include/mixture.h"
+#include "../include/log_densities.h"
 #include "../include/storage.h"
 #include "cpu.h"
-#include "total_correlation.h"
+#include "log_densities.h"
 
 namespace betavae_fast {
 namespace {
@@ -100,7 +100,7 @@ struct Inputs {
   Buffer<Real> z;
   Buffer<Posteriors<Real>> posteriors;
 
-  Inputs(const MixtureCall& call, Mixture<Real>& problem) {
+  Inputs(const LogDensitiesCall& call, LogDensitiesProblem<Real>& problem) {
     const Pairs pairs = {call.z.size(0), call.mu.size(0), call.z.size(1)};
     problem.pairs = pairs;
     problem.weights = weights_of(pairs.posteriors, call.dataset_size, call.estimator);
@@ -127,16 +127,16 @@ struct Inputs {
 };
 
 template <class Real>
-const MixtureKernels<Real>& kernels() {
+const LogDensitiesKernelsOf<Real>& kernels() {
   if constexpr (sizeof(Real) == sizeof(float))
-    return total_correlation_kernels().narrow;
+    return log_densities_kernels().narrow;
   else
-    return total_correlation_kernels().wide;
+    return log_densities_kernels().wide;
 }
 
 template <class Real>
-void forward(const MixtureCall& call, Tensor& joint, Tensor& marginals) {
-  MixtureForward<Real> p;
+void forward(const LogDensitiesCall& call, Tensor& joint, Tensor& marginals) {
+  LogDensitiesForward<Real> p;
   const Inputs<Real> inputs(call, p);
   p.joint = static_cast<double*>(joint.data_ptr());
   p.marginals = static_cast<double*>(marginals.data_ptr());
@@ -154,8 +154,8 @@ void write(Tensor& result, Visit visit) {
 }
 
 template <class Real>
-void backward(const MixtureCall& call, const MixtureLogs& logs, MixtureGradients& grads) {
-  MixtureBackward<Real> p;
+void backward(const LogDensitiesCall& call, const LogDensitiesResults& logs, LogDensitiesGradients& grads) {
+  LogDensitiesBackward<Real> p;
   const Inputs<Real> inputs(call, p);
   const Saved<Real> joints(logs.joint, logs.grad_joint, p.pairs, p.weights.all),
       each(logs.marginals, logs.grad_marginals, p.pairs, p.weights.all);
@@ -183,15 +183,15 @@ void backward(const MixtureCall& call, const MixtureLogs& logs, MixtureGradients
   write(grads.logvar, sum(v_sums));
 }
 
-struct TotalCorrelationCpu : Cpu {
-  static void check(const MixtureCall&) {}
+struct LogDensitiesCpu : Cpu {
+  static void check(const LogDensitiesCall&) {}
 
-  static void forward(const MixtureCall& call, Tensor& joint, Tensor& marginals) {
+  static void forward(const LogDensitiesCall& call, Tensor& joint, Tensor& marginals) {
     const bool wide = call.z.scalar_type() == ScalarType::Double;
     (wide ? betavae_fast::forward<double> : betavae_fast::forward<float>)(call, joint, marginals);
   }
 
-  static void backward(const MixtureCall& call, const MixtureLogs& logs, MixtureGradients& grads) {
+  static void backward(const LogDensitiesCall& call, const LogDensitiesResults& logs, LogDensitiesGradients& grads) {
     const bool wide = call.z.scalar_type() == ScalarType::Double;
     (wide ? betavae_fast::backward<double> : betavae_fast::backward<float>)(call, logs, grads);
   }
@@ -201,7 +201,7 @@ struct TotalCorrelationCpu : Cpu {
 }  // namespace betavae_fast
 
 STABLE_TORCH_LIBRARY_IMPL(betavae_fast, CPU, m) {
-  using Op = betavae_fast::TotalCorrelationOp<betavae_fast::TotalCorrelationCpu>;
-  m.impl("total_correlation_forward_cpp", TORCH_BOX(&Op::forward));
-  m.impl("total_correlation_backward_cpp", TORCH_BOX(&Op::backward));
+  using Op = betavae_fast::LogDensitiesOp<betavae_fast::LogDensitiesCpu>;
+  m.impl("log_densities_forward_cpp", TORCH_BOX(&Op::forward));
+  m.impl("log_densities_backward_cpp", TORCH_BOX(&Op::backward));
 }

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "../include/mixture.h"
+#include "../include/log_densities.h"
 
 namespace betavae_fast {
 
@@ -35,9 +35,9 @@ struct Posteriors {
 // Real is float or double. Rows are stored by blocks as z[block][d][lane], and posteriors by tiles as [tile][d]. Padded
 // rows have responsibilities of 0.
 template <class Real>
-struct Mixture {
+struct LogDensitiesProblem {
   Pairs pairs;
-  MixtureWeights weights;
+  PairWeights weights;
   int64_t first_row;
   const Real* z;
   const Posteriors<Real>* posteriors;
@@ -46,12 +46,12 @@ struct Mixture {
 };
 
 template <class Real>
-struct MixtureForward : Mixture<Real> {
+struct LogDensitiesForward : LogDensitiesProblem<Real> {
   double *joint, *marginals;  // natural logarithms of shape (b,) and (b, D)
 };
 
 template <class Real>
-struct MixtureBackward : Mixture<Real> {
+struct LogDensitiesBackward : LogDensitiesProblem<Real> {
   // The joint's arrays are stored as [block][lane], the marginals' as [block][d][lane]. The logarithms are in base 2
   // and do not include the weight of all pairs.
   const Real *grad_joint, *grad_marginals, *joint, *marginals;
@@ -60,24 +60,24 @@ struct MixtureBackward : Mixture<Real> {
 };
 
 template <class Real>
-struct MixtureKernels {
-  void (*forward)(const MixtureForward<Real>&, int64_t first_block, int64_t last_block);
-  void (*backward)(const MixtureBackward<Real>&, int64_t first_chunk, int64_t last_chunk);
+struct LogDensitiesKernelsOf {
+  void (*forward)(const LogDensitiesForward<Real>&, int64_t first_block, int64_t last_block);
+  void (*backward)(const LogDensitiesBackward<Real>&, int64_t first_chunk, int64_t last_chunk);
 };
 
-struct TotalCorrelationKernels {
-  MixtureKernels<float> narrow;
-  MixtureKernels<double> wide;
+struct LogDensitiesKernels {
+  LogDensitiesKernelsOf<float> narrow;
+  LogDensitiesKernelsOf<double> wide;
 };
 
 namespace baseline {
-extern const TotalCorrelationKernels total_correlation_kernels;
+extern const LogDensitiesKernels log_densities_kernels;
 }
 namespace avx2 {
-extern const TotalCorrelationKernels total_correlation_kernels;
+extern const LogDensitiesKernels log_densities_kernels;
 }
 namespace avx512 {
-extern const TotalCorrelationKernels total_correlation_kernels;
+extern const LogDensitiesKernels log_densities_kernels;
 }
 
 }  // namespace betavae_fast

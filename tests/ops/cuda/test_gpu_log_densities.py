@@ -1,11 +1,11 @@
-"""The CUDA backend's total correlation on a GPU."""
+"""The CUDA backend's log densities on a GPU."""
 
 import pytest
 import torch
 
 from betavae_fast.ops.backends import missing
 from tests.cuda_graphs import captured
-from tests.ops.cuda import total_correlation_parity as parity
+from tests.ops.cuda import log_densities_parity as parity
 
 pytestmark = [
     pytest.mark.gpu,

@@ -1,4 +1,4 @@
-"""One pair (row i, posterior j) of the aggregated posterior: the mathematics of ``csrc/include/mixture.h``, in base 2.
+"""One pair (row i, posterior j) of the aggregated posterior: the formulas of ``csrc/include/log_densities.h``, in base 2.
 
 With k² = log2(e) / 2 and t = k (z − μ) / σ: log2 N(z; μ, σ²) = peak − t². Pairs are a matrix, with the rows along either
 axis and the posteriors along the other.

@@ -1,4 +1,4 @@
-#include "total_correlation.cuh"
+#include "log_densities.cuh"
 
 namespace betavae_fast::cuda {
 namespace {
@@ -22,7 +22,7 @@ struct Side {
   __device__ __forceinline__ int64_t posterior(int other) const {
     return owns_rows ? first_other + other : first_own + lane() * own_each;
   }
-  __device__ __forceinline__ bool has_own_weights(const Mixture& p) const {
+  __device__ __forceinline__ bool has_own_weights(const LogDensitiesProblem& p) const {
     return owns_rows ? cuda::has_own_weights(p, first_own, own, first_other, others)
                      : cuda::has_own_weights(p, first_other, others, first_own, own);
   }
@@ -31,7 +31,7 @@ struct Side {
 // Writes the joint's responsibilities p_ij of the CTA's tiles to `shared`, as [other][own]. If rows are owned, it also
 // adds them to `mass`; if posteriors are owned, it writes g_i p_ij instead.
 template <Owner owner>
-__device__ __forceinline__ void share_joint(const MixtureBackward& p, const Side<owner>& side, bool weighted,
+__device__ __forceinline__ void share_joint(const LogDensitiesBackward& p, const Side<owner>& side, bool weighted,
                                             float* shared, float (&mass)[own_each]) {
   constexpr int rows = Side<owner>::rows_each, posteriors = Side<owner>::posteriors_each;
   const int64_t row = side.row(warp() * others_each), posterior = side.posterior(warp() * others_each);
@@ -59,8 +59,8 @@ __device__ __forceinline__ void share_joint(const MixtureBackward& p, const Side
 
 // Adds the terms of one dim of the CTA's tiles to `sums`.
 template <Owner owner>
-__device__ __forceinline__ void add_dim(const MixtureBackward& p, const Side<owner>& side, int64_t d, bool weighted,
-                                        const float* shared, float (&sums)[kept_sums][own_each]) {
+__device__ __forceinline__ void add_dim(const LogDensitiesBackward& p, const Side<owner>& side, int64_t d,
+                                        bool weighted, const float* shared, float (&sums)[kept_sums][own_each]) {
   constexpr int n = own_each;  // number of rows, and of posteriors, that are taken at once
   float z[n], grad[n] = {}, minus[n], mu[n], inverse[n], peaks[n];
   const auto load_rows = [&](int64_t row) {
@@ -119,7 +119,7 @@ __device__ __forceinline__ void add_dim(const MixtureBackward& p, const Side<own
 // takes dims of its own. A thread's sums of all dims do not fit into registers, so it keeps them in memory, where no
 // other thread reads them.
 template <Owner owner>
-__global__ void __launch_bounds__(mixture_threads) sweep(const __grid_constant__ MixtureBackward p) {
+__global__ void __launch_bounds__(log_densities_threads) sweep(const __grid_constant__ LogDensitiesBackward p) {
   __shared__ __align__(16) float shared[others * own];
   using Sides = Side<owner>;
   const Cut& cut = Sides::owns_rows ? p.of_rows : p.of_posteriors;
@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(mixture_threads) sweep(const __grid_constant__
     share_joint(p, side, weighted, shared, joint_mass);
     __syncthreads();
 #pragma unroll 1
-    for (int64_t d = warp(); d < p.dims; d += mixture_warps) {
+    for (int64_t d = warp(); d < p.dims; d += log_densities_warps) {
       float sums[kept_sums][own_each] = {};
       add_dim(p, side, d, weighted, shared, sums);
 #pragma unroll
@@ -156,7 +156,7 @@ __global__ void __launch_bounds__(mixture_threads) sweep(const __grid_constant__
     store_group(shared + warp() * own + lane() * own_each, joint_mass);
     __syncthreads();
     float mass = 0.0f;
-    for (int k = 0; k < mixture_warps; ++k) mass += shared[k * own + threadIdx.x];
+    for (int k = 0; k < log_densities_warps; ++k) mass += shared[k * own + threadIdx.x];
     p.joint_mass[split * stride + first_own + threadIdx.x] = mass;
   }
 }
@@ -172,7 +172,7 @@ __device__ __forceinline__ double divided(double grad, double mass) { return mas
 
 // A thread owns one element of the gradients. The gradients of padded rows are 0.
 template <class T>
-__global__ void __launch_bounds__(mixture_threads) finish_rows(const __grid_constant__ MixtureBackward p) {
+__global__ void __launch_bounds__(log_densities_threads) finish_rows(const __grid_constant__ LogDensitiesBackward p) {
   const int64_t tiles = p.row_stride / own, row = blockIdx.x % tiles * own + threadIdx.x, d = blockIdx.x / tiles;
   const int64_t at = d * p.row_stride + row, kind = p.dims * p.row_stride;
   double of_joint = 0.0, of_marginal = 0.0;
@@ -190,7 +190,8 @@ __global__ void __launch_bounds__(mixture_threads) finish_rows(const __grid_cons
 }
 
 template <class T>
-__global__ void __launch_bounds__(mixture_threads) finish_posteriors(const __grid_constant__ MixtureBackward p) {
+__global__ void __launch_bounds__(log_densities_threads)
+    finish_posteriors(const __grid_constant__ LogDensitiesBackward p) {
   const int64_t tiles = p.posterior_stride / own, posterior = blockIdx.x % tiles * own + threadIdx.x,
                 d = blockIdx.x / tiles;
   if (posterior >= p.posteriors) return;
@@ -206,9 +207,9 @@ __global__ void __launch_bounds__(mixture_threads) finish_posteriors(const __gri
 
 }  // namespace
 
-const char* total_correlation_backward(const MixtureBackward& p, void* stream) {
-  if (const char* error = prepare_mixture(p, stream)) return error;
-  if (const char* error = prepare_log_densities(p, stream)) return error;
+const char* log_densities_backward(const LogDensitiesBackward& p, void* stream) {
+  if (const char* error = prepare_inputs(p, stream)) return error;
+  if (const char* error = prepare_logs(p, stream)) return error;
   return with_element(p.dtype, [&](auto element) {
     const auto rows = sweep<Owner::rows>;
     const auto posteriors = sweep<Owner::posteriors>;
@@ -219,10 +220,10 @@ const char* total_correlation_backward(const MixtureBackward& p, void* stream) {
     const auto row_elements = static_cast<unsigned>(row_tiles * p.dims);
     const auto posterior_ctas = static_cast<unsigned>(posterior_tiles * p.of_posteriors.splits);
     const auto posterior_elements = static_cast<unsigned>(posterior_tiles * p.dims);
-    rows<<<row_ctas, mixture_threads, 0, static_cast<cudaStream_t>(stream)>>>(p);
-    finished_rows<<<row_elements, mixture_threads, 0, static_cast<cudaStream_t>(stream)>>>(p);
-    posteriors<<<posterior_ctas, mixture_threads, 0, static_cast<cudaStream_t>(stream)>>>(p);
-    finished_posteriors<<<posterior_elements, mixture_threads, 0, static_cast<cudaStream_t>(stream)>>>(p);
+    rows<<<row_ctas, log_densities_threads, 0, static_cast<cudaStream_t>(stream)>>>(p);
+    finished_rows<<<row_elements, log_densities_threads, 0, static_cast<cudaStream_t>(stream)>>>(p);
+    posteriors<<<posterior_ctas, log_densities_threads, 0, static_cast<cudaStream_t>(stream)>>>(p);
+    finished_posteriors<<<posterior_elements, log_densities_threads, 0, static_cast<cudaStream_t>(stream)>>>(p);
     return last_error();
   });
 }

@@ -1,4 +1,4 @@
-"""The checks of the CUDA backend's total correlation, on a GPU or emulated, as ``device`` says."""
+"""The checks of the CUDA backend's log densities, on a GPU or emulated, as ``device`` says."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ WIDTHS = (1e-3, 1.0, 4.0)
 
 
 def forward(*arguments) -> tuple[Tensor, Tensor]:
-    return torch.ops.betavae_fast.total_correlation_forward_cuda(*arguments)
+    return torch.ops.betavae_fast.log_densities_forward_cuda(*arguments)
 
 
 def backward(*arguments) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.ops.betavae_fast.total_correlation_backward_cuda(*arguments)
+    return torch.ops.betavae_fast.log_densities_backward_cuda(*arguments)
 
 
 def posteriors(

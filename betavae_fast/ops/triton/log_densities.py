@@ -1,4 +1,4 @@
-"""The aggregated posterior's operators in Triton: the tables, the launches, and the sum of the parts."""
+"""The aggregated posterior's log-densities in Triton: the tables, the launches, and the sum of the parts."""
 
 # mypy: disable-error-code="import-untyped,no-untyped-call"
 from __future__ import annotations
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from betavae_fast.ops.operators import library
 from betavae_fast.ops.reductions import ESTIMATORS
-from betavae_fast.ops.triton import total_correlation_kernels as kernels
-from betavae_fast.ops.triton import total_correlation_tables as tables
+from betavae_fast.ops.triton import log_densities_kernels as kernels
+from betavae_fast.ops.triton import log_densities_tables as tables
 from betavae_fast.ops.triton.numerics import INTERPRETED
 
 # Rows or posteriors that a program owns, one for each thread.
@@ -57,7 +57,7 @@ class _Problem:
     ) -> None:
         if z.dtype == torch.float64:
             raise TypeError(
-                "total_correlation: the triton backend computes in float32, got torch.float64;"
+                "log_densities: the triton backend computes in float32, got torch.float64;"
                 ' use backend="reference", or "cpp" on a CPU'
             )
         self.z, self.mu, self.logvar = z, mu, logvar
@@ -130,7 +130,7 @@ class _Problem:
         return grad
 
 
-def total_correlation_forward(z: Tensor, mu: Tensor, logvar: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
+def log_densities_forward(z: Tensor, mu: Tensor, logvar: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
     p = _Problem(z, mu, logvar, *settings)
     joint, marginals = (z.new_empty(shape, dtype=torch.float64) for shape in (z.shape[:1], z.shape))
     if p.rows == 0:
@@ -152,7 +152,7 @@ def total_correlation_forward(z: Tensor, mu: Tensor, logvar: Tensor, *settings: 
     return joint, marginals
 
 
-def total_correlation_backward(
+def log_densities_backward(
     grad_joint: Tensor,
     grad_marginals: Tensor,
     z: Tensor,
@@ -180,6 +180,6 @@ def total_correlation_backward(
         return p.sum_gradient(grad_z, z), p.sum_gradient(grads[0], mu), p.sum_gradient(grads[1], logvar)
 
 
-for _implementation in (total_correlation_forward, total_correlation_backward):
+for _implementation in (log_densities_forward, log_densities_backward):
     for _key in ("CUDA", "CPU") if INTERPRETED.value else ("CUDA",):
         library.impl(f"{_implementation.__name__}_triton", _implementation, _key)

@@ -139,7 +139,7 @@ def _unfit(shape: Shape) -> str:
 
 
 OP = Op(
-    name="total_correlation",
+    name="log_densities",
     shapes={"cpu": ((2048, 10), (256, 10)), "cuda": ((2048, 10), (8192, 10), (256, 10))},
     dtypes=("fp32",),
     outputs=("parts",),

@@ -13,7 +13,7 @@ from torch import Tensor
 from betavae_fast.ops.kl_parts import PARTS, PARTS_BACKWARD, SMALLEST_LOGVAR, kl_parts
 from betavae_fast.ops.operators import Operator
 from betavae_fast.ops.reductions import widest_dtype
-from betavae_fast.ops.reference import total_correlation as reference
+from betavae_fast.ops.reference import log_densities as reference
 
 
 def _empty_logs(a: Any) -> tuple[Tensor, Tensor]:
@@ -24,9 +24,9 @@ def _empty_logs(a: Any) -> tuple[Tensor, Tensor]:
 # z (b, D) is compared with the posteriors mu, logvar (B, D) of a whole batch, in which z's own begin at first_row.
 # joint (b,) and marginals (b, D) are log q(z) and log q(z_d), in float64 if the device has it: backward subtracts them
 # from terms of hundreds of nats, of which an ulp in float32 is 1e-5 of a responsibility. Results are contiguous.
-FORWARD = Operator(reference.total_correlation_forward, _empty_logs, results=("joint", "marginals"))
+FORWARD = Operator(reference.log_densities_forward, _empty_logs, results=("joint", "marginals"))
 BACKWARD = Operator(
-    reference.total_correlation_backward,
+    reference.log_densities_backward,
     lambda a: tuple(x.new_empty(x.shape) for x in (a.z, a.mu, a.logvar)),
     results=("grad_z", "grad_mu", "grad_logvar"),
 )
@@ -40,32 +40,32 @@ class KLParts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, z, mu, logvar, all_mu, all_logvar, settings, backend):  # type: ignore[no-untyped-def]
-        mixture_mu = mu if all_mu is None else all_mu
-        mixture_logvar = _clamped(logvar if all_logvar is None else all_logvar)
-        joint, marginals = FORWARD[backend](z, mixture_mu, mixture_logvar, *settings)
-        ctx.save_for_backward(z, mu, logvar, all_mu, all_logvar, mixture_logvar, joint, marginals)
+        posteriors_mu = mu if all_mu is None else all_mu
+        posteriors_logvar = _clamped(logvar if all_logvar is None else all_logvar)
+        joint, marginals = FORWARD[backend](z, posteriors_mu, posteriors_logvar, *settings)
+        ctx.save_for_backward(z, mu, logvar, all_mu, all_logvar, posteriors_logvar, joint, marginals)
         ctx.settings, ctx.backend = settings, backend
         return PARTS(z, mu, logvar, joint, marginals)
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        z, mu, logvar, all_mu, all_logvar, mixture_logvar, joint, marginals = ctx.saved_tensors
+        z, mu, logvar, all_mu, all_logvar, posteriors_logvar, joint, marginals = ctx.saved_tensors
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             return *_differentiable(grad, (z, mu, logvar, all_mu, all_logvar), ctx.settings), None, None
         of_joint, of_marginals = ((grad[1:] - grad[:-1]) / len(z)).to(joint.dtype).unbind()
-        grad_z, *of_mixture = BACKWARD[ctx.backend](
+        grad_z, *of_posteriors = BACKWARD[ctx.backend](
             of_joint.expand_as(joint),
             of_marginals.expand_as(marginals),
             z,
             mu if all_mu is None else all_mu,
-            mixture_logvar,
+            posteriors_logvar,
             joint,
             marginals,
             *ctx.settings,
         )
         if all_mu is None:
-            return *PARTS_BACKWARD(grad, z, mu, logvar, grad_z, *of_mixture), None, None, None, None
-        of_all_mu, of_all_logvar = of_mixture
+            return *PARTS_BACKWARD(grad, z, mu, logvar, grad_z, *of_posteriors), None, None, None, None
+        of_all_mu, of_all_logvar = of_posteriors
         of_all_logvar.masked_fill_(all_logvar < SMALLEST_LOGVAR[z.dtype], 0)
         of_own = PARTS_BACKWARD(grad, z, mu, logvar, grad_z, None, None)
         return *of_own, of_all_mu, of_all_logvar, None, None
@@ -85,11 +85,11 @@ def _differentiable(
     inputs = tuple(None if x is None else x.view_as(x) for x in inputs)
     z, mu, logvar, all_mu, all_logvar = inputs
     assert z is not None and mu is not None and logvar is not None
-    mixture_mu, mixture_logvar = (
+    posteriors_mu, posteriors_logvar = (
         mu if all_mu is None else all_mu,
         logvar if all_logvar is None else all_logvar,
     )
-    mixture: Any = reference.total_correlation_forward(z, mixture_mu, _clamped(mixture_logvar), *settings)
+    logs: Any = reference.log_densities_forward(z, posteriors_mu, _clamped(posteriors_logvar), *settings)
     wanted = [x for x in inputs if x is not None and x.requires_grad]
-    found = iter(torch.autograd.grad(kl_parts(z, mu, logvar, *mixture), wanted, grad, create_graph=True))
+    found = iter(torch.autograd.grad(kl_parts(z, mu, logvar, *logs), wanted, grad, create_graph=True))
     return tuple(next(found) if x is not None and x.requires_grad else None for x in inputs)

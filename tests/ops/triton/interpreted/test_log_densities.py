@@ -1,4 +1,4 @@
-"""The kernels of the total correlation, compared with the float64 reference and the error budget."""
+"""The kernels of the log densities, compared with the float64 reference and the error budget."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from betavae_fast import kl_decomposition
 from betavae_fast.ops.reductions import ESTIMATORS
-from betavae_fast.ops.triton import total_correlation
+from betavae_fast.ops.triton import log_densities
 from tests.budget import Budget, exact_log_densities, plain_log_densities
 from tests.layouts import dense, lay_out
 from tests.ops.triton.interpreted.parity import call
@@ -24,10 +24,10 @@ def large_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Make tiles large, because the interpreter's time depends on their number. There are still several of them, near and
     far, and several parts.
     """
-    monkeypatch.setitem(total_correlation.SUM_OPTIONS, "TILE", 64)
-    monkeypatch.setitem(total_correlation.GRADIENT_OPTIONS, "TILE", 64)
-    monkeypatch.setitem(total_correlation.GRADIENT_OPTIONS, "NEAR_TILE", 32)
-    monkeypatch.setattr(total_correlation, "MOST_PARTS", 2)
+    monkeypatch.setitem(log_densities.SUM_OPTIONS, "TILE", 64)
+    monkeypatch.setitem(log_densities.GRADIENT_OPTIONS, "TILE", 64)
+    monkeypatch.setitem(log_densities.GRADIENT_OPTIONS, "NEAR_TILE", 32)
+    monkeypatch.setattr(log_densities, "MOST_PARTS", 2)
     yield
 
 
@@ -46,8 +46,8 @@ def gradients(rows: int, dims: int) -> tuple[Tensor, Tensor]:
 def there_and_back(
     backend: str, grads: tuple[Tensor, Tensor], inputs: tuple[Tensor, ...], *settings: int
 ) -> tuple[Tensor, ...]:
-    logs = call("total_correlation_forward", backend, *inputs, *settings)
-    return logs + call("total_correlation_backward", backend, *grads, *inputs, *logs, *settings)
+    logs = call("log_densities_forward", backend, *inputs, *settings)
+    return logs + call("log_densities_backward", backend, *grads, *inputs, *logs, *settings)
 
 
 def check(grads: tuple[Tensor, Tensor], inputs: tuple[Tensor, ...], *settings: int) -> None:
@@ -124,11 +124,11 @@ def test_tiny_widths(estimator: str) -> None:
 def test_out_of_reach_is_minus_infinity_without_gradients() -> None:
     z, mu, logvar = posterior(17, 2, torch.float32)
     z[3], logvar[:] = 1e12, -60.0
-    logs = call("total_correlation_forward", "triton", z, mu, logvar, 0, N, ESTIMATORS["mss"])
+    logs = call("log_densities_forward", "triton", z, mu, logvar, 0, N, ESTIMATORS["mss"])
     assert logs[0][3] == -float("inf") and (logs[1][3] == -float("inf")).all()
     only = torch.zeros(17), torch.zeros(17, 2)
     only[0][3], only[1][3] = 1.0, 1.0
-    grads = call("total_correlation_backward", "triton", *only, z, mu, logvar, *logs, 0, N, ESTIMATORS["mss"])
+    grads = call("log_densities_backward", "triton", *only, z, mu, logvar, *logs, 0, N, ESTIMATORS["mss"])
     assert all((grad == 0).all() for grad in grads)
 
 
@@ -145,7 +145,7 @@ def test_nan_goes_where_the_mathematics_puts_it(which: int) -> None:
 def test_a_hundred_dims() -> None:
     inputs, grads = posterior(5, 100, torch.float32), gradients(5, 100)
     budget = Budget()
-    joint = call("total_correlation_forward", "triton", *inputs, 0, N, ESTIMATORS["mss"])[0]
+    joint = call("log_densities_forward", "triton", *inputs, 0, N, ESTIMATORS["mss"])[0]
     exact, plain = (f(*inputs, N, "mss", *grads) for f in (exact_log_densities, plain_log_densities))
     budget.add(joint, exact.joint, plain.joint)
     budget.check("joint of 100 dims")
@@ -170,7 +170,7 @@ def test_through_autograd() -> None:
 def test_float64_is_refused_by_name() -> None:
     inputs = [x.double() for x in posterior(3, 2, torch.float32)]
     with pytest.raises(TypeError, match="float64"):
-        call("total_correlation_forward", "triton", *inputs, 0, N, 0)
+        call("log_densities_forward", "triton", *inputs, 0, N, 0)
     with pytest.raises(TypeError, match="float64"):
         kl_decomposition(*inputs, dataset_size=N, backend="triton")
 
@@ -178,9 +178,9 @@ def test_float64_is_refused_by_name() -> None:
 def test_opcheck() -> None:
     inputs, settings = posterior(5, 3, torch.bfloat16), (0, N, ESTIMATORS["mss"])
     ops, tests = torch.ops.betavae_fast, ("test_schema", "test_faketensor")
-    logs = ops.total_correlation_forward_triton(*inputs, *settings)
+    logs = ops.log_densities_forward_triton(*inputs, *settings)
     for op, arguments in (
-        (ops.total_correlation_forward_triton.default, (*inputs, *settings)),
-        (ops.total_correlation_backward_triton.default, (*gradients(5, 3), *inputs, *logs, *settings)),
+        (ops.log_densities_forward_triton.default, (*inputs, *settings)),
+        (ops.log_densities_backward_triton.default, (*gradients(5, 3), *inputs, *logs, *settings)),
     ):
         torch.library.opcheck(op, arguments, test_utils=tests)

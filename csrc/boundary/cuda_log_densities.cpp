@@ -5,19 +5,19 @@
 #include <utility>
 #include <vector>
 
-#include "../cuda/total_correlation.h"
+#include "../cuda/log_densities.h"
 #include "cuda.h"
-#include "total_correlation.h"
+#include "log_densities.h"
 
 namespace betavae_fast {
 namespace {
 
 using cuda::Cut;
+using cuda::LogDensitiesBackward;
+using cuda::LogDensitiesForward;
+using cuda::LogDensitiesProblem;
 using cuda::LogSums;
 using cuda::Matrix;
-using cuda::Mixture;
-using cuda::MixtureBackward;
-using cuda::MixtureForward;
 
 // A matrix; a vector becomes a single column.
 Matrix matrix(const Tensor& x) { return {x.data_ptr(), x.stride(0), x.dim() == 2 ? x.stride(1) : 0}; }
@@ -44,7 +44,7 @@ class Workspace {
   Tensor memory_;
 };
 
-void describe(Mixture& p, Workspace& workspace, const MixtureCall& call) {
+void describe(LogDensitiesProblem& p, Workspace& workspace, const LogDensitiesCall& call) {
   p.dtype = dtype_of(call.z);
   p.rows = call.z.size(0);
   p.posteriors = call.mu.size(0);
@@ -63,21 +63,21 @@ void describe(Mixture& p, Workspace& workspace, const MixtureCall& call) {
 
 // Cuts the posteriors that each row streams into splits. The splits do not depend on the number of rows, so shards of a
 // batch get the bits of the whole batch.
-Cut cut_posteriors(const Mixture& p, int64_t ctas_a_tile) {
+Cut cut_posteriors(const LogDensitiesProblem& p, int64_t ctas_a_tile) {
   return Cut(p.posterior_stride / cuda::own * ctas_a_tile, p.posteriors, cuda::tuning);
 }
 
-struct TotalCorrelationCuda : Cuda {
+struct LogDensitiesCuda : Cuda {
   // Refuses sizes for which the largest grid, with one CTA for each tile of rows, dim and split, would be too large.
-  static void check(const MixtureCall& call) {
+  static void check(const LogDensitiesCall& call) {
     const int64_t tiles = cuda::tiles_of(call.mu.size(0), cuda::own),
                   most = std::numeric_limits<int32_t>::max() / Cut::max_splits;
     STD_TORCH_CHECK(tiles * (call.z.size(1) + 1) <= most, "the cuda backend does not take ", call.mu.numel(),
                     " elements at once");
   }
 
-  static void forward(const MixtureCall& call, Tensor& joint, Tensor& marginals) {
-    MixtureForward p;
+  static void forward(const LogDensitiesCall& call, Tensor& joint, Tensor& marginals) {
+    LogDensitiesForward p;
     Workspace workspace;
     describe(p, workspace, call);
     p.of_joint.cut = cut_posteriors(p, 1);
@@ -91,11 +91,11 @@ struct TotalCorrelationCuda : Cuda {
     p.marginals = static_cast<double*>(marginals.data_ptr());
     const Queue queue(call.z);
     workspace.allocate(call.z);
-    betavae_fast::check(cuda::total_correlation_forward(p, queue.stream()), "total_correlation_forward");
+    betavae_fast::check(cuda::log_densities_forward(p, queue.stream()), "log_densities_forward");
   }
 
-  static void backward(const MixtureCall& call, const MixtureLogs& logs, MixtureGradients& grads) {
-    MixtureBackward p;
+  static void backward(const LogDensitiesCall& call, const LogDensitiesResults& logs, LogDensitiesGradients& grads) {
+    LogDensitiesBackward p;
     Workspace workspace;
     describe(p, workspace, call);
     p.grad_joint_in = matrix(logs.grad_joint);
@@ -114,7 +114,7 @@ struct TotalCorrelationCuda : Cuda {
     p.grad_logvar = grads.logvar.data_ptr();
     const Queue queue(call.z);
     workspace.allocate(call.z);
-    betavae_fast::check(cuda::total_correlation_backward(p, queue.stream()), "total_correlation_backward");
+    betavae_fast::check(cuda::log_densities_backward(p, queue.stream()), "log_densities_backward");
   }
 };
 
@@ -122,7 +122,7 @@ struct TotalCorrelationCuda : Cuda {
 }  // namespace betavae_fast
 
 STABLE_TORCH_LIBRARY_IMPL(betavae_fast, CUDA, m) {
-  using Op = betavae_fast::TotalCorrelationOp<betavae_fast::TotalCorrelationCuda>;
-  m.impl("total_correlation_forward_cuda", TORCH_BOX(&Op::forward));
-  m.impl("total_correlation_backward_cuda", TORCH_BOX(&Op::backward));
+  using Op = betavae_fast::LogDensitiesOp<betavae_fast::LogDensitiesCuda>;
+  m.impl("log_densities_forward_cuda", TORCH_BOX(&Op::forward));
+  m.impl("log_densities_backward_cuda", TORCH_BOX(&Op::backward));
 }

@@ -5,15 +5,15 @@
 // every CTA owns `own` rows (or posteriors), and streams the posteriors (or rows) past them, `others` at a time.
 #pragma once
 
-#include "../include/mixture.h"
+#include "../include/log_densities.h"
 #include "../include/problem.h"
 #include "tuning.h"
 
 namespace betavae_fast::cuda {
 
-constexpr int mixture_warps = 4, mixture_threads = 32 * mixture_warps;
+constexpr int log_densities_warps = 4, log_densities_threads = 32 * log_densities_warps;
 constexpr int own_each = 4, own = 32 * own_each;  // owned by a lane; by each warp, and thus by the CTA
-constexpr int others_each = 8, others = mixture_warps * others_each;  // streamed at a time by a warp; by the CTA
+constexpr int others_each = 8, others = log_densities_warps * others_each;  // streamed at a time by a warp; by the CTA
 
 inline int64_t tiles_of(int64_t count, int64_t tile) { return (count + tile - 1) / tile; }
 inline int64_t padded(int64_t count) { return tiles_of(count, own) * own; }
@@ -28,7 +28,7 @@ struct Cut {
 
   Cut() = default;
   Cut(int64_t ctas, int64_t streamed, Tuning tuned) : all_(tiles_of(streamed, others)) {
-    const int64_t wanted = ctas < tuned.mixture_ctas ? tuned.mixture_ctas / ctas : 1;
+    const int64_t wanted = ctas < tuned.log_densities_ctas ? tuned.log_densities_ctas / ctas : 1;
     tiles = tiles_of(all_, wanted < max_splits ? wanted : max_splits);
     splits = tiles_of(all_, tiles);
   }
@@ -47,11 +47,11 @@ struct Matrix {
 };
 
 // The arrays that the kernels prepare have the layout [d][i] with padded i, or [i].
-struct Mixture {
+struct LogDensitiesProblem {
   DType dtype;
   int64_t rows, posteriors, dims, first_row;  // b, B, D
   int64_t row_stride, posterior_stride;       // padded numbers of rows and posteriors
-  MixtureWeights weights;
+  PairWeights weights;
   Matrix z_in, mu_in, logvar_in;
   float *z, *mu, *inverse_width, *peak;
   float* peak_sum;  // sum of peak over the dims
@@ -64,7 +64,7 @@ struct LogSums {
   float *maximum, *sum;
 };
 
-struct MixtureForward : Mixture {
+struct LogDensitiesForward : LogDensitiesProblem {
   LogSums of_joint, of_marginals;
   double *joint, *marginals;  // of shape (b,) and (b, D)
 };
@@ -72,9 +72,9 @@ struct MixtureForward : Mixture {
 // Backward normalises the responsibilities again: in float, log q is too coarse for the responsibilities of large terms
 // to add up to 1. It therefore sweeps the rows first, and divides the gradients that the posteriors use by the sums of
 // the rows' responsibilities.
-constexpr int kept_sums = 3;  // sums that each split of MixtureBackward leaves per dim, for a row or a posterior
+constexpr int kept_sums = 3;  // sums that each split of LogDensitiesBackward leaves per dim, for a row or a posterior
 
-struct MixtureBackward : Mixture {
+struct LogDensitiesBackward : LogDensitiesProblem {
   Matrix grad_joint_in, grad_marginals_in, joint_in, marginals_in;
   float *joint, *marginals;            // in base 2, without the weight of all pairs
   float *grad_joint, *grad_marginals;  // divided by the sum of the responsibilities
@@ -86,9 +86,9 @@ struct MixtureBackward : Mixture {
 };
 
 // Each function returns null, or an error message.
-const char* prepare_mixture(const Mixture& arguments, void* stream);
-const char* prepare_log_densities(const MixtureBackward& arguments, void* stream);
-const char* total_correlation_forward(const MixtureForward& arguments, void* stream);
-const char* total_correlation_backward(const MixtureBackward& arguments, void* stream);
+const char* prepare_inputs(const LogDensitiesProblem& arguments, void* stream);
+const char* prepare_logs(const LogDensitiesBackward& arguments, void* stream);
+const char* log_densities_forward(const LogDensitiesForward& arguments, void* stream);
+const char* log_densities_backward(const LogDensitiesBackward& arguments, void* stream);
 
 }  // namespace betavae_fast::cuda

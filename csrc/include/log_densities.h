@@ -66,12 +66,12 @@ BVF_INLINE Wider<Real> peak(Real logvar) {
 
 // The log2 weights of the pairs: `all` applies to all pairs, `own` is added for a row's own posterior, and `next` for
 // the posterior after it.
-struct MixtureWeights {
+struct PairWeights {
   double all, own, next;
 };
 
 // The weights of an estimator, numbered as in betavae_fast/ops/reductions.py: 0 is mws, 1 is mss.
-inline MixtureWeights weights_of(int64_t batch, int64_t dataset_size, int64_t estimator) {
+inline PairWeights weights_of(int64_t batch, int64_t dataset_size, int64_t estimator) {
   const double b = static_cast<double>(batch), n = static_cast<double>(dataset_size), others = b - 1;
   if (estimator == 0) return {-std::log2(n * b), 0, 0};
   return {-std::log2(others), std::log2(others / n), std::log2((n - others) / n)};

@@ -55,7 +55,7 @@ def _peak(v: Tensor) -> Tensor:
     return torch.add(v, log(2 * pi)).mul_(-0.5)
 
 
-def total_correlation_forward(
+def log_densities_forward(
     z: Tensor, mu: Tensor, logvar: Tensor, first_row: int, dataset_size: int, estimator: int
 ) -> tuple[Tensor, Tensor]:
     means, v = _channels_first(mu), _channels_first(logvar)
@@ -71,7 +71,7 @@ def total_correlation_forward(
     return joint.to(dtype), marginals.to(dtype)
 
 
-def total_correlation_backward(
+def log_densities_backward(
     grad_joint: Tensor,
     grad_marginals: Tensor,
     z: Tensor,
@@ -107,5 +107,5 @@ def total_correlation_backward(
     )
 
 
-for _implementation in (total_correlation_forward, total_correlation_backward):
+for _implementation in (log_densities_forward, log_densities_backward):
     library.impl(f"{_implementation.__name__}_eager", _implementation, "CompositeExplicitAutograd")

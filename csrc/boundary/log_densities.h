@@ -2,9 +2,9 @@
 // results.
 //
 // A device provides, in addition to the members of Cpu and Cuda,
-//   static void check(const MixtureCall&)                                          checks that only this device needs
-//   static void forward(const MixtureCall&, Tensor& joint, Tensor& marginals)
-//   static void backward(const MixtureCall&, const MixtureLogs&, MixtureGradients&).
+//   static void check(const LogDensitiesCall&)                    checks that only this device needs
+//   static void forward(const LogDensitiesCall&, Tensor& joint, Tensor& marginals)
+//   static void backward(const LogDensitiesCall&, const LogDensitiesResults&, LogDensitiesGradients&).
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -17,26 +17,26 @@ namespace betavae_fast {
 
 // The samples z (b, D) and the posteriors mu and logvar (B, D). The samples are those of the batch's rows from
 // first_row on.
-struct MixtureCall {
+struct LogDensitiesCall {
   Tensor z, mu, logvar;
   int64_t first_row, dataset_size, estimator;
 };
 
 // The results of forward and their gradients, float64: (b,) for the joint and (b, D) for the marginals.
-struct MixtureLogs {
+struct LogDensitiesResults {
   Tensor grad_joint, grad_marginals, joint, marginals;
 };
 
-struct MixtureGradients {
+struct LogDensitiesGradients {
   Tensor z, mu, logvar;
 };
 
 template <class Device>
-class TotalCorrelationOp {
+class LogDensitiesOp {
  public:
   static std::tuple<Tensor, Tensor> forward(const Tensor& z, const Tensor& mu, const Tensor& logvar, int64_t first_row,
                                             int64_t dataset_size, int64_t estimator) {
-    const MixtureCall call = {z, mu, logvar, first_row, dataset_size, estimator};
+    const LogDensitiesCall call = {z, mu, logvar, first_row, dataset_size, estimator};
     check(call);
     Tensor joint = torch::stable::new_empty(z, Sizes(z.sizes().data(), 1), ScalarType::Double);
     Tensor marginals = torch::stable::new_empty(z, Sizes(z.sizes().data(), 2), ScalarType::Double);
@@ -48,7 +48,7 @@ class TotalCorrelationOp {
                                                      const Tensor& z, const Tensor& mu, const Tensor& logvar,
                                                      const Tensor& joint, const Tensor& marginals, int64_t first_row,
                                                      int64_t dataset_size, int64_t estimator) {
-    const MixtureCall call = {z, mu, logvar, first_row, dataset_size, estimator};
+    const LogDensitiesCall call = {z, mu, logvar, first_row, dataset_size, estimator};
     check(call);
     for (const Tensor* x : {&grad_joint, &joint})
       STD_TORCH_CHECK(is_float64(call, *x) && x->dim() == 1 && x->size(0) == z.size(0),
@@ -56,7 +56,7 @@ class TotalCorrelationOp {
     for (const Tensor* x : {&grad_marginals, &marginals})
       STD_TORCH_CHECK(is_float64(call, *x) && same_shape(*x, z), "marginals and their gradient must be float64 ",
                       Device::name, " tensors of z's shape on its device");
-    MixtureGradients grads = {dense(z), dense(mu), dense(logvar)};
+    LogDensitiesGradients grads = {dense(z), dense(mu), dense(logvar)};
     if (z.numel() > 0) {
       Device::backward(call, {grad_joint, grad_marginals, joint, marginals}, grads);
     } else {
@@ -69,11 +69,11 @@ class TotalCorrelationOp {
  private:
   static Tensor dense(const Tensor& x) { return torch::stable::new_empty(x, x.sizes()); }
 
-  static bool is_float64(const MixtureCall& call, const Tensor& x) {
+  static bool is_float64(const LogDensitiesCall& call, const Tensor& x) {
     return Device::has_beside(call.z, x) && x.scalar_type() == ScalarType::Double;
   }
 
-  static void check(const MixtureCall& call) {
+  static void check(const LogDensitiesCall& call) {
     const auto& [z, mu, logvar, first_row, dataset_size, estimator] = call;
     STD_TORCH_CHECK(Device::has(z) && Device::has_beside(z, mu) && Device::has_beside(z, logvar),
                     "z, mu and logvar must be ", Device::name, " tensors on one device");

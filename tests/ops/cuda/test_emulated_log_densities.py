@@ -1,4 +1,4 @@
-"""The CUDA backend's total correlation on a CPU, like the latent op in test_emulated.py."""
+"""The CUDA backend's log densities on a CPU, like the latent op in test_emulated.py."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from benchmarks.cuts import cuda_cut
 from betavae_fast.ops.backends import missing
 from betavae_fast.ops.reductions import ESTIMATORS
 from tests.ops.cuda import emulate
-from tests.ops.cuda import total_correlation_parity as parity
+from tests.ops.cuda import log_densities_parity as parity
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "order")
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("poisoned_memory", "order")
 def library(tmp_path_factory):
     missing("reference")
     try:
-        path = emulate.build(tmp_path_factory.mktemp("emulated"), "total_correlation")
+        path = emulate.build(tmp_path_factory.mktemp("emulated"), "log_densities")
     except LookupError as reason:
         pytest.skip(str(reason))
     torch.ops.load_library(str(path))
@@ -44,7 +44,7 @@ def test_parity_with_a_brute_force(size, dtype, estimator):
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("size", [(130, 2), (290, 7)], ids=str)
 def test_parity_however_many_ctas_share_what_is_streamed(library, size, estimator, ctas):
-    with cuda_cut(library, {"mixture_ctas": ctas}):
+    with cuda_cut(library, {"log_densities_ctas": ctas}):
         parity.check_parity(*size, torch.float32, estimator, "cpu")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from betavae_fast.ops.triton.total_correlation_formulas import inverse_width, log_weight, peak, responsibility
+from betavae_fast.ops.triton.log_densities_formulas import inverse_width, log_weight, peak, responsibility
 
 _INFINITY = tl.constexpr(float("inf"))
 

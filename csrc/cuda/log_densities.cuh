@@ -1,8 +1,8 @@
-// Code shared by the kernels of the aggregated posterior: a thread's lane and warp, and the terms of its pairs.
+// Code shared by the kernels of the log-densities: a thread's lane and warp, and the terms of its pairs.
 #pragma once
 
 #include "launch.cuh"
-#include "total_correlation.h"
+#include "log_densities.h"
 #include "vector.cuh"
 
 namespace betavae_fast::cuda {
@@ -28,7 +28,7 @@ __device__ __forceinline__ Compute<T> number(const Matrix& x, int64_t row, int64
 // Computes -sum_d t_ijd^2 for the pairs of neighbouring rows and posteriors. The sum has two levels, so that its error
 // grows more slowly with D.
 template <int rows, int posteriors>
-__device__ __forceinline__ void negated_squares(const Mixture& p, int64_t row, int64_t posterior,
+__device__ __forceinline__ void negated_squares(const LogDensitiesProblem& p, int64_t row, int64_t posterior,
                                                 float (&sum)[rows][posteriors]) {
   constexpr int64_t dims_at_once = 16;
   const float *z_at = p.z + row, *mu_at = p.mu + posterior, *inverse_at = p.inverse_width + posterior;
@@ -65,8 +65,8 @@ __device__ __forceinline__ void negated_squares(const Mixture& p, int64_t row, i
 }
 
 // Tells whether any of these pairs has a weight of its own.
-__device__ __forceinline__ bool has_own_weights(const Mixture& p, int64_t row, int64_t rows, int64_t posterior,
-                                                int64_t posteriors) {
+__device__ __forceinline__ bool has_own_weights(const LogDensitiesProblem& p, int64_t row, int64_t rows,
+                                                int64_t posterior, int64_t posteriors) {
   if (p.weights.own == 0.0 && p.weights.next == 0.0) return false;
   const int64_t first = p.first_row + row,
                 after = first + rows;  // own posteriors are [first, after); next posteriors end with `after`
@@ -74,7 +74,7 @@ __device__ __forceinline__ bool has_own_weights(const Mixture& p, int64_t row, i
 }
 
 template <int rows, int posteriors>
-__device__ __forceinline__ void add_own_weights(const Mixture& p, int64_t row, int64_t posterior,
+__device__ __forceinline__ void add_own_weights(const LogDensitiesProblem& p, int64_t row, int64_t posterior,
                                                 float (&terms)[rows][posteriors]) {
 #pragma unroll
   for (int r = 0; r < rows; ++r) {

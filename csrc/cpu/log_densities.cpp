@@ -1,14 +1,14 @@
 // The kernels of the aggregated posterior's log-densities, compiled once per instruction set: BVF_ISA names the set,
 // and the compiler's flags select it.
 
-#include "total_correlation.h"
+#include "log_densities.h"
 
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <memory>
 
-#include "../include/mixture.h"
+#include "../include/log_densities.h"
 #include "vectors.h"
 
 namespace betavae_fast::BVF_ISA {
@@ -22,7 +22,7 @@ constexpr int64_t width = vector_bytes / sizeof(Real);
 template <class Real>
 constexpr int64_t vectors = lanes / width<Real>;
 
-// The vector form of exp2_() in include/mixture.h.
+// The vector form of exp2_() in include/log_densities.h.
 inline Floats exp2_(Floats x) {
   constexpr float to_integer = 0x1.8000fep+23f;
   const Floats clamped = larger(Floats{} - 127.0f, x);
@@ -73,7 +73,7 @@ struct OwnWeights {
   Real of[tile * lanes];
   bool any = false;
 
-  void set(const Mixture<Real>& p, int64_t block, int64_t first) {
+  void set(const LogDensitiesProblem<Real>& p, int64_t block, int64_t first) {
     any = false;
     if (p.weights.own == 0 && p.weights.next == 0) return;
     for (int64_t k = 0; k < lanes; ++k) {
@@ -186,7 +186,7 @@ void add_dim(const Real* z, const Posteriors<Real>& posteriors, const OwnWeights
 }
 
 template <class Real>
-void forward_block(const MixtureForward<Real>& p, int64_t block) {
+void forward_block(const LogDensitiesForward<Real>& p, int64_t block) {
   const int64_t dims = p.pairs.dims;
   LogSum<Real> joint;
   std::unique_ptr<LogSum<Real>[]> marginals(new LogSum<Real>[static_cast<size_t>(dims)]);
@@ -213,7 +213,7 @@ void forward_block(const MixtureForward<Real>& p, int64_t block) {
 
 // Writes g_i p_ij of a block and a tile to `result`, as [j][block of the group][lane].
 template <class Real>
-void joint_gradients(const MixtureBackward<Real>& p, int64_t block, int64_t index, const OwnWeights<Real>& weights,
+void joint_gradients(const LogDensitiesBackward<Real>& p, int64_t block, int64_t index, const OwnWeights<Real>& weights,
                      Real* result) {
   using V = Vector<Real>;
   const int64_t dims = p.pairs.dims;
@@ -248,7 +248,7 @@ struct Moments {
 // Adds one dim's gradients of a group of blocks and a tile to the blocks' grad_z, which are dims * lanes apart, and to
 // the tile's sums. `weighted` tells whether some pairs have a weight of their own.
 template <bool weighted, class Real>
-void add_gradients(const MixtureBackward<Real>& p, int64_t first_block, int64_t d, int64_t index,
+void add_gradients(const LogDensitiesBackward<Real>& p, int64_t first_block, int64_t d, int64_t index,
                    const OwnWeights<Real>* weights, const Real* joint, double* grad_z, Moments<Real>* sums) {
   using V = Vector<Real>;
   const int64_t dims = p.pairs.dims;
@@ -287,7 +287,7 @@ void add_gradients(const MixtureBackward<Real>& p, int64_t first_block, int64_t 
 
 // Adds the gradients of one tile of posteriors and the blocks of one chunk; `sums` is stored as [d][j].
 template <class Real>
-void backward_tile(const MixtureBackward<Real>& p, int64_t first_block, int64_t last_block, int64_t index,
+void backward_tile(const LogDensitiesBackward<Real>& p, int64_t first_block, int64_t last_block, int64_t index,
                    double* grad_z, Moments<Real>* sums) {
   const int64_t dims = p.pairs.dims;
   Real joint[tile * group * lanes];
@@ -316,7 +316,7 @@ double lane_sum(const Real* x) {
 }
 
 template <class Real>
-void backward_chunk(const MixtureBackward<Real>& p, int64_t chunk) {
+void backward_chunk(const LogDensitiesBackward<Real>& p, int64_t chunk) {
   constexpr double inverse_k2 = 1 / (k_scale<double> * k_scale<double>);
   const int64_t dims = p.pairs.dims, posteriors = p.pairs.posteriors;
   const int64_t chunk_blocks = p.pairs.chunk_groups() * group, first_block = chunk * chunk_blocks;
@@ -347,18 +347,18 @@ void backward_chunk(const MixtureBackward<Real>& p, int64_t chunk) {
 }
 
 template <class Real>
-void forward(const MixtureForward<Real>& p, int64_t first_block, int64_t last_block) {
+void forward(const LogDensitiesForward<Real>& p, int64_t first_block, int64_t last_block) {
   for (int64_t block = first_block; block < last_block; ++block) forward_block(p, block);
 }
 
 template <class Real>
-void backward(const MixtureBackward<Real>& p, int64_t first_chunk, int64_t last_chunk) {
+void backward(const LogDensitiesBackward<Real>& p, int64_t first_chunk, int64_t last_chunk) {
   for (int64_t chunk = first_chunk; chunk < last_chunk; ++chunk) backward_chunk(p, chunk);
 }
 
 }  // namespace
 
-extern const TotalCorrelationKernels total_correlation_kernels = {{forward<float>, backward<float>},
-                                                                  {forward<double>, backward<double>}};
+extern const LogDensitiesKernels log_densities_kernels = {{forward<float>, backward<float>},
+                                                          {forward<double>, backward<double>}};
 
 }  // namespace betavae_fast::BVF_ISA

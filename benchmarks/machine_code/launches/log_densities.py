@@ -1,4 +1,4 @@
-"""The launches of the total correlation op's Triton kernels of pairs that are compiled."""
+"""The launches of the log densities op's Triton kernels of pairs that are compiled."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from betavae_fast.ops.reductions import ESTIMATORS
-from betavae_fast.ops.triton import total_correlation
+from betavae_fast.ops.triton import log_densities
 
 _BATCH, _DIMS = 4096, 10
 
@@ -15,7 +15,7 @@ _BATCH, _DIMS = 4096, 10
 def _forward(estimator: str) -> Callable[[torch.dtype], None]:
     def call(dtype: torch.dtype) -> None:
         z, mu, logvar = (torch.empty(_BATCH, _DIMS, dtype=dtype) for _ in range(3))
-        total_correlation.total_correlation_forward(z, mu, logvar, 0, 1 << 20, ESTIMATORS[estimator])
+        log_densities.log_densities_forward(z, mu, logvar, 0, 1 << 20, ESTIMATORS[estimator])
 
     return call
 
@@ -24,7 +24,7 @@ def _backward(estimator: str) -> Callable[[torch.dtype], None]:
     def call(dtype: torch.dtype) -> None:
         z, mu, logvar = (torch.empty(_BATCH, _DIMS, dtype=dtype) for _ in range(3))
         joint, marginals = (torch.empty(shape, dtype=torch.float64) for shape in (z.shape[:1], z.shape))
-        total_correlation.total_correlation_backward(
+        log_densities.log_densities_backward(
             joint, marginals, z, mu, logvar, joint, marginals, 0, 1 << 20, ESTIMATORS[estimator]
         )
 

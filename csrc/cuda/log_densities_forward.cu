@@ -1,6 +1,6 @@
 #include <cfloat>
 
-#include "total_correlation.cuh"
+#include "log_densities.cuh"
 
 namespace betavae_fast::cuda {
 namespace {
@@ -33,17 +33,18 @@ struct LogSum {
 
 // Merges the warps' sums of the CTA's rows in a fixed order, and writes them to `out` from index `to` on.
 __device__ __forceinline__ void write(const LogSum (&of_rows)[own_each], const LogSums& out, int64_t to) {
-  __shared__ LogSum shared[mixture_warps * own];
+  __shared__ LogSum shared[log_densities_warps * own];
 #pragma unroll
   for (int r = 0; r < own_each; ++r) shared[warp() * own + lane() * own_each + r] = of_rows[r];
   __syncthreads();
   LogSum total = shared[threadIdx.x];
-  for (int other = 1; other < mixture_warps; ++other) total.merge(shared[other * own + static_cast<int>(threadIdx.x)]);
+  for (int other = 1; other < log_densities_warps; ++other)
+    total.merge(shared[other * own + static_cast<int>(threadIdx.x)]);
   out.maximum[to + threadIdx.x] = total.maximum;
   out.sum[to + threadIdx.x] = total.sum;
 }
 
-__global__ void __launch_bounds__(mixture_threads) joint(const __grid_constant__ MixtureForward p) {
+__global__ void __launch_bounds__(log_densities_threads) joint(const __grid_constant__ LogDensitiesForward p) {
   const int64_t row_tiles = p.row_stride / own, first_row = blockIdx.x % row_tiles * own,
                 split = blockIdx.x / row_tiles;
   const int64_t row = first_row + lane() * own_each;
@@ -66,7 +67,7 @@ __global__ void __launch_bounds__(mixture_threads) joint(const __grid_constant__
   write(of_rows, p.of_joint, split * p.row_stride + first_row);
 }
 
-__global__ void __launch_bounds__(mixture_threads) marginals(const __grid_constant__ MixtureForward p) {
+__global__ void __launch_bounds__(log_densities_threads) marginals(const __grid_constant__ LogDensitiesForward p) {
   const int64_t row_tiles = p.row_stride / own, first_row = blockIdx.x % row_tiles * own, item = blockIdx.x / row_tiles;
   const int64_t d = item % p.dims, split = item / p.dims, row = first_row + lane() * own_each;
   const Cut& cut = p.of_marginals.cut;
@@ -103,7 +104,7 @@ __device__ __forceinline__ double value(const LogSums& parts, int64_t at, int64_
 }
 
 // A thread owns one row of one dim, or of the joint, whose index follows the dims'.
-__global__ void __launch_bounds__(mixture_threads) finish(const __grid_constant__ MixtureForward p) {
+__global__ void __launch_bounds__(log_densities_threads) finish(const __grid_constant__ LogDensitiesForward p) {
   const int64_t row_tiles = p.row_stride / own, row = blockIdx.x % row_tiles * own + threadIdx.x,
                 d = blockIdx.x / row_tiles;
   if (row >= p.rows) return;
@@ -115,15 +116,15 @@ __global__ void __launch_bounds__(mixture_threads) finish(const __grid_constant_
 
 }  // namespace
 
-const char* total_correlation_forward(const MixtureForward& p, void* stream) {
-  if (const char* error = prepare_mixture(p, stream)) return error;
+const char* log_densities_forward(const LogDensitiesForward& p, void* stream) {
+  if (const char* error = prepare_inputs(p, stream)) return error;
   const int64_t row_tiles = p.row_stride / own;
   const auto joint_ctas = static_cast<unsigned>(row_tiles * p.of_joint.cut.splits);
   const auto marginal_ctas = static_cast<unsigned>(row_tiles * p.dims * p.of_marginals.cut.splits);
   const auto finish_ctas = static_cast<unsigned>(row_tiles * (p.dims + 1));
-  joint<<<joint_ctas, mixture_threads, 0, static_cast<cudaStream_t>(stream)>>>(p);
-  if (p.dims > 0) marginals<<<marginal_ctas, mixture_threads, 0, static_cast<cudaStream_t>(stream)>>>(p);
-  finish<<<finish_ctas, mixture_threads, 0, static_cast<cudaStream_t>(stream)>>>(p);
+  joint<<<joint_ctas, log_densities_threads, 0, static_cast<cudaStream_t>(stream)>>>(p);
+  if (p.dims > 0) marginals<<<marginal_ctas, log_densities_threads, 0, static_cast<cudaStream_t>(stream)>>>(p);
+  finish<<<finish_ctas, log_densities_threads, 0, static_cast<cudaStream_t>(stream)>>>(p);
   return last_error();
 }
 

@@ -60,7 +60,7 @@ def _log_density(standardised: Tensor, logvar: Tensor) -> Tensor:
     return -0.5 * (standardised.square() + logvar + log(2 * pi))
 
 
-def total_correlation_forward(
+def log_densities_forward(
     z: Tensor, mu: Tensor, logvar: Tensor, first_row: int, dataset_size: int, estimator: int
 ) -> tuple[Tensor, Tensor]:
     wide_z, wide_mu, wide_logvar = wide(z), wide(mu), wide(logvar)
@@ -74,7 +74,7 @@ def total_correlation_forward(
     return torch.cat(joint), torch.cat(marginals)
 
 
-def total_correlation_backward(
+def log_densities_backward(
     grad_joint: Tensor,
     grad_marginals: Tensor,
     z: Tensor,
