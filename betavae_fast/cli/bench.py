@@ -11,7 +11,7 @@ import typer
 
 from betavae_fast.choices import BenchDtype, BenchOp
 from betavae_fast.cli.errors import CommandError, usage_errors
-from betavae_fast.cli.threads import set_threads
+from betavae_fast.cli.options import set_threads
 
 
 def bench(

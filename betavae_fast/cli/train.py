@@ -20,9 +20,8 @@ from betavae_fast.choices import (
     Precision,
 )
 from betavae_fast.cli.errors import INTERRUPTED, CommandError, usage_errors
+from betavae_fast.cli.options import set_threads
 from betavae_fast.cli.output import print_summary, progress
-from betavae_fast.cli.runs import load_images
-from betavae_fast.cli.threads import set_threads
 from betavae_fast.training.config import TrainConfig, check_objective_options, describe_objective
 
 if TYPE_CHECKING:
@@ -292,6 +291,7 @@ def _load(config: TrainConfig) -> ImageDataset:
     """Load the data set. Of several processes on a machine, one loads it first and leaves it in the cache."""
     from betavae_fast.training.distributed import one_per_machine_first
     from betavae_fast.training.launch import local_rank
+    from betavae_fast.training.trained_run import load_images
 
     with one_per_machine_first():
         return load_images(config, progress=local_rank() == 0)
@@ -396,12 +396,12 @@ def _remains(folder: RunFolder | None, *options: str) -> str:
 
 def _evaluate(model: BetaVAE, dataset: ImageDataset, folder: RunFolder, console: Console) -> None:
     """Write and print the run's summary, and draw its pictures."""
-    from betavae_fast.evaluation.report import write_pictures
+    from betavae_fast.evaluation.report import write_run_pictures
     from betavae_fast.evaluation.summary import summarise, write_summary
     from betavae_fast.training.metrics import read_metrics
 
     summary = summarise(model, dataset)
     write_summary(folder.summary, summary)
-    write_pictures(folder.pictures, model, dataset, summary, read_metrics(folder.metrics))
+    write_run_pictures(folder.pictures, model, dataset, summary, read_metrics(folder.metrics))
     print_summary(console, summary)
     console.print(f"Pictures: {folder.pictures}")
