@@ -22,10 +22,9 @@ from betavae_fast.training.config import RESUMABLE, TrainConfig
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from betavae_fast.data import ImageDataset
-    from betavae_fast.nn import BetaVAE
     from betavae_fast.training.run_folder import RunFolder
     from betavae_fast.training.state import TrainState
+    from betavae_fast.training.trained_run import TrainedRun
 
 _SETTINGS = {found.name: found for found in declared(TrainConfig)}
 _OBJECTIVE_SETTINGS = options.by_option()
@@ -156,6 +155,7 @@ def _run(state: TrainState, folder: RunFolder | None) -> None:
     from betavae_fast.training import loop
     from betavae_fast.training.distributed import world_size
     from betavae_fast.training.interrupt import stop_on_signal
+    from betavae_fast.training.trained_run import TrainedRun
 
     config = state.config
     console = Console(highlight=False, markup=False, soft_wrap=True, quiet=folder is None)
@@ -177,7 +177,7 @@ def _run(state: TrainState, folder: RunFolder | None) -> None:
     with stop_on_signal() as stop:
         try:
             with progress(console, state) as (on_step, on_metrics):
-                model = loop.train(
+                loop.train(
                     state, folder, on_step=on_step, on_metrics=on_metrics, should_stop=lambda: stop.requested
                 )
         except loop.DivergedError as error:
@@ -188,7 +188,7 @@ def _run(state: TrainState, folder: RunFolder | None) -> None:
             raise CommandError(f"{error}; {_remains(folder)}", exit_code=1) from error
         if folder is not None:
             try:
-                _evaluate(model, state.dataset, folder, console)
+                _summarise(TrainedRun.of(state, folder), console)
             except (OSError, ValueError) as error:
                 raise CommandError(
                     f"the summary and the pictures could not be made: {error}; {_remains(folder)}",
@@ -212,14 +212,9 @@ def _remains(folder: RunFolder | None, *options: str) -> str:
     return f"the checkpoint of step {step} remains; go on with: {command}"
 
 
-def _evaluate(model: BetaVAE, dataset: ImageDataset, folder: RunFolder, console: Console) -> None:
+def _summarise(run: TrainedRun, console: Console) -> None:
     """Write and print the run's summary, and draw its pictures."""
-    from betavae_fast.evaluation.report import write_pictures
-    from betavae_fast.evaluation.summary import summarise, write_summary
-    from betavae_fast.training.metrics import read_metrics
+    from betavae_fast.evaluation import report
 
-    summary = summarise(model, dataset)
-    write_summary(folder.summary, summary)
-    write_pictures(folder.pictures, model, dataset, summary, read_metrics(folder.metrics))
-    print_summary(console, summary)
-    console.print(f"Pictures: {folder.pictures}")
+    print_summary(console, report.write_summary(run))
+    console.print(f"Pictures: {run.folder.pictures}")

@@ -8,18 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from betavae_fast.cli.runs import load_images
 from betavae_fast.data import absolute
 from betavae_fast.data.images import ImageDataset
 from betavae_fast.training import process
 from betavae_fast.training.config import RESUMABLE, TrainConfig
 from betavae_fast.training.distributed import one_per_machine_first, process_group, rank
-from betavae_fast.training.launch import local_rank
+from betavae_fast.training.launch import launched_processes, local_rank
 from betavae_fast.training.loop import train
 from betavae_fast.training.metrics import Metrics
 from betavae_fast.training.resume import read_run, resume
 from betavae_fast.training.run_folder import RunFolder, copy_run, create_run_folder, exclusive
 from betavae_fast.training.state import TrainState, prepare
+from betavae_fast.training.trained_run import TrainedRun, load_images
 
 
 class OpenRun(NamedTuple):
@@ -36,8 +36,8 @@ def train_run(
     on_step: Callable[[int], None] = lambda step: None,
     on_metrics: Callable[[Metrics], None] = lambda metrics: None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> RunFolder | None:
-    """Train a new run, as ``betavae-fast train`` does.
+) -> TrainedRun:
+    """Train a new run in this process, as ``betavae-fast train`` does. For several processes, use :func:`new_run`.
 
     Args:
         out: the run's folder, new or empty; None: the first that is free among runs/DATA-ARCHITECTURE,
@@ -45,12 +45,17 @@ def train_run(
         on_step, on_metrics, should_stop: see :func:`betavae_fast.training.loop.train`.
     Returns: the run, for :mod:`betavae_fast.evaluation.report`. Its folder holds config.json, metrics.jsonl,
         TensorBoard's log and the checkpoint.
-    Raises: FileExistsError if ``out`` is not empty; DatasetError if the images cannot be loaded; the errors of
-        :func:`betavae_fast.training.state.prepare` and of the loop.
+    Raises: FileExistsError if ``out`` is not empty; DatasetError if the images cannot be loaded; RuntimeError under
+        torchrun; the errors of :func:`betavae_fast.training.state.prepare` and of the loop.
     """
+    if launched_processes() > 1:
+        raise RuntimeError(
+            "train_run trains in one process; in those that torchrun started use new_run and loop.train"
+        )
     with new_run(config, out) as (state, folder):
         train(state, folder, on_step=on_step, on_metrics=on_metrics, should_stop=should_stop)
-        return folder
+        assert folder is not None, "a single process writes"
+        return TrainedRun.of(state, folder)
 
 
 @contextmanager

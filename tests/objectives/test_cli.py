@@ -17,7 +17,7 @@ from betavae_fast.training.run_folder import RunFolder
 def in_tmp_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # The pictures do not depend on the objective.
-    monkeypatch.setattr(cli.train, "_evaluate", lambda *_: None)
+    monkeypatch.setattr(cli.train, "_summarise", lambda *_: None)
     np.save("tiny.npy", np.random.default_rng(0).random((32, 8, 8)) < 0.2)
 
 
