@@ -6,7 +6,7 @@ S has unit variances, so the dimension-wise KL is 0, and the same correlation be
 for the distribution that the images are drawn from. The information in N images drawn from it is somewhat less, and mss
 estimates that: its bias may be negative if exp(I) is not far below N.
 
-Writes bias.json and bias.png into benchmarks/results/total-correlation/.
+Writes bias.json and bias.png into benchmarks/results/log-densities/.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ STUDY = Study(
     "benchmarks.bias",
     __doc__,
     BiasResults,
-    "total-correlation/bias.json",
+    "log-densities/bias.json",
     measure,
     show,
     options,

@@ -13,14 +13,14 @@ from pathlib import Path
 
 _TRITON = {
     "latent": "betavae_fast.ops.triton.tiles",
-    "total_correlation": "betavae_fast.ops.triton.total_correlation",
+    "log_densities": "betavae_fast.ops.triton.log_densities",
 }
 
 
 class _Tuning(ctypes.Structure):
     """The struct of the tuning figures in csrc/cuda/tuning.h."""
 
-    _fields_ = [(name, ctypes.c_int64) for name in ("enough_ctas", "most_tiles", "mixture_ctas")]
+    _fields_ = [(name, ctypes.c_int64) for name in ("enough_ctas", "most_tiles", "log_densities_ctas")]
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from betavae_fast.data import load_dataset
 from betavae_fast.data.images import ImageDataset
 from betavae_fast.evaluation.encoding import encode
 from betavae_fast.nn import BetaVAE
-from betavae_fast.training.memory import keep_freed_memory
+from betavae_fast.training.process import keep_freed_memory
 
 EAGER_BATCH = 64
 TOLERANCE = 1e-4  # absolute error of the moments, which are of order 1

@@ -22,7 +22,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from benchmarks.arguments import positive
 from benchmarks.pages import markdown
 from benchmarks.study import Run, Study
-from betavae_fast.bench import latent, likelihood, parity, total_correlation
+from betavae_fast.bench import latent, likelihood, log_densities, parity
 from betavae_fast.bench.registry import Contender, Forward, Op, Outputs, Problem, Shape
 from betavae_fast.bench.results import Provenance
 from betavae_fast.bench.timing import BRIEF, QUICK, CpuClock, Task, Timing, interleave
@@ -166,12 +166,10 @@ CASES: tuple[Case, ...] = (
     *_likelihoods(),
     Case(
         "kl_decomposition",
-        total_correlation.OP,
-        total_correlation.eager,
+        log_densities.OP,
+        log_densities.eager,
         lambda inputs, noise: (
-            torch.stack(
-                kl_decomposition(*inputs, dataset_size=total_correlation.DATASET_SIZE, backend=BACKEND)
-            ),
+            torch.stack(kl_decomposition(*inputs, dataset_size=log_densities.DATASET_SIZE, backend=BACKEND)),
         ),
         BATCHES,
     ),

@@ -18,7 +18,7 @@ from betavae_fast.bench.registry import Op, get, op_names
 from betavae_fast.bench.runner import leave_out_wrong, line_up
 
 PACKAGES = ("setuptools", "numpy", "pytest", "pytest-xdist", "pythae")
-SHAPES = {"latent": (257, 33), "total_correlation": (67, 10)}
+SHAPES = {"latent": (257, 33), "log_densities": (67, 10)}
 IMAGES = (17, 1, 9, 8)  # shape of a likelihood's problem
 # A single kind of target, which every likelihood takes, because Triton compiles each kind for a second or more.
 KIND = "-uint8"

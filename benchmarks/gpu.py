@@ -37,7 +37,7 @@ CALL_SECONDS = {"first": 480.0, "second": 200.0}
 HEADLINES = {
     "latent": ((1 << 20, 64), (4096, 10), (64, 10)),
     "bernoulli_nll": ((16384, 1, 64, 64),),
-    "total_correlation": ((2048, 10), (8192, 10)),
+    "log_densities": ((2048, 10), (8192, 10)),
 }
 STEP_BATCHES = (64, 4096, 512, 16384)
 _BUILD_SECONDS = 120.0
@@ -104,7 +104,7 @@ def lines(place: Place) -> dict[str, list[Line]]:
             _module(place, "first look", 35, "benchmarks.first_look"),
             _op(place, "latent", 70, "cuda", "triton"),
             _op(place, "bernoulli_nll", 35, "cuda-bits", "triton-bits"),
-            _op(place, "total_correlation", 40, "cuda", "triton"),
+            _op(place, "log_densities", 40, "cuda", "triton"),
             _module(place, "training", 95, "benchmarks.training", *trained, writes="train"),
             _gpu_tests(place, 110),
             _module(

@@ -101,7 +101,7 @@ class ObjectiveResults(Provenance):
 
 
 def train_with(name: str, dataset: ImageDataset, steps: int) -> ObjectiveRun:
-    config = TrainConfig(steps=steps, log_every=LOG_EVERY, **OPTIONS[name])
+    config = TrainConfig.from_entries({"steps": steps, "log_every": LOG_EVERY} | OPTIONS[name])
     entries: list[Metrics] = []
     train(prepare(config, dataset), None, on_metrics=entries.append)
     return ObjectiveRun(

@@ -33,7 +33,7 @@ _HEAD = """# Benchmarks
 commit, and has only contenders that agreed with the formula in float64. Times are medians of interleaved rounds.
 
 - **floor**: the time divided by the time of a copy, measured in the same rounds, that moves the bytes which any
-  implementation has to move from and to memory. It can be below 1 if the problem fits into a cache. The total correlation
+  implementation has to move from and to memory. It can be below 1 if the problem fits into a cache. The log densities op
   is bound by 2 B² (D + 1) exponentials instead.
 - **eager**, **compile**: the speed-up over the textbook's formula in plain PyTorch, and over the fastest mode of
   `torch.compile` for it.
@@ -54,11 +54,11 @@ _FIGURES: dict[tuple[str, str], tuple[tuple[str, str, int], ...]] = {
         *(("bernoulli_nll", contender, 1) for contender in ("cpp-uint8", "cpp-bool")),
         *((op, "cpp-uint8", 1) for op in ("gaussian_nll", "laplace_nll")),
     ),
-    ("README.md", "parts"): (("total_correlation", "cpp", 2),),
+    ("README.md", "parts"): (("log_densities", "cpp", 2),),
     ("docs/guides/kernels.md", "floor"): (
         ("latent", "cpp", 1),
         ("bernoulli_nll", "cpp-uint8", 1),
-        ("total_correlation", "cpp", 1),
+        ("log_densities", "cpp", 1),
     ),
 }
 PAGES = tuple(dict.fromkeys(page for page, _ in _FIGURES))

@@ -1,7 +1,7 @@
-"""Measures the growth of the total correlation's time and memory with the batch: ``python -m benchmarks.scaling``.
+"""Measures the growth of the log densities' time and memory with the batch: ``python -m benchmarks.scaling``.
 
 Forward and backward run at 10 channels. Each batch size of each contender gets a process of its own, so that nothing else
-raises its peak memory. Writes scaling.json and scaling.png into benchmarks/results/total-correlation/.
+raises its peak memory. Writes scaling.json and scaling.png into benchmarks/results/log-densities/.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from benchmarks.arguments import at_least
 from benchmarks.pages import markdown
 from benchmarks.study import Run, Study, StudyError, tidy
+from betavae_fast.bench.log_densities import contenders, setup
 from betavae_fast.bench.registry import Problem
 from betavae_fast.bench.results import Provenance
-from betavae_fast.bench.total_correlation import contenders, setup
 from betavae_fast.bench.units import size
 
 DIM = 10
@@ -79,7 +79,7 @@ def draw(results: Scaling) -> Figure:
     """Draw time and memory by batch size, with the slopes B² and B."""
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     measurements = results.measurements
-    figure.suptitle(f"Total correlation, forward and backward, {DIM} channels")
+    figure.suptitle(f"Log densities, forward and backward, {DIM} channels")
     for axis, name, power, unit in zip(
         figure.subplots(1, 2),
         ("seconds", "extra_bytes"),
@@ -136,7 +136,7 @@ STUDY = Study(
     "benchmarks.scaling",
     __doc__,
     Scaling,
-    "total-correlation/scaling.json",
+    "log-densities/scaling.json",
     measure,
     show,
     options,

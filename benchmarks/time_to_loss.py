@@ -96,8 +96,7 @@ def show(results: TimeToLoss) -> str:
     return (
         f"{results.network}; until the mean loss of {WINDOW} steps is {results.target:g} nats. The weights, batches and "
         "noise are the same, but rounding differences grow, so that the number of steps depends on chance; images/s does "
-        "not.\n\n"
-        + markdown(("contender", "steps:", "time:", "images/s:", "eager:"), rows)
+        "not.\n\n" + markdown(("contender", "steps:", "time:", "images/s:", "eager:"), rows)
     )
 
 

@@ -17,10 +17,11 @@ from betavae_fast.choices import Precision
 from betavae_fast.data.dsprites import rendered_dsprites
 from betavae_fast.data.images import BinaryImages
 from betavae_fast.noise import make_rng, normals
+from betavae_fast.objectives.options import BetaOptions
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.graph import graphed, side_stream
 from betavae_fast.training.loop import TrainState, prepare
-from betavae_fast.training.memory import keep_freed_memory
+from betavae_fast.training.process import keep_freed_memory
 from betavae_fast.training.step import TrainStep
 
 IMAGES = 16384  # every 45th image of the data set; as float32 they take 268 MB
@@ -43,7 +44,7 @@ def shared_run(batch_size: int, device: str, precision: Precision = "fp32") -> T
     store = dataset.store[:: len(dataset) // IMAGES][:IMAGES].clone()
     config = TrainConfig(
         latent_dim=LATENT_DIM,
-        beta=BETA,
+        objective=BetaOptions(BETA),
         lr=LR,
         seed=SEED,
         batch_size=batch_size,

@@ -1,6 +1,6 @@
 """Times the GPU kernels with other cuts of their work than the default: ``python -m benchmarks.tuning --device cuda``.
 
-Forward and backward of the latent op and of the total correlation run with more and with fewer CTAs or programs, and with
+Forward and backward of the latent op and of the log densities op run with more and with fewer CTAs or programs, and with
 more and fewer tiles in each. Each is recorded as a CUDA graph, so that the kernels are timed and not the host. Writes
 tuning/MACHINE.json anew after each problem.
 
@@ -31,31 +31,31 @@ from betavae_fast.training.graph import side_stream
 
 Figures = Mapping[str, int]
 
-# Large, medium and small problems of the latent op, and two batches of the total correlation.
+# Large, medium and small problems of the latent op, and two batches of the log densities op.
 PROBLEMS: dict[str, tuple[tuple[str, Shape, str], ...]] = {
     "cuda": (
         ("latent", (1 << 20, 64), "fp32"),
         ("latent", (1 << 20, 64), "bf16"),
         ("latent", (16384, 64), "fp32"),
         ("latent", (4096, 10), "fp32"),
-        ("total_correlation", (2048, 10), "fp32"),
-        ("total_correlation", (8192, 10), "fp32"),
+        ("log_densities", (2048, 10), "fp32"),
+        ("log_densities", (8192, 10), "fp32"),
     ),
-    "cpu": (("latent", (16, 3), "fp32"), ("total_correlation", (16, 3), "fp32")),
+    "cpu": (("latent", (16, 3), "fp32"), ("log_densities", (16, 3), "fp32")),
 }
 # With 1 as the number of CTAs or programs that is enough, each takes the most tiles for any shape. The cut of the default
 # is among these, which shows how much two measurements of the same cut differ.
 _TILES = (1, 2, 4, 8, 16, 32, 64)
 CUTS: dict[tuple[str, str], tuple[Figures, ...]] = {
     ("cuda", "latent"): tuple({"enough_ctas": 1, "most_tiles": tiles} for tiles in _TILES),
-    ("cuda", "total_correlation"): tuple({"mixture_ctas": ctas} for ctas in (512, 1024, 2048, 4096)),
+    ("cuda", "log_densities"): tuple({"log_densities_ctas": ctas} for ctas in (512, 1024, 2048, 4096)),
     ("triton", "latent"): tuple({"MANY_PROGRAMS": 1, "MOST_TILES": tiles} for tiles in _TILES),
-    ("triton", "total_correlation"): tuple(
+    ("triton", "log_densities"): tuple(
         {"MANY_PROGRAMS": programs, "MOST_PARTS": parts}
         for programs, parts in product((512, 1024, 4096), (16, 32))
     ),
     ("cpp", "latent"): (),
-    ("cpp", "total_correlation"): (),
+    ("cpp", "log_densities"): (),
 }
 BACKENDS = {"cuda": ("cuda", "triton"), "cpu": ("cpp",)}
 DEFAULT = "default"

@@ -25,7 +25,7 @@ from benchmarks.machine_code import sass
 SOURCES = {
     "latent": ("latent_forward", "latent_backward", "reduce"),
     "likelihood": ("likelihood_forward", "likelihood_backward"),
-    "total_correlation": tuple(f"total_correlation_{part}" for part in ("prepare", "forward", "backward")),
+    "log_densities": tuple(f"log_densities_{part}" for part in ("prepare", "forward", "backward")),
 }
 ARCHS = ("sm_80", "sm_90", "sm_100")
 FLAGS = (

@@ -25,7 +25,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from benchmarks.machine_code import sass
-from benchmarks.machine_code.launches import latent, likelihood, total_correlation
+from benchmarks.machine_code.launches import latent, likelihood, log_densities
 
 _BUDGETS = Path(__file__).resolve().parents[2] / "benchmarks" / "budgets"
 # Op -> name -> function of a dtype that launches kernels. The launch measured is that of the kernel with which the name
@@ -33,7 +33,7 @@ _BUDGETS = Path(__file__).resolve().parents[2] / "benchmarks" / "budgets"
 VARIANTS = {
     "latent": latent.VARIANTS,
     "likelihood": likelihood.VARIANTS,
-    "total_correlation": total_correlation.VARIANTS,
+    "log_densities": log_densities.VARIANTS,
 }
 # Variants whose loads and stores of contiguous, aligned data must be 16 bytes wide.
 FULL_WIDTH = (*latent.FULL_WIDTH, *likelihood.FULL_WIDTH)

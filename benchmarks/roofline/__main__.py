@@ -22,7 +22,7 @@ from benchmarks.roofline.table import FILE, PAGE, entry, on_page, slower
 from betavae_fast.files import write_json
 
 _ARCHS = {"sm_90": 90, "sm_80": 80}
-_OF_PAIRS = "total_correlation"
+_OF_PAIRS = "log_densities"
 
 
 def _of_triton(op: str, arch: str) -> list[tuple[Row, Kernel]]:

@@ -11,11 +11,11 @@ from benchmarks.roofline.model import Kernel
 if TYPE_CHECKING:
     from benchmarks.machine_code.triton import Assembly
 
-# Number of channels by which the total correlation's loops over channels are weighted against those over pairs.
+# Number of channels by which the log densities' loops over channels are weighted against those over pairs.
 CHANNELS = 10
 _SIZES = {"float32": 4, "bfloat16": 2}
 _CUDA_TYPES = {"float": "float32", "BFloat16": "bfloat16"}
-_CUDA_THREADS = {"latent": 256, "likelihood": 256, "total_correlation": 128}
+_CUDA_THREADS = {"latent": 256, "likelihood": 256, "log_densities": 128}
 # Kernel -> (its name in the table, number of tensors of the input's dtype that it reads or writes, further bytes of an
 # element). All are variants that read and write 16 bytes at a time.
 _CUDA: dict[str, dict[str, tuple[str, int, float]]] = {
@@ -57,7 +57,7 @@ TRITON = {
         *("forward batchmean", "forward batchmean, uint8", "forward batchmean, bits", "backward sample"),
         *("finish batchmean", "forward sample, no gradient"),
     ),
-    "total_correlation": ("sum_densities mss", "row_gradients mss", "posterior_gradients mss"),
+    "log_densities": ("sum_densities mss", "row_gradients mss", "posterior_gradients mss"),
 }
 
 
@@ -92,7 +92,7 @@ def of_pairs(
 def of_cuda(op: str, arch: str) -> dict[Row, Kernel]:
     compiled = compile_op(op, arch)
     found: dict[Row, Kernel] = {}
-    for name, (pairs, exponentials) in _CUDA_PAIRS.items() if op == "total_correlation" else ():
+    for name, (pairs, exponentials) in _CUDA_PAIRS.items() if op == "log_densities" else ():
         code, resources = compiled[name].code, compiled[name].resources
         sizes = (resources["registers"], resources["shared_bytes"], _CUDA_THREADS[op])
         found[Row(op, "cuda", name, "float32", arch)] = of_pairs(code, *sizes, pairs, exponentials)

@@ -11,7 +11,6 @@ import typer
 
 from betavae_fast.choices import BenchDtype, BenchOp
 from betavae_fast.cli.errors import CommandError, usage_errors
-from betavae_fast.cli.threads import set_threads
 
 
 def bench(
@@ -46,6 +45,7 @@ def bench(
     from betavae_fast.bench.table import shown
     from betavae_fast.bench.timing import BRIEF
     from betavae_fast.training.device import resolve_device
+    from betavae_fast.training.process import set_threads
 
     console = Console(highlight=False)
     with usage_errors():

@@ -10,8 +10,8 @@ from torch import Tensor, distributed
 from betavae_fast.choices import Estimator
 from betavae_fast.functional.checks import FLOATING, check_tensor, choose_backend
 from betavae_fast.ops.backends import Backend, triton_serves
+from betavae_fast.ops.log_densities import KLParts
 from betavae_fast.ops.reductions import ESTIMATORS, kl_dtype
-from betavae_fast.ops.total_correlation import KLParts
 
 
 class KLDecomposition(NamedTuple):

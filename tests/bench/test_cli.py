@@ -36,10 +36,10 @@ def test_a_check_is_foretold_from_fewer_rows(monkeypatch):
     """
     monkeypatch.setattr(runner, "clock_of", lambda device: lambda work: 1.0)
     device = torch.device("cpu")
-    latent, total_correlation = get("latent"), get("total_correlation")
+    latent, log_densities = get("latent"), get("log_densities")
     _, forwards = line_up(latent, (2048, 10), device)
     assert runner.check_seconds(latent, (2048, 10), "fp32", device) == 4 * (2 + 2 * len(forwards))
-    assert runner.check_seconds(total_correlation, (32768, 10), "fp32", device) == 64**2 * 2
+    assert runner.check_seconds(log_densities, (32768, 10), "fp32", device) == 64**2 * 2
 
 
 def _bench(*options: str) -> int | str | None:
@@ -48,7 +48,7 @@ def _bench(*options: str) -> int | str | None:
     return stop.value.code
 
 
-@pytest.mark.parametrize("op", ["latent", "bernoulli_nll", "laplace_nll", "total_correlation"])
+@pytest.mark.parametrize("op", ["latent", "bernoulli_nll", "laplace_nll", "log_densities"])
 def test_it_says_what_is_gained(op, tmp_path, capsys):
     out = tmp_path / "figures.json"
     options = ("--op", op, "--batch", "24", "--latent-dim", "3", "--image", "1x4x5", "--out", str(out))
@@ -83,9 +83,9 @@ def test_half_precision_is_measured_in_half_precision(tmp_path, capsys):
         (("--device", "tpu9"), "tpu9"),
         (("--dtype", "int8"), "int8"),
         (("--batch", str(10**12)), "GiB of memory"),
-        (("--op", "total_correlation", "--batch", "1"), "a batch of 2"),
-        (("--op", "total_correlation", "--latent-dim", "1"), "is always 0: one channel has no"),
-        (("--op", "total_correlation", "--batch", str(10**6)), "a batch of 2 to 32768"),
+        (("--op", "log_densities", "--batch", "1"), "a batch of 2"),
+        (("--op", "log_densities", "--latent-dim", "1"), "is always 0: one channel has no"),
+        (("--op", "log_densities", "--batch", str(10**6)), "a batch of 2 to 32768"),
         (("--out", "/dev/null/figures.json"), "/dev/null"),
         (("--out", "."), "is a folder"),
     ],
@@ -127,7 +127,7 @@ def test_a_half_precision_sum_over_many_pixels_is_finite(tmp_path):
 @pytest.mark.parametrize(("shape", "runs"), [((1024, 32), True), ((8192, 1), False)])
 def test_eager_pairs_are_measured_where_they_fit_into_memory(shape, runs):
     """Eager keeps B × B × D numbers, more at (8192, 1) than at (1024, 32)."""
-    absent, _ = line_up(get("total_correlation"), shape, torch.device("cpu"))
+    absent, _ = line_up(get("log_densities"), shape, torch.device("cpu"))
     assert ("eager" not in absent) == runs
 
 

@@ -15,7 +15,7 @@ def test_on_a_cpu_it_runs_and_writes_what_it_has_tried(tmp_path, capsys):
     out = tmp_path / "tuning.json"
     assert tuning.main(["--device", "cpu", "--out", str(out)]) == 0
     tried = json.loads(out.read_text())["tried"]
-    assert [entry["op"] for entry in tried] == ["latent", "total_correlation"]
+    assert [entry["op"] for entry in tried] == ["latent", "log_densities"]
     assert all(entry["cuts"]["default"]["p50"] > 0 and not entry["failed"] for entry in tried)
     assert "1.000" in capsys.readouterr().out  # of the default
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import betavae_fast.data
+import betavae_fast.evaluation.evaluate
 from betavae_fast import cli
 from betavae_fast.data import ByteImages, DatasetError
 from tests import PATIENCE
@@ -60,7 +61,7 @@ def train(folder: Path, *options: str) -> None:
 def tiny_data():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(betavae_fast.data, "load_dataset", load)
-        patch.setattr(cli.train, "_evaluate", lambda *_: None)  # `evaluate` draws the same pictures again
+        patch.setattr(cli.train, "_summarise", lambda *_: None)  # `evaluate` draws the same pictures again
         yield
 
 
@@ -177,7 +178,7 @@ def test_an_interrupted_run_is_evaluated(runs, tmp_path):
 
 def test_results_that_cannot_be_written_are_refused_before_the_work(runs, tmp_path, capfd, monkeypatch):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(cli.evaluate, "_measure", None)  # must not be reached
+    monkeypatch.setattr(betavae_fast.evaluation.evaluate, "evaluate", None)  # must not be reached
     assert run("evaluate", str(runs / "two"), f"--out={tmp_path / 'file' / 'results'}") == 2
     error = capfd.readouterr().err
     assert "no results can be written there" in error and "--out" in error and error.count("\n") == 1

@@ -26,7 +26,7 @@ from betavae_fast import (
 )
 from betavae_fast.functional import reparameterize_kl_packed
 from betavae_fast.noise import make_rng, normals
-from betavae_fast.ops import latent, likelihood, reductions, total_correlation
+from betavae_fast.ops import latent, likelihood, log_densities, reductions
 from betavae_fast.ops.reductions import ESTIMATORS, REDUCTIONS
 
 BACKENDS = ("reference", "eager")
@@ -99,7 +99,7 @@ def without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     """Call operators as the Python functions they are, so that a mode sees their inside."""
     monkeypatch.setattr(reductions, "_WITHOUT_FLOAT64", ("cpu",))
     for backend in BACKENDS:
-        for module in (latent, likelihood, total_correlation):
+        for module in (latent, likelihood, log_densities):
             name = module.__name__.rpartition(".")[2]
             functions = importlib.import_module(f"betavae_fast.ops.{backend}.{name}")
             for handles in vars(module).values():

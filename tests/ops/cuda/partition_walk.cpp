@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "../../../csrc/cuda/partition.h"
-#include "../../../csrc/cuda/total_correlation.h"
+#include "../../../csrc/cuda/log_densities.h"
 
 using namespace betavae_fast;
 using namespace betavae_fast::cuda;

@@ -28,8 +28,8 @@ def likelihood():
 
 
 @pytest.fixture(scope="module")
-def total_correlation():
-    return cuda.measure("total_correlation", ARCH)
+def log_densities():
+    return cuda.measure("log_densities", ARCH)
 
 
 @pytest.fixture(params=cuda.SOURCES)
@@ -100,7 +100,7 @@ def test_likelihood_kernels_move_a_group_at_a_time(likelihood):
         assert figures["stores_16"] == 1 + (4 * group // 16 if reduction == "0" else 0), match[0]
 
 
-def test_pairs_cost_what_was_counted(total_correlation):
+def test_pairs_cost_what_was_counted(log_densities):
     """The test counts the instructions of a pair and dim, special functions and fused multiply-adds among them."""
     per_pair = {
         (kernel, loop["ffma"] / pairs): (loop["instructions"] / pairs, loop["mufu"] / pairs)
@@ -110,7 +110,7 @@ def test_pairs_cost_what_was_counted(total_correlation):
             ("sweep<(Owner)0>", 16),
             ("sweep<(Owner)1>", 16),
         )
-        for loop in total_correlation[kernel]["inner_loops"]
+        for loop in log_densities[kernel]["inner_loops"]
     }
     for loop, (instructions, special) in {
         ("joint", 1.0): (4, 0),
