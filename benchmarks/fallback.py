@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from math import log, pi
 from typing import Any
 
@@ -115,25 +116,16 @@ def _plain_laplace(x: Tensor, t: Tensor) -> Tensor:
 
 
 def _likelihoods() -> Iterator[Case]:
-    for name, ours, plain in (
+    nlls: tuple[tuple[str, Callable[..., Tensor], Callable[..., Tensor]], ...] = (
         ("bernoulli_nll", bernoulli_nll, _plain_bernoulli),
         ("gaussian_nll", gaussian_nll, _plain_gaussian),
         ("laplace_nll", laplace_nll, _plain_laplace),
-    ):
-        for kind in _TARGETS:
-            forward = partial(_with_target, kind, plain, True)
-            op = replace(
-                likelihood.BERNOULLI,
-                formula=partial(_with_target, "float", plain, True),
-                setup=partial(likelihood.setup, binary=True),
-            )
-            yield Case(
-                f"{name} {kind}",
-                op,
-                forward,
-                partial(_with_target, kind, partial(ours, backend=BACKEND), False),
-                IMAGES,
-            )
+    )
+    for (name, nll, plain), kind in product(nlls, _TARGETS):
+        formula = partial(_with_target, "float", plain, True)
+        op = replace(likelihood.BERNOULLI, formula=formula, setup=partial(likelihood.setup, binary=True))
+        ours = partial(_with_target, kind, partial(nll, backend=BACKEND), False)
+        yield Case(f"{name} {kind}", op, partial(_with_target, kind, plain, True), ours, IMAGES)
 
 
 def _with_target(

@@ -147,10 +147,6 @@ class Results(Provenance):
     def measured(self) -> bool:
         return bool(self.measurements)
 
-    @property
-    def file_name(self) -> str:
-        return f"{self.op}-{self.machine['kind']}.json"
-
     def speedup(self, measurement: Measurement, over: str) -> float | None:
         """The speed-up over "eager", or over torch.compile's fastest mode ("compile"); None if it did not run.
 
