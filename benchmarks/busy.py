@@ -13,14 +13,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from benchmarks import ROOT
 from benchmarks.arguments import positive
 from benchmarks.pages import markdown
+from benchmarks.processes import started
 from benchmarks.study import Run, Study, StudyError
 from benchmarks.training import images_per_second
 from betavae_fast.bench.results import Provenance
@@ -43,18 +45,6 @@ class Setting:
 class Busy(Provenance):
     steps: int
     settings: tuple[Setting, ...]
-
-
-@contextmanager
-def spinning(count: int) -> Iterator[None]:
-    """Keep ``count`` cores busy with one process each."""
-    processes = [subprocess.Popen([sys.executable, "-c", _SPIN]) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
 
 
 def train(runs: int, steps: int, threads: int, wait_policy: str) -> tuple[float, ...]:
@@ -95,7 +85,9 @@ def measure(run: Run) -> Iterator[Busy]:
         ("nothing", 0, 1, "ACTIVE"),
         ("one busy process", 1, 1, "ACTIVE"),
     ):
-        with run.console.status(f"beside {beside}"), spinning(spinners):
+        with run.console.status(f"beside {beside}"), ExitStack() as held:
+            for _ in range(spinners):
+                held.enter_context(started((sys.executable, "-c", _SPIN), ROOT, {}))
             rates = train(runs, steps, threads, policy)
         settings = (*settings, Setting(beside, threads, policy, rates))
     yield Busy(**run.origin, steps=steps, settings=settings)

@@ -8,10 +8,9 @@ from typing import Any
 from benchmarks import RESULTS, ROOT
 from benchmarks.machine_code import sass
 from benchmarks.pages import markdown
-from benchmarks.roofline import pipes
 from benchmarks.roofline.kernels import Row
 from benchmarks.roofline.machines import MACHINES
-from benchmarks.roofline.model import Kernel, predict, resident_threads
+from benchmarks.roofline.model import Kernel, accesses, by_pipe, predict, resident_threads
 from betavae_fast.files import read_json
 
 FILE = RESULTS / "roofline" / "roofline.json"
@@ -22,13 +21,13 @@ TOLERANCE = 0.01
 
 def entry(row: Row, kernel: Kernel) -> dict[str, Any]:
     opcodes = sass.opcodes(kernel.code)
-    per_element = {name: round(n / kernel.elements, 2) for name, n in sorted(pipes.by_pipe(opcodes).items())}
+    per_element = {name: round(n / kernel.elements, 2) for name, n in sorted(by_pipe(opcodes).items())}
     machines = [machine for machine in MACHINES if machine.arch == row.arch]
     return {
         **row._asdict(),
         "bytes_per_element": kernel.bytes,
         "elements_of_a_round": kernel.elements,
-        "accesses_of_a_round": pipes.accesses(opcodes),
+        "accesses_of_a_round": accesses(opcodes),
         "instructions_per_element": {"all": round(len(opcodes) / kernel.elements, 2)} | per_element,
         "registers": kernel.registers,
         "shared_bytes": kernel.shared_bytes,

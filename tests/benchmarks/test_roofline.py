@@ -5,7 +5,7 @@ import pytest
 from benchmarks import RESULTS
 from benchmarks.machine_code import sass
 from benchmarks.pages import between
-from benchmarks.roofline import pipes, table
+from benchmarks.roofline import model, table
 from benchmarks.roofline.kernels import Row
 from benchmarks.roofline.machines import A100, H100, MACHINES
 from benchmarks.roofline.model import Kernel, predict, resident_threads
@@ -52,12 +52,12 @@ def test_a_uniform_branch_is_conditional():
     ],
 )
 def test_pipes(opcode, pipe, places):
-    assert (pipes.pipe(opcode), pipes.places(opcode)) == (pipe, places)
+    assert (model.pipe(opcode), model.places(opcode)) == (pipe, places)
 
 
 def test_widths():
     opcodes = ["LDG.E.128", "LDG.E.128.CONSTANT", "LDG.E.64", "LDG.E", "LDG.E.U8", "STG.E.U16", "LDS.128"]
-    assert pipes.accesses(opcodes) == {"LDG 1": 1, "LDG 16": 2, "LDG 4": 1, "LDG 8": 1, "STG 2": 1}
+    assert model.accesses(opcodes) == {"LDG 1": 1, "LDG 16": 2, "LDG 4": 1, "LDG 8": 1, "STG 2": 1}
 
 
 def kernel(registers=32, shared=0, **counts):
