@@ -22,7 +22,7 @@ from betavae_fast.bench.units import seconds
 from betavae_fast.functional import reparameterize_kl
 from betavae_fast.functional.checks import choose_backend
 from betavae_fast.noise import make_rng
-from betavae_fast.ops.latent import BACKWARD, FORWARD, LatentForward
+from betavae_fast.ops.latent import BACKWARD, FORWARD, LatentForwardFunction
 from betavae_fast.ops.reductions import REDUCTIONS
 
 SHAPE = (64, 10)
@@ -64,7 +64,7 @@ def tasks(device: torch.device) -> tuple[str, tuple[Task, ...]]:
         return torch.autograd.grad(tuple(reparameterize_kl(mu, logvar)), (mu, logvar), grads)
 
     def function(_: object) -> object:
-        outputs = LatentForward.apply(mu, logvar, rng, None, settings, backend)
+        outputs = LatentForwardFunction.apply(mu, logvar, rng, None, settings, backend)
         return torch.autograd.grad(outputs, (mu, logvar), grads)
 
     plain, whole = (mu.detach(), logvar.detach()), tuple(g.detach() for g in grads)

@@ -51,8 +51,8 @@ CUTS: dict[tuple[str, str], tuple[Figures, ...]] = {
     ("cuda", "log_densities"): tuple({"log_densities_ctas": ctas} for ctas in (512, 1024, 2048, 4096)),
     ("triton", "latent"): tuple({"MANY_PROGRAMS": 1, "MOST_TILES": tiles} for tiles in _TILES),
     ("triton", "log_densities"): tuple(
-        {"MANY_PROGRAMS": programs, "MOST_PARTS": parts}
-        for programs, parts in product((512, 1024, 4096), (16, 32))
+        {"MANY_PROGRAMS": programs, "MOST_SPLITS": splits}
+        for programs, splits in product((512, 1024, 4096), (16, 32))
     ),
     ("cpp", "latent"): (),
     ("cpp", "log_densities"): (),

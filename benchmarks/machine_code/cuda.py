@@ -53,7 +53,7 @@ def budget_file(op: str) -> Path:
 
 
 def _names(mangled: Iterable[str]) -> dict[str, str]:
-    """The short names, such as ``forward<float, true, true, (Kl)2>``, by mangled name."""
+    """The short names, such as ``forward<float, true, true, (Reduction)1>``, by mangled name."""
     mangled = list(mangled)
     full = subprocess.run(
         ["c++filt", *mangled], capture_output=True, text=True, check=True

@@ -37,8 +37,8 @@ def setup(shape: Shape, dtype: torch.dtype, device: torch.device, seed: int) -> 
 
 
 def _log_normal(z: Tensor, mu: Tensor | float, logvar: Tensor | float) -> Tensor:
-    spread = torch.exp(-0.5 * logvar) if isinstance(logvar, Tensor) else 1.0
-    return -0.5 * (((z - mu) * spread) ** 2 + logvar + log(2 * pi))
+    inverse = torch.exp(-0.5 * logvar) if isinstance(logvar, Tensor) else 1.0
+    return -0.5 * (((z - mu) * inverse) ** 2 + logvar + log(2 * pi))
 
 
 def _aggregated(rows: Tensor, z: Tensor, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from betavae_fast.ops.gradients import differentiated_twice
 from betavae_fast.ops.kl_parts import PARTS, PARTS_BACKWARD, SMALLEST_LOGVAR, kl_parts
 from betavae_fast.ops.operators import Operator
 from betavae_fast.ops.reductions import widest_dtype
@@ -32,7 +33,7 @@ BACKWARD = Operator(
 )
 
 
-class KLParts(torch.autograd.Function):
+class KLPartsFunction(torch.autograd.Function):
     """(z, mu, logvar, all_mu, all_logvar, settings, backend) -> parts, as ``ops/kl_parts.py`` defines them.
 
     all_mu, all_logvar: the posteriors that q is made of, if they differ from z's own; else None.
@@ -50,7 +51,7 @@ class KLParts(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         z, mu, logvar, all_mu, all_logvar, posteriors_logvar, joint, marginals = ctx.saved_tensors
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if differentiated_twice():
             return *_differentiable(grad, (z, mu, logvar, all_mu, all_logvar), ctx.settings), None, None
         of_joint, of_marginals = ((grad[1:] - grad[:-1]) / len(z)).to(joint.dtype).unbind()
         grad_z, *of_posteriors = BACKWARD[ctx.backend](
@@ -78,7 +79,7 @@ def _clamped(logvar: Tensor) -> Tensor:
 def _differentiable(
     grad: Tensor, inputs: tuple[Tensor | None, ...], settings: tuple[int, int, int]
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of ``inputs``, computed by plain torch code, which is differentiable to any order.
+    """The gradients of ``inputs`` in plain torch code.
 
     They are those of aliases: z may have been computed from μ and log σ², and autograd itself follows that path.
     """

@@ -12,12 +12,12 @@
 namespace betavae_fast {
 namespace {
 
-using cuda::Cut;
 using cuda::LogDensitiesBackward;
 using cuda::LogDensitiesForward;
 using cuda::LogDensitiesProblem;
 using cuda::LogSums;
 using cuda::Matrix;
+using cuda::Splits;
 
 // A matrix; a vector becomes a single column.
 Matrix matrix(const Tensor& x) { return {x.data_ptr(), x.stride(0), x.dim() == 2 ? x.stride(1) : 0}; }
@@ -63,15 +63,15 @@ void describe(LogDensitiesProblem& p, Workspace& workspace, const LogDensitiesCa
 
 // Cuts the posteriors that each row streams into splits. The splits do not depend on the number of rows, so shards of a
 // batch get the bits of the whole batch.
-Cut cut_posteriors(const LogDensitiesProblem& p, int64_t ctas_a_tile) {
-  return Cut(p.posterior_stride / cuda::own * ctas_a_tile, p.posteriors, cuda::tuning);
+Splits split_posteriors(const LogDensitiesProblem& p, int64_t ctas_a_tile) {
+  return Splits(p.posterior_stride / cuda::own * ctas_a_tile, p.posteriors, cuda::tuning);
 }
 
 struct LogDensitiesCuda : Cuda {
   // Refuses sizes for which the largest grid, with one CTA for each tile of rows, dim and split, would be too large.
   static void check(const LogDensitiesCall& call) {
     const int64_t tiles = cuda::tiles_of(call.mu.size(0), cuda::own),
-                  most = std::numeric_limits<int32_t>::max() / Cut::max_splits;
+                  most = std::numeric_limits<int32_t>::max() / Splits::max_splits;
     STD_TORCH_CHECK(tiles * (call.z.size(1) + 1) <= most, "the cuda backend does not take ", call.mu.numel(),
                     " elements at once");
   }
@@ -80,10 +80,10 @@ struct LogDensitiesCuda : Cuda {
     LogDensitiesForward p;
     Workspace workspace;
     describe(p, workspace, call);
-    p.of_joint.cut = cut_posteriors(p, 1);
-    if (p.dims > 0) p.of_marginals.cut = cut_posteriors(p, p.dims);
+    p.of_joint.splits = split_posteriors(p, 1);
+    if (p.dims > 0) p.of_marginals.splits = split_posteriors(p, p.dims);
     for (LogSums* sums : {&p.of_joint, &p.of_marginals}) {
-      const int64_t size = sums->cut.splits * p.row_stride * (sums == &p.of_joint ? 1 : p.dims);
+      const int64_t size = sums->splits.count * p.row_stride * (sums == &p.of_joint ? 1 : p.dims);
       workspace.add(sums->maximum, size);
       workspace.add(sums->sum, size);
     }
@@ -104,11 +104,11 @@ struct LogDensitiesCuda : Cuda {
     p.marginals_in = matrix(logs.marginals);
     for (float** array : {&p.grad_joint, &p.joint}) workspace.add(*array, p.row_stride);
     for (float** array : {&p.grad_marginals, &p.marginals}) workspace.add(*array, p.dims * p.row_stride);
-    p.of_rows = cut_posteriors(p, 1);
-    p.of_posteriors = Cut(p.posterior_stride / cuda::own, p.rows, cuda::tuning);
-    workspace.add(p.joint_mass, p.of_rows.splits * p.row_stride);
-    workspace.add(p.row_sums, p.of_rows.splits * cuda::kept_sums * p.dims * p.row_stride);
-    workspace.add(p.posterior_sums, p.of_posteriors.splits * cuda::kept_sums * p.dims * p.posterior_stride);
+    p.of_rows = split_posteriors(p, 1);
+    p.of_posteriors = Splits(p.posterior_stride / cuda::own, p.rows, cuda::tuning);
+    workspace.add(p.joint_mass, p.of_rows.count * p.row_stride);
+    workspace.add(p.row_sums, p.of_rows.count * cuda::kept_sums * p.dims * p.row_stride);
+    workspace.add(p.posterior_sums, p.of_posteriors.count * cuda::kept_sums * p.dims * p.posterior_stride);
     p.grad_z = grads.z.data_ptr();
     p.grad_mu = grads.mu.data_ptr();
     p.grad_logvar = grads.logvar.data_ptr();

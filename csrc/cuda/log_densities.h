@@ -22,19 +22,19 @@ inline int64_t padded(int64_t count) { return tiles_of(count, own) * own; }
 // the tuning. There are enough of them to fill a GPU, but few, because the sums of each are kept until they are added
 // up in order. Splitting never makes more CTAs than wanted: a few more than a GPU holds at once would take as long as
 // all the others together.
-struct Cut {
+struct Splits {
   static constexpr int64_t max_splits = 32;
-  int64_t splits = 0, tiles = 0;  // number of splits, and of tiles in a split
+  int64_t count = 0, tiles = 0;  // number of splits, and of tiles in a split
 
-  Cut() = default;
-  Cut(int64_t ctas, int64_t streamed, Tuning tuned) : all_(tiles_of(streamed, others)) {
+  Splits() = default;
+  Splits(int64_t ctas, int64_t streamed, Tuning tuned) : all_(tiles_of(streamed, others)) {
     const int64_t wanted = ctas < tuned.log_densities_ctas ? tuned.log_densities_ctas / ctas : 1;
     tiles = tiles_of(all_, wanted < max_splits ? wanted : max_splits);
-    splits = tiles_of(all_, tiles);
+    count = tiles_of(all_, tiles);
   }
 
   BVF_INLINE int64_t first_tile(int64_t split) const { return split * tiles; }
-  BVF_INLINE int64_t last_tile(int64_t split) const { return split + 1 < splits ? (split + 1) * tiles : all_; }
+  BVF_INLINE int64_t last_tile(int64_t split) const { return split + 1 < count ? (split + 1) * tiles : all_; }
 
  private:
   int64_t all_ = 0;
@@ -60,7 +60,7 @@ struct LogDensitiesProblem {
 // The maximum of the terms in base 2 and the sum of 2^(term - maximum), for every row and every split of the
 // posteriors: [split][row], or [split][d][row].
 struct LogSums {
-  Cut cut;
+  Splits splits;
   float *maximum, *sum;
 };
 
@@ -78,7 +78,7 @@ struct LogDensitiesBackward : LogDensitiesProblem {
   Matrix grad_joint_in, grad_marginals_in, joint_in, marginals_in;
   float *joint, *marginals;            // in base 2, without the weight of all pairs
   float *grad_joint, *grad_marginals;  // divided by the sum of the responsibilities
-  Cut of_rows, of_posteriors;
+  Splits of_rows, of_posteriors;
   float* joint_mass;      // [split][row]: sum of the joint's responsibilities
   float* row_sums;        // [split][the joint's pull, the marginal's pull, the marginal's mass][d][row]
   float* posterior_sums;  // [split][mass, pull, stretch][d][posterior]

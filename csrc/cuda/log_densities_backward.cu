@@ -122,14 +122,14 @@ template <Owner owner>
 __global__ void __launch_bounds__(log_densities_threads) sweep(const __grid_constant__ LogDensitiesBackward p) {
   __shared__ __align__(16) float shared[others * own];
   using Sides = Side<owner>;
-  const Cut& cut = Sides::owns_rows ? p.of_rows : p.of_posteriors;
+  const Splits& splits = Sides::owns_rows ? p.of_rows : p.of_posteriors;
   const int64_t stride = Sides::owns_rows ? p.row_stride : p.posterior_stride, own_tiles = stride / own;
   const int64_t first_own = blockIdx.x % own_tiles * own, split = blockIdx.x / own_tiles;
   float* const kept = (Sides::owns_rows ? p.row_sums : p.posterior_sums) + split * kept_sums * p.dims * stride +
                       first_own + lane() * own_each;
   float joint_mass[own_each] = {};
 #pragma unroll 1
-  for (int64_t tile = cut.first_tile(split); tile < cut.last_tile(split); ++tile) {
+  for (int64_t tile = splits.first_tile(split); tile < splits.last_tile(split); ++tile) {
     const Sides side = {first_own, tile * others};
     const bool weighted = side.has_own_weights(p);
     share_joint(p, side, weighted, shared, joint_mass);
@@ -141,7 +141,7 @@ __global__ void __launch_bounds__(log_densities_threads) sweep(const __grid_cons
 #pragma unroll
       for (int s = 0; s < kept_sums; ++s) {
         float* const to = kept + (s * p.dims + d) * stride;
-        if (tile > cut.first_tile(split)) {
+        if (tile > splits.first_tile(split)) {
           float before[own_each];
           load_group(to, before);
 #pragma unroll
@@ -177,9 +177,9 @@ __global__ void __launch_bounds__(log_densities_threads) finish_rows(const __gri
   const int64_t at = d * p.row_stride + row, kind = p.dims * p.row_stride;
   double of_joint = 0.0, of_marginal = 0.0;
   if (row < p.rows) {
-    const auto sum = [&](int s) { return total(p.row_sums + s * kind + at, p.of_rows.splits, kept_sums * kind); };
+    const auto sum = [&](int s) { return total(p.row_sums + s * kind + at, p.of_rows.count, kept_sums * kind); };
     of_joint =
-        divided(number<double>(p.grad_joint_in, row, 0), total(p.joint_mass + row, p.of_rows.splits, p.row_stride));
+        divided(number<double>(p.grad_joint_in, row, 0), total(p.joint_mass + row, p.of_rows.count, p.row_stride));
     of_marginal = divided(number<double>(p.grad_marginals_in, row, d), sum(2));
     const double pull = of_joint * sum(0) + of_marginal * sum(1);
     narrow(static_cast<float>(-pull / (k_scale<double> * k_scale<double>)),
@@ -198,7 +198,7 @@ __global__ void __launch_bounds__(log_densities_threads)
   const int64_t from = d * p.posterior_stride + posterior, to = posterior * p.dims + d,
                 kind = p.dims * p.posterior_stride;
   const auto sum = [&](int s) {
-    return total(p.posterior_sums + s * kind + from, p.of_posteriors.splits, kept_sums * kind);
+    return total(p.posterior_sums + s * kind + from, p.of_posteriors.count, kept_sums * kind);
   };
   const double inverse = p.inverse_width[from];
   narrow(static_cast<float>(sum(1) * inverse / (k_scale<double> * k_scale<double>)), static_cast<T*>(p.grad_mu)[to]);
@@ -216,9 +216,9 @@ const char* log_densities_backward(const LogDensitiesBackward& p, void* stream) 
     const auto finished_rows = finish_rows<decltype(element)>;
     const auto finished_posteriors = finish_posteriors<decltype(element)>;
     const int64_t row_tiles = p.row_stride / own, posterior_tiles = p.posterior_stride / own;
-    const auto row_ctas = static_cast<unsigned>(row_tiles * p.of_rows.splits);
+    const auto row_ctas = static_cast<unsigned>(row_tiles * p.of_rows.count);
     const auto row_elements = static_cast<unsigned>(row_tiles * p.dims);
-    const auto posterior_ctas = static_cast<unsigned>(posterior_tiles * p.of_posteriors.splits);
+    const auto posterior_ctas = static_cast<unsigned>(posterior_tiles * p.of_posteriors.count);
     const auto posterior_elements = static_cast<unsigned>(posterior_tiles * p.dims);
     rows<<<row_ctas, log_densities_threads, 0, static_cast<cudaStream_t>(stream)>>>(p);
     finished_rows<<<row_elements, log_densities_threads, 0, static_cast<cudaStream_t>(stream)>>>(p);

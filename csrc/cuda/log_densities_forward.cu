@@ -48,10 +48,10 @@ __global__ void __launch_bounds__(log_densities_threads) joint(const __grid_cons
   const int64_t row_tiles = p.row_stride / own, first_row = blockIdx.x % row_tiles * own,
                 split = blockIdx.x / row_tiles;
   const int64_t row = first_row + lane() * own_each;
-  const Cut& cut = p.of_joint.cut;
+  const Splits& splits = p.of_joint.splits;
   LogSum of_rows[own_each];
 #pragma unroll 1
-  for (int64_t tile = cut.first_tile(split); tile < cut.last_tile(split); ++tile) {
+  for (int64_t tile = splits.first_tile(split); tile < splits.last_tile(split); ++tile) {
     const int64_t posterior = tile * others + warp() * others_each;
     float terms[own_each][others_each], peaks[others_each];
     negated_squares(p, row, posterior, terms);
@@ -70,12 +70,12 @@ __global__ void __launch_bounds__(log_densities_threads) joint(const __grid_cons
 __global__ void __launch_bounds__(log_densities_threads) marginals(const __grid_constant__ LogDensitiesForward p) {
   const int64_t row_tiles = p.row_stride / own, first_row = blockIdx.x % row_tiles * own, item = blockIdx.x / row_tiles;
   const int64_t d = item % p.dims, split = item / p.dims, row = first_row + lane() * own_each;
-  const Cut& cut = p.of_marginals.cut;
+  const Splits& splits = p.of_marginals.splits;
   LogSum of_rows[own_each];
   float z[own_each];
   load_group(p.z + d * p.row_stride + row, z);
 #pragma unroll 1
-  for (int64_t tile = cut.first_tile(split); tile < cut.last_tile(split); ++tile) {
+  for (int64_t tile = splits.first_tile(split); tile < splits.last_tile(split); ++tile) {
     const int64_t posterior = tile * others + warp() * others_each, from = d * p.posterior_stride + posterior;
     float terms[own_each][others_each], mu[others_each], inverse[others_each], peaks[others_each];
     load_group(p.mu + from, mu);
@@ -96,10 +96,10 @@ __global__ void __launch_bounds__(log_densities_threads) marginals(const __grid_
 }
 
 // Merges the splits' sums of one row, or of one row and dim, into its log-density. The sums are `stride` apart.
-__device__ __forceinline__ double value(const LogSums& parts, int64_t at, int64_t stride, double weight) {
+__device__ __forceinline__ double value(const LogSums& sums, int64_t at, int64_t stride, double weight) {
   LogSum total;
-  for (int64_t split = 0; split < parts.cut.splits; ++split, at += stride)
-    total.merge({parts.maximum[at], parts.sum[at]});
+  for (int64_t split = 0; split < sums.splits.count; ++split, at += stride)
+    total.merge({sums.maximum[at], sums.sum[at]});
   return ln_2<double> * (static_cast<double>(total.maximum) + std::log2(static_cast<double>(total.sum)) + weight);
 }
 
@@ -119,8 +119,8 @@ __global__ void __launch_bounds__(log_densities_threads) finish(const __grid_con
 const char* log_densities_forward(const LogDensitiesForward& p, void* stream) {
   if (const char* error = prepare_inputs(p, stream)) return error;
   const int64_t row_tiles = p.row_stride / own;
-  const auto joint_ctas = static_cast<unsigned>(row_tiles * p.of_joint.cut.splits);
-  const auto marginal_ctas = static_cast<unsigned>(row_tiles * p.dims * p.of_marginals.cut.splits);
+  const auto joint_ctas = static_cast<unsigned>(row_tiles * p.of_joint.splits.count);
+  const auto marginal_ctas = static_cast<unsigned>(row_tiles * p.dims * p.of_marginals.splits.count);
   const auto finish_ctas = static_cast<unsigned>(row_tiles * (p.dims + 1));
   joint<<<joint_ctas, log_densities_threads, 0, static_cast<cudaStream_t>(stream)>>>(p);
   if (p.dims > 0) marginals<<<marginal_ctas, log_densities_threads, 0, static_cast<cudaStream_t>(stream)>>>(p);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ from torch._dynamo.exc import TorchDynamoException
 
 from betavae_fast import cli
 from betavae_fast.bench import contenders, runner
-from betavae_fast.bench.registry import get
+from betavae_fast.bench.registry import get, op_names
 from betavae_fast.bench.results import Results
 from betavae_fast.bench.runner import line_up
 from betavae_fast.bench.timing import QUICK
+from betavae_fast.choices import BenchOp
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +23,10 @@ def brief(monkeypatch):
     """Take few samples, and leave out torch.compile, which takes longer than everything else."""
     monkeypatch.setattr("betavae_fast.bench.timing.BRIEF", QUICK)
     monkeypatch.setattr(contenders, "no_compiler", lambda device: "left out of this test")
+
+
+def test_the_command_line_names_every_op():
+    assert get_args(BenchOp) == op_names()
 
 
 def test_what_takes_long_says_so_beforehand(monkeypatch, capsys):

@@ -52,8 +52,8 @@ def test_tritons_launches_are_cut_otherwise_within_the_block_only(backend, op):
     def launches():
         """The cuts of a large problem and of a small one."""
         if op == "latent":
-            return module.row_tiling(1 << 20, 64), module.row_tiling(4096, 10)
-        return module._Parts.of(2048, 2048, 16), module._Parts.of(8192, 8192, 16)
+            return module.row_partition(1 << 20, 64), module.row_partition(4096, 10)
+        return module._Splits.of(2048, 2048, 16), module._Splits.of(8192, 8192, 16)
 
     default, found = launches(), set()
     for figures in tuning.CUTS[backend, op]:

@@ -41,3 +41,4 @@ VARIANTS: dict[str, Callable[[torch.dtype], None]] = {
     }.items()
     for estimator in ESTIMATORS
 }
+FULL_WIDTH: tuple[str, ...] = ()

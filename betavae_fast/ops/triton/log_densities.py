@@ -1,4 +1,4 @@
-"""The aggregated posterior's log-densities in Triton: the tables, the launches, and the sum of the parts."""
+"""The aggregated posterior's log-densities in Triton: the tables, the launches, and the sums over the splits."""
 
 # mypy: disable-error-code="import-untyped,no-untyped-call"
 from __future__ import annotations
@@ -10,11 +10,10 @@ import torch
 import triton
 from torch import Tensor
 
-from betavae_fast.ops.operators import library
 from betavae_fast.ops.reductions import ESTIMATORS
 from betavae_fast.ops.triton import log_densities_kernels as kernels
 from betavae_fast.ops.triton import log_densities_tables as tables
-from betavae_fast.ops.triton.numerics import INTERPRETED
+from betavae_fast.ops.triton.registration import refuse_float64, register
 
 # Rows or posteriors that a program owns, one for each thread.
 OWN = 128
@@ -22,8 +21,8 @@ OWN = 128
 # own, which take registers. Without maxnreg, the assembler keeps to 96 or 128 registers and spills some.
 SUM_OPTIONS = {"TILE": 16, "maxnreg": 72}
 GRADIENT_OPTIONS = {"TILE": 32, "NEAR_TILE": 16, "maxnreg": 168}
-# The streamed side is cut into parts until there are MANY_PROGRAMS; each part has results of its own.
-MANY_PROGRAMS, MOST_PARTS = 1024, 16
+# The streamed side is cut into splits until there are MANY_PROGRAMS; each split has results of its own.
+MANY_PROGRAMS, MOST_SPLITS = 1024, 16
 # No exact bits are promised here, so the compiler may fuse products and sums.
 _OPTIONS: dict[str, Any] = {"num_warps": OWN // 32, "enable_fp_fusion": True}
 _TABLE_OPTIONS: dict[str, Any] = {"BLOCK": OWN, "DIMS": 16, "num_warps": 8, "enable_fp_fusion": True}
@@ -33,20 +32,20 @@ def _blocks(columns: int) -> int:
     return triton.cdiv(columns, OWN)
 
 
-class _Parts(NamedTuple):
-    """The tiles of the streamed side, in parts of ``part_tiles``."""
+class _Splits(NamedTuple):
+    """The tiles of the streamed side, in splits of ``split_tiles``."""
 
     number: int
     tiles: int
-    part_tiles: int
+    split_tiles: int
 
     @classmethod
-    def of(cls, owned: int, streamed: int, tile: int) -> _Parts:
+    def of(cls, owned: int, streamed: int, tile: int) -> _Splits:
         """Cut by shape alone, so that the same sums are rounded alike on every GPU."""
         tiles = triton.cdiv(streamed, tile)
-        most = min(tiles, MOST_PARTS, triton.cdiv(MANY_PROGRAMS, _blocks(owned)))
-        part_tiles = triton.cdiv(tiles, most)
-        return cls(triton.cdiv(tiles, part_tiles), tiles, part_tiles)
+        most = min(tiles, MOST_SPLITS, triton.cdiv(MANY_PROGRAMS, _blocks(owned)))
+        split_tiles = triton.cdiv(tiles, most)
+        return cls(triton.cdiv(tiles, split_tiles), tiles, split_tiles)
 
 
 class _Problem:
@@ -55,11 +54,7 @@ class _Problem:
     def __init__(
         self, z: Tensor, mu: Tensor, logvar: Tensor, first_row: int, dataset_size: int, estimator: int
     ) -> None:
-        if z.dtype == torch.float64:
-            raise TypeError(
-                "log_densities: the triton backend computes in float32, got torch.float64;"
-                ' use backend="reference", or "cpp" on a CPU'
-            )
+        refuse_float64("log_densities", z)
         self.z, self.mu, self.logvar = z, mu, logvar
         self.first_row, self.dataset_size, self.estimator = first_row, dataset_size, estimator
         (self.rows, self.dims), self.posteriors = z.shape, len(mu)
@@ -102,7 +97,12 @@ class _Problem:
         return grad, log
 
     def launch(
-        self, kernel: Any, grid: tuple[int, ...], pointers: tuple[Tensor, ...], parts: _Parts, **options: Any
+        self,
+        kernel: Any,
+        grid: tuple[int, ...],
+        pointers: tuple[Tensor, ...],
+        splits: _Splits,
+        **options: Any,
     ) -> None:
         """Launch a kernel over pairs."""
         of_own = of_next = 0.0
@@ -114,18 +114,18 @@ class _Problem:
         kernel[grid](
             *pointers,
             *(_blocks(self.rows), _blocks(self.posteriors), self.posteriors, self.dims),
-            *(self.first_row, parts.tiles, parts.part_tiles, of_own, of_next),
+            *(self.first_row, splits.tiles, splits.split_tiles, of_own, of_next),
             ESTIMATOR=self.estimator,
             OWN=OWN,
             **options,
             **_OPTIONS,
         )
 
-    def sum_gradient(self, parts: Tensor, like: Tensor) -> Tensor:
-        """The sum of the shares (parts, dims, columns), with the shape and dtype of ``like``."""
+    def sum_gradient(self, partials: Tensor, like: Tensor) -> Tensor:
+        """The sum of the partial sums (splits, dims, columns), with the shape and dtype of ``like``."""
         grad = like.new_empty(like.shape)
         kernels.finish_gradient[(_blocks(len(like)) * self.dims,)](
-            *(parts, grad, len(like), self.dims, _blocks(len(like)), len(parts)), OWN=OWN, **_OPTIONS
+            *(partials, grad, len(like), self.dims, _blocks(len(like)), len(partials)), OWN=OWN, **_OPTIONS
         )
         return grad
 
@@ -136,15 +136,15 @@ def log_densities_forward(z: Tensor, mu: Tensor, logvar: Tensor, *settings: Any)
     if p.rows == 0:
         return joint, marginals
     with torch.cuda.device_of(z):
-        parts = _Parts.of(p.rows, p.posteriors, SUM_OPTIONS["TILE"])
-        maxima, totals = (p.table(p.dims + 1, parts.number, columns=p.rows) for _ in range(2))
+        splits = _Splits.of(p.rows, p.posteriors, SUM_OPTIONS["TILE"])
+        maxima, totals = (p.table(p.dims + 1, splits.number, columns=p.rows) for _ in range(2))
         pairs = (p.tabulate_rows(), *p.tabulate_posteriors(), maxima, totals)
         # Only the first axis of a grid can exceed 65,535, and flattened images may have more dims.
         programs = _blocks(p.rows) * (p.dims + 1)
-        p.launch(kernels.sum_densities, (programs * parts.number,), pairs, parts, **SUM_OPTIONS)
+        p.launch(kernels.sum_densities, (programs * splits.number,), pairs, splits, **SUM_OPTIONS)
         kernels.finish_densities[(programs,)](
             *(maxima, totals, joint, marginals),
-            *(p.rows, p.posteriors, p.dims, _blocks(p.rows), parts.number, p.dataset_size),
+            *(p.rows, p.posteriors, p.dims, _blocks(p.rows), splits.number, p.dataset_size),
             ESTIMATOR=p.estimator,
             OWN=OWN,
             **_OPTIONS,
@@ -169,17 +169,15 @@ def log_densities_backward(
         logs = p.tabulate_logs(grad_joint, grad_marginals, joint, marginals)
         pairs = (*logs, p.tabulate_rows(), *p.tabulate_posteriors())
         tile = GRADIENT_OPTIONS["TILE"]
-        parts = _Parts.of(p.rows, p.posteriors, tile)
-        grad_z = p.table(parts.number, p.dims, columns=p.rows).zero_()
-        grid = _blocks(p.rows), parts.number
-        p.launch(kernels.row_gradients, grid, (*pairs, grad_z), parts, **GRADIENT_OPTIONS)
-        parts = _Parts.of(p.posteriors, p.rows, tile)
-        grads = [p.table(parts.number, p.dims, columns=p.posteriors).zero_() for _ in range(2)]
-        grid = _blocks(p.posteriors), parts.number
-        p.launch(kernels.posterior_gradients, grid, (*pairs, *grads), parts, **GRADIENT_OPTIONS)
+        splits = _Splits.of(p.rows, p.posteriors, tile)
+        grad_z = p.table(splits.number, p.dims, columns=p.rows).zero_()
+        grid = _blocks(p.rows), splits.number
+        p.launch(kernels.row_gradients, grid, (*pairs, grad_z), splits, **GRADIENT_OPTIONS)
+        splits = _Splits.of(p.posteriors, p.rows, tile)
+        grads = [p.table(splits.number, p.dims, columns=p.posteriors).zero_() for _ in range(2)]
+        grid = _blocks(p.posteriors), splits.number
+        p.launch(kernels.posterior_gradients, grid, (*pairs, *grads), splits, **GRADIENT_OPTIONS)
         return p.sum_gradient(grad_z, z), p.sum_gradient(grads[0], mu), p.sum_gradient(grads[1], logvar)
 
 
-for _implementation in (log_densities_forward, log_densities_backward):
-    for _key in ("CUDA", "CPU") if INTERPRETED.value else ("CUDA",):
-        library.impl(f"{_implementation.__name__}_triton", _implementation, _key)
+register(log_densities_forward, log_densities_backward)

@@ -1,8 +1,8 @@
-"""The kernels over the aggregated posterior's pairs: sums of densities, gradients, and the sums of the parts.
+"""The kernels over the aggregated posterior's pairs: sums of densities, gradients, and the sums over the splits.
 
 A program owns OWN rows (or posteriors), one for each thread, and streams tiles of TILE posteriors (or rows) past them,
 whose numbers are the same for all threads. A tile's pairs stay in registers. The owned side is axis 1. Program
-(block, part) streams the tiles of one part. In tables with a line for the joint, it precedes the lines of the dims.
+(block, split) streams the tiles of one split. In tables with a line for the joint, it precedes the lines of the dims.
 """
 
 # mypy: disable-error-code="import-untyped,no-untyped-def,no-untyped-call,untyped-decorator"
@@ -24,14 +24,14 @@ from betavae_fast.ops.triton.log_densities_formulas import (
 
 _INFINITY = tl.constexpr(float("inf"))
 _DIMS_AT_ONCE = tl.constexpr(32)
-_SIZES = ["row_blocks", "posterior_blocks", "posteriors", "dims", "first_row", "tiles", "part_tiles"]
+_SIZES = ["row_blocks", "posterior_blocks", "posteriors", "dims", "first_row", "tiles", "split_tiles"]
 
 
 @triton.jit
-def _place(blocks, parts):
-    """(block, part, line) of a program. The programs of a line follow each other."""
+def _program(blocks, splits):
+    """(block, split, line) of a program. The programs of a line follow each other."""
     number = tl.program_id(0)
-    return number % blocks, number // blocks % parts, number // (blocks * parts)
+    return number % blocks, number // blocks % splits, number // (blocks * splits)
 
 
 @triton.jit
@@ -92,23 +92,23 @@ def _weighted(terms, row, posterior, pair_weights):
 @triton.jit(do_not_specialize=_SIZES)
 def sum_densities(
     z_ptr, center_ptr, inverse_ptr, peak_ptr, maxima_ptr, totals_ptr,
-    row_blocks, posterior_blocks, posteriors, dims, first_row, tiles, part_tiles, of_own, of_next,
+    row_blocks, posterior_blocks, posteriors, dims, first_row, tiles, split_tiles, of_own, of_next,
     ESTIMATOR: tl.constexpr, OWN: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Write the maximum and the total of a line's densities, (lines, parts, columns).
+    """Write the maximum and the total of a line's densities, (lines, splits, columns).
 
     Each dim makes a pass over the pairs of its own, so that its sums stay in registers.
     """
     row_columns = (row_blocks * OWN).to(tl.int64)
     tables = (z_ptr, center_ptr, inverse_ptr, peak_ptr, row_columns, (posterior_blocks * OWN).to(tl.int64))
     pair_weights = (first_row, posteriors, of_own, of_next)
-    parts = tl.cdiv(tiles, part_tiles)
+    splits = tl.cdiv(tiles, split_tiles)
     # The joint's programs take longest, and begin first.
-    block, part, line = _place(row_blocks, parts)
+    block, split, line = _program(row_blocks, splits)
     row_start = block * OWN
     column = row_start + tl.arange(0, OWN)
     maximum, total = tl.full([OWN], -_INFINITY, tl.float32), tl.zeros([OWN], tl.float32)
-    for tile in range(part * part_tiles, tl.minimum(tiles, (part + 1) * part_tiles)):
+    for tile in range(split * split_tiles, tl.minimum(tiles, (split + 1) * split_tiles)):
         row, posterior = column[None, :], (tile * TILE + tl.arange(0, TILE))[:, None]
         if line == 0:
             terms = _joint_terms(tables, row, posterior, dims)
@@ -117,23 +117,23 @@ def sum_densities(
         if _is_near(row_start, OWN, tile * TILE, TILE, pair_weights, ESTIMATOR):
             terms = _weighted(terms, row, posterior, pair_weights)
         maximum, total = add_powers(maximum, total, terms, 1.0)
-    at = (line * parts + part) * row_columns + column
+    at = (line * splits + split) * row_columns + column
     tl.store(maxima_ptr + at, maximum)
     tl.store(totals_ptr + at, total)
 
 
-@triton.jit(do_not_specialize=["rows", "posteriors", "dims", "blocks", "parts", "dataset_size"])
+@triton.jit(do_not_specialize=["rows", "posteriors", "dims", "blocks", "splits", "dataset_size"])
 def finish_densities(
-    maxima_ptr, totals_ptr, joint_ptr, marginals_ptr, rows, posteriors, dims, blocks, parts, dataset_size,
+    maxima_ptr, totals_ptr, joint_ptr, marginals_ptr, rows, posteriors, dims, blocks, splits, dataset_size,
     ESTIMATOR: tl.constexpr, OWN: tl.constexpr,
 ):  # fmt: skip
-    """Write the natural logarithms of one line, summed over the parts."""
+    """Write the natural logarithms of one line, summed over the splits."""
     columns = (blocks * OWN).to(tl.int64)
-    block, _, line = _place(blocks, 1)
+    block, _, line = _program(blocks, 1)
     row = block.to(tl.int64) * OWN + tl.arange(0, OWN)
     maximum, total = tl.full([OWN], -_INFINITY, tl.float32), tl.zeros([OWN], tl.float32)
-    for part in range(parts):
-        at = ((line * parts + part) * columns + row)[None, :]
+    for split in range(splits):
+        at = ((line * splits + split) * columns + row)[None, :]
         maximum, total = add_powers(maximum, total, tl.load(maxima_ptr + at), tl.load(totals_ptr + at))
     weight = log_weight(dataset_size, posteriors, ESTIMATOR)
     log = (maximum.to(tl.float64) + tl.log2(total.to(tl.float64)) + weight) * LN_2
@@ -180,17 +180,8 @@ def _add_row_gradients(
 
 @triton.jit
 def _add_posterior_gradients(
-    grad_ptr,
-    log_ptr,
-    tables,
-    grad_mu_ptr,
-    grad_logvar_ptr,
-    row,
-    posterior,
-    pair_weights,
-    dims,
-    NEAR: tl.constexpr,
-):
+    grad_ptr, log_ptr, tables, grad_mu_ptr, grad_logvar_ptr, row, posterior, pair_weights, dims, NEAR: tl.constexpr
+):  # fmt: skip
     joint = _joint_gradients(grad_ptr, log_ptr, tables, row, posterior, pair_weights, dims, NEAR)
     for d in range(dims):
         w, t, inverse = _pair_gradients(
@@ -209,17 +200,17 @@ def _add_posterior_gradients(
 @triton.jit(do_not_specialize=_SIZES)
 def row_gradients(
     grad_ptr, log_ptr, z_ptr, center_ptr, inverse_ptr, peak_ptr, grad_z_ptr,
-    row_blocks, posterior_blocks, posteriors, dims, first_row, tiles, part_tiles, of_own, of_next,
+    row_blocks, posterior_blocks, posteriors, dims, first_row, tiles, split_tiles, of_own, of_next,
     ESTIMATOR: tl.constexpr, OWN: tl.constexpr, TILE: tl.constexpr, NEAR_TILE: tl.constexpr,
 ):  # fmt: skip
-    """Add the share of a part in ∂z_id = −Σ_j W_ijd (z_id − μ_jd) / σ²_jd to zeros."""
+    """Add a split's partial sums of ∂z_id = −Σ_j W_ijd (z_id − μ_jd) / σ²_jd to zeros."""
     row_columns = (row_blocks * OWN).to(tl.int64)
     tables = (z_ptr, center_ptr, inverse_ptr, peak_ptr, row_columns, (posterior_blocks * OWN).to(tl.int64))
     pair_weights = (first_row, posteriors, of_own, of_next)
-    start, part = tl.program_id(0) * OWN, tl.program_id(1)
-    grad_z_ptr += part * dims * row_columns
+    start, split = tl.program_id(0) * OWN, tl.program_id(1)
+    grad_z_ptr += split * dims * row_columns
     row = (start + tl.arange(0, OWN))[None, :]
-    for tile in range(part * part_tiles, tl.minimum(tiles, (part + 1) * part_tiles)):
+    for tile in range(split * split_tiles, tl.minimum(tiles, (split + 1) * split_tiles)):
         if _is_near(start, OWN, tile * TILE, TILE, pair_weights, ESTIMATOR):
             for first in range(0, TILE, NEAR_TILE):
                 posterior = (tile * TILE + first + tl.arange(0, NEAR_TILE))[:, None]
@@ -236,56 +227,41 @@ def row_gradients(
 @triton.jit(do_not_specialize=_SIZES)
 def posterior_gradients(
     grad_ptr, log_ptr, z_ptr, center_ptr, inverse_ptr, peak_ptr, grad_mu_ptr, grad_logvar_ptr,
-    row_blocks, posterior_blocks, posteriors, dims, first_row, tiles, part_tiles, of_own, of_next,
+    row_blocks, posterior_blocks, posteriors, dims, first_row, tiles, split_tiles, of_own, of_next,
     ESTIMATOR: tl.constexpr, OWN: tl.constexpr, TILE: tl.constexpr, NEAR_TILE: tl.constexpr,
 ):  # fmt: skip
-    """Add a part's shares in ∂μ_jd = Σ_i W_ijd (z_id − μ_jd) / σ²_jd and ∂v_jd = Σ_i W_ijd (ln 2 t² − ½) to zeros."""
+    """Add a split's partial sums of the posteriors' gradients to zeros.
+
+    ∂μ_jd = Σ_i W_ijd (z_id − μ_jd) / σ²_jd and ∂v_jd = Σ_i W_ijd (ln 2 t² − ½).
+    """
     posterior_columns = (posterior_blocks * OWN).to(tl.int64)
     tables = (z_ptr, center_ptr, inverse_ptr, peak_ptr, (row_blocks * OWN).to(tl.int64), posterior_columns)
     pair_weights = (first_row, posteriors, of_own, of_next)
-    start, part = tl.program_id(0) * OWN, tl.program_id(1)
-    grad_mu_ptr += part * dims * posterior_columns
-    grad_logvar_ptr += part * dims * posterior_columns
+    start, split = tl.program_id(0) * OWN, tl.program_id(1)
+    grad_mu_ptr += split * dims * posterior_columns
+    grad_logvar_ptr += split * dims * posterior_columns
     posterior = (start + tl.arange(0, OWN))[None, :]
-    for tile in range(part * part_tiles, tl.minimum(tiles, (part + 1) * part_tiles)):
+    for tile in range(split * split_tiles, tl.minimum(tiles, (split + 1) * split_tiles)):
         if _is_near(tile * TILE, TILE, start, OWN, pair_weights, ESTIMATOR):
             for first in range(0, TILE, NEAR_TILE):
                 row = (tile * TILE + first + tl.arange(0, NEAR_TILE))[:, None]
                 _add_posterior_gradients(
-                    grad_ptr,
-                    log_ptr,
-                    tables,
-                    grad_mu_ptr,
-                    grad_logvar_ptr,
-                    row,
-                    posterior,
-                    pair_weights,
-                    dims,
-                    True,
-                )
+                    grad_ptr, log_ptr, tables, grad_mu_ptr, grad_logvar_ptr, row, posterior, pair_weights, dims, True
+                )  # fmt: skip
         else:
             row = (tile * TILE + tl.arange(0, TILE))[:, None]
             _add_posterior_gradients(
-                grad_ptr,
-                log_ptr,
-                tables,
-                grad_mu_ptr,
-                grad_logvar_ptr,
-                row,
-                posterior,
-                pair_weights,
-                dims,
-                False,
-            )
+                grad_ptr, log_ptr, tables, grad_mu_ptr, grad_logvar_ptr, row, posterior, pair_weights, dims, False
+            )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["rows", "dims", "blocks", "parts"])
-def finish_gradient(parts_ptr, grad_ptr, rows, dims, blocks, parts, OWN: tl.constexpr):
-    """Write the gradients of one dim, summed over the parts."""
+@triton.jit(do_not_specialize=["rows", "dims", "blocks", "splits"])
+def finish_gradient(partials_ptr, grad_ptr, rows, dims, blocks, splits, OWN: tl.constexpr):
+    """Write the gradients of one dim, summed over the splits."""
     columns = (blocks * OWN).to(tl.int64)
-    block, _, d = _place(blocks, 1)
+    block, _, d = _program(blocks, 1)
     row = block.to(tl.int64) * OWN + tl.arange(0, OWN)
     total = tl.zeros([OWN], tl.float32)
-    for part in range(parts):
-        total += tl.load(parts_ptr + (part * dims + d) * columns + row)
+    for split in range(splits):
+        total += tl.load(partials_ptr + (split * dims + d) * columns + row)
     tile_store(grad_ptr + row * dims + d, total, row < rows, True)

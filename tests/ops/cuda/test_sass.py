@@ -85,7 +85,7 @@ def test_vector_kernels_move_16_bytes_at_a_time(latent):
 
 def test_likelihood_kernels_move_a_group_at_a_time(likelihood):
     widths = {"float": 4, "BFloat16": 2, "Half": 2, "Byte": 1, "Flag": 1}
-    pattern = r"(forward|backward)<Variant<(\w+), Operand<(\w+), true>, true>(?:, \(Sum\)(\d))?"
+    pattern = r"(forward|backward)<Variant<(\w+), ThreadOperand<(\w+), true>, true>(?:, \(Reduction\)(\d))?"
     vector = {match: f for name, f in likelihood.items() if (match := re.match(pattern, name))}
     assert len(vector) == (4 + 5 + 5) * (3 + 1)
     for match, figures in vector.items():
@@ -132,4 +132,4 @@ def test_nothing_is_contracted_that_the_source_does_not_contract(latent):
     )
     for dtype, group in (("float", 4), ("BFloat16", 8), ("Half", 8)):
         expected = group * (spread + kl + sample) + group // 2 * pair
-        assert latent[f"forward<{dtype}, true, true, (Kl)2>"]["ffma"] == expected, dtype
+        assert latent[f"forward<{dtype}, true, true, (Reduction)1>"]["ffma"] == expected, dtype

@@ -27,7 +27,7 @@ def large_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(log_densities.SUM_OPTIONS, "TILE", 64)
     monkeypatch.setitem(log_densities.GRADIENT_OPTIONS, "TILE", 64)
     monkeypatch.setitem(log_densities.GRADIENT_OPTIONS, "NEAR_TILE", 32)
-    monkeypatch.setattr(log_densities, "MOST_PARTS", 2)
+    monkeypatch.setattr(log_densities, "MOST_SPLITS", 2)
     yield
 
 

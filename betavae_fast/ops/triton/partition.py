@@ -1,4 +1,4 @@
-"""The cut of a batch into tiles.
+"""The partition of a batch into tiles.
 
 A tile has BLOCK slots and holds either some whole rows or one panel of a row, whichever wastes fewer slots.
 If its first element is in the middle of a Philox block, its slots are shifted by ``phase``, so that every fourth slot
@@ -21,7 +21,7 @@ MOST_TILES = 64
 FEW_TILES = 8
 
 
-class Tiling(NamedTuple):
+class Partition(NamedTuple):
     """The tiles of a batch; program (chunk, panel) owns that panel of row groups chunk, chunk + chunks, …"""
 
     block: int
@@ -46,7 +46,7 @@ class Tiling(NamedTuple):
         return self.width == self.block and full_rows and count % self.block == 0
 
 
-def _cut(cols: int, block: int) -> tuple[int, int, int]:
+def _tile_shape(cols: int, block: int) -> tuple[int, int, int]:
     """(rows of a tile, its width, panels) for a tile of ``block`` slots."""
     usable = block if cols % 4 == 0 else block - 4  # room for the phase
     # Tiles of 8 n elements all begin at the same phase, and at aligned addresses.
@@ -67,22 +67,22 @@ def _chunks(groups: int, panels: int, group: int) -> int:
 
 
 @cache
-def row_tiling(rows: int, cols: int) -> Tiling:
+def row_partition(rows: int, cols: int) -> Partition:
     """Tiles that keep rows and columns apart. They are the same for every layout, so that sums keep their order."""
     best, most_used = BLOCKS[0], 0.0
     for block in BLOCKS:
-        tile_rows, _, panels = _cut(cols, block)
+        tile_rows, _, panels = _tile_shape(cols, block)
         used = tile_rows * cols / (panels * block)
         if used > most_used * 1.05:
             best, most_used = block, used
-    tile_rows, width, panels = _cut(cols, best)
+    tile_rows, width, panels = _tile_shape(cols, best)
     groups = -(-rows // tile_rows)
-    return Tiling(best, groups, tile_rows, cols, width, panels, _chunks(groups, panels, tile_rows * cols))
+    return Partition(best, groups, tile_rows, cols, width, panels, _chunks(groups, panels, tile_rows * cols))
 
 
-def flat_tiling(count: int, phased: bool) -> Tiling:
+def flat_partition(count: int, phased: bool) -> Partition:
     """Tiles of contiguous elements, without regard to rows."""
     block = BLOCKS[0]
     width = block - 4 if phased else block
     groups = -(-count // width)
-    return Tiling(block, groups, 1, width, width, 1, _chunks(groups, 1, width))
+    return Partition(block, groups, 1, width, width, 1, _chunks(groups, 1, width))
