@@ -24,16 +24,16 @@ from setuptools.command.build_ext import build_ext
 PACKAGE = "betavae_fast"
 SETUPTOOLS = 77  # the first version that accepts the license expression in pyproject.toml
 
-# Ops and their extra compiler flags. The total correlation does not promise exact bits, so the compiler may fuse its
+# Ops and their extra compiler flags. The log densities do not promise exact bits, so the compiler may fuse its
 # arithmetic; its vector types have no fma() to call.
-OPS = {"latent": "", "likelihood": "", "total_correlation": "-ffp-contract=fast"}
+OPS = {"latent": "", "likelihood": "", "log_densities": "-ffp-contract=fast"}
 CPP_SOURCES = [
     "csrc/cpu/dispatch.cpp",
     *(f"csrc/cpu/{op}.cpp" for op in OPS),
     *(f"csrc/boundary/cpu_{op}.cpp" for op in OPS),
 ]
 CUDA_SOURCES = [
-    *(f"csrc/cuda/{name}.cu" for name in ("probe", "reduce", "total_correlation_prepare")),
+    *(f"csrc/cuda/{name}.cu" for name in ("probe", "reduce", "log_densities_prepare")),
     *(f"csrc/cuda/{op}_{direction}.cu" for op in OPS for direction in ("forward", "backward")),
     "csrc/cuda/tuning.cpp",
     *(f"csrc/boundary/cuda_{op}.cpp" for op in OPS),

@@ -18,7 +18,7 @@ COMMANDS = (
     "benchmarks bernoulli_nll --brief",
     "benchmarks gaussian_nll --brief",
     "benchmarks laplace_nll --brief",
-    "benchmarks total_correlation",
+    "benchmarks log_densities",
     "benchmarks.latency",
     "benchmarks.scaling",
     "benchmarks.encode",

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from benchmarks import ROOT
 from benchmarks.processes import started
-from betavae_fast.bench.headline import seconds, times
+from betavae_fast.bench.units import seconds, times
 
 RUNS = 5
 # Medians of separate processes may differ by this much on a quiet machine, even if their ranges do not overlap.

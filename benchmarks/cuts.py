@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _TRITON = {
-    "latent": "betavae_fast.ops.triton.tiles",
-    "total_correlation": "betavae_fast.ops.triton.total_correlation",
+    "latent": "betavae_fast.ops.triton.partition",
+    "log_densities": "betavae_fast.ops.triton.log_densities",
 }
 
 
 class _Tuning(ctypes.Structure):
     """The struct of the tuning figures in csrc/cuda/tuning.h."""
 
-    _fields_ = [(name, ctypes.c_int64) for name in ("enough_ctas", "most_tiles", "mixture_ctas")]
+    _fields_ = [(name, ctypes.c_int64) for name in ("enough_ctas", "most_tiles", "log_densities_ctas")]
 
 
 @contextmanager
@@ -36,14 +36,14 @@ def cuda_cut(library: Path, figures: Mapping[str, int]) -> Iterator[None]:
 @contextmanager
 def triton_cut(op: str, figures: Mapping[str, int]) -> Iterator[None]:
     """Cut Triton's launches of an op by other ``figures``, the constants of ops/triton, within the block."""
-    from betavae_fast.ops.triton.tiles import row_tiling
+    from betavae_fast.ops.triton.partition import row_partition
 
     with _changed(importlib.import_module(_TRITON[op]), figures):
-        row_tiling.cache_clear()
+        row_partition.cache_clear()
         try:
             yield
         finally:
-            row_tiling.cache_clear()
+            row_partition.cache_clear()
 
 
 @contextmanager

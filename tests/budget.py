@@ -157,7 +157,7 @@ def plain_nll(
 
 
 class LogDensities(NamedTuple):
-    """All results of the total correlation op, forward and backward."""
+    """All results of the log densities op, forward and backward."""
 
     joint: Any
     marginals: Any
@@ -177,7 +177,7 @@ class Parts(NamedTuple):
     grad_logvar: Any
 
 
-def mixture_weights(batch: int, dataset_size: int, estimator: str) -> Array:
+def pair_weights(batch: int, dataset_size: int, estimator: str) -> Array:
     """The weights w_ij of the aggregated posterior for all samples, one by one, as defined in the paper's appendix C."""
     n, others = np.longdouble(dataset_size), np.longdouble(batch - 1)
     weights = np.empty((batch, batch), np.longdouble)
@@ -213,7 +213,7 @@ def exact_log_densities(
     """The exact log Σ_j w_ij Π_d N(z_id; μ_jd, σ²_jd), the same for each channel, and all gradients derived by hand."""
     s, m, v, g, gd = (x.detach().double().numpy() for x in (z, mu, logvar, grad_joint, grad_marginals))
     s, m, v, g, gd = (x.astype(np.longdouble) for x in (s, m, v, g, gd))
-    weights = mixture_weights(len(s), dataset_size, estimator)
+    weights = pair_weights(len(s), dataset_size, estimator)
     normalised = (s[:, None] - m) / np.exp(v / 2)
     log_density = -(normalised**2 + v + np.log(8 * np.arctan(np.longdouble(1)))) / 2
     joint = _log_mean(log_density.sum(2), weights)
@@ -251,7 +251,7 @@ def plain_log_densities(
 def _plain_densities(
     z: Tensor, mu: Tensor, logvar: Tensor, dataset_size: int, estimator: str
 ) -> tuple[Tensor, Tensor]:
-    weights = mixture_weights(len(z), dataset_size, estimator).astype(np.float64)
+    weights = pair_weights(len(z), dataset_size, estimator).astype(np.float64)
     log_weights = torch.from_numpy(weights).log().to(z.dtype)
     log_density = _plain_log_normal(z.unsqueeze(1), mu, logvar)
     joint = torch.logsumexp(log_density.sum(2) + log_weights, 1)

@@ -25,7 +25,7 @@ from benchmarks.machine_code import sass
 SOURCES = {
     "latent": ("latent_forward", "latent_backward", "reduce"),
     "likelihood": ("likelihood_forward", "likelihood_backward"),
-    "total_correlation": tuple(f"total_correlation_{part}" for part in ("prepare", "forward", "backward")),
+    "log_densities": tuple(f"log_densities_{part}" for part in ("prepare", "forward", "backward")),
 }
 ARCHS = ("sm_80", "sm_90", "sm_100")
 FLAGS = (
@@ -53,7 +53,7 @@ def budget_file(op: str) -> Path:
 
 
 def _names(mangled: Iterable[str]) -> dict[str, str]:
-    """The short names, such as ``forward<float, true, true, (Kl)2>``, by mangled name."""
+    """The short names, such as ``forward<float, true, true, (Reduction)1>``, by mangled name."""
     mangled = list(mangled)
     full = subprocess.run(
         ["c++filt", *mangled], capture_output=True, text=True, check=True

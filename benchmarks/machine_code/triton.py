@@ -8,6 +8,7 @@ measures them anew and raises the committed budgets where they are exceeded; ``-
 # mypy: disable-error-code="import-untyped"
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -25,18 +26,17 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from benchmarks.machine_code import sass
-from benchmarks.machine_code.launches import latent, likelihood, total_correlation
+from betavae_fast.ops.operators import op_names
 
 _BUDGETS = Path(__file__).resolve().parents[2] / "benchmarks" / "budgets"
 # Op -> name -> function of a dtype that launches kernels. The launch measured is that of the kernel with which the name
 # begins, or else the first.
-VARIANTS = {
-    "latent": latent.VARIANTS,
-    "likelihood": likelihood.VARIANTS,
-    "total_correlation": total_correlation.VARIANTS,
+_LAUNCHES = {op: importlib.import_module(f"benchmarks.machine_code.launches.{op}") for op in op_names()}
+VARIANTS: dict[str, dict[str, Callable[[torch.dtype], None]]] = {
+    op: launches.VARIANTS for op, launches in _LAUNCHES.items()
 }
 # Variants whose loads and stores of contiguous, aligned data must be 16 bytes wide.
-FULL_WIDTH = (*latent.FULL_WIDTH, *likelihood.FULL_WIDTH)
+FULL_WIDTH: tuple[str, ...] = sum((launches.FULL_WIDTH for launches in _LAUNCHES.values()), ())
 CAPABILITIES = (80, 90, 100)
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

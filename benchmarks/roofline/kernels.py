@@ -11,31 +11,39 @@ from benchmarks.roofline.model import Kernel
 if TYPE_CHECKING:
     from benchmarks.machine_code.triton import Assembly
 
-# Number of channels by which the total correlation's loops over channels are weighted against those over pairs.
+# Number of channels by which the log densities' loops over channels are weighted against those over pairs.
 CHANNELS = 10
 _SIZES = {"float32": 4, "bfloat16": 2}
 _CUDA_TYPES = {"float": "float32", "BFloat16": "bfloat16"}
-_CUDA_THREADS = {"latent": 256, "likelihood": 256, "total_correlation": 128}
+_CUDA_THREADS, _CUDA_PAIR_THREADS = 256, 128
 # Kernel -> (its name in the table, number of tensors of the input's dtype that it reads or writes, further bytes of an
 # element). All are variants that read and write 16 bytes at a time.
 _CUDA: dict[str, dict[str, tuple[str, int, float]]] = {
     "latent": {
-        "forward<{}, true, true, (Kl)2>": ("forward dim", 3, 0),
-        "forward<{}, true, true, (Kl)3>": ("forward sample", 3, 0),
-        "forward<{}, true, true, (Kl)1>": ("forward none", 3, 4),
-        "forward<{}, true, true, (Kl)0>": ("sample", 3, 0),
-        "forward<{}, true, false, (Kl)2>": ("kl dim", 2, 0),
-        "backward<{}, true, true, (KlGrad)1>": ("backward dim", 5, 0),
-        "backward<{}, true, true, (KlGrad)2>": ("backward sample", 5, 0),
-        "backward<{}, true, true, (KlGrad)3>": ("backward none", 5, 4),
+        "forward<{}, true, true, (Reduction)1>": ("forward dim", 3, 0),
+        "forward<{}, true, true, (Reduction)2>": ("forward sample", 3, 0),
+        "forward<{}, true, true, (Reduction)0>": ("forward none", 3, 4),
+        "forward<{}, true, true, (Reduction)-1>": ("sample", 3, 0),
+        "forward<{}, true, false, (Reduction)1>": ("kl dim", 2, 0),
+        "backward<{}, true, true, (Reduction)1>": ("backward dim", 5, 0),
+        "backward<{}, true, true, (Reduction)2>": ("backward sample", 5, 0),
+        "backward<{}, true, true, (Reduction)0>": ("backward none", 5, 4),
     },
     "likelihood": {
-        "forward<Variant<{0}, Operand<{0}, true>, true>, (Sum)2>": ("forward batchmean", 3, 0),
-        "forward<Variant<{0}, Operand<{0}, true>, true>, (Sum)1>": ("forward sample", 3, 0),
-        "forward<Variant<{0}, Operand<{0}, true>, true>, (Sum)0>": ("forward none", 3, 4),
-        "forward<Variant<{0}, Operand<Byte, true>, true>, (Sum)2>": ("forward batchmean, uint8", 2, 1),
-        "forward<Variant<{0}, Operand<Bit, true>, true>, (Sum)2>": ("forward batchmean, bits", 2, 1 / 8),
-        "backward<Variant<{0}, Operand<{0}, true>, true> >": ("backward none", 3, 4),
+        "forward<Variant<{0}, ThreadOperand<{0}, true>, true>, (Reduction)4>": ("forward batchmean", 3, 0),
+        "forward<Variant<{0}, ThreadOperand<{0}, true>, true>, (Reduction)2>": ("forward sample", 3, 0),
+        "forward<Variant<{0}, ThreadOperand<{0}, true>, true>, (Reduction)0>": ("forward none", 3, 4),
+        "forward<Variant<{0}, ThreadOperand<Byte, true>, true>, (Reduction)4>": (
+            "forward batchmean, uint8",
+            2,
+            1,
+        ),
+        "forward<Variant<{0}, ThreadOperand<Bit, true>, true>, (Reduction)4>": (
+            "forward batchmean, bits",
+            2,
+            1 / 8,
+        ),
+        "backward<Variant<{0}, ThreadOperand<{0}, true>, true> >": ("backward none", 3, 4),
     },
 }
 # Exponentials of a pair and channel: a pair has one in each channel, and one for all channels together.
@@ -57,7 +65,7 @@ TRITON = {
         *("forward batchmean", "forward batchmean, uint8", "forward batchmean, bits", "backward sample"),
         *("finish batchmean", "forward sample, no gradient"),
     ),
-    "total_correlation": ("sum_densities mss", "row_gradients mss", "posterior_gradients mss"),
+    "log_densities": ("sum_densities mss", "row_gradients mss", "posterior_gradients mss"),
 }
 
 
@@ -92,9 +100,9 @@ def of_pairs(
 def of_cuda(op: str, arch: str) -> dict[Row, Kernel]:
     compiled = compile_op(op, arch)
     found: dict[Row, Kernel] = {}
-    for name, (pairs, exponentials) in _CUDA_PAIRS.items() if op == "total_correlation" else ():
+    for name, (pairs, exponentials) in _CUDA_PAIRS.items() if op == "log_densities" else ():
         code, resources = compiled[name].code, compiled[name].resources
-        sizes = (resources["registers"], resources["shared_bytes"], _CUDA_THREADS[op])
+        sizes = (resources["registers"], resources["shared_bytes"], _CUDA_PAIR_THREADS)
         found[Row(op, "cuda", name, "float32", arch)] = of_pairs(code, *sizes, pairs, exponentials)
     for pattern, (name, tensors, further) in _CUDA.get(op, {}).items():
         for spelled, dtype in _CUDA_TYPES.items():
@@ -104,7 +112,7 @@ def of_cuda(op: str, arch: str) -> dict[Row, Kernel]:
                 sass.once_round(kernel.code),
                 kernel.resources["registers"],
                 kernel.resources["shared_bytes"],
-                _CUDA_THREADS[op],
+                _CUDA_THREADS,
                 elements=16 // size,
                 bytes=tensors * size + further,
             )

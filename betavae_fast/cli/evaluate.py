@@ -11,7 +11,7 @@ import typer
 
 from betavae_fast.choices import MetricName
 from betavae_fast.cli.errors import CommandError, usage_errors
-from betavae_fast.cli.options import Device, RunData, Threads, set_threads
+from betavae_fast.cli.options import Device, RunData, Threads
 from betavae_fast.evaluation import ALL_METRICS, DEFAULT_METRICS
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def evaluate(
     from betavae_fast.data.identity import describe_difference
     from betavae_fast.evaluation import report
     from betavae_fast.evaluation.evaluate import evaluate as measure
+    from betavae_fast.training.process import set_threads
     from betavae_fast.training.trained_run import open_run
 
     console = Console(highlight=False, markup=False, soft_wrap=True)

@@ -23,12 +23,11 @@ from torch import Tensor
 from betavae_fast import __version__
 from betavae_fast.data.images import ImageDataset
 from betavae_fast.evaluation import TRAVERSED_CHANNELS, pictures
-from betavae_fast.evaluation.summary import Summary, choose_images
+from betavae_fast.evaluation.summary import Summary, choose_images, summarise
 from betavae_fast.evaluation.traversal import write_moving_traversal, write_traversal
 from betavae_fast.files import atomic_writer, write_json
 from betavae_fast.nn import BetaVAE
 from betavae_fast.nn.pixels import to_float
-from betavae_fast.training.config import describe_objective
 from betavae_fast.training.metrics import Metrics
 from betavae_fast.training.run_folder import RunFolder
 from betavae_fast.training.trained_run import TrainedRun
@@ -100,7 +99,7 @@ def write(
         settings={
             "data": config.data,
             "model": f"{config.architecture}, {config.latent_dim} channels, {config.likelihood}",
-            "objective": describe_objective(config),
+            "objective": config.describe_objective(),
             "trained": f"{run.step:,} steps of {config.batch_size} images, seed {config.seed}",
         },
         evaluation=evaluation,
@@ -130,7 +129,7 @@ def compare(
     folder = results_folder(out)
     evaluations = [evaluation for _, evaluation in runs]
     names = distinct_names([run.folder.path for run, _ in runs])
-    objectives = [describe_objective(run.config) for run, _ in runs]
+    objectives = [run.config.describe_objective() for run, _ in runs]
     udr = None
     if len({evaluation.dataset.identity for evaluation in evaluations}) == 1:
         udr = udr_scores(
@@ -157,6 +156,20 @@ def compare(
     ]
     write_json(folder.path / "comparison.json", {"runs": compared, "udr": udr})
     return folder.report
+
+
+def write_summary(run: TrainedRun) -> Summary:
+    """Measure a run on a sample of its images, as ``betavae-fast train`` does when it ends.
+
+    It leaves summary.json and, in pictures/, reconstructions.png, capacity.png and traversal.png.
+
+    Raises: the errors of ``run.images``; OSError if nothing can be written there.
+    """
+    dataset = run.images()
+    summary = summarise(run.model, dataset)
+    write_json(run.folder.summary, summary)
+    write_run_pictures(run.folder.pictures, run.model, dataset, summary, run.history)
+    return summary
 
 
 @torch.no_grad()

@@ -10,8 +10,8 @@ from torch import Tensor, distributed
 from betavae_fast.choices import Estimator
 from betavae_fast.functional.checks import FLOATING, check_tensor, choose_backend
 from betavae_fast.ops.backends import Backend, triton_serves
+from betavae_fast.ops.log_densities import KLPartsFunction
 from betavae_fast.ops.reductions import ESTIMATORS, kl_dtype
-from betavae_fast.ops.total_correlation import KLParts
 
 
 class KLDecomposition(NamedTuple):
@@ -126,7 +126,7 @@ def kl_parts(
     if chosen in ("triton", "cuda"):
         triton_serves(z.device)  # then the parts are one launch each way
     settings = (first_row, dataset_size, ESTIMATORS[estimator])
-    parts: Tensor = KLParts.apply(z, mu, logvar, all_mu, all_logvar, settings, chosen)
+    parts: Tensor = KLPartsFunction.apply(z, mu, logvar, all_mu, all_logvar, settings, chosen)
     return parts
 
 

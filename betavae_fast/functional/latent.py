@@ -11,8 +11,12 @@ from torch import Tensor
 from betavae_fast.functional.checks import FLOATING, Reduction, check_reduction, check_tensor, choose_backend
 from betavae_fast.noise import make_rng
 from betavae_fast.ops.backends import Backend
-from betavae_fast.ops.latent import LatentForward, LatentForwardPacked, LatentKl
-from betavae_fast.ops.latent import LatentSample as LatentSampleFunction
+from betavae_fast.ops.latent import (
+    LatentForwardFunction,
+    LatentForwardPackedFunction,
+    LatentKlFunction,
+    LatentSampleFunction,
+)
 from betavae_fast.ops.reductions import REDUCTIONS
 
 _ANY_LOGVAR = (-math.inf, math.inf)
@@ -77,7 +81,7 @@ def reparameterize_kl(
     chosen = choose_backend("reparameterize_kl", mu, backend)
     rng = _check_noise("reparameterize_kl", mu, seed, generator, noise, first_row)
     settings = (first_row, low, high, mode)
-    return LatentSample(*LatentForward.apply(mu, logvar, rng, noise, settings, chosen))
+    return LatentSample(*LatentForwardFunction.apply(mu, logvar, rng, noise, settings, chosen))
 
 
 def reparameterize_kl_packed(
@@ -112,7 +116,7 @@ def reparameterize_kl_packed(
     low, high = _check_range(caller, logvar_range)
     chosen = choose_backend(caller, packed, backend)
     rng = _check_noise(caller, packed.chunk(2, 1)[0], seed, None, noise, 0)
-    return LatentSample(*LatentForwardPacked.apply(packed, rng, noise, (0, low, high, mode), chosen))
+    return LatentSample(*LatentForwardPackedFunction.apply(packed, rng, noise, (0, low, high, mode), chosen))
 
 
 def reparameterize(
@@ -182,7 +186,7 @@ def gaussian_kl(
     mode = check_reduction("gaussian_kl", reduction, REDUCTIONS)
     low, high = _check_range("gaussian_kl", logvar_range)
     chosen = choose_backend("gaussian_kl", mu, backend)
-    return LatentKl.apply(mu, logvar, None, None, (0, low, high, mode), chosen)
+    return LatentKlFunction.apply(mu, logvar, (low, high, mode), chosen)
 
 
 def _check_posterior(caller: str, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from betavae_fast.nn.convolutions import ConvTranspose2d
 from betavae_fast.ops.backends import triton_serves
-from betavae_fast.ops.bias_relu import BiasRelu, LinearRelu
+from betavae_fast.ops.bias_relu import BiasReluFunction, LinearReluFunction
 from betavae_fast.ops.casting import CastAll
 
 
@@ -119,18 +119,18 @@ def _linear(layer: nn.Linear, weight: Tensor, x: Tensor) -> Tensor:
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         # Autocast does not know the product that ends in a ReLU.
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    result: Tensor = LinearRelu.apply(x, weight, layer.bias)
+    result: Tensor = LinearReluFunction.apply(x, weight, layer.bias)
     return result
 
 
 def _convolution(layer: nn.Conv2d, weight: Tensor, x: Tensor) -> Tensor:
-    result: Tensor = BiasRelu.apply(layer._conv_forward(x, weight, None), layer.bias)
+    result: Tensor = BiasReluFunction.apply(layer._conv_forward(x, weight, None), layer.bias)
     return result
 
 
 def _transposed(layer: nn.ConvTranspose2d, weight: Tensor, x: Tensor) -> Tensor:
     settings: Any = (layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation)
-    result: Tensor = BiasRelu.apply(F.conv_transpose2d(x, weight, None, *settings), layer.bias)
+    result: Tensor = BiasReluFunction.apply(F.conv_transpose2d(x, weight, None, *settings), layer.bias)
     return result
 
 

@@ -1,5 +1,5 @@
 """Operators: schemas, autograd and backends. Importing this package registers the operators with torch."""
 
-from betavae_fast.ops import bias_relu, latent, likelihood, total_correlation
+from betavae_fast.ops import bias_relu, latent, likelihood, log_densities
 
-__all__ = ["bias_relu", "latent", "likelihood", "total_correlation"]
+__all__ = ["bias_relu", "latent", "likelihood", "log_densities"]

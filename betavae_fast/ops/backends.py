@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from betavae_fast.ops.operators import BACKENDS, OPERATORS
+from betavae_fast.ops.operators import BACKENDS, op_names
 
 Backend = Literal["auto", "reference", "eager", "cpp", "triton", "cuda"]
 
@@ -36,11 +36,6 @@ class BackendStatus(NamedTuple):
     backend: str
     available: bool
     reason: str  # cause and remedy if not available, else empty
-
-
-def _ops() -> list[str]:
-    """The names of the ops, each a module of every backend in Python."""
-    return [name.removesuffix("_forward") for name in OPERATORS if name.endswith("_forward")]
 
 
 def _build_note(library: str) -> str:
@@ -74,7 +69,7 @@ def _load_library(path: Path, what: str, needs: str, otherwise: str = "") -> str
 
 
 def _import(backend: str) -> None:
-    for op in _ops():
+    for op in op_names():
         importlib.import_module(f"betavae_fast.ops.{backend}.{op}")
 
 
@@ -203,7 +198,7 @@ def _warn_of_missing_kernels(device: str) -> None:
 
 def backend_table() -> list[BackendStatus]:
     """The state of every (op, backend) pair on this machine."""
-    return [BackendStatus(op, b, not missing(b), missing(b)) for op in _ops() for b in BACKENDS]
+    return [BackendStatus(op, b, not missing(b), missing(b)) for op in op_names() for b in BACKENDS]
 
 
 def cpu_capability() -> str | None:

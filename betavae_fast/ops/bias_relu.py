@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from betavae_fast.ops.batched import is_batched
+from betavae_fast.ops.gradients import is_batched
 from betavae_fast.ops.operators import common_operator
 from betavae_fast.ops.reference import bias_relu as reference
 
@@ -45,7 +45,7 @@ def _backward(
     return _BACKWARD(grad, output, counter, dtype)
 
 
-class BiasRelu(torch.autograd.Function):
+class BiasReluFunction(torch.autograd.Function):
     """(x, bias) -> max(x + bias, 0), written over x. The bias has one number for each channel, the second dimension."""
 
     @staticmethod
@@ -61,7 +61,7 @@ class BiasRelu(torch.autograd.Function):
         return _backward(grad, output, ctx.counter, ctx.bias_dtype)
 
 
-class LinearRelu(torch.autograd.Function):
+class LinearReluFunction(torch.autograd.Function):
     """(x, weight, bias) -> max(x weightᵀ + bias, 0). x and weight have one dtype, in which the bias is added."""
 
     @staticmethod

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from betavae_fast.ops.batched import is_batched
+from betavae_fast.ops.gradients import is_batched
 
 
 def _cast(tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> list[Tensor]:

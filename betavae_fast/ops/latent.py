@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from betavae_fast.ops.gradients import differentiated_twice
 from betavae_fast.ops.operators import Operator
 from betavae_fast.ops.reductions import empty_kl
 from betavae_fast.ops.reference import latent as reference
@@ -46,24 +47,19 @@ def _held(
     return None, torch.ops.betavae_fast.latent_noise_eager.default(mu, rng, first_row)
 
 
-def _twice() -> bool:
-    """Tell whether the gradients are to be differentiated again (create_graph=True).
-
-    Then the reference computes them: called as plain torch code, it is differentiable to any order.
-    """
-    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
-
-
-def _backward(ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None) -> tuple[Tensor | None, ...]:
+def _gradients(
+    ctx: Any, grad_z: Tensor | None, grad_kl: Tensor | None, *inputs: Any
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of mu and logvar, each unless it is not needed. ``inputs`` are the operator's further arguments."""
     if grad_z is None and grad_kl is None:
-        return None, None, None, None, None, None
+        return None, None
     need_mu, need_logvar, *_ = ctx.needs_input_grad
-    backward: Any = reference.latent_backward if _twice() else BACKWARD[ctx.backend]
-    grad_mu, grad_logvar = backward(grad_z, grad_kl, *ctx.saved_tensors, *ctx.settings, need_mu, need_logvar)
-    return grad_mu if need_mu else None, grad_logvar if need_logvar else None, None, None, None, None
+    backward: Any = reference.latent_backward if differentiated_twice() else BACKWARD[ctx.backend]
+    grad_mu, grad_logvar = backward(grad_z, grad_kl, *inputs, need_mu, need_logvar)
+    return grad_mu if need_mu else None, grad_logvar if need_logvar else None
 
 
-class LatentForward(torch.autograd.Function):
+class LatentForwardFunction(torch.autograd.Function):
     """(mu, logvar, rng, noise, settings, backend) -> (z, kl), in one pass."""
 
     @staticmethod
@@ -76,11 +72,12 @@ class LatentForward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_z, grad_kl):  # type: ignore[no-untyped-def]
-        return _backward(ctx, grad_z, grad_kl)
+        gradients = _gradients(ctx, grad_z, grad_kl, *ctx.saved_tensors, *ctx.settings)
+        return *gradients, None, None, None, None
 
 
-class LatentForwardPacked(torch.autograd.Function):
-    """(packed, rng, noise, settings, backend) -> (z, kl): LatentForward of the halves of dimension 1.
+class LatentForwardPackedFunction(torch.autograd.Function):
+    """(packed, rng, noise, settings, backend) -> (z, kl): LatentForwardFunction of the halves of dimension 1.
 
     It writes one gradient, whereas autograd would concatenate those of the halves.
     """
@@ -98,11 +95,13 @@ class LatentForwardPacked(torch.autograd.Function):
     def backward(ctx, grad_z, grad_kl):  # type: ignore[no-untyped-def]
         if grad_z is None and grad_kl is None:
             return None, None, None, None, None
-        backward: Any = reference.latent_backward_packed if _twice() else BACKWARD_PACKED[ctx.backend]
+        backward: Any = (
+            reference.latent_backward_packed if differentiated_twice() else BACKWARD_PACKED[ctx.backend]
+        )
         return backward(grad_z, grad_kl, *ctx.saved_tensors, *ctx.settings), None, None, None, None
 
 
-class LatentSample(torch.autograd.Function):
+class LatentSampleFunction(torch.autograd.Function):
     """(mu, logvar, rng, noise, settings, backend) -> z."""
 
     @staticmethod
@@ -115,19 +114,20 @@ class LatentSample(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_z):  # type: ignore[no-untyped-def]
-        return _backward(ctx, grad_z, None)
+        gradients = _gradients(ctx, grad_z, None, *ctx.saved_tensors, *ctx.settings)
+        return *gradients, None, None, None, None
 
 
-class LatentKl(torch.autograd.Function):
-    """(mu, logvar, None, None, settings, backend) -> kl."""
+class LatentKlFunction(torch.autograd.Function):
+    """(mu, logvar, settings, backend) -> kl; settings are KL's (logvar_min, logvar_max, reduction)."""
 
     @staticmethod
-    def forward(ctx, mu, logvar, rng, noise, settings, backend):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(mu, logvar, rng, noise)
+    def forward(ctx, mu, logvar, settings, backend):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(mu, logvar)
         ctx.settings, ctx.backend = settings, backend
         ctx.set_materialize_grads(False)
-        return KL[backend](mu, logvar, *settings[1:])
+        return KL[backend](mu, logvar, *settings)
 
     @staticmethod
     def backward(ctx, grad_kl):  # type: ignore[no-untyped-def]
-        return _backward(ctx, None, grad_kl)
+        return *_gradients(ctx, None, grad_kl, *ctx.saved_tensors, None, None, 0, *ctx.settings), None, None

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from betavae_fast.ops.batched import is_batched
+from betavae_fast.ops.gradients import differentiated_twice, is_batched
 from betavae_fast.ops.operators import Operator
 from betavae_fast.ops.reductions import empty_nll
 from betavae_fast.ops.reference import likelihood as reference
@@ -30,7 +30,7 @@ BACKWARD = Operator(reference.likelihood_backward, lambda a: torch.empty_like(a.
 FINISH = Operator(reference.likelihood_finish, lambda a: None, writes=("grad",))
 
 
-class Likelihood(torch.autograd.Function):
+class LikelihoodFunction(torch.autograd.Function):
     """(decoded, target, settings, early, backend) -> nll.
 
     early: compute the gradient in forward, assuming that the incoming gradient will be 1, as in ``loss.backward()``.
@@ -50,9 +50,7 @@ class Likelihood(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_nll):  # type: ignore[no-untyped-def]
         decoded, target = ctx.saved_tensors
-        # With create_graph=True the gradient is to be differentiated again. The reference, called as plain torch
-        # code, is differentiable to any order.
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if differentiated_twice():
             grad = reference.likelihood_backward(grad_nll, decoded, target, *ctx.settings)
         elif (grad := ctx.grad) is None or is_batched(grad_nll):
             grad = BACKWARD[ctx.backend](grad_nll, decoded, target, *ctx.settings)
@@ -83,5 +81,5 @@ def nll(
         and not torch.compiler.is_compiling()
         and (backend != "eager" or decoded.device.type == "cpu")
     )
-    result: Any = Likelihood.apply(decoded, target, settings, early, backend)
+    result: Any = LikelihoodFunction.apply(decoded, target, settings, early, backend)
     return result

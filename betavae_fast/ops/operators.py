@@ -107,6 +107,7 @@ class Operator:
         writes: Sequence[str] = (),
     ) -> None:
         name = reference.__name__
+        self.op = reference.__module__.rpartition(".")[2]
         for backend in BACKENDS:
             define(f"{name}_{backend}", reference, empty, results, writes)
         library.impl(f"{name}_reference", reference, "CompositeExplicitAutograd")
@@ -119,6 +120,11 @@ class Operator:
 
 OPERATORS: dict[str, Operator] = {}
 """The operators with backends, by name; complete once ``betavae_fast.ops`` is imported."""
+
+
+def op_names() -> tuple[str, ...]:
+    """The names of the ops, each a module of every backend in Python, in the order of their declaration."""
+    return tuple(dict.fromkeys(operator.op for operator in OPERATORS.values()))
 
 
 def common_operator(

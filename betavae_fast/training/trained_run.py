@@ -17,6 +17,7 @@ from betavae_fast.training.device import resolve_device
 from betavae_fast.training.metrics import Metrics, read_metrics
 from betavae_fast.training.precision import resolve_precision
 from betavae_fast.training.run_folder import RunFolder
+from betavae_fast.training.state import TrainState
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +32,7 @@ class TrainedRun:
         precision: dtype of the network's arithmetic on this device, float32 or bfloat16.
         trained_on: the identity of the training images; None if the run did not record it.
         history: the entries of metrics.jsonl, in order, at least one.
+        dataset: the images of ``config``, if they are loaded already.
     """
 
     folder: RunFolder
@@ -40,6 +42,21 @@ class TrainedRun:
     precision: torch.dtype
     trained_on: DataIdentity | None
     history: list[Metrics]
+    dataset: ImageDataset | None = None
+
+    @classmethod
+    def of(cls, state: TrainState, folder: RunFolder) -> TrainedRun:
+        """The run that training has just left in ``folder``."""
+        return cls(
+            folder,
+            state.config,
+            state.step,
+            state.model.eval(),
+            state.precision,
+            state.dataset.identity,
+            read_metrics(folder.metrics),
+            state.dataset,
+        )
 
     def images(self, loaded: dict[object, ImageDataset] | None = None) -> ImageDataset:
         """Load the images of ``config``, uint8 or bool (N, C, H, W), onto the model's device.
@@ -48,6 +65,8 @@ class TrainedRun:
             loaded: data sets already loaded for other runs, which share them; this one is added.
         Raises: DatasetError as ``load_images``; ValueError if the shape of the images differs from the model's.
         """
+        if self.dataset is not None:
+            return self.dataset
         loaded = {} if loaded is None else loaded
         key = (self.config.data, self.config.image_size, self.config.channels)
         if key not in loaded:

@@ -30,19 +30,19 @@ Latent described(const LatentCall& call, const LatentViews& views) {
 // A unit has a few thousand elements, and a single one is not worth a second thread, so each thread gets at least two.
 template <class Latent, class Kernel>
 void run(const Latent& p, bool sums_rows, Kernel kernel) {
-  const LatentPartition cut(p.rows, p.cols());
-  const LatentWork work(p, cut, sums_rows);
+  const LatentPartition partition(p.rows, p.cols());
+  const LatentWork work(p, partition, sums_rows);
   torch::stable::parallel_for(0, work.units(), 2,
-                              [&](int64_t first, int64_t last) { kernel(p, cut, work, first, last); });
+                              [&](int64_t first, int64_t last) { kernel(p, partition, work, first, last); });
 }
 
 template <class Real>
 void sum_partials(const LatentForward& p, Real* out) {
-  const LatentPartition cut(p.rows, p.cols());
+  const LatentPartition partition(p.rows, p.cols());
   if (p.reduction == Reduction::sample) {
     for (int64_t row = 0; row < p.rows; ++row) {
       double sum = 0;
-      for (int64_t panel = 0; panel < cut.panels; ++panel) sum += p.partial[row * cut.panels + panel];
+      for (int64_t panel = 0; panel < partition.panels; ++panel) sum += p.partials[row * partition.panels + panel];
       out[row] = static_cast<Real>(sum);
     }
     return;
@@ -51,14 +51,14 @@ void sum_partials(const LatentForward& p, Real* out) {
     const int64_t cols = p.cols();
     torch::stable::parallel_for(0, cols, 4096, [&](int64_t first, int64_t last) {
       std::unique_ptr<double[]> sum(new double[static_cast<size_t>(last - first)]());
-      for (int64_t item = 0; item < cut.row_items; ++item)
-        for (int64_t c = first; c < last; ++c) sum[c - first] += p.partial[item * cols + c];
+      for (int64_t item = 0; item < partition.row_items; ++item)
+        for (int64_t c = first; c < last; ++c) sum[c - first] += p.partials[item * cols + c];
       for (int64_t c = first; c < last; ++c) out[c] = static_cast<Real>(sum[c - first] / static_cast<double>(p.rows));
     });
     return;
   }
   double sum = 0;
-  for (int64_t item = 0; item < cut.items(); ++item) sum += p.partial[item];
+  for (int64_t item = 0; item < partition.items(); ++item) sum += p.partials[item];
   *out = static_cast<Real>(p.reduction == Reduction::batchmean ? sum / static_cast<double>(p.rows) : sum);
 }
 
@@ -68,11 +68,11 @@ struct LatentCpu : Cpu {
     p.z = views.z;
     p.kl = views.kl;
     p.reduction = call.reduction;
-    std::unique_ptr<double[]> partial;
+    std::unique_ptr<double[]> partials;
     if (kl) {
-      const int64_t partials = LatentPartition(p.rows, p.cols()).partials(p.reduction, p.rows, p.cols());
-      partial.reset(new double[static_cast<size_t>(partials)]);
-      p.partial = partial.get();
+      const int64_t size = LatentPartition(p.rows, p.cols()).partials(p.reduction, p.rows, p.cols());
+      partials.reset(new double[static_cast<size_t>(size)]);
+      p.partials = partials.get();
     }
     run(p, kl && p.reduction != Reduction::sample, latent_kernels().forward);
     if (!kl) return;

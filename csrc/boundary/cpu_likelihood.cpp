@@ -27,10 +27,10 @@ void sum_partials(const LikelihoodProblem& p, Reduction reduction, Real* out) {
   const int64_t panels = LikelihoodPartition(p.rows, p.cols()).panels;
   if (reduction == Reduction::sample) {
     for (int64_t row = 0; row < p.rows; ++row)
-      out[row] = static_cast<Real>(compensated_sum(p.partial + row * panels, panels));
+      out[row] = static_cast<Real>(compensated_sum(p.partials + row * panels, panels));
     return;
   }
-  const double total = compensated_sum(p.partial, p.rows * panels);
+  const double total = compensated_sum(p.partials, p.rows * panels);
   *out = static_cast<Real>(reduction == Reduction::sum ? total : total / static_cast<double>(p.rows));
 }
 
@@ -48,10 +48,10 @@ struct LikelihoodCpu : Cpu {
 
   static void forward(const LikelihoodCall& call, const LikelihoodViews& views, Tensor* nll) {
     LikelihoodProblem p = described(call, views);
-    std::unique_ptr<double[]> partial;
+    std::unique_ptr<double[]> partials;
     if (nll) {
-      partial.reset(new double[static_cast<size_t>(p.rows * LikelihoodPartition(p.rows, p.cols()).panels)]);
-      p.partial = partial.get();
+      partials.reset(new double[static_cast<size_t>(p.rows * LikelihoodPartition(p.rows, p.cols()).panels)]);
+      p.partials = partials.get();
     }
     run(p);
     if (!nll) return;

@@ -8,7 +8,6 @@
 #include <optional>
 
 #include "../cuda/reduce.h"
-#include "../cuda/reduction.h"
 #include "tensors.h"
 
 namespace betavae_fast {
@@ -44,37 +43,36 @@ struct Cuda {
   static Tensor result_like(const Tensor& x) { return torch::stable::empty_like(x); }
 };
 
-inline void check_grid(const cuda::Partition& cut) {
-  STD_TORCH_CHECK(cut.ctas() <= std::numeric_limits<int32_t>::max(), "the cuda backend does not take ", cut.elements,
-                  " elements at once");
+inline void check_grid(const cuda::Partition& partition) {
+  STD_TORCH_CHECK(partition.ctas() <= std::numeric_limits<int32_t>::max(), "the cuda backend does not take ",
+                  partition.elements, " elements at once");
 }
 
-// The destination of a forward kernel's sums: `result` itself if each sum has only one term, otherwise partial sums
-// that finish() adds up.
-class SumsInto {
+// The destination of a forward kernel's partial sums: `result` itself if each sum has only one, otherwise memory whose
+// sums finish() writes to `result`.
+class PartialSums {
  public:
-  SumsInto(Tensor& result, const cuda::Partition& cut, Reduction reduction, int64_t rows)
-      : sums_(cuda::sums_of(cut, reduction)), result_(static_cast<float*>(result.data_ptr())) {
+  PartialSums(Tensor& result, const cuda::Partition& partition, Reduction reduction, int64_t rows)
+      : partials_(cuda::partials_of(partition, reduction)), result_(static_cast<float*>(result.data_ptr())) {
     if (is_mean(reduction)) scale_ = 1.0 / static_cast<double>(rows);
-    const int64_t size = sums_.outputs * sums_.count;
-    if (sums_.count > 1) partials_ = torch::stable::new_empty(result, Sizes(&size, 1));
+    const int64_t size = partials_.outputs * partials_.count;
+    if (partials_.count > 1) memory_ = torch::stable::new_empty(result, Sizes(&size, 1));
+    partials_.data = data();
   }
 
   // The memory to which the kernel writes, and the factor that it applies.
-  float* data() const { return partials_ ? static_cast<float*>(partials_->data_ptr()) : result_; }
-  double scale() const { return partials_ ? 1.0 : scale_; }
+  float* data() const { return memory_ ? static_cast<float*>(memory_->data_ptr()) : result_; }
+  double scale() const { return memory_ ? 1.0 : scale_; }
 
   void finish(const Queue& queue) const {
-    if (!partials_) return;
-    const cuda::Partials partials = {data(), sums_.outputs, sums_.output_stride, sums_.count, sums_.count_stride};
-    check(cuda::reduce_partials(partials, scale_, result_, queue.stream()), "reduce_partials");
+    if (memory_) check(cuda::reduce_partials(partials_, scale_, result_, queue.stream()), "reduce_partials");
   }
 
  private:
-  cuda::Sums sums_;
+  cuda::Partials partials_;
   float* result_;
   double scale_ = 1.0;
-  std::optional<Tensor> partials_;
+  std::optional<Tensor> memory_;
 };
 
 }  // namespace betavae_fast

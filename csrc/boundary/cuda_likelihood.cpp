@@ -8,13 +8,12 @@
 namespace betavae_fast {
 namespace {
 
-using cuda::Keeps;
 using cuda::LikelihoodBackward;
 using cuda::LikelihoodForward;
 using cuda::Partition;
 
 template <class Arguments>
-Arguments described(const LikelihoodCall& call, const LikelihoodViews& views, Keeps keeps) {
+Arguments described(const LikelihoodCall& call, const LikelihoodViews& views, Reduction reduction) {
   Arguments p;
   const Width<double> width = width_of(call.likelihood, call.scale);
   p.dtype = dtype_of(call.decoded);
@@ -26,13 +25,13 @@ Arguments described(const LikelihoodCall& call, const LikelihoodViews& views, Ke
   static_cast<View&>(p.target) = views.target;
   static_cast<View&>(p.grad) = views.grad;
   p.target.pixels = pixels_of(call);
-  p.cut = Partition(p.problem.rows, p.problem.cols(), cuda::group_of(p.dtype), keeps, cuda::tuning);
-  check_grid(p.cut);
+  p.partition = Partition(p.problem.rows, p.problem.cols(), cuda::group_of(p.dtype), reduction, cuda::tuning);
+  check_grid(p.partition);
   const int64_t bytes = static_cast<int64_t>(call.decoded.element_size());
-  p.vector = vectorize(p.problem, p.cut, bytes, p.decoded) && vectorize(p.problem, p.cut, bytes, p.grad);
+  p.vector = vectorize(p.problem, p.partition, bytes, p.decoded) && vectorize(p.problem, p.partition, bytes, p.grad);
   p.target_vector = p.target.pixels == Pixels::bits
-                        ? vectorize_bits(p.problem, p.cut, p.target)
-                        : vectorize(p.problem, p.cut, static_cast<int64_t>(call.target.element_size()), p.target);
+                        ? vectorize_bits(p.problem, p.partition, p.target)
+                        : vectorize(p.problem, p.partition, static_cast<int64_t>(call.target.element_size()), p.target);
   return p;
 }
 
@@ -42,33 +41,33 @@ struct LikelihoodCuda : Cuda {
   static bool is_one(const Tensor&) { return false; }
 
   static void forward(const LikelihoodCall& call, const LikelihoodViews& views, Tensor* nll) {
-    auto p = described<LikelihoodForward>(call, views, cuda::keeps_of(call.reduction));
+    auto p = described<LikelihoodForward>(call, views, call.reduction);
     static_cast<View&>(p.nll) = views.nll;
-    p.vector = vectorize(p.problem, p.cut, sizeof(float), p.nll) && p.vector;
+    p.vector = vectorize(p.problem, p.partition, sizeof(float), p.nll) && p.vector;
     p.reduction = call.reduction;
     if (call.reduction == Reduction::batchmean)
       p.grad_scale = static_cast<float>(1.0 / static_cast<double>(p.problem.rows));
-    std::optional<SumsInto> sums;
+    std::optional<PartialSums> partials;
     if (nll) {
-      sums.emplace(*nll, p.cut, call.reduction, p.problem.rows);
-      p.sums = sums->data();
-      p.scale = sums->scale();
+      partials.emplace(*nll, p.partition, call.reduction, p.problem.rows);
+      p.partials = partials->data();
+      p.scale = partials->scale();
     }
     const Queue queue(call.decoded);
     check(cuda::likelihood_forward(p, queue.stream()), "likelihood_forward");
-    if (sums) sums->finish(queue);
+    if (partials) partials->finish(queue);
   }
 
   static void backward(const LikelihoodCall& call, const LikelihoodViews& views, bool unless_one) {
     const View& grad_nll = views.grad_nll;
     const bool along_rows = grad_nll.outer != 0 || grad_nll.inner != 0;
-    auto p =
-        described<LikelihoodBackward>(call, views, !along_rows && grad_nll.row != 0 ? Keeps::rows : Keeps::nothing);
+    auto p = described<LikelihoodBackward>(call, views,
+                                           !along_rows && grad_nll.row != 0 ? Reduction::sample : Reduction::none);
     static_cast<View&>(p.grad_nll) = grad_nll;
-    p.grad_nll_vector = along_rows && vectorize(p.problem, p.cut, sizeof(float), p.grad_nll);
+    p.grad_nll_vector = along_rows && vectorize(p.problem, p.partition, sizeof(float), p.grad_nll);
     // A group takes a single value if grad_nll is one number, or if it has one value per row and no group spans two
     // rows.
-    const bool one_a_group = !along_rows && (grad_nll.row == 0 || p.cut.groups_in_rows());
+    const bool one_a_group = !along_rows && (grad_nll.row == 0 || p.partition.groups_in_rows());
     p.vector = p.vector && (p.grad_nll_vector || one_a_group);
     if (call.reduction == Reduction::batchmean)
       p.nll_scale = static_cast<float>(1.0 / static_cast<double>(p.problem.rows));

@@ -11,22 +11,21 @@ struct Capability {
   bool supported;
   const LatentKernels* latent;
   const LikelihoodKernels* likelihood;
-  const TotalCorrelationKernels* total_correlation;
+  const LogDensitiesKernels* log_densities;
 };
 
 const Capability& chosen() {
   static const Capability choice = [] {
     // The widest instruction set is last, because the last supported one is chosen.
     const Capability all[] = {
-        {"baseline", true, &baseline::latent_kernels, &baseline::likelihood_kernels,
-         &baseline::total_correlation_kernels},
+        {"baseline", true, &baseline::latent_kernels, &baseline::likelihood_kernels, &baseline::log_densities_kernels},
 #if defined(__x86_64__)
         {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), &avx2::latent_kernels,
-         &avx2::likelihood_kernels, &avx2::total_correlation_kernels},
+         &avx2::likelihood_kernels, &avx2::log_densities_kernels},
         {"avx512",
          __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"),
-         &avx512::latent_kernels, &avx512::likelihood_kernels, &avx512::total_correlation_kernels},
+         &avx512::latent_kernels, &avx512::likelihood_kernels, &avx512::log_densities_kernels},
 #endif
     };
     const char* wanted = std::getenv("BETAVAE_FAST_CPU_CAPABILITY");
@@ -49,7 +48,7 @@ const LatentKernels& latent_kernels() { return *chosen().latent; }
 
 const LikelihoodKernels& likelihood_kernels() { return *chosen().likelihood; }
 
-const TotalCorrelationKernels& total_correlation_kernels() { return *chosen().total_correlation; }
+const LogDensitiesKernels& log_densities_kernels() { return *chosen().log_densities; }
 
 }  // namespace betavae_fast
 

@@ -3,7 +3,7 @@
 
 #include "latent.h"
 #include "likelihood.h"
-#include "total_correlation.h"
+#include "log_densities.h"
 
 namespace betavae_fast {
 
@@ -13,6 +13,6 @@ const char* cpu_capability();
 
 const LatentKernels& latent_kernels();
 const LikelihoodKernels& likelihood_kernels();
-const TotalCorrelationKernels& total_correlation_kernels();
+const LogDensitiesKernels& log_densities_kernels();
 
 }  // namespace betavae_fast

@@ -21,33 +21,41 @@ constexpr int64_t strip_elements = 128;
 constexpr int64_t most_channels = LatentWork::most_channels;
 static_assert(tile_elements % strip_elements == 0 && most_channels * strip_elements <= most_narrow);
 
-// The elements of a block. The kernel for one channel is compiled separately, with smaller buffers that stay in L1 (5%
+// The channels of a unit. The kernel for one channel is compiled separately, with smaller buffers that stay in L1 (5%
 // faster in bfloat16).
-template <bool several>
-constexpr int64_t block_elements = several ? most_channels * strip_elements : tile_elements;
-template <bool several>
-constexpr int64_t all_tiles = (several ? most_channels : 1) * tile_elements;
+enum class Channels { one, several };
 
-Tile tile_at(const LatentProblem& p, const LatentPartition& cut, const LatentWork::Unit& unit, int64_t row) {
-  const int64_t col = unit.panel * cut.tile_cols, cols = p.cols();
+// The results that forward computes, or the results whose gradients backward is given.
+enum class Results { z, kl, z_and_kl };
+constexpr bool with_z(Results results) { return results != Results::kl; }
+constexpr bool with_kl(Results results) { return results != Results::z; }
+
+// The elements of a block, and of a tile of each channel.
+template <Channels channels>
+constexpr int64_t block_elements = channels == Channels::one ? tile_elements : most_channels * strip_elements;
+template <Channels channels>
+constexpr int64_t all_tiles = (channels == Channels::one ? 1 : most_channels) * tile_elements;
+
+Tile tile_at(const LatentProblem& p, const LatentPartition& partition, const LatentWork::Unit& unit, int64_t row) {
+  const int64_t col = unit.panel * partition.tile_cols, cols = p.cols();
   const int64_t rows_left = unit.last_row - row, cols_left = cols - col;
-  return {row, rows_left < cut.tile_rows ? rows_left : cut.tile_rows, col,
-          cols_left < cut.tile_cols ? cols_left : cut.tile_cols, unit.channels};
+  return {row, rows_left < partition.tile_rows ? rows_left : partition.tile_rows, col,
+          cols_left < partition.tile_cols ? cols_left : partition.tile_cols, unit.channels};
 }
 
 // The number of columns in each block of a tile.
-template <bool several>
+template <Channels channels>
 int64_t block_cols(const Tile& tile) {
-  return several ? strip_elements : tile.cols;
+  return channels == Channels::one ? tile.cols : strip_elements;
 }
 
-template <bool several>
+template <Channels channels>
 Tile block_at(const Tile& tile, int64_t at) {
-  return {tile.row, tile.rows, tile.col + at, block_cols<several>(tile), tile.channels};
+  return {tile.row, tile.rows, tile.col + at, block_cols<channels>(tile), tile.channels};
 }
 
 // The noise of a block, either given by the caller or drawn from the key.
-template <class T, bool several>
+template <class T, Channels channels>
 class Noise {
  public:
   explicit Noise(const LatentProblem& p) : p_(p), key_(p.key) {}
@@ -78,7 +86,7 @@ class Noise {
   Tile block_{};
   const Compute<T>* given_ = nullptr;
   NormalBuffer<tile_elements> normals_;
-  Compute<T> buffer_[block_elements<several>];
+  Compute<T> buffer_[block_elements<channels>];
 };
 
 // The clamped and reduced log-variances of one strip, few enough to stay in L1.
@@ -97,55 +105,56 @@ struct Strip {
   Reduced<Real> operator[](int64_t i) const { return {half[i], r[i], scale[i]}; }
 };
 
-template <class Real, bool want_z, bool want_kl>
+template <class Real, Results results>
 void forward_strip(int64_t n, const Real* __restrict mu, const Strip<Real>& strip, const Real* __restrict eps,
                    Real* __restrict z, Real* __restrict element_kl) {
   for (int64_t i = 0; i < n; ++i) {
     const Spread<Real> s = spread(strip[i]);
-    if constexpr (want_z) z[i] = sample(mu[i], s, eps[i]);
-    if constexpr (want_kl) element_kl[i] = kl(mu[i], s);
+    if constexpr (with_z(results)) z[i] = sample(mu[i], s, eps[i]);
+    if constexpr (with_kl(results)) element_kl[i] = kl(mu[i], s);
   }
 }
 
-template <class Real, bool want_z, bool want_kl>
+template <class Real, Results results>
 void forward_run(int64_t n, const Real* mu, const Real* logvar, const Real* eps, Real lo, Real hi, Real* z,
                  Real* element_kl) {
   Strip<Real> strip;
   for (int64_t at = 0; at < n; at += strip_elements) {
     const int64_t count = n - at < strip_elements ? n - at : strip_elements;
     strip.reduce_all(count, logvar + at, lo, hi);
-    forward_strip<Real, want_z, want_kl>(count, mu + at, strip, eps + at, z + at, element_kl + at);
+    forward_strip<Real, results>(count, mu + at, strip, eps + at, z + at, element_kl + at);
   }
 }
 
-template <class T, bool several, bool want_z, bool want_kl>
-void forward_unit(const LatentForward& p, const LatentPartition& cut, const LatentWork& work, int64_t index) {
+template <class T, Channels channels, Results results>
+void forward_unit(const LatentForward& p, const LatentPartition& partition, const LatentWork& work, int64_t index) {
   using Real = Compute<T>;
+  constexpr bool want_z = with_z(results), want_kl = with_kl(results);
   const LatentWork::Unit unit = work[index];
   const Real lo = static_cast<Real>(p.logvar_min), hi = static_cast<Real>(p.logvar_max);
-  Real mu_buffer[block_elements<several>], logvar_buffer[block_elements<several>], z_buffer[block_elements<several>];
-  Real kl[all_tiles<several>], sums[all_tiles<several>];
-  const int64_t channels = several ? unit.channels : 1;
-  std::fill_n(sums, channels * tile_elements, Real(0));
-  Noise<T, several> noise(p);
-  for (int64_t row = unit.first_row; row < unit.last_row; row += cut.tile_rows) {
-    const Tile tile = tile_at(p, cut, unit, row);
-    if (row + cut.tile_rows < unit.last_row) {
-      const Tile next = tile_at(p, cut, unit, row + cut.tile_rows);
+  Real mu_buffer[block_elements<channels>], logvar_buffer[block_elements<channels>], z_buffer[block_elements<channels>];
+  Real kl[all_tiles<channels>], sums[all_tiles<channels>];
+  const int64_t channel_count = channels == Channels::one ? 1 : unit.channels;
+  std::fill_n(sums, channel_count * tile_elements, Real(0));
+  Noise<T, channels> noise(p);
+  for (int64_t row = unit.first_row; row < unit.last_row; row += partition.tile_rows) {
+    const Tile tile = tile_at(p, partition, unit, row);
+    if (row + partition.tile_rows < unit.last_row) {
+      const Tile next = tile_at(p, partition, unit, row + partition.tile_rows);
       prefetch<T>(p, p.mu, next);
       prefetch<T>(p, p.logvar, next);
     }
-    for (int64_t at = 0; at < tile.cols; at += block_cols<several>(tile)) {
-      const Tile block = block_at<several>(tile, at);
+    for (int64_t at = 0; at < tile.cols; at += block_cols<channels>(tile)) {
+      const Tile block = block_at<channels>(tile, at);
       const int64_t count = block.rows * block.cols;
       const Real* mu = load<T>(p, p.mu, block, mu_buffer);
       const Real* logvar = load<T>(p, p.logvar, block, logvar_buffer);
       Real* z = want_z ? destination<T>(p, p.z, block, z_buffer) : nullptr;
       if constexpr (want_z) noise.start(block);
-      for (int64_t c = 0; c < channels; ++c) {
+      for (int64_t c = 0; c < channel_count; ++c) {
         const Real* eps = want_z ? noise.channel(c) : nullptr;
-        forward_run<Real, want_z, want_kl>(count, mu + c * count, logvar + c * count, eps, lo, hi, z + c * count,
-                                           kl + c * tile_elements + at);
+        forward_run<Real, results>(count, mu + c * count, logvar + c * count, eps, lo, hi, z + c * count,
+                                   kl + c * tile_elements + at);
       }
       if constexpr (want_z) store<T>(p, p.z, block, z, z_buffer);
     }
@@ -154,8 +163,8 @@ void forward_unit(const LatentForward& p, const LatentPartition& cut, const Late
         case Reduction::none: store<Real>(p, p.kl, tile, kl, kl); break;
         case Reduction::sample:
           for (int64_t r = 0; r < tile.rows; ++r)
-            for (int64_t c = 0; c < channels; ++c)
-              p.partial[(tile.row + r) * cut.panels + unit.panel + c * work.apart] =
+            for (int64_t c = 0; c < channel_count; ++c)
+              p.partials[(tile.row + r) * partition.panels + unit.panel + c * work.apart] =
                   row_sum(kl + (r + c) * tile.cols, tile.cols);
           break;
         default:
@@ -164,26 +173,27 @@ void forward_unit(const LatentForward& p, const LatentPartition& cut, const Late
     }
   }
   if constexpr (want_kl) {
-    const int64_t item_row = unit.first_row / cut.item_rows;
-    const Tile tile = tile_at(p, cut, unit, unit.first_row);
-    for (int64_t c = 0; c < channels; ++c) {
+    const int64_t item_row = unit.first_row / partition.item_rows;
+    const Tile tile = tile_at(p, partition, unit, unit.first_row);
+    for (int64_t c = 0; c < channel_count; ++c) {
       const Real* of_channel = sums + c * tile_elements;
       if (p.reduction == Reduction::dim) {
-        double* out = p.partial + item_row * p.cols() + tile.col + c * p.inner;
+        double* out = p.partials + item_row * p.cols() + tile.col + c * p.inner;
         for (int64_t i = 0; i < tile.cols; ++i) out[i] = of_channel[i];
         for (int64_t r = 1; r < tile.rows; ++r)
           for (int64_t i = 0; i < tile.cols; ++i) out[i] += of_channel[r * tile.cols + i];
       } else if (p.reduction == Reduction::batchmean || p.reduction == Reduction::sum) {
-        p.partial[item_row * cut.panels + unit.panel + c * work.apart] = row_sum(of_channel, tile_elements);
+        p.partials[item_row * partition.panels + unit.panel + c * work.apart] = row_sum(of_channel, tile_elements);
       }
     }
   }
 }
 
-template <class Real, bool has_grad_z, bool has_grad_kl>
+template <class Real, Results results>
 void backward_strip(int64_t n, const Real* __restrict mu, const Real* __restrict logvar, const Strip<Real>& strip,
                     const Real* __restrict eps, const Real* __restrict grad_z, const Real* __restrict grad_kl, Real lo,
                     Real hi, Real* __restrict grad_mu, Real* __restrict grad_logvar) {
+  constexpr bool has_grad_z = with_z(results), has_grad_kl = with_kl(results);
   for (int64_t i = 0; i < n; ++i) {
     const Spread<Real> s = relevant<has_grad_z, has_grad_kl>(spread(strip[i]));
     const LatentGrad<Real> g = latent_grad(mu[i], s, has_grad_z ? eps[i] : Real(0), has_grad_z ? grad_z[i] : Real(0),
@@ -193,40 +203,41 @@ void backward_strip(int64_t n, const Real* __restrict mu, const Real* __restrict
   }
 }
 
-template <class Real, bool has_grad_z, bool has_grad_kl>
+template <class Real, Results results>
 void backward_run(int64_t n, const Real* mu, const Real* logvar, const Real* eps, const Real* grad_z,
                   const Real* grad_kl, Real lo, Real hi, Real* grad_mu, Real* grad_logvar) {
   Strip<Real> strip;
   for (int64_t at = 0; at < n; at += strip_elements) {
     const int64_t count = n - at < strip_elements ? n - at : strip_elements;
     strip.reduce_all(count, logvar + at, lo, hi);
-    backward_strip<Real, has_grad_z, has_grad_kl>(count, mu + at, logvar + at, strip, eps + at, grad_z + at,
-                                                  grad_kl + at, lo, hi, grad_mu + at, grad_logvar + at);
+    backward_strip<Real, results>(count, mu + at, logvar + at, strip, eps + at, grad_z + at, grad_kl + at, lo, hi,
+                                  grad_mu + at, grad_logvar + at);
   }
 }
 
-template <class T, bool several, bool has_grad_z, bool has_grad_kl>
-void backward_unit(const LatentBackward& p, const LatentPartition& cut, const LatentWork& work, int64_t index) {
+template <class T, Channels channels, Results results>
+void backward_unit(const LatentBackward& p, const LatentPartition& partition, const LatentWork& work, int64_t index) {
   using Real = Compute<T>;
+  constexpr bool has_grad_z = with_z(results), has_grad_kl = with_kl(results);
   const LatentWork::Unit unit = work[index];
   const Real lo = static_cast<Real>(p.logvar_min), hi = static_cast<Real>(p.logvar_max);
   const Real kl_scale = static_cast<Real>(p.kl_scale);
-  Real mu_buffer[block_elements<several>], logvar_buffer[block_elements<several>],
-      grad_z_buffer[block_elements<several>];
-  Real kl_raw[block_elements<several>], grad_kl[block_elements<several>];
-  Real grad_mu_buffer[block_elements<several>], grad_logvar_buffer[block_elements<several>];
-  const int64_t channels = several ? unit.channels : 1;
-  Noise<T, several> noise(p);
-  for (int64_t row = unit.first_row; row < unit.last_row; row += cut.tile_rows) {
-    const Tile tile = tile_at(p, cut, unit, row);
-    if (row + cut.tile_rows < unit.last_row) {
-      const Tile next = tile_at(p, cut, unit, row + cut.tile_rows);
+  Real mu_buffer[block_elements<channels>], logvar_buffer[block_elements<channels>],
+      grad_z_buffer[block_elements<channels>];
+  Real kl_raw[block_elements<channels>], grad_kl[block_elements<channels>];
+  Real grad_mu_buffer[block_elements<channels>], grad_logvar_buffer[block_elements<channels>];
+  const int64_t channel_count = channels == Channels::one ? 1 : unit.channels;
+  Noise<T, channels> noise(p);
+  for (int64_t row = unit.first_row; row < unit.last_row; row += partition.tile_rows) {
+    const Tile tile = tile_at(p, partition, unit, row);
+    if (row + partition.tile_rows < unit.last_row) {
+      const Tile next = tile_at(p, partition, unit, row + partition.tile_rows);
       prefetch<T>(p, p.mu, next);
       prefetch<T>(p, p.logvar, next);
       prefetch<T>(p, p.grad_z, next);
     }
-    for (int64_t at = 0; at < tile.cols; at += block_cols<several>(tile)) {
-      const Tile block = block_at<several>(tile, at);
+    for (int64_t at = 0; at < tile.cols; at += block_cols<channels>(tile)) {
+      const Tile block = block_at<channels>(tile, at);
       const int64_t count = block.rows * block.cols;
       const Real* mu = load<T>(p, p.mu, block, mu_buffer);
       const Real* logvar = load<T>(p, p.logvar, block, logvar_buffer);
@@ -243,11 +254,11 @@ void backward_unit(const LatentBackward& p, const LatentPartition& cut, const La
       }
       Real* grad_mu = destination<T>(p, p.grad_mu, block, grad_mu_buffer);
       Real* grad_logvar = destination<T>(p, p.grad_logvar, block, grad_logvar_buffer);
-      for (int64_t c = 0; c < channels; ++c) {
+      for (int64_t c = 0; c < channel_count; ++c) {
         const int64_t from = c * count;
         const Real* eps = noisy ? noise.channel(c) : grad_z + from;
-        backward_run<Real, has_grad_z, has_grad_kl>(count, mu + from, logvar + from, eps, grad_z + from, grad_kl + from,
-                                                    lo, hi, grad_mu + from, grad_logvar + from);
+        backward_run<Real, results>(count, mu + from, logvar + from, eps, grad_z + from, grad_kl + from, lo, hi,
+                                    grad_mu + from, grad_logvar + from);
       }
       store<T>(p, p.grad_mu, block, grad_mu, grad_mu_buffer);
       store<T>(p, p.grad_logvar, block, grad_logvar, grad_logvar_buffer);
@@ -255,60 +266,38 @@ void backward_unit(const LatentBackward& p, const LatentPartition& cut, const La
   }
 }
 
-template <class T, bool several>
-void forward_units(const LatentForward& p, const LatentPartition& cut, const LatentWork& work, int64_t first,
-                   int64_t last) {
-  const bool want_kl = p.partial != nullptr || p.kl.data != nullptr;
-  const auto run = !p.z.data ? forward_unit<T, several, false, true>
-                   : want_kl ? forward_unit<T, several, true, true>
-                             : forward_unit<T, several, true, false>;
-  for (int64_t unit = first; unit < last; ++unit) run(p, cut, work, unit);
+template <class T, Channels channels>
+auto choose_unit(const LatentForward& p) {
+  if (!p.z.data) return forward_unit<T, channels, Results::kl>;
+  if (!p.partials && !p.kl.data) return forward_unit<T, channels, Results::z>;
+  return forward_unit<T, channels, Results::z_and_kl>;
 }
 
-template <class T, bool several>
-void backward_units(const LatentBackward& p, const LatentPartition& cut, const LatentWork& work, int64_t first,
-                    int64_t last) {
-  const auto run = !p.grad_z.data   ? backward_unit<T, several, false, true>
-                   : p.grad_kl.data ? backward_unit<T, several, true, true>
-                                    : backward_unit<T, several, true, false>;
-  for (int64_t unit = first; unit < last; ++unit) run(p, cut, work, unit);
+template <class T, Channels channels>
+auto choose_unit(const LatentBackward& p) {
+  if (!p.grad_z.data) return backward_unit<T, channels, Results::kl>;
+  if (!p.grad_kl.data) return backward_unit<T, channels, Results::z>;
+  return backward_unit<T, channels, Results::z_and_kl>;
 }
 
-template <class T>
-void forward_of(const LatentForward& p, const LatentPartition& cut, const LatentWork& work, int64_t first,
-                int64_t last) {
-  const auto run = work.channels == 1 ? forward_units<T, false> : forward_units<T, true>;
-  run(p, cut, work, first, last);
+template <class T, class Latent>
+void run_units(const Latent& p, const LatentPartition& partition, const LatentWork& work, int64_t first, int64_t last) {
+  const auto run_unit = work.channels == 1 ? choose_unit<T, Channels::one>(p) : choose_unit<T, Channels::several>(p);
+  for (int64_t unit = first; unit < last; ++unit) run_unit(p, partition, work, unit);
 }
 
-void forward(const LatentForward& p, const LatentPartition& cut, const LatentWork& work, int64_t first, int64_t last) {
+template <class Latent>
+void run(const Latent& p, const LatentPartition& partition, const LatentWork& work, int64_t first, int64_t last) {
   switch (p.dtype) {
-    case DType::float16: return forward_of<Half>(p, cut, work, first, last);
-    case DType::bfloat16: return forward_of<BFloat16>(p, cut, work, first, last);
-    case DType::float32: return forward_of<float>(p, cut, work, first, last);
-    case DType::float64: return forward_of<double>(p, cut, work, first, last);
-  }
-}
-
-template <class T>
-void backward_of(const LatentBackward& p, const LatentPartition& cut, const LatentWork& work, int64_t first,
-                 int64_t last) {
-  const auto run = work.channels == 1 ? backward_units<T, false> : backward_units<T, true>;
-  run(p, cut, work, first, last);
-}
-
-void backward(const LatentBackward& p, const LatentPartition& cut, const LatentWork& work, int64_t first,
-              int64_t last) {
-  switch (p.dtype) {
-    case DType::float16: return backward_of<Half>(p, cut, work, first, last);
-    case DType::bfloat16: return backward_of<BFloat16>(p, cut, work, first, last);
-    case DType::float32: return backward_of<float>(p, cut, work, first, last);
-    case DType::float64: return backward_of<double>(p, cut, work, first, last);
+    case DType::float16: return run_units<Half>(p, partition, work, first, last);
+    case DType::bfloat16: return run_units<BFloat16>(p, partition, work, first, last);
+    case DType::float32: return run_units<float>(p, partition, work, first, last);
+    case DType::float64: return run_units<double>(p, partition, work, first, last);
   }
 }
 
 }  // namespace
 
-extern const LatentKernels latent_kernels = {forward, backward};
+extern const LatentKernels latent_kernels = {run<LatentForward>, run<LatentBackward>};
 
 }  // namespace betavae_fast::BVF_ISA

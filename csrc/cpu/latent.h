@@ -20,7 +20,7 @@ struct LatentProblem : Problem {
 struct LatentForward : LatentProblem {
   View z, kl;  // data is null if not wanted; kl is used only with Reduction::none
   Reduction reduction = Reduction::none;
-  double* partial = nullptr;  // the items' partial sums (see LatentPartition::partials()); null if nothing is reduced
+  double* partials = nullptr;  // the items' partial sums (see LatentPartition::partials()); null if nothing is reduced
 };
 
 struct LatentBackward : LatentProblem {
@@ -67,11 +67,11 @@ struct LatentWork {
   // apart: the number of panels from one channel to the next.
   int64_t rows, unit_rows, panels, apart, channels = 1;
 
-  LatentWork(const LatentProblem& p, const LatentPartition& cut, bool sums_rows)
-      : rows(p.rows), unit_rows(cut.item_rows), panels(cut.panels), apart(cut.panels) {
-    if (!sums_rows && cut.panels > 1) unit_rows = cut.tile_rows;
-    if (p.outer == 1 || p.mu.outer != 1 || p.mu.inner == 1 || p.inner % cut.tile_cols != 0) return;
-    apart = p.inner / cut.tile_cols;
+  LatentWork(const LatentProblem& p, const LatentPartition& partition, bool sums_rows)
+      : rows(p.rows), unit_rows(partition.item_rows), panels(partition.panels), apart(partition.panels) {
+    if (!sums_rows && partition.panels > 1) unit_rows = partition.tile_rows;
+    if (p.outer == 1 || p.mu.outer != 1 || p.mu.inner == 1 || p.inner % partition.tile_cols != 0) return;
+    apart = p.inner / partition.tile_cols;
     channels = p.outer;
   }
   int64_t groups() const { return (channels + most_channels - 1) / most_channels; }

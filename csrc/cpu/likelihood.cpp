@@ -14,11 +14,12 @@ namespace {
 
 constexpr int64_t tile_elements = LikelihoodPartition::tile_elements;
 
-Tile tile_at(const Problem& p, const LikelihoodPartition& cut, int64_t number) {
-  const int64_t row = number / cut.panels * cut.tile_rows, col = number % cut.panels * cut.tile_cols;
+Tile tile_at(const Problem& p, const LikelihoodPartition& partition, int64_t number) {
+  const int64_t row = number / partition.panels * partition.tile_rows,
+                col = number % partition.panels * partition.tile_cols;
   const int64_t rows_left = p.rows - row, cols_left = p.cols() - col;
-  return {row, rows_left < cut.tile_rows ? rows_left : cut.tile_rows, col,
-          cols_left < cut.tile_cols ? cols_left : cut.tile_cols};
+  return {row, rows_left < partition.tile_rows ? rows_left : partition.tile_rows, col,
+          cols_left < partition.tile_cols ? cols_left : partition.tile_cols};
 }
 
 template <class Real, class T, class Convert>
@@ -33,8 +34,8 @@ const Real* read(const Problem& p, const View& view, const Tile& tile, Real* buf
   return buffer;
 }
 
-// Spreads eight bits over the eight bytes of a little-endian word, each 0 or 1.
-uint64_t spread_bits(uint8_t bits) {
+// Distributes eight bits over the eight bytes of a little-endian word, each 0 or 1.
+uint64_t bytes_of_bits(uint8_t bits) {
   const uint64_t one_each = (bits * 0x0101010101010101u) & 0x8040201008040201u;
   return (one_each + 0x7F7F7F7F7F7F7F7Fu) >> 7 & 0x0101010101010101u;
 }
@@ -47,7 +48,7 @@ const Real* read_bits(const View& view, const Tile& tile, Real* buffer) {
   for (int64_t r = 0; r < tile.rows; ++r) {
     const uint8_t* from = static_cast<const uint8_t*>(view.data) + (tile.row + r) * view.row + tile.col / 8;
     for (int64_t c = 0; c < tile.cols; c += 8) {
-      const uint64_t eight = spread_bits(from[c / 8]);
+      const uint64_t eight = bytes_of_bits(from[c / 8]);
       std::memcpy(pixels + c, &eight, sizeof eight);
     }
     Real* to = buffer + r * tile.cols;
@@ -122,7 +123,7 @@ Elements<Real> choose_elements(Likelihood likelihood) {
 template <class T>
 void run_tiles(const LikelihoodProblem& p, int64_t first_tile, int64_t last_tile) {
   using Real = Compute<T>;
-  const LikelihoodPartition cut(p.rows, p.cols());
+  const LikelihoodPartition partition(p.rows, p.cols());
   const Width<double> exact = width_of(p.likelihood, p.scale);
   const Width<Real> width = {static_cast<Real>(exact.inverse), static_cast<Real>(exact.constant)};
   const bool one_factor = p.grad_nll.row == 0 && p.grad_nll.outer == 0 && (p.cols() == 1 || p.grad_nll.inner == 0);
@@ -133,7 +134,7 @@ void run_tiles(const LikelihoodProblem& p, int64_t first_tile, int64_t last_tile
   Real decoded_buffer[tile_elements], target_buffer[tile_elements], nll[tile_elements], grad_buffer[tile_elements];
   Real grad_nll_buffer[tile_elements];
   for (int64_t number = first_tile; number < last_tile; ++number) {
-    const Tile tile = tile_at(p, cut, number);
+    const Tile tile = tile_at(p, partition, number);
     const Real* x = load<T>(p, p.decoded, tile, decoded_buffer);
     const Real* t = read_target(p, tile, target_buffer);
     Real* grad = p.grad.data ? destination<T>(p, p.grad, tile, grad_buffer) : grad_buffer;
@@ -144,9 +145,10 @@ void run_tiles(const LikelihoodProblem& p, int64_t first_tile, int64_t last_tile
     }
     store<T>(p, p.grad, tile, grad, grad_buffer);
     store<Real>(p, p.nll, tile, nll, nll);
-    if (p.partial)
+    if (p.partials)
       for (int64_t r = 0; r < tile.rows; ++r)
-        p.partial[(tile.row + r) * cut.panels + number % cut.panels] = row_sum(nll + r * tile.cols, tile.cols);
+        p.partials[(tile.row + r) * partition.panels + number % partition.panels] =
+            row_sum(nll + r * tile.cols, tile.cols);
   }
 }
 

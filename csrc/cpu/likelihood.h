@@ -13,11 +13,11 @@ struct LikelihoodProblem : Problem {
   Pixels pixels = Pixels::float32;
   Likelihood likelihood = Likelihood::bernoulli;
   double scale = 1;
-  View decoded, target;       // for Pixels::bits, data is the first row's first byte, and row counts bytes
-  View nll;                   // data is null if the elements are not wanted
-  double* partial = nullptr;  // one partial sum per row and panel (see LikelihoodPartition); null if not wanted
-  View grad;                  // data is null if not wanted
-  View grad_nll;              // gradient of each element's NLL, before grad_scale is applied; data is null if it is 1
+  View decoded, target;        // for Pixels::bits, data is the first row's first byte, and row counts bytes
+  View nll;                    // data is null if the elements are not wanted
+  double* partials = nullptr;  // one partial sum per row and panel (see LikelihoodPartition); null if not wanted
+  View grad;                   // data is null if not wanted
+  View grad_nll;               // gradient of each element's NLL, before grad_scale is applied; data is null if it is 1
   double grad_scale = 1;
 };
 

@@ -8,7 +8,7 @@ namespace betavae_fast::cuda {
 struct LatentArguments {
   DType dtype = DType::float32;
   Problem problem;
-  Partition cut;
+  Partition partition;
   Tiled mu, logvar, noise;       // noise.data is null if the noise is drawn
   const int64_t* rng = nullptr;  // (seed, stream) on the device, read by the kernel
   int64_t first_element = 0;     // number of the first element in the noise sequence: first_row * cols
@@ -20,8 +20,8 @@ struct LatentArguments {
 struct LatentForward : LatentArguments {
   Tiled z, kl;  // data is null if not wanted; kl takes each element's KL
   Reduction reduction = Reduction::none;
-  float* sums = nullptr;  // see sums_of(); null if no KL is wanted or each KL goes to `kl` (reduction `none`)
-  double scale = 1;       // factor of the sums; 1 if they are partial sums
+  float* partials = nullptr;  // see partials_of(); null if no KL is wanted or each KL goes to `kl` (reduction `none`)
+  double scale = 1;           // factor of the partial sums that are the result; otherwise 1
 };
 
 struct LatentBackward : LatentArguments {

@@ -7,45 +7,44 @@
 namespace betavae_fast::cuda {
 namespace {
 
-// The form of the KL's gradient: absent; the same in every row, so that it is read once (reduction "dim" and the scalar
-// reductions); one value per row ("sample"); or one value per element ("none").
-enum class KlGrad { absent, columns, rows, each };
-
+// kl_grad: the elements that share one value of the KL's gradient. `dim`, which stands for the scalar reductions too,
+// is the same in every row, so that it is read once.
+//
 // A CTA owns one item of the partition, and a thread owns the same columns in each of the item's tiles. The noise is
 // drawn again, with the same bits as in forward. Operands that the wanted gradients do not need are neither read nor
 // computed.
-template <class T, bool vector, bool has_grad_z, KlGrad kl_grad>
+template <class T, bool vector, bool has_grad_z, Reduction kl_grad>
 __global__ void __launch_bounds__(cta_threads) backward(const __grid_constant__ LatentBackward p) {
   constexpr int group = group_size<T>;
-  constexpr bool has_grad_kl = kl_grad != KlGrad::absent;
-  const Place place = p.cut.place(blockIdx.x, threadIdx.x);
-  const Column column(p.problem, place.col);
-  Operand<T, vector> mu_in(p.problem, p.mu, place, column);
-  Operand<T, vector> logvar_in(p.problem, p.logvar, place, column);
-  Operand<T, vector> given_in(p.problem, p.noise, place, column);
-  Operand<T, vector> grad_z_in(p.problem, p.grad_z, place, column);
-  Operand<float, vector> grad_kl_in(p.problem, p.grad_kl, place, column);
-  Operand<T, vector> grad_mu_out(p.problem, p.grad_mu, place, column);
-  Operand<T, vector> grad_logvar_out(p.problem, p.grad_logvar, place, column);
-  Noise<vector> noise(has_grad_z ? p.rng : nullptr, p.first_element + place.first, p.cut.tile_stride);
+  constexpr bool has_grad_kl = kl_grad != Reduction::absent;
+  const ThreadElements thread = p.partition.thread_elements(blockIdx.x, threadIdx.x);
+  const Column column(p.problem, thread.col);
+  ThreadOperand<T, vector> mu_in(p.problem, p.mu, thread, column);
+  ThreadOperand<T, vector> logvar_in(p.problem, p.logvar, thread, column);
+  ThreadOperand<T, vector> given_in(p.problem, p.noise, thread, column);
+  ThreadOperand<T, vector> grad_z_in(p.problem, p.grad_z, thread, column);
+  ThreadOperand<float, vector> grad_kl_in(p.problem, p.grad_kl, thread, column);
+  ThreadOperand<T, vector> grad_mu_out(p.problem, p.grad_mu, thread, column);
+  ThreadOperand<T, vector> grad_logvar_out(p.problem, p.grad_logvar, thread, column);
+  Noise<vector> noise(has_grad_z ? p.rng : nullptr, p.first_element + thread.first, p.partition.tile_stride);
   float grad_kl[group] = {};
-  if constexpr (kl_grad == KlGrad::columns) {
-    Index index(p.problem, place.col);
+  if constexpr (kl_grad == Reduction::dim) {
+    Index index(p.problem, thread.col);
 #pragma unroll
     for (int j = 0; j < group; ++j) {
-      if (j < place.room) grad_kl[j] = p.kl_scale * static_cast<const float*>(p.grad_kl.data)[index.offset(p.grad_kl)];
+      if (j < thread.room) grad_kl[j] = p.kl_scale * static_cast<const float*>(p.grad_kl.data)[index.offset(p.grad_kl)];
       index.next(p.problem);
     }
   }
 #pragma unroll 1
-  for (int tile = 0; tile < place.tiles; ++tile) {
-    const int count = place.count(tile);
+  for (int tile = 0; tile < thread.tiles; ++tile) {
+    const int count = thread.count(tile);
     if (count > 0) {
       float mu[group] = {}, logvar[group] = {}, eps[group] = {}, grad_z[group] = {}, grad_mu[group], grad_logvar[group];
       const auto load = [&](int elements) {
         if constexpr (has_grad_z) grad_z_in.load(elements, grad_z);
         if (has_grad_kl && p.grad_mu.data) mu_in.load(elements, mu);
-        if constexpr (kl_grad == KlGrad::each) grad_kl_in.load(elements, grad_kl);
+        if constexpr (kl_grad == Reduction::none) grad_kl_in.load(elements, grad_kl);
         if (p.grad_logvar.data) logvar_in.load(elements, logvar);
       };
       // All loads are in one branch, so that they are issued together, as in load_both().
@@ -54,9 +53,9 @@ __global__ void __launch_bounds__(cta_threads) backward(const __grid_constant__ 
       } else {
         load(count);
       }
-      if constexpr (kl_grad == KlGrad::rows && vector) {
+      if constexpr (kl_grad == Reduction::sample && vector) {
         const float of_row =
-            static_cast<const float*>(p.grad_kl.data)[(place.row + tile * p.cut.tile_rows) * p.grad_kl.row];
+            static_cast<const float*>(p.grad_kl.data)[(thread.row + tile * p.partition.tile_rows) * p.grad_kl.row];
 #pragma unroll
         for (int j = 0; j < group; ++j) grad_kl[j] = of_row;
       }
@@ -95,32 +94,33 @@ __global__ void __launch_bounds__(cta_threads) backward(const __grid_constant__ 
         store(count);
       }
     }
-    mu_in.next_tile(p.cut.tile_stride);
-    logvar_in.next_tile(p.cut.tile_stride);
-    if (has_grad_z) given_in.next_tile(p.cut.tile_stride);
-    if (has_grad_z) grad_z_in.next_tile(p.cut.tile_stride);
-    if (kl_grad == KlGrad::each) grad_kl_in.next_tile(p.cut.tile_stride);
-    grad_mu_out.next_tile(p.cut.tile_stride);
-    grad_logvar_out.next_tile(p.cut.tile_stride);
+    mu_in.next_tile(p.partition.tile_stride);
+    logvar_in.next_tile(p.partition.tile_stride);
+    if (has_grad_z) given_in.next_tile(p.partition.tile_stride);
+    if (has_grad_z) grad_z_in.next_tile(p.partition.tile_stride);
+    if (kl_grad == Reduction::none) grad_kl_in.next_tile(p.partition.tile_stride);
+    grad_mu_out.next_tile(p.partition.tile_stride);
+    grad_logvar_out.next_tile(p.partition.tile_stride);
     noise.next_tile();
   }
 }
 
 template <class T, bool vector, bool has_grad_z>
 auto choose(const LatentBackward& p) {
-  if (p.grad_kl.row == 0) return backward<T, vector, has_grad_z, KlGrad::columns>;
-  if constexpr (vector) {
-    if (!p.grad_kl_vector) return backward<T, vector, has_grad_z, KlGrad::rows>;
+  if constexpr (has_grad_z) {
+    if (!p.grad_kl.data) return backward<T, vector, true, Reduction::absent>;
   }
-  return backward<T, vector, has_grad_z, KlGrad::each>;
+  if (p.grad_kl.row == 0) return backward<T, vector, has_grad_z, Reduction::dim>;
+  if constexpr (vector) {
+    if (!p.grad_kl_vector) return backward<T, vector, has_grad_z, Reduction::sample>;
+  }
+  return backward<T, vector, has_grad_z, Reduction::none>;
 }
 
 template <class T, bool vector>
 const char* launch(const LatentBackward& p, cudaStream_t stream) {
-  const auto kernel = !p.grad_kl.data ? backward<T, vector, true, KlGrad::absent>
-                      : p.grad_z.data ? choose<T, vector, true>(p)
-                                      : choose<T, vector, false>(p);
-  kernel<<<static_cast<unsigned>(p.cut.ctas()), cta_threads, 0, stream>>>(p);
+  const auto kernel = p.grad_z.data ? choose<T, vector, true>(p) : choose<T, vector, false>(p);
+  kernel<<<static_cast<unsigned>(p.partition.ctas()), cta_threads, 0, stream>>>(p);
   return last_error();
 }
 

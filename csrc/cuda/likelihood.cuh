@@ -52,11 +52,11 @@ const char* with_variant_of(const LikelihoodArguments& p, Visit visit) {
   if (!p.vector) return visit(Variant<T, AnyPixels<T>, false>{});
   if (!p.target_vector) return visit(Variant<T, AnyPixels<T>, true>{});
   switch (p.target.pixels) {
-    case Pixels::uint8: return visit(Variant<T, Operand<Byte, true>, true>{});
-    case Pixels::boolean: return visit(Variant<T, Operand<Flag, true>, true>{});
-    case Pixels::bits: return visit(Variant<T, Operand<Bit, true>, true>{});
-    case Pixels::float32: return visit(Variant<T, Operand<float, true>, true>{});
-    default: return visit(Variant<T, Operand<T, true>, true>{});
+    case Pixels::uint8: return visit(Variant<T, ThreadOperand<Byte, true>, true>{});
+    case Pixels::boolean: return visit(Variant<T, ThreadOperand<Flag, true>, true>{});
+    case Pixels::bits: return visit(Variant<T, ThreadOperand<Bit, true>, true>{});
+    case Pixels::float32: return visit(Variant<T, ThreadOperand<float, true>, true>{});
+    default: return visit(Variant<T, ThreadOperand<T, true>, true>{});
   }
 }
 

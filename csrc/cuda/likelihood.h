@@ -14,7 +14,7 @@ struct LikelihoodArguments {
   Likelihood likelihood = Likelihood::bernoulli;
   float inverse_scale = 1, constant = 0;
   Problem problem;
-  Partition cut;
+  Partition partition;
   Tiled decoded;
   Target target;
   Tiled grad;                  // data is null if not wanted
@@ -26,8 +26,8 @@ struct LikelihoodForward : LikelihoodArguments {
   Tiled nll;             // each element's NLL; data is null if sums are wanted
   float grad_scale = 1;  // factor from the gradient of one element's NLL to the gradient of the reduced NLL
   Reduction reduction = Reduction::none;
-  float* sums = nullptr;  // see sums_of()
-  double scale = 1;       // factor of the sums; 1 if they are partial sums
+  float* partials = nullptr;  // see partials_of()
+  double scale = 1;           // factor of the partial sums that are the result; otherwise 1
 };
 
 struct LikelihoodBackward : LikelihoodArguments {

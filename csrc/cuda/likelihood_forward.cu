@@ -4,27 +4,26 @@
 namespace betavae_fast::cuda {
 namespace {
 
-// The use of the NLL: each element's NLL is written; it is summed along the rows, by the CTA in every tile (reduction
-// "sample"); or it is summed completely, in registers and at the end by the CTA.
-enum class Sum { none, rows, all };
-
+// want: `none` writes each element's NLL. `sample` sums it along the rows, by the CTA in every tile. `sum`, which
+// stands for both scalar reductions, sums it completely, in registers and at the end by the CTA.
+//
 // A CTA owns one item of the partition, and a thread owns the same columns in each of the item's tiles. decoded and
 // target are read once, a wanted gradient is written once, and the sums go to the CTA's own partial sums.
-template <class V, Sum want>
+template <class V, Reduction want>
 __global__ void __launch_bounds__(cta_threads) forward(const __grid_constant__ LikelihoodForward p) {
   constexpr int group = V::group;
-  __shared__ float shared[want == Sum::rows ? 2 * cta_threads * group : cta_threads / 32];
-  const Place place = p.cut.place(blockIdx.x, threadIdx.x);
-  const Column column(p.problem, place.col);
-  Operand<typename V::Element, V::vector> decoded_in(p.problem, p.decoded, place, column);
-  typename V::TargetOperand target_in(p.problem, p.target, place, column);
-  Operand<typename V::Element, V::vector> grad_out(p.problem, p.grad, place, column);
-  Operand<float, V::vector> nll_out(p.problem, p.nll, place, column);
+  __shared__ float shared[want == Reduction::sample ? 2 * cta_threads * group : cta_threads / 32];
+  const ThreadElements thread = p.partition.thread_elements(blockIdx.x, threadIdx.x);
+  const Column column(p.problem, thread.col);
+  ThreadOperand<typename V::Element, V::vector> decoded_in(p.problem, p.decoded, thread, column);
+  typename V::TargetOperand target_in(p.problem, p.target, thread, column);
+  ThreadOperand<typename V::Element, V::vector> grad_out(p.problem, p.grad, thread, column);
+  ThreadOperand<float, V::vector> nll_out(p.problem, p.nll, thread, column);
   float total = 0.0f;
-  const RowSums<group> row_sums(p.cut);
+  const RowSums<group> row_sums(p.partition);
 #pragma unroll 1
-  for (int tile = 0; tile < place.tiles; ++tile) {
-    const int count = place.count(tile);
+  for (int tile = 0; tile < thread.tiles; ++tile) {
+    const int count = thread.count(tile);
     float nll[group] = {};
     if (count > 0) {
       float x[group], t[group], grad[group];
@@ -35,7 +34,7 @@ __global__ void __launch_bounds__(cta_threads) forward(const __grid_constant__ L
         for (int j = 0; j < group; ++j) grad[j] *= p.grad_scale;
         grad_out.store(count, grad);
       }
-      if constexpr (want == Sum::none) {
+      if constexpr (want == Reduction::none) {
         nll_out.store(count, nll);
       } else if (count < group) {
 #pragma unroll
@@ -43,21 +42,21 @@ __global__ void __launch_bounds__(cta_threads) forward(const __grid_constant__ L
           if (j >= count) nll[j] = 0.0f;
       }
     }
-    decoded_in.next_tile(p.cut.tile_stride);
-    target_in.next_tile(p.cut.tile_stride);
-    grad_out.next_tile(p.cut.tile_stride);
-    if (want == Sum::none) nll_out.next_tile(p.cut.tile_stride);
-    if constexpr (want == Sum::all) total += sum_group(nll);
-    if constexpr (want == Sum::rows) {
-      const int64_t row = (place.item * p.cut.item_tiles + tile) * p.cut.tile_rows;
+    decoded_in.next_tile(p.partition.tile_stride);
+    target_in.next_tile(p.partition.tile_stride);
+    grad_out.next_tile(p.partition.tile_stride);
+    if (want == Reduction::none) nll_out.next_tile(p.partition.tile_stride);
+    if constexpr (want == Reduction::sum) total += sum_group(nll);
+    if constexpr (want == Reduction::sample) {
+      const int64_t row = (thread.item * p.partition.item_tiles + tile) * p.partition.tile_rows;
       row_sums.of_tile(nll, shared + tile % 2 * cta_threads * group, [&](int local, float sum) {
-        if (row + local < p.cut.rows) p.sums[(row + local) * p.cut.panels + place.panel] = sum;
+        if (row + local < p.partition.rows) p.partials[(row + local) * p.partition.panels + thread.panel] = sum;
       });
     }
   }
-  if constexpr (want == Sum::all) {
+  if constexpr (want == Reduction::sum) {
     const float sum = sum_cta(total, shared);
-    if (threadIdx.x == 0) p.sums[blockIdx.x] = static_cast<float>(p.scale * sum);
+    if (threadIdx.x == 0) p.partials[blockIdx.x] = static_cast<float>(p.scale * sum);
   }
 }
 
@@ -66,10 +65,10 @@ __global__ void __launch_bounds__(cta_threads) forward(const __grid_constant__ L
 const char* likelihood_forward(const LikelihoodForward& p, void* stream) {
   return with_variant(p, [&](auto variant) -> const char* {
     using V = decltype(variant);
-    const auto kernel = p.nll.data                         ? forward<V, Sum::none>
-                        : p.reduction == Reduction::sample ? forward<V, Sum::rows>
-                                                           : forward<V, Sum::all>;
-    kernel<<<static_cast<unsigned>(p.cut.ctas()), cta_threads, 0, static_cast<cudaStream_t>(stream)>>>(p);
+    auto kernel = forward<V, Reduction::sum>;
+    if (p.reduction == Reduction::none) kernel = forward<V, Reduction::none>;
+    if (p.reduction == Reduction::sample) kernel = forward<V, Reduction::sample>;
+    kernel<<<static_cast<unsigned>(p.partition.ctas()), cta_threads, 0, static_cast<cudaStream_t>(stream)>>>(p);
     return last_error();
   });
 }

@@ -8,10 +8,11 @@ namespace betavae_fast::cuda {
 
 // An operand for which vectorize() holds: every group is contiguous and aligned. A pointer steps from tile to tile.
 template <class T, bool vector>
-class Operand {
+class ThreadOperand {
  public:
-  __device__ __forceinline__ Operand(const Problem&, const Tiled& view, const Place& place, Column column)
-      : at_(static_cast<char*>(view.data) + column.offset(view, place.row) * int64_t{sizeof(T)}), step_(view.step) {}
+  __device__ __forceinline__ ThreadOperand(const Problem&, const Tiled& view, const ThreadElements& thread,
+                                           Column column)
+      : at_(static_cast<char*>(view.data) + column.offset(view, thread.row) * int64_t{sizeof(T)}), step_(view.step) {}
 
   // Sets elements past `count` to 0.
   template <int n>
@@ -38,10 +39,10 @@ class Operand {
 
 // An operand with any strides: the place of every element is computed.
 template <class T>
-class Operand<T, false> {
+class ThreadOperand<T, false> {
  public:
-  __device__ __forceinline__ Operand(const Problem& p, const Tiled& view, const Place& place, Column)
-      : p_(p), view_(view), element_(place.first) {}
+  __device__ __forceinline__ ThreadOperand(const Problem& p, const Tiled& view, const ThreadElements& thread, Column)
+      : p_(p), view_(view), element_(thread.first) {}
 
   template <int n>
   __device__ __forceinline__ void load(int count, float (&x)[n]) const {
@@ -84,7 +85,7 @@ __device__ __forceinline__ void load_both(const A& a, const B& b, int count, flo
   }
 }
 template <class A, class T, int n>
-__device__ __forceinline__ void load_both(const A& a, const Operand<T, false>& b, int count, float (&x)[n],
+__device__ __forceinline__ void load_both(const A& a, const ThreadOperand<T, false>& b, int count, float (&x)[n],
                                           float (&y)[n]) {
   a.load(count, x);
   b.load(count, y);

@@ -15,6 +15,9 @@ namespace betavae_fast::cuda {
 
 constexpr int cta_threads = 256;
 
+// The number of elements in a thread's group, which is 16 bytes.
+inline int group_of(DType dtype) { return dtype == DType::float32 ? 4 : 8; }
+
 // Computes n / divisor for 0 <= n < 2^31 with one multiplication (Granlund & Montgomery 1994).
 struct Divider {
   uint32_t divisor = 1, multiplier = 1, shift = 0;
@@ -31,7 +34,7 @@ struct Divider {
 
 // The elements that one thread owns in its CTA's item: `room` consecutive elements from `first` on in the first tile,
 // as many in each tile below it, and `last` elements (perhaps fewer, or none) in the last tile.
-struct Place {
+struct ThreadElements {
   int64_t item, panel;
   int64_t row, col;  // position of the element `first`
   int64_t first;     // row * cols + col
@@ -40,12 +43,9 @@ struct Place {
   BVF_INLINE int32_t count(int32_t tile) const { return tile + 1 < tiles ? room : last; }
 };
 
-// The values that a kernel keeps: one for each column or each row (a sum, or the gradient of a sum), or nothing, which
-// allows elements to be assigned in flat order.
-enum class Keeps { nothing, columns, rows };
-
 struct Partition {
-  // The batch's shape. If nothing is kept per row or column, the same elements may be cut into rows of another length.
+  // The batch's shape. If no value belongs to a column or a row, the same elements may be cut into rows of another
+  // length.
   int64_t rows = 0, cols = 1;
   int64_t elements = 0;  // rows * cols, or fewer if the rows were cut anew and the last one is not full
   int64_t row_tiles = 0, items = 0;
@@ -58,17 +58,20 @@ struct Partition {
   static constexpr int64_t panel_cols = 256;  // a CTA then reads at least 512 bytes of each row
 
   Partition() = default;
-  Partition(int64_t batch_rows, int64_t batch_cols, int group_size, Keeps keeps, Tuning tuned)
+  // reduction: the elements that share one value, which is a sum or the gradient of a sum. A kernel keeps such values
+  // for its columns (`dim`) or rows (`sample`); otherwise elements are assigned in flat order.
+  Partition(int64_t batch_rows, int64_t batch_cols, int group_size, Reduction reduction, Tuning tuned)
       : rows(batch_rows), cols(batch_cols), elements(batch_rows * batch_cols), group(group_size) {
     const int64_t tile = int64_t{cta_threads} * group;
-    if (keeps == Keeps::nothing && cols % group != 0 && period() > tile) {
+    const bool flat = reduction != Reduction::dim && reduction != Reduction::sample;
+    if (flat && cols % group != 0 && period() > tile) {
       cols = panel_cols;
       rows = (elements + cols - 1) / cols;
     }
     // With few rows, broader panels keep all threads busy. Panels are not broadened for sums of rows, which must not
     // depend on the number of rows.
     int64_t broadest = panel_cols;
-    if (keeps != Keeps::rows && rows * panel_cols < tile) broadest = tile / rows / group * group;
+    if (reduction != Reduction::sample && rows * panel_cols < tile) broadest = tile / rows / group * group;
     folded = cols % group == 0 ? cols <= broadest : period() <= tile;
     if (folded) {
       tile_cols = static_cast<int32_t>(cols);
@@ -96,8 +99,8 @@ struct Partition {
   // Tells whether no group spans two rows.
   BVF_INLINE bool groups_in_rows() const { return !folded || cols % group == 0; }
 
-  BVF_INLINE Place place(uint32_t cta, uint32_t thread) const {
-    Place p;
+  BVF_INLINE ThreadElements thread_elements(uint32_t cta, uint32_t thread) const {
+    ThreadElements p;
     p.item = by_panels.quotient(cta);
     p.panel = cta - p.item * panels;
     const uint32_t n = folded ? thread * static_cast<uint32_t>(group) : thread;
@@ -182,31 +185,31 @@ struct Column {
 
 // Tells whether every group of the operand is contiguous and begins at a multiple of its size from the operand's
 // beginning. Sets view.tile_row.
-inline bool consecutive(const Problem& p, const Partition& cut, Tiled& view) {
-  if (view.inner != 1 || !cut.groups_aligned()) return false;
+inline bool consecutive(const Problem& p, const Partition& partition, Tiled& view) {
+  if (view.inner != 1 || !partition.groups_aligned()) return false;
   const bool joined = (p.rows == 1 || view.row == p.cols()) && (p.outer == 1 || view.outer == p.inner);
-  const bool in_groups = p.cols() % cut.group == 0 && (p.rows == 1 || view.row % cut.group == 0) &&
-                         (p.outer == 1 || (p.inner % cut.group == 0 && view.outer % cut.group == 0));
-  view.tile_row = joined ? cut.cols : view.row;
+  const bool in_groups = p.cols() % partition.group == 0 && (p.rows == 1 || view.row % partition.group == 0) &&
+                         (p.outer == 1 || (p.inner % partition.group == 0 && view.outer % partition.group == 0));
+  view.tile_row = joined ? partition.cols : view.row;
   return joined || in_groups;
 }
 
 // Tells whether every group can be moved at once, 16 bytes at a time, or in one piece if it has fewer bytes. Sets
 // view.step.
-inline bool vectorize(const Problem& p, const Partition& cut, int64_t element_bytes, Tiled& view) {
+inline bool vectorize(const Problem& p, const Partition& partition, int64_t element_bytes, Tiled& view) {
   if (!view.data) return true;
-  const int64_t group_bytes = cut.group * element_bytes;
+  const int64_t group_bytes = partition.group * element_bytes;
   const bool aligned =
       reinterpret_cast<uintptr_t>(view.data) % static_cast<uintptr_t>(group_bytes < 16 ? group_bytes : 16) == 0;
-  if (!aligned || !consecutive(p, cut, view)) return false;
-  view.step = cut.tile_rows * view.tile_row * element_bytes;
+  if (!aligned || !consecutive(p, partition, view)) return false;
+  view.step = partition.tile_rows * view.tile_row * element_bytes;
   return true;
 }
 
 // Does the same for packed bits, of which a group has at most one byte. The step counts bits.
-inline bool vectorize_bits(const Problem& p, const Partition& cut, Tiled& view) {
-  if (!consecutive(p, cut, view)) return false;
-  view.step = cut.tile_rows * view.tile_row;
+inline bool vectorize_bits(const Problem& p, const Partition& partition, Tiled& view) {
+  if (!consecutive(p, partition, view)) return false;
+  view.step = partition.tile_rows * view.tile_row;
   return true;
 }
 

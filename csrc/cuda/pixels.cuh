@@ -44,10 +44,11 @@ __device__ __forceinline__ void load_group(const Flag* from, float (&x)[n]) {
 // A target of bits, whose offsets and steps count bits. A group is within one byte; elements past `count` may be
 // another row's.
 template <>
-class Operand<Bit, true> {
+class ThreadOperand<Bit, true> {
  public:
-  __device__ __forceinline__ Operand(const Problem&, const Tiled& view, const Place& place, Column column)
-      : bytes_(static_cast<const uint8_t*>(view.data)), at_(column.offset(view, place.row)), step_(view.step) {}
+  __device__ __forceinline__ ThreadOperand(const Problem&, const Tiled& view, const ThreadElements& thread,
+                                           Column column)
+      : bytes_(static_cast<const uint8_t*>(view.data)), at_(column.offset(view, thread.row)), step_(view.step) {}
 
   template <int n>
   __device__ __forceinline__ void load(int, float (&x)[n]) const {
@@ -75,8 +76,8 @@ __device__ __forceinline__ float pixel_at(const void* data, int64_t offset, Bit)
 template <class T>
 class AnyPixels {
  public:
-  __device__ __forceinline__ AnyPixels(const Problem& p, const Target& target, const Place& place, Column)
-      : p_(p), target_(target), element_(place.first) {}
+  __device__ __forceinline__ AnyPixels(const Problem& p, const Target& target, const ThreadElements& thread, Column)
+      : p_(p), target_(target), element_(thread.first) {}
 
   template <int n>
   __device__ __forceinline__ void load(int count, float (&x)[n]) const {

@@ -36,20 +36,21 @@ __device__ __forceinline__ float sum_cta(float x, float* shared) {
 // Sums a CTA's columns: the rows of the tile are folded in half until one is left. `shared` has room for a tile. Calls
 // visit(column in the tile, sum) only for the tile's own columns; the columns beyond them belong to another CTA.
 template <int n, class Visit>
-__device__ __forceinline__ void sum_columns(const Partition& cut, const float (&x)[n], float* shared, Visit visit) {
-  if (cut.tile_rows == 1) {
+__device__ __forceinline__ void sum_columns(const Partition& partition, const float (&x)[n], float* shared,
+                                            Visit visit) {
+  if (partition.tile_rows == 1) {
 #pragma unroll
     for (int j = 0; j < n; ++j) {
       const int i = static_cast<int>(threadIdx.x) * n + j;
-      if (i < cut.tile_cols) visit(i, x[j]);
+      if (i < partition.tile_cols) visit(i, x[j]);
     }
     return;
   }
 #pragma unroll
   for (int j = 0; j < n; j += 4)
     reinterpret_cast<float4*>(shared)[(threadIdx.x * n + j) / 4] = make_float4(x[j], x[j + 1], x[j + 2], x[j + 3]);
-  for (int rows = cut.tile_rows; rows > 1;) {
-    const int kept = (rows + 1) / 2, folded = (rows - kept) * cut.tile_cols, from = kept * cut.tile_cols;
+  for (int rows = partition.tile_rows; rows > 1;) {
+    const int kept = (rows + 1) / 2, folded = (rows - kept) * partition.tile_cols, from = kept * partition.tile_cols;
     __syncthreads();
 #pragma unroll 1
     for (int i = threadIdx.x; i < folded; i += cta_threads) shared[i] += shared[from + i];
@@ -57,17 +58,17 @@ __device__ __forceinline__ void sum_columns(const Partition& cut, const float (&
   }
   __syncthreads();
 #pragma unroll 1
-  for (int i = threadIdx.x; i < cut.tile_cols; i += cta_threads) visit(i, shared[i]);
+  for (int i = threadIdx.x; i < partition.tile_cols; i += cta_threads) visit(i, shared[i]);
 }
 
 // Sums the rows of a tile. Each row gets as many threads of a warp as there are for it, rounded down to a power of two.
 template <int n>
 class RowSums {
  public:
-  __device__ __forceinline__ explicit RowSums(const Partition& cut)
-      : tile_rows_(cut.tile_rows),
-        grouped_(cut.groups_in_rows()),
-        width_(grouped_ ? cut.tile_cols / n : cut.tile_cols) {
+  __device__ __forceinline__ explicit RowSums(const Partition& partition)
+      : tile_rows_(partition.tile_rows),
+        grouped_(partition.groups_in_rows()),
+        width_(grouped_ ? partition.tile_cols / n : partition.tile_cols) {
     int shift = 5;
     while (shift > 0 && (tile_rows_ << shift) > cta_threads) --shift;
     lanes_ = 1 << shift;

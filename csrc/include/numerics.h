@@ -2,8 +2,8 @@
 //
 // Only correctly rounded operations (+ - * fma sqrt, exact conversions) are used; reciprocal_() alone may differ by an
 // ulp. The compilers may not fuse operations (-ffp-contract=off, --fmad=false), so a fused multiply-add happens only
-// where fma_() is called. The total correlation on the CPU is the exception: it promises no exact bits and is compiled
-// with -ffp-contract=fast.
+// where fma_() is called. The log densities on the CPU are the exception: no exact bits are promised, and they are
+// compiled with -ffp-contract=fast.
 #pragma once
 
 #include <cmath>

@@ -18,8 +18,9 @@ struct Problem {
   int64_t cols() const { return outer * inner; }
 };
 
-// The numbers are those of betavae_fast/ops/reductions.py.
-enum class Reduction : int64_t { none = 0, dim = 1, sample = 2, batchmean = 3, sum = 4 };
+// The elements that one KL, one NLL or one gradient of it belongs to. The numbers are those of
+// betavae_fast/ops/reductions.py; `absent` says that there is no KL, and stands only in the arguments of kernels.
+enum class Reduction : int64_t { absent = -1, none = 0, dim = 1, sample = 2, batchmean = 3, sum = 4 };
 enum class Likelihood : int64_t { bernoulli = 0, gaussian = 1, laplace = 2 };
 
 // The storage of a target's pixels. uint8 values from 0 to 255 are divided by 255. Bits are packed eight to a byte,

@@ -38,7 +38,7 @@ def test_pairs_count_their_exponentials():
     """A pair has one exponential for each channel and one for itself, forward and again backward. No pair goes through
     memory.
     """
-    op = get("total_correlation")
+    op = get("log_densities")
     for direction in ("forward", "backward"):
         assert op.cost_of(direction).operations((256, 10))[0] == 256**2 * 11
     assert op.cost_of("forward+backward").operations((256, 10))[0] == 2 * 256**2 * 11

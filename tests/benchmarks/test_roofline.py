@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks import RESULTS
 from benchmarks.machine_code import sass
+from benchmarks.pages import between
 from benchmarks.roofline import pipes, table
 from benchmarks.roofline.kernels import Row
 from benchmarks.roofline.machines import A100, H100, MACHINES
@@ -86,11 +87,7 @@ def committed():
 
 
 def test_the_committed_table_is_of_these_machines(committed):
-    for stated, machine in zip(committed["machines"], MACHINES, strict=True):
-        assert stated == {
-            **machine._asdict(),
-            "bytes_per_clock": pytest.approx(machine.bytes_per_clock, abs=1e-3),
-        }
+    assert committed["machines"] == [machine._asdict() for machine in MACHINES]
 
 
 def test_float32_is_bound_by_memory_on_sm_90(committed):
@@ -98,7 +95,7 @@ def test_float32_is_bound_by_memory_on_sm_90(committed):
     bound = [
         e
         for e in committed["kernels"]
-        if e["op"] != "total_correlation" and e["dtype"] == "float32" and e["arch"] == "sm_90"
+        if e["op"] != "log_densities" and e["dtype"] == "float32" and e["arch"] == "sm_90"
     ]
     assert len(bound) == 28
     slow = [
@@ -121,7 +118,7 @@ def test_a_slower_kernel_is_found():
 
 
 def test_the_page_and_the_results_list_the_table(committed):
-    _, shown, _ = table.PAGE.read_text(encoding="utf-8").split(table.MARK)
-    assert shown.strip() == table.markdown(committed)
+    page = table.PAGE.read_text(encoding="utf-8")
+    assert page == between(page, "table", table.on_page(committed))
     listed = (RESULTS / "README.md").read_text(encoding="utf-8")
     assert f"| `roofline/roofline.json` | `{committed['command']}` |" in listed

@@ -65,7 +65,7 @@ def train(folder: Path, *options: str) -> None:
 def tiny_data():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(betavae_fast.data, "load_dataset", load)
-        patch.setattr(cli.train, "_evaluate", lambda *_: None)  # `evaluate` draws the same pictures again
+        patch.setattr(cli.train, "_summarise", lambda *_: None)  # `evaluate` draws the same pictures again
         yield
 
 

@@ -303,7 +303,7 @@ def test_a_product_is_of_the_dtype_that_autocast_wants(
         taken.append((x.dtype, weight.dtype, bias.dtype))
         return x
 
-    monkeypatch.setattr(sequential, "LinearRelu", SimpleNamespace(apply=apply))
+    monkeypatch.setattr(sequential, "LinearReluFunction", SimpleNamespace(apply=apply))
     net, x = Sequential(nn.Linear(3, 3), nn.ReLU()), torch.zeros(2, 3)
     net(x)
     with torch.autocast("cpu", torch.bfloat16):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import re
@@ -26,7 +27,7 @@ from betavae_fast import (
 )
 from betavae_fast.ops import backends
 from betavae_fast.ops.backends import backend_table, missing
-from betavae_fast.ops.operators import BACKENDS
+from betavae_fast.ops.operators import BACKENDS, op_names
 from tests.backends import ROOT, available_backends, fresh_process
 
 PACKAGE = Path(betavae_fast.__file__).parent
@@ -309,12 +310,18 @@ def test_a_backend_refuses_tensors_of_another_device(backend: str) -> None:
 
 def test_the_table_names_every_backend_and_a_reason_for_each_missing_one() -> None:
     table = backend_table()
-    ops = ("latent", "likelihood", "total_correlation")
+    ops = ("latent", "likelihood", "log_densities")
     assert [(row.op, row.backend) for row in table] == [(op, backend) for op in ops for backend in BACKENDS]
     for row in table:
         assert row.available == (not row.reason) == (not missing(row.backend))
         assert row.available or row.reason.endswith("."), "a reason is a sentence"
     assert table[0].available and table[1].available, "the reference and plain torch need nothing"
+
+
+def test_setup_compiles_every_op() -> None:
+    """setup.py cannot ask the package that it builds."""
+    listed = re.search(r"^OPS = (\{.*\})$", (ROOT / "setup.py").read_text(), re.MULTILINE)
+    assert listed and tuple(ast.literal_eval(listed[1])) == op_names()
 
 
 @pytest.mark.parametrize("backend", available_backends("cpp"))

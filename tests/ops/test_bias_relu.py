@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from betavae_fast.ops import bias_relu
-from betavae_fast.ops.bias_relu import BiasRelu, LinearRelu
+from betavae_fast.ops.bias_relu import BiasReluFunction, LinearReluFunction
 
 SHAPES = ((5, 3), (2, 3, 4, 5), (1, 1, 2, 2), (0, 3, 2, 2))
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -39,7 +39,7 @@ def plainly(x: Tensor, bias: Tensor) -> Tensor:
 
 
 def together(x: Tensor, bias: Tensor) -> Tensor:
-    return BiasRelu.apply(x.clone(), bias)
+    return BiasReluFunction.apply(x.clone(), bias)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -94,10 +94,12 @@ def test_derivatives_of_a_linear_layer_and_relu(needs: tuple[bool, ...]) -> None
         t.requires_grad_(need)
         for t, need in zip((hidden((4, 3)), hidden((5, 3)) * 2, hidden((1, 5))[0]), needs, strict=True)
     ]
-    assert torch.equal(LinearRelu.apply(*leaves), F.linear(*leaves).relu())
-    torch.autograd.gradcheck(LinearRelu.apply, leaves, check_batched_grad=True)
-    torch.autograd.gradgradcheck(LinearRelu.apply, leaves, check_batched_grad=True)
-    grads = torch.autograd.grad(LinearRelu.apply(*leaves).sum(), [t for t in leaves if t.requires_grad])
+    assert torch.equal(LinearReluFunction.apply(*leaves), F.linear(*leaves).relu())
+    torch.autograd.gradcheck(LinearReluFunction.apply, leaves, check_batched_grad=True)
+    torch.autograd.gradgradcheck(LinearReluFunction.apply, leaves, check_batched_grad=True)
+    grads = torch.autograd.grad(
+        LinearReluFunction.apply(*leaves).sum(), [t for t in leaves if t.requires_grad]
+    )
     assert all(g.is_contiguous() for g in grads)
 
 
@@ -111,7 +113,7 @@ def test_a_graph_that_is_kept_gives_the_same_gradients_again() -> None:
 def test_what_is_written_over_is_missed_by_who_saved_it() -> None:
     x = hidden((6, 3)).requires_grad_()
     y = x.exp()  # exp saves its result
-    z = BiasRelu.apply(y, torch.zeros(3, dtype=torch.float64))
+    z = BiasReluFunction.apply(y, torch.zeros(3, dtype=torch.float64))
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         z.sum().backward()
 

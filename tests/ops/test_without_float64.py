@@ -26,7 +26,8 @@ from betavae_fast import (
 )
 from betavae_fast.functional import reparameterize_kl_packed
 from betavae_fast.noise import make_rng, normals
-from betavae_fast.ops import latent, likelihood, reductions, total_correlation
+from betavae_fast.ops import reductions
+from betavae_fast.ops.operators import OPERATORS
 from betavae_fast.ops.reductions import ESTIMATORS, REDUCTIONS
 
 BACKENDS = ("reference", "eager")
@@ -99,13 +100,9 @@ def without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     """Call operators as the Python functions they are, so that a mode sees their inside."""
     monkeypatch.setattr(reductions, "_WITHOUT_FLOAT64", ("cpu",))
     for backend in BACKENDS:
-        for module in (latent, likelihood, total_correlation):
-            name = module.__name__.rpartition(".")[2]
-            functions = importlib.import_module(f"betavae_fast.ops.{backend}.{name}")
-            for handles in vars(module).values():
-                if isinstance(handles, dict) and backend in handles and hasattr(handles[backend], "_schema"):
-                    op = handles[backend]._schema.name.removeprefix("betavae_fast::")
-                    monkeypatch.setitem(handles, backend, getattr(functions, op.removesuffix(f"_{backend}")))
+        for name, operator in OPERATORS.items():
+            functions = importlib.import_module(f"betavae_fast.ops.{backend}.{operator.op}")
+            monkeypatch.setitem(operator._overloads, backend, getattr(functions, name))
 
 
 def through(call: Call, backend: str, dtype: torch.dtype) -> list[Tensor]:

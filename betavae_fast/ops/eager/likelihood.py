@@ -72,7 +72,7 @@ def _has_nan(total: Tensor) -> bool:
     return total.device.type != "cpu" or bool(total.isnan())
 
 
-def _spread(grad_nll: Tensor, decoded: Tensor, likelihood: int, scale: float, reduction: int) -> Tensor:
+def _broadcast(grad_nll: Tensor, decoded: Tensor, likelihood: int, scale: float, reduction: int) -> Tensor:
     """The factor that turns ``_element_grad`` into the gradient of the reduced NLL."""
     if reduction == REDUCTIONS["sample"]:
         grad_nll = grad_nll.view(-1, *(1,) * (decoded.dim() - 1))
@@ -94,12 +94,12 @@ def likelihood_forward(
 ) -> tuple[Tensor, Tensor]:
     nll, sums = empty_nll(decoded, reduction), []
     for_each_row = reduction in (REDUCTIONS["none"], REDUCTIONS["sample"])
-    grad = spread = None
+    grad = factor = None
     if need_grad:
         grad = torch.empty_like(decoded)
-        spread = _spread(nll.new_ones(()), decoded, likelihood, scale, reduction)
+        factor = _broadcast(nll.new_ones(()), decoded, likelihood, scale, reduction)
     for x, t, g, out_nll, out_grad in row_groups(
-        decoded, target, spread, nll if for_each_row else None, grad
+        decoded, target, factor, nll if for_each_row else None, grad
     ):
         operands = _operands(x.to(nll.dtype), _pixels(t, packed, x), likelihood, scale)
         element = _element_nll(*operands, likelihood)
@@ -135,8 +135,8 @@ def likelihood_backward(
     reduction: int,
 ) -> Tensor:
     grad = torch.empty_like(decoded)
-    spread = _spread(grad_nll, decoded, likelihood, scale, reduction)
-    for x, t, g, out in row_groups(decoded, target, spread, grad):
+    factor = _broadcast(grad_nll, decoded, likelihood, scale, reduction)
+    for x, t, g, out in row_groups(decoded, target, factor, grad):
         operands = _operands(x.to(kl_dtype(x.dtype)), _pixels(t, packed, x), likelihood, scale)
         torch.mul(_element_grad(*operands, likelihood), g, out=out)
     return grad

@@ -43,7 +43,7 @@ def _element_grad(x: Tensor, t: Tensor, likelihood: int, scale: float) -> Tensor
     return torch.where(difference.isnan(), difference, torch.sign(difference)) / scale
 
 
-def _spread(grad_nll: Tensor, decoded: Tensor, reduction: int) -> Tensor:
+def _broadcast(grad_nll: Tensor, decoded: Tensor, reduction: int) -> Tensor:
     """The gradient of each pixel's NLL, from the gradient of the reduced NLL."""
     grad_nll = wide(grad_nll)
     if reduction == REDUCTIONS["sample"]:
@@ -84,7 +84,7 @@ def likelihood_backward(
     reduction: int,
 ) -> Tensor:
     element = _element_grad(wide(decoded), _pixels(target, packed, decoded), likelihood, scale)
-    return torch.empty_like(decoded).copy_(element * _spread(grad_nll, decoded, reduction))
+    return torch.empty_like(decoded).copy_(element * _broadcast(grad_nll, decoded, reduction))
 
 
 def likelihood_finish(

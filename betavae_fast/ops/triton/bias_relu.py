@@ -13,19 +13,20 @@ from torch import Tensor
 from betavae_fast.ops.operators import library
 from betavae_fast.ops.reductions import kl_dtype
 from betavae_fast.ops.triton import bias_relu_kernels as kernels
+from betavae_fast.ops.triton.sums import sum_partials, tile_of_partials
 
 # Elements of a tile, and its channels if these are neighbours in memory: 128 bytes in float32.
 TILE, PANEL = 4096, 32
-# Two or three programs on each processor of a large GPU keep its memory busy, and their shares are soon added up.
+# Two or three programs on each processor of a large GPU keep its memory busy, and their partial sums are soon added up.
 MOST_PROGRAMS = 256
-# Shares that are added up at a time: more would cost every program registers, and the processor programs.
-SHARES = 2048
-# Up to this number of tiles, one program sums faster than several whose shares have to be added up.
+# Partial sums that are added up at a time: more would cost every program registers, and the processor programs.
+PARTIALS = 2048
+# Up to this number of tiles, one program sums faster than several whose partial sums have to be added up.
 FEW_TILES = 4
 _OPTIONS = {"num_warps": 8, "enable_fp_fusion": False}
 
 
-class _Cut(NamedTuple):
+class _Tiles(NamedTuple):
     """The tiles of a tensor (batch, channels, ...)."""
 
     positions: int
@@ -59,7 +60,7 @@ class _Cut(NamedTuple):
         }
 
 
-def _cut(x: Tensor) -> _Cut:
+def _tiles(x: Tensor) -> _Tiles:
     channels = x.shape[1]
     positions = x.numel() // channels
     if x.is_contiguous():
@@ -69,16 +70,16 @@ def _cut(x: Tensor) -> _Cut:
     else:
         raise ValueError(f"bias_relu takes contiguous or channels_last tensors, got strides {x.stride()}")
     cols = min(PANEL, triton.next_power_of_2(channels)) if inner == 1 else 1
-    return _Cut(positions, channels, inner, TILE // cols, cols)
+    return _Tiles(positions, channels, inner, TILE // cols, cols)
 
 
 def bias_relu_(x: Tensor, bias: Tensor) -> Tensor:
     counter = x.new_empty(1, dtype=torch.int32)
     if x.numel():
-        cut = _cut(x)
+        tiles = _tiles(x)
         with torch.cuda.device_of(x):
-            kernels.bias_relu[(cut.tiles * cut.panels,)](
-                x, bias.contiguous(), counter, *cut[:3], **cut.options(), **_OPTIONS
+            kernels.bias_relu[(tiles.tiles * tiles.panels,)](
+                x, bias.contiguous(), counter, *tiles[:3], **tiles.options(), **_OPTIONS
             )
     return counter
 
@@ -89,25 +90,22 @@ def bias_relu_backward(
     grad_x, grad_bias = torch.empty_like(output), output.new_empty(output.shape[1], dtype=dtype)
     if not output.numel():
         return grad_x, grad_bias.zero_()
-    cut = _cut(output)
+    tiles = _tiles(output)
     grad = grad.contiguous(
         memory_format=torch.contiguous_format if output.is_contiguous() else torch.channels_last
     )
-    chunks = cut.chunks
+    chunks = tiles.chunks
     final = chunks == 1
-    sums = min(64, triton.next_power_of_2(cut.channels))
-    parts = min(SHARES // sums, triton.next_power_of_2(chunks))
-    shares = None if final else output.new_empty(chunks, cut.channels, dtype=kl_dtype(output.dtype))
+    partials = None if final else output.new_empty(chunks, tiles.channels, dtype=kl_dtype(output.dtype))
+    together = tile_of_partials(chunks, tiles.channels, PARTIALS)
     with torch.cuda.device_of(output):
-        kernels.bias_relu_backward[(chunks * cut.panels,)](
-            grad, output, grad_x, shares, grad_bias, None if final else counter,
-            *cut[:3], cut.tiles, chunks,
-            FINAL=final, PARTS=parts, SUMS=sums, **cut.options(), **_OPTIONS,
+        kernels.bias_relu_backward[(chunks * tiles.panels,)](
+            grad, output, grad_x, partials, grad_bias, None if final else counter,
+            *tiles[:3], tiles.tiles, chunks,
+            FINAL=final, PARTIALS=together["ROWS"], SUMS=together["COLS"], **tiles.options(), **_OPTIONS,
         )  # fmt: skip
-        if not final and counter is None:
-            kernels.sum_shares[(-(-cut.channels // sums),)](
-                shares, grad_bias, chunks, cut.channels, PARTS=parts, SUMS=sums, **_OPTIONS
-            )
+        if partials is not None and counter is None:
+            sum_partials(partials, grad_bias, chunks, tiles.channels, 1, most=PARTIALS)
     return grad_x, grad_bias
 
 

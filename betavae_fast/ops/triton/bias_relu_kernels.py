@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from betavae_fast.ops.triton.addresses import tile_store
+from betavae_fast.ops.triton.sums import add_partials
 
 _SIZES = ["positions", "channels", "inner"]
 
@@ -22,7 +23,7 @@ def _wide(x):
 
 
 @triton.jit
-def _place(
+def _addresses(
     tile, channel, positions, channels, inner,
     LAST: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
@@ -57,7 +58,7 @@ def bias_relu(
     panels = tl.cdiv(channels, COLS)
     tile, panel = tl.program_id(0) // panels, tl.program_id(0) % panels
     channel = panel * COLS + tl.arange(0, COLS)
-    offset, exists = _place(tile, channel, positions, channels, inner, LAST, WIDE, UNIT, ROWS)
+    offset, exists = _addresses(tile, channel, positions, channels, inner, LAST, WIDE, UNIT, ROWS)
     x = _wide(tl.load(x_ptr + offset, mask=exists, other=0.0))
     x += tl.load(bias_ptr + channel, mask=channel < channels, other=0.0).to(x.dtype)[None, :]
     tile_store(x_ptr + offset, tl.where(x <= 0.0, 0.0, x), exists, True)  # NaN stays, as in torch
@@ -65,65 +66,53 @@ def bias_relu(
         tl.store(counter_ptr, 0)
 
 
-@triton.jit
-def _sum_shares(
-    shares_ptr, grad_bias_ptr, first, chunks, channels, PARTS: tl.constexpr, SUMS: tl.constexpr
-):  # fmt: skip
-    """Write the bias's gradient for SUMS channels from ``first`` on: all shares summed, PARTS at a time, in float64."""
-    channel = first + tl.arange(0, SUMS)
-    part = tl.arange(0, PARTS)
-    total = tl.zeros([PARTS, SUMS], tl.float64)
-    for chunk in range(0, chunks, PARTS):
-        exists = (part < chunks - chunk)[:, None] & (channel < channels)[None, :]
-        at = (part + chunk)[:, None] * channels + channel[None, :]
-        # Not from the first-level cache, which is this processor's own: other programs have just written the shares.
-        total += tl.load(shares_ptr + at, mask=exists, other=0.0, cache_modifier=".cg").to(tl.float64)
-    total = tl.sum(total, 0)
-    total = total if grad_bias_ptr.dtype.element_ty == tl.float64 else total.to(tl.float32)
-    tile_store(grad_bias_ptr + channel, total, channel < channels, True)
-
-
-@triton.jit(do_not_specialize=["chunks", "channels"])
-def sum_shares(
-    shares_ptr, grad_bias_ptr, chunks, channels, PARTS: tl.constexpr, SUMS: tl.constexpr
-):  # fmt: skip
-    _sum_shares(shares_ptr, grad_bias_ptr, tl.program_id(0) * SUMS, chunks, channels, PARTS, SUMS)
-
-
 @triton.jit(do_not_specialize=[*_SIZES, "tiles", "chunks"])
 def bias_relu_backward(
-    grad_ptr, output_ptr, grad_x_ptr, shares_ptr, grad_bias_ptr, counter_ptr,
+    grad_ptr, output_ptr, grad_x_ptr, partials_ptr, grad_bias_ptr, counter_ptr,
     positions, channels, inner, tiles, chunks,
     FINAL: tl.constexpr, LAST: tl.constexpr, WIDE: tl.constexpr, UNIT: tl.constexpr,
-    ROWS: tl.constexpr, COLS: tl.constexpr, PARTS: tl.constexpr, SUMS: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, PARTIALS: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
     """Write the gradient where the output is positive and, for each channel, its sum: the bias's gradient.
 
     A program owns every ``chunks``-th tile of a panel and adds them up in order. FINAL: one program owns a whole panel.
-    Otherwise each program writes its share. With a counter, the program that counts last adds up all shares in the order
-    of the chunks, so that the sum does not depend on which program that is.
+    Otherwise each program writes its partial sums. With a counter, the program that counts last adds up all of them in
+    the order of the chunks, so that the sum does not depend on which program that is.
     """
     panels = tl.cdiv(channels, COLS)
     chunk, panel = tl.program_id(0) // panels, tl.program_id(0) % panels
     channel = panel * COLS + tl.arange(0, COLS)
     total = tl.zeros([ROWS, COLS], tl.float64 if grad_ptr.dtype.element_ty == tl.float64 else tl.float32)
     for tile in range(chunk, tiles, chunks):
-        offset, exists = _place(tile, channel, positions, channels, inner, LAST, WIDE, UNIT, ROWS)
+        offset, exists = _addresses(tile, channel, positions, channels, inner, LAST, WIDE, UNIT, ROWS)
         output = tl.load(output_ptr + offset, mask=exists, other=0.0)
         grad = _wide(tl.load(grad_ptr + offset, mask=exists, other=0.0))
         grad = tl.where(_wide(output) <= 0.0, 0.0, grad)  # a NaN's gradient passes, as in torch
         tile_store(grad_x_ptr + offset, grad, exists, True)
         total += grad
-    share = tl.sum(total, 0)
+    partial = tl.sum(total, 0)
     if FINAL:
-        tile_store(grad_bias_ptr + channel, share, channel < channels, True)
+        tile_store(grad_bias_ptr + channel, partial, channel < channels, True)
     else:
-        tl.store(shares_ptr + chunk * channels + channel, share, mask=channel < channels)
+        tl.store(partials_ptr + chunk * channels + channel, partial, mask=channel < channels)
         if counter_ptr is not None:
             # The barrier orders the stores of all threads before the one thread's atomic addition. The addition releases
             # them to the program that counts last; in that program, it acquires what the others have released.
             tl.debug_barrier()
             if tl.atomic_add(counter_ptr, 1, sem="acq_rel", scope="gpu") == chunks * panels - 1:
+                # Not from the first-level cache, which is this processor's own: other programs have just written.
                 for first in range(0, channels, SUMS):
-                    _sum_shares(shares_ptr, grad_bias_ptr, first, chunks, channels, PARTS, SUMS)
+                    add_partials(
+                        partials_ptr,
+                        grad_bias_ptr,
+                        first,
+                        chunks,
+                        channels,
+                        channels,
+                        1,
+                        1.0,
+                        PARTIALS,
+                        SUMS,
+                        ".cg",
+                    )
                 tl.store(counter_ptr, 0)

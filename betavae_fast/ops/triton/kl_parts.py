@@ -1,4 +1,4 @@
-"""The parts of the KL in Triton: one launch forward (three for large batches), one backward.
+"""The parts of the KL in Triton: one launch forward (two for large batches), one backward.
 
 All arithmetic is float64: the parts are differences of numbers that may be hundreds of nats, and there are few elements
 compared with the pairs of the batch.
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from betavae_fast.ops import kl_parts as plain
 from betavae_fast.ops.kl_parts import SMALLEST_LOGVAR
-from betavae_fast.ops.operators import library
 from betavae_fast.ops.reductions import kl_dtype
-from betavae_fast.ops.triton.numerics import INTERPRETED
+from betavae_fast.ops.triton.registration import register
+from betavae_fast.ops.triton.sums import sum_partials
 
 BLOCK, WARPS = 1024, 4
 # Blocks that one program adds up. Up to this number, one launch does everything.
@@ -34,26 +34,11 @@ _NUMBERS = ["count", "dims", "z_row", "z_col", "mu_row", "mu_col", "logvar_row",
 
 @triton.jit(do_not_specialize=_NUMBERS)
 def kl_parts_sums(
-    z_ptr,
-    mu_ptr,
-    logvar_ptr,
-    joint_ptr,
-    marginals_ptr,
-    sums_ptr,  # (programs, 3)
-    count,
-    dims,
-    z_row,
-    z_col,
-    mu_row,
-    mu_col,
-    logvar_row,
-    logvar_col,
-    rows,
-    FLOOR: tl.constexpr,
-    BLOCKS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Write this program's share of the means. ``joint`` (B,) and ``marginals`` (B, D) are contiguous."""
+    z_ptr, mu_ptr, logvar_ptr, joint_ptr, marginals_ptr, partials_ptr,
+    count, dims, z_row, z_col, mu_row, mu_col, logvar_row, logvar_col, rows,
+    FLOOR: tl.constexpr, BLOCKS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Write this program's partial sums of the means, (programs, 3). ``joint`` (B,), ``marginals`` (B, D): contiguous."""
     information = tl.zeros((BLOCK,), tl.float64)
     correlation = tl.zeros((BLOCK,), tl.float64)
     of_dimensions = tl.zeros((BLOCK,), tl.float64)
@@ -72,38 +57,21 @@ def kl_parts_sums(
         information += tl.where(inside, conditional - of_joint, 0.0)
         correlation += tl.where(inside, of_joint - marginal, 0.0)
         of_dimensions += tl.where(inside, marginal - prior, 0.0)
-    to = sums_ptr + 3 * tl.program_id(0)
+    to = partials_ptr + 3 * tl.program_id(0)
     scale = 1 / (rows + tl.zeros((), tl.float64))
-    tl.store(to, (tl.sum(information, 0) * scale).to(sums_ptr.dtype.element_ty))
-    tl.store(to + 1, (tl.sum(correlation, 0) * scale).to(sums_ptr.dtype.element_ty))
-    tl.store(to + 2, (tl.sum(of_dimensions, 0) * scale).to(sums_ptr.dtype.element_ty))
+    tl.store(to, (tl.sum(information, 0) * scale).to(partials_ptr.dtype.element_ty))
+    tl.store(to + 1, (tl.sum(correlation, 0) * scale).to(partials_ptr.dtype.element_ty))
+    tl.store(to + 2, (tl.sum(of_dimensions, 0) * scale).to(partials_ptr.dtype.element_ty))
 
 
 @triton.jit(do_not_specialize=[*_NUMBERS, "grad_stride"])
 def kl_parts_gradients(
-    grad_ptr,  # (3,)
-    z_ptr,
-    mu_ptr,
-    logvar_ptr,
-    from_z_ptr,  # the gradients that came through log q, contiguous; two of them may be None
-    from_mu_ptr,
-    from_logvar_ptr,
-    grad_z_ptr,
-    grad_mu_ptr,
-    grad_logvar_ptr,
-    count,
-    dims,
-    z_row,
-    z_col,
-    mu_row,
-    mu_col,
-    logvar_row,
-    logvar_col,
-    grad_stride,
-    rows,
-    FLOOR: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    grad_ptr, z_ptr, mu_ptr, logvar_ptr, from_z_ptr, from_mu_ptr, from_logvar_ptr,
+    grad_z_ptr, grad_mu_ptr, grad_logvar_ptr,
+    count, dims, z_row, z_col, mu_row, mu_col, logvar_row, logvar_col, grad_stride, rows,
+    FLOOR: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Write the complete gradients. from_…: those that came through log q, contiguous; two of them may be None."""
     scale = 1 / (rows + tl.zeros((), tl.float64))
     of_information = tl.load(grad_ptr).to(tl.float64) * scale
     of_dimensions = tl.load(grad_ptr + 2 * grad_stride).to(tl.float64) * scale
@@ -136,17 +104,19 @@ def kl_parts(z: Tensor, mu: Tensor, logvar: Tensor, joint: Tensor, marginals: Te
     blocks = triton.cdiv(count, BLOCK)
     programs = triton.cdiv(blocks, BLOCKS_A_PROGRAM)
     result = z.new_empty(3, dtype=kl_dtype(z.dtype))
-    sums = result if programs == 1 else z.new_empty((programs, 3), dtype=torch.float64)
+    partials = result if programs == 1 else z.new_empty((programs, 3), dtype=torch.float64)
     with torch.cuda.device_of(z):
         kl_parts_sums[(programs,)](
-            *(z, mu, logvar, joint.contiguous(), marginals.contiguous(), sums, count, z.shape[1]),
+            *(z, mu, logvar, joint.contiguous(), marginals.contiguous(), partials, count, z.shape[1]),
             *(*z.stride(), *mu.stride(), *logvar.stride(), len(z)),
             FLOOR=SMALLEST_LOGVAR[z.dtype],
             BLOCKS=min(triton.next_power_of_2(blocks), BLOCKS_A_PROGRAM),
             BLOCK=BLOCK,
             num_warps=WARPS,
         )
-    return result if programs == 1 else result.copy_(sums.sum(0))
+        if programs > 1:
+            sum_partials(partials, result, programs, 3, 1)
+    return result
 
 
 def kl_parts_backward(
@@ -174,6 +144,4 @@ def kl_parts_backward(
     return results
 
 
-for _implementation in (kl_parts, kl_parts_backward):
-    for _key in ("CUDA", "CPU") if INTERPRETED.value else ("CUDA",):
-        library.impl(_implementation.__name__, _implementation, _key)
+register(kl_parts, kl_parts_backward, suffix="")

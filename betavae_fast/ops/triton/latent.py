@@ -1,51 +1,27 @@
-"""The latent operators in Triton: the choice of tiles, the launches, and the sum of the programs' shares."""
+"""The latent operators in Triton: the choice of tiles, the launches, and the sum of the programs' partial sums."""
 
 # mypy: disable-error-code="import-untyped,no-untyped-call"
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import chain
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
-from betavae_fast.ops.operators import library
 from betavae_fast.ops.reductions import REDUCTIONS, empty_kl
 from betavae_fast.ops.triton import latent_kernels as kernels
-from betavae_fast.ops.triton import sums
-from betavae_fast.ops.triton.layouts import Layout, are_flat, layout
-from betavae_fast.ops.triton.numerics import INTERPRETED
-from betavae_fast.ops.triton.sums import launch_sum_parts
-from betavae_fast.ops.triton.tiles import Tiling, flat_tiling, row_tiling
+from betavae_fast.ops.triton.layouts import Plan, contiguous, plan, stride, through_contiguous
+from betavae_fast.ops.triton.registration import refuse_float64, register
+from betavae_fast.ops.triton.sums import ABSENT, DIM, NONE, SAMPLE, PartialSums, summed
 
-_BY_ELEMENT, _BY_COL, _BY_ROW, _IN_ALL = (
-    mode.value for mode in (sums.BY_ELEMENT, sums.BY_COL, sums.BY_ROW, sums.IN_ALL)
-)
-_MODES = {
-    REDUCTIONS["none"]: _BY_ELEMENT,
-    REDUCTIONS["dim"]: _BY_COL,
-    REDUCTIONS["sample"]: _BY_ROW,
-    REDUCTIONS["batchmean"]: _IN_ALL,
-    REDUCTIONS["sum"]: _IN_ALL,
-}
-_NO_KL = kernels.NO_KL.value
 _MEANS = (REDUCTIONS["dim"], REDUCTIONS["batchmean"])
-_NOWHERE = (0, 0, 0)
-
-
-def _check_dtype(op: str, mu: Tensor) -> None:
-    if mu.dtype == torch.float64:
-        raise TypeError(
-            f"{op}: the triton backend computes in float32, got {mu.dtype};"
-            ' use backend="reference", or "cpp" on a CPU'
-        )
 
 
 @dataclass(frozen=True)
 class _Call:
-    """The arguments that the operators share. ``reduction`` None: no KL. rng and noise None: no sample."""
+    """The arguments that the operators share. rng and noise None: no sample. ``reduction`` ABSENT: no KL."""
 
     mu: Tensor
     logvar: Tensor
@@ -54,11 +30,7 @@ class _Call:
     first_row: int
     low: float
     high: float
-    reduction: int | None
-
-    @property
-    def mode(self) -> int:
-        return _NO_KL if self.reduction is None else _MODES[self.reduction]
+    reduction: int = ABSENT.value
 
     @property
     def averaged(self) -> int:
@@ -72,170 +44,99 @@ class _Call:
 
     def contiguous(self) -> _Call:
         return replace(
-            self, mu=self.mu.contiguous(), logvar=self.logvar.contiguous(), noise=_contiguous(self.noise)
+            self, mu=self.mu.contiguous(), logvar=self.logvar.contiguous(), noise=contiguous(self.noise)
         )
 
+    def plan(
+        self, *others: Tensor | None, drawn: bool, by_element: bool, shared: int | None = None
+    ) -> Plan | None:
+        """The plan for mu, logvar, noise and ``others``; see :func:`plan`."""
+        return plan(
+            self.mu.shape,
+            [stride(x) for x in (self.mu, self.logvar, self.noise, *others)],
+            self.mu.element_size(),
+            by_element=by_element,
+            first_noise=self.first_element,
+            drawn=drawn,
+            shared=shared,
+        )
 
-def _contiguous(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.contiguous()
-
-
-def _contiguous_like(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.new_empty(x.shape)
-
-
-class _Plan(NamedTuple):
-    """The tiles of a launch, and the places of their elements in each operand."""
-
-    cut: Tiling
-    place: Layout
-    phased: bool  # tiles begin within a Philox block
-    strides: tuple[int, ...]  # three for each operand
-
-    def options(self, call: _Call) -> dict[str, Any]:
-        """The arguments that choose the variant of a kernel and its launch."""
-        return {
-            "CLAMP": call.low > -float("inf") or call.high < float("inf"),
-            "PHASED": self.phased,
-            "RUN": max(4, self.place.unit),
-            **self.place.options(self.cut, call.mu.numel()),
-        }
-
-
-def _plan(
-    call: _Call,
-    operands: tuple[Tensor | None, ...],
-    by_element: bool,
-    drawn: bool,
-    shared: Tensor | None = None,
-) -> _Plan | None:
-    """The plan for ``operands``, which have mu's shape; None if no layout fits them all.
-
-    Args:
-        by_element: nothing is summed by row or column, so that rows need not be told apart.
-        drawn: the noise is drawn, not given.
-        shared: an operand that is expanded along rows or columns. Its place in ``operands``, the last but two, holds
-            None.
-    """
-    mu, strides = call.mu, [t.stride() for t in operands if t is not None]
-    phased = drawn and call.first_element % 4 != 0
-    if by_element and are_flat(mu.shape, strides):
-        cut = flat_tiling(mu.numel(), phased)
-    else:
-        cut = row_tiling(mu.shape[0], mu.shape[1:].numel())
-        phased |= drawn and cut.tile_rows * cut.cols % 4 != 0
-    run = 8 if mu.element_size() == 2 else 4
-    place = layout(mu.shape, strides, None if shared is None else shared.stride(), run, cut)
-    if place is None:
-        return None
-    if phased:
-        place = place.by_element()
-    found = iter(place.strides)
-    each = [_NOWHERE if t is None else next(found) for t in operands]
-    if shared is not None:
-        each[-3] = place.shared_strides
-    return _Plan(cut, place, phased, tuple(chain.from_iterable(each)))
+    def launch(
+        self, kernel: Any, chosen: Plan, tensors: tuple[Tensor | None, ...], factor: float, **options: Any
+    ) -> None:
+        """Launch a kernel. tensors: what it takes after mu, logvar, noise and rng; factor: its last argument."""
+        count = self.mu.numel()
+        kernel[(chosen.partition.programs,)](
+            *(self.mu, self.logvar, self.noise, self.rng, *tensors),
+            *(0 if self.rng is None else self.rng.stride(0), self.first_element, *chosen.arguments(count)),
+            *(self.low, self.high, factor),
+            KL=summed(self.reduction),
+            CLAMP=self.low > -float("inf") or self.high < float("inf"),
+            PHASED=chosen.phased,
+            RUN=max(4, chosen.layout.unit),
+            **options,
+            **chosen.options(count),
+        )
 
 
 def _forward(call: _Call, z: Tensor | None, kl: Tensor | None) -> None:
     """Write the sample and the KL, each unless it is None."""
-    mu, mode, count = call.mu, call.mode, call.mu.numel()
-    if count == 0:
+    if call.mu.numel() == 0:
         if kl is not None:
             # A mean over no rows is NaN, as in torch.mean; a sum is 0.
             kl.fill_(float("nan") if call.averaged == 0 else 0.0)
         return
-    each_kl = kl if mode == _BY_ELEMENT else None
-    plan = _plan(
-        call,
-        (mu, call.logvar, call.noise, z, each_kl),
-        by_element=mode in (_NO_KL, _BY_ELEMENT),
+    reduction = summed(call.reduction)
+    chosen = call.plan(
+        z,
+        kl if reduction == NONE.value else None,
         drawn=z is not None and call.noise is None,
+        by_element=reduction in (ABSENT.value, NONE.value),
     )
-    if plan is None:
-        dense = _contiguous_like(z), _contiguous_like(kl)
-        _forward(call.contiguous(), *dense)
-        _copy_back((z, kl), dense)
-        return
-    cut = plan.cut
-    parts = {_BY_COL: cut.chunks, _BY_ROW: cut.panels, _IN_ALL: cut.programs}.get(mode, 1)
-    shares = kl if kl is None or parts == 1 else kl.new_empty(parts * kl.numel())
-    with torch.cuda.device_of(mu):
-        kernels.latent_forward[(cut.programs,)](
-            mu,
-            call.logvar,
-            call.noise,
-            call.rng,
-            z,
-            shares,
-            0 if call.rng is None else call.rng.stride(0),
-            call.first_element,
-            *plan.place.arguments(cut, count),
-            *plan.strides,
-            call.low,
-            call.high,
+    if chosen is None:
+        return through_contiguous(partial(_forward, call.contiguous()), (z, kl))
+    sums = None if kl is None else PartialSums(kl, chosen.partition, reduction)
+    with torch.cuda.device_of(call.mu):
+        call.launch(
+            kernels.latent_forward,
+            chosen,
+            (z, None if sums is None else sums.memory),
             float(call.averaged),
-            KL=mode,
-            FINAL=parts == 1,
-            GAPLESS=cut.width == cut.block and not plan.phased,
-            ROWS=triton.next_power_of_2(cut.tile_rows),
-            COLS=triton.next_power_of_2(min(cut.cols, cut.block)),
-            **plan.options(call),
+            FINAL=sums is None or sums.count == 1,
+            **chosen.sum_options(),
         )
-        if parts > 1 and kl is not None and shares is not None:
-            part_stride, col_stride = (1, parts) if mode == _BY_ROW else (kl.numel(), 1)
-            launch_sum_parts(shares, kl, parts, kl.numel(), part_stride, col_stride, float(call.averaged))
+        if sums is not None:
+            sums.finish(call.averaged)
 
 
-def _copy_back(results: tuple[Tensor | None, ...], dense: tuple[Tensor | None, ...]) -> None:
-    for result, x in zip(results, dense, strict=True):
-        if result is not None and x is not None:
-            result.copy_(x)
-
-
-def latent_forward(
-    mu: Tensor,
-    logvar: Tensor,
-    rng: Tensor | None,
-    noise: Tensor | None,
-    first_row: int,
-    logvar_min: float,
-    logvar_max: float,
-    reduction: int,
-) -> tuple[Tensor, Tensor]:
-    _check_dtype("latent_forward", mu)
-    z, kl = torch.empty_like(mu), empty_kl(mu, reduction)
-    _forward(_Call(mu, logvar, rng, noise, first_row, logvar_min, logvar_max, reduction), z, kl)
+def latent_forward(mu: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
+    refuse_float64("latent_forward", mu)
+    call = _Call(mu, *settings)
+    z, kl = torch.empty_like(mu), empty_kl(mu, call.reduction)
+    _forward(call, z, kl)
     return z, kl
 
 
-def latent_sample(
-    mu: Tensor,
-    logvar: Tensor,
-    rng: Tensor | None,
-    noise: Tensor | None,
-    first_row: int,
-    logvar_min: float,
-    logvar_max: float,
-) -> Tensor:
-    _check_dtype("latent_sample", mu)
+def latent_sample(mu: Tensor, *settings: Any) -> Tensor:
+    refuse_float64("latent_sample", mu)
     z = torch.empty_like(mu)
-    _forward(_Call(mu, logvar, rng, noise, first_row, logvar_min, logvar_max, None), z, None)
+    _forward(_Call(mu, *settings), z, None)
     return z
 
 
-def latent_kl(mu: Tensor, logvar: Tensor, logvar_min: float, logvar_max: float, reduction: int) -> Tensor:
-    _check_dtype("latent_kl", mu)
-    kl = empty_kl(mu, reduction)
-    _forward(_Call(mu, logvar, None, None, 0, logvar_min, logvar_max, reduction), None, kl)
+def latent_kl(mu: Tensor, logvar: Tensor, *settings: Any) -> Tensor:
+    refuse_float64("latent_kl", mu)
+    call = _Call(mu, logvar, None, None, 0, *settings)
+    kl = empty_kl(mu, call.reduction)
+    _forward(call, None, kl)
     return kl
 
 
 def _shared_grad(grad_kl: Tensor | None, call: _Call) -> Tensor | None:
     """The gradient of a column's or a row's KL, expanded to its elements."""
-    if grad_kl is None or call.mode not in (_BY_COL, _BY_ROW):
+    if grad_kl is None or call.reduction not in (DIM.value, SAMPLE.value):
         return None
-    if call.mode == _BY_ROW:
+    if call.reduction == SAMPLE.value:
         grad_kl = grad_kl[(..., *(None,) * (call.mu.dim() - 1))]
     return grad_kl.expand(call.mu.shape)
 
@@ -248,8 +149,7 @@ def _backward(
     to_logvar: Tensor | None,
 ) -> None:
     """Write the gradients, each unless it is None."""
-    mu, count = call.mu, call.mu.numel()
-    if count == 0 or (to_mu is None and to_logvar is None):
+    if call.mu.numel() == 0 or (to_mu is None and to_logvar is None):
         return
     if grad_z is None and grad_kl is None:
         for output in (to_mu, to_logvar):
@@ -257,88 +157,46 @@ def _backward(
                 output.zero_()
         return
     if grad_kl is None:
-        call = replace(call, reduction=None)
+        call = replace(call, reduction=ABSENT.value)
     if grad_z is None or to_logvar is None:
         # Only the gradient of log σ² that comes through z depends on the noise.
         call = replace(call, rng=None, noise=None)
-    drawn = call.rng is not None
     shared = _shared_grad(grad_kl, call)
-    each_grad_kl = grad_kl if call.mode == _BY_ELEMENT else None
-    plan = _plan(
-        call,
-        (mu, call.logvar, call.noise, grad_z, each_grad_kl, to_mu, to_logvar),
+    each = grad_kl if call.reduction == NONE.value else shared
+    chosen = call.plan(
+        *(grad_z, each, to_mu, to_logvar),
+        drawn=call.rng is not None,
         by_element=shared is None,
-        drawn=drawn,
-        shared=shared,
+        shared=None if shared is None else 4,
     )
-    if plan is None:
-        dense = _contiguous_like(to_mu), _contiguous_like(to_logvar)
-        _backward(call.contiguous(), _contiguous(grad_z), _contiguous(grad_kl), *dense)
-        _copy_back((to_mu, to_logvar), dense)
-        return
-    with torch.cuda.device_of(mu):
-        kernels.latent_backward[(plan.cut.programs,)](
-            mu,
-            call.logvar,
-            call.noise,
-            call.rng,
-            grad_z,
-            grad_kl,
-            to_mu,
-            to_logvar,
-            0 if call.rng is None else call.rng.stride(0),
-            call.first_element,
-            *plan.place.arguments(plan.cut, count),
-            *plan.strides,
-            call.low,
-            call.high,
-            1.0 / call.averaged,
-            KL=call.mode,
-            **plan.options(call),
-        )
+    if chosen is None:
+        write = partial(_backward, call.contiguous(), contiguous(grad_z), contiguous(grad_kl))
+        return through_contiguous(write, (to_mu, to_logvar))
+    with torch.cuda.device_of(call.mu):
+        tensors = grad_z, grad_kl, to_mu, to_logvar
+        call.launch(kernels.latent_backward, chosen, tensors, 1.0 / call.averaged)
 
 
 def latent_backward(
-    grad_z: Tensor | None,
-    grad_kl: Tensor | None,
-    mu: Tensor,
-    logvar: Tensor,
-    rng: Tensor | None,
-    noise: Tensor | None,
-    first_row: int,
-    logvar_min: float,
-    logvar_max: float,
-    reduction: int,
-    need_mu: bool,
-    need_logvar: bool,
+    grad_z: Tensor | None, grad_kl: Tensor | None, mu: Tensor, *arguments: Any
 ) -> tuple[Tensor, Tensor]:
-    _check_dtype("latent_backward", mu)
+    refuse_float64("latent_backward", mu)
+    logvar, *settings, need_mu, need_logvar = arguments
     grad_mu = torch.empty_like(mu) if need_mu else mu.new_empty(0)
     grad_logvar = torch.empty_like(logvar) if need_logvar else logvar.new_empty(0)
-    call = _Call(mu, logvar, rng, noise, first_row, logvar_min, logvar_max, reduction)
-    _backward(call, grad_z, grad_kl, grad_mu if need_mu else None, grad_logvar if need_logvar else None)
+    results = grad_mu if need_mu else None, grad_logvar if need_logvar else None
+    _backward(_Call(mu, logvar, *settings), grad_z, grad_kl, *results)
     return grad_mu, grad_logvar
 
 
 def latent_backward_packed(
-    grad_z: Tensor | None,
-    grad_kl: Tensor | None,
-    packed: Tensor,
-    rng: Tensor | None,
-    noise: Tensor | None,
-    first_row: int,
-    logvar_min: float,
-    logvar_max: float,
-    reduction: int,
+    grad_z: Tensor | None, grad_kl: Tensor | None, packed: Tensor, *settings: Any
 ) -> Tensor:
-    _check_dtype("latent_backward_packed", packed)
+    refuse_float64("latent_backward_packed", packed)
     grad = torch.empty_like(packed)
     mu, logvar = packed.chunk(2, 1)
-    call = _Call(mu, logvar, rng, noise, first_row, logvar_min, logvar_max, reduction)
-    _backward(call, grad_z, grad_kl, *grad.chunk(2, 1))
+    _backward(_Call(mu, logvar, *settings), grad_z, grad_kl, *grad.chunk(2, 1))
     return grad
 
 
-for _implementation in (latent_forward, latent_sample, latent_kl, latent_backward, latent_backward_packed):
-    for _key in ("CUDA", "CPU") if INTERPRETED.value else ("CUDA",):
-        library.impl(f"{_implementation.__name__}_triton", _implementation, _key)
+register(latent_forward, latent_sample, latent_kl, latent_backward, latent_backward_packed)

@@ -1,4 +1,4 @@
-"""The two kernels of the latent op. A program owns one panel of every ``chunks``-th group of rows (see tiles.py)."""
+"""The two kernels of the latent op. A program owns one panel of every ``chunks``-th group of rows (see partition.py)."""
 
 # mypy: disable-error-code="import-untyped,no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations
@@ -19,10 +19,7 @@ from betavae_fast.ops.triton.addresses import (
 from betavae_fast.ops.triton.latent_formulas import clamp, spread
 from betavae_fast.ops.triton.noise import normals
 from betavae_fast.ops.triton.numerics import fma
-from betavae_fast.ops.triton.sums import BY_COL, BY_ELEMENT, BY_ROW, IN_ALL, rows_and_cols
-
-# Stands in the place of BY_ELEMENT … IN_ALL (sums.py) if there is no KL.
-NO_KL = tl.constexpr(-1)
+from betavae_fast.ops.triton.sums import ABSENT, DIM, NONE, SAMPLE, SUM, rows_and_cols
 
 
 def _integers(*tensors: str) -> list[str]:
@@ -62,9 +59,9 @@ def latent_forward(
     UNIT: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
     GAPLESS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """Write z and the KL: its elements, the sums of rows, or this program's share of the sums of columns or of all.
+    """Write z and the KL: its elements, the sums of rows, or this program's partial sums of columns or of all.
 
-    z_ptr None: no sample is written. FINAL: the program's share is the whole sum.
+    z_ptr None: no sample is written. FINAL: the partial sum is the whole sum.
     """
     chunk, panel = tl.program_id(0) // panels, tl.program_id(0) % panels
     seed, stream = _noise_key(rng_ptr, rng_stride)
@@ -94,14 +91,14 @@ def latent_forward(
                 eps = normals(seed, stream, (first_element + start) >> 2, BLOCK, RUN)
             z = fma(sigma, eps, mu)
             tile_store(tile_pointers(z_ptr, start, row, z_at, z_row, FLAT, UNIT), z, valid, MASKED)
-        if KL != NO_KL:
+        if KL != ABSENT:
             kl = fma(0.5 * mu, mu, half_excess)
-            if KL == BY_ELEMENT:
+            if KL == NONE:
                 tile_store(tile_pointers(kl_ptr, start, row, kl_at, kl_row, FLAT, UNIT), kl, valid, MASKED)
             else:
                 if MASKED:
                     kl = tl.where(valid, kl, 0.0)
-                if KL != BY_ROW:
+                if KL != SAMPLE:
                     total += kl
                 elif PACKED:
                     i = tl.arange(0, ROWS)
@@ -109,23 +106,23 @@ def latent_forward(
                     tl.store(kl_ptr + row + i, sums, mask=(i < tile_rows) & (row + i < rows))
                 else:
                     tl.store(kl_ptr + row * panels + panel, tl.sum(kl, 0))
-    if KL == BY_COL:
+    if KL == DIM:
         if PACKED:
             col = tl.arange(0, COLS)
             exists = col < cols
-            share = tl.sum(rows_and_cols(total, phase, tile_rows, cols, GAPLESS, ROWS, COLS), 0)
+            partial = tl.sum(rows_and_cols(total, phase, tile_rows, cols, GAPLESS, ROWS, COLS), 0)
         else:
             col = panel.to(tl.int64) * width + slot
             exists = (slot >= 0) & (slot < width) & (col < cols)
-            share = total
+            partial = total
         if FINAL:
-            share = tl.div_rn(share, divisor)
-        tl.store(kl_ptr + chunk.to(tl.int64) * cols + col, share, mask=exists)
-    elif KL == IN_ALL:
-        share = tl.sum(total, 0)
+            partial = tl.div_rn(partial, divisor)
+        tl.store(kl_ptr + chunk.to(tl.int64) * cols + col, partial, mask=exists)
+    elif KL == SUM:
+        partial = tl.sum(total, 0)
         if FINAL:
-            share = tl.div_rn(share, divisor)
-        tl.store(kl_ptr + tl.program_id(0), share)
+            partial = tl.div_rn(partial, divisor)
+        tl.store(kl_ptr + tl.program_id(0), partial)
 
 
 @triton.jit(
@@ -160,35 +157,35 @@ def latent_backward(
     grad_logvar_at = slot_offset(
         place, slot, (grad_logvar_row, grad_logvar_outer, grad_logvar_inner), FLAT, UNIT
     )
-    if KL == BY_COL or KL == BY_ROW:  # noqa: SIM109 (Triton knows no `in`)
+    if KL == DIM or KL == SAMPLE:  # noqa: SIM109 (Triton knows no `in`)
         local_row, outer, inner = slot_place(
             slot, panel, width, cols, inner_size, PACKED, False, SPLIT, 1, WIDE
         )
-    if KL == BY_COL:
+    if KL == DIM:
         exists = (slot >= 0) & (slot < width)
         if not PACKED:
             exists &= panel.to(tl.int64) * width + slot < cols
         grad_kl = kl_scale * tl.load(
             grad_kl_ptr + outer * grad_kl_outer + inner * grad_kl_inner, mask=exists, other=0.0
         )
-    elif KL == IN_ALL:
+    elif KL == SUM:
         grad_kl = kl_scale * tl.load(grad_kl_ptr)
     for group in range(chunk, groups, chunks):
         row, start, size = tile_start(group, panel, tile_rows, width, cols, count, UNIT)
         valid = slot_valid(slot, size, UNIT)
         v = tile_load(tile_pointers(logvar_ptr, start, row, logvar_at, logvar_row, FLAT, UNIT), valid, MASKED)
-        if KL == BY_ELEMENT:
+        if KL == NONE:
             grad_kl = kl_scale * tile_load(
                 tile_pointers(grad_kl_ptr, start, row, grad_kl_at, grad_kl_row, FLAT, UNIT), valid, MASKED
             )
-        elif KL == BY_ROW:
+        elif KL == SAMPLE:
             grad_kl = kl_scale * tile_load(grad_kl_ptr + (row + local_row) * grad_kl_row, valid, MASKED)
         if grad_z_ptr is not None:
             grad_z = tile_load(
                 tile_pointers(grad_z_ptr, start, row, grad_z_at, grad_z_row, FLAT, UNIT), valid, MASKED
             )
         if grad_mu_ptr is not None:
-            if KL == NO_KL:
+            if KL == ABSENT:
                 grad_mu = grad_z
             else:
                 mu = tile_load(tile_pointers(mu_ptr, start, row, mu_at, mu_row, FLAT, UNIT), valid, MASKED)
@@ -208,7 +205,7 @@ def latent_backward(
                 else:
                     eps = normals(seed, stream, (first_element + start) >> 2, BLOCK, RUN)
                 grad_logvar = grad_z * (0.5 * sigma * eps)
-                if KL != NO_KL:
+                if KL != ABSENT:
                     grad_logvar = fma(grad_kl, half_expm1, grad_logvar)
             else:
                 grad_logvar = grad_kl * half_expm1

@@ -1,12 +1,17 @@
-"""The places of a tile's elements in memory, for several tensors of one shape at a time."""
+"""The tiles of a launch and the places of their elements in memory, for several tensors of one shape at a time."""
 
+# mypy: disable-error-code="import-untyped,no-untyped-call"
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from math import gcd, prod
 from typing import Any, NamedTuple
 
-from betavae_fast.ops.triton.tiles import Tiling
+import triton
+from torch import Tensor
+
+from betavae_fast.ops.triton.partition import Partition, flat_partition, row_partition
 
 
 class Layout(NamedTuple):
@@ -22,35 +27,6 @@ class Layout(NamedTuple):
     strides: list[tuple[int, int, int]]  # (row, outer, inner) of each tensor
     shared_strides: tuple[int, int, int]  # of the tensor that rows or columns share, in elements
     wide: bool  # offsets within a tile may exceed 2³¹
-
-    def arguments(self, cut: Tiling, count: int) -> tuple[int, ...]:
-        """The kernels' arguments from ``count`` to ``chunks``."""
-        rows = -(-count // cut.cols)
-        return (
-            count,
-            rows,
-            cut.groups,
-            cut.cols,
-            self.inner_size,
-            cut.tile_rows,
-            cut.width,
-            cut.panels,
-            cut.chunks,
-        )
-
-    def options(self, cut: Tiling, count: int) -> dict[str, Any]:
-        """The arguments that choose the variant of a kernel and its launch."""
-        return {
-            "MASKED": not cut.is_full(count),
-            "PACKED": cut.tile_rows > 1,
-            "FLAT": self.flat,
-            "SPLIT": self.split,
-            "WIDE": self.wide,
-            "UNIT": self.unit,
-            "BLOCK": cut.block,
-            "num_warps": cut.warps,
-            "enable_fp_fusion": False,
-        }
 
     def by_element(self) -> Layout:
         """The same layout with runs of one element, for tiles that begin within a Philox block."""
@@ -91,7 +67,7 @@ def layout(
     strides: Sequence[Sequence[int]],
     shared: Sequence[int] | None,
     run: int,
-    cut: Tiling,
+    partition: Partition,
 ) -> Layout | None:
     """The layout of tensors of ``shape`` with ``strides``, and of one that is expanded to it, with strides ``shared``.
 
@@ -111,18 +87,118 @@ def layout(
     ]
     reach = max(
         (
-            cut.tile_rows * abs(row) + (cut.cols // inner_size) * abs(outer) + inner_size * abs(column)
+            partition.tile_rows * abs(row)
+            + (partition.cols // inner_size) * abs(outer)
+            + inner_size * abs(column)
             for row, outer, column in places
         ),
         default=0,
     )
     shared_strides = places.pop() if shared is not None else (0, 0, 0)
     if flat:
-        unit = gcd(run, prod(shape), cut.width, cut.width if cut.panels == 1 else cut.cols)
+        unit = gcd(
+            run, prod(shape), partition.width, partition.width if partition.panels == 1 else partition.cols
+        )
         places = [(0, 0, 0)] * len(strides)
     elif all(s[2] == 1 for s in places):
-        unit = gcd(run, inner_size, cut.width, *(n for s in places for n in s[:2]))
+        unit = gcd(run, inner_size, partition.width, *(n for s in places for n in s[:2]))
         places = [(row // unit, outer // unit, 1) for row, outer, _ in places]
     else:
         unit = 1
     return Layout(flat, unit, inner_size, split, places, shared_strides, reach >= 1 << 31)
+
+
+class Plan(NamedTuple):
+    """The tiles of a launch, and the places of their elements in each operand."""
+
+    partition: Partition
+    layout: Layout
+    phased: bool  # tiles begin within a Philox block
+    strides: tuple[tuple[int, int, int], ...]  # (row, outer, inner) of each operand; zeros for an absent one
+
+    def arguments(self, count: int) -> tuple[int, ...]:
+        """The kernels' arguments from ``count`` to the last stride."""
+        t = self.partition
+        sizes = (count, -(-count // t.cols), t.groups, t.cols, self.layout.inner_size, t.tile_rows, t.width)
+        return *sizes, t.panels, t.chunks, *chain.from_iterable(self.strides)
+
+    def options(self, count: int) -> dict[str, Any]:
+        """The arguments that choose the variant of a kernel and its launch."""
+        return {
+            "MASKED": not self.partition.is_full(count),
+            "PACKED": self.partition.tile_rows > 1,
+            "FLAT": self.layout.flat,
+            "SPLIT": self.layout.split,
+            "WIDE": self.layout.wide,
+            "UNIT": self.layout.unit,
+            "BLOCK": self.partition.block,
+            "num_warps": self.partition.warps,
+            "enable_fp_fusion": False,
+        }
+
+    def sum_options(self) -> dict[str, Any]:
+        """The arguments with which a kernel sums the rows or columns of its tiles."""
+        t = self.partition
+        return {
+            "GAPLESS": t.width == t.block and not self.phased,
+            "ROWS": triton.next_power_of_2(t.tile_rows),
+            "COLS": triton.next_power_of_2(min(t.cols, t.block)),
+        }
+
+
+def plan(
+    shape: Sequence[int],
+    operands: Sequence[Sequence[int] | None],
+    element_size: int,
+    *,
+    by_element: bool,
+    first_noise: int = 0,
+    drawn: bool = False,
+    shared: int | None = None,
+) -> Plan | None:
+    """The plan for operands of ``shape``; None if no layout fits them all.
+
+    Args:
+        operands: strides of each operand, in the order of the kernel's arguments; None if it is absent.
+        element_size: bytes of an element of the operands that have most bytes.
+        by_element: nothing is summed by row or column, so that rows need not be told apart.
+        first_noise: index of the first element's noise in the sequence.
+        drawn: the noise is drawn.
+        shared: the index of the operand that rows or columns share, expanded to ``shape``; its strides count elements.
+    """
+    count, alone = prod(shape), None if shared is None else operands[shared]
+    own = [strides for i, strides in enumerate(operands) if strides is not None and i != shared]
+    phased = drawn and first_noise % 4 != 0
+    if by_element and are_flat(shape, own):
+        partition = flat_partition(count, phased)
+    else:
+        partition = row_partition(shape[0], count // shape[0])
+        phased |= drawn and partition.tile_rows * partition.cols % 4 != 0
+    found = layout(shape, own, alone, 8 if element_size == 2 else 4, partition)
+    if found is None:
+        return None
+    if phased:
+        found = found.by_element()
+    rest = iter(found.strides)
+    strides = tuple(
+        found.shared_strides if i == shared else (0, 0, 0) if given is None else next(rest)
+        for i, given in enumerate(operands)
+    )
+    return Plan(partition, found, phased, strides)
+
+
+def stride(x: Tensor | None) -> tuple[int, ...] | None:
+    return None if x is None else x.stride()
+
+
+def contiguous(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()
+
+
+def through_contiguous(write: Callable[..., None], results: Iterable[Tensor | None]) -> None:
+    """Let ``write`` fill contiguous tensors in the place of ``results``, and copy them: no plan fits the results."""
+    pairs = [(x, None if x is None else x.new_empty(x.shape)) for x in results]
+    write(*(dense for _, dense in pairs))
+    for result, dense in pairs:
+        if result is not None and dense is not None:
+            result.copy_(dense)

@@ -1,4 +1,4 @@
-"""The two kernels of the likelihood op. A program owns one panel of every ``chunks``-th group of rows (see tiles.py)."""
+"""The two kernels of the likelihood op. A program owns one panel of every ``chunks``-th group of rows."""
 
 # mypy: disable-error-code="import-untyped,no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations
@@ -18,7 +18,7 @@ from betavae_fast.ops.triton.addresses import (
     tile_store,
 )
 from betavae_fast.ops.triton.likelihood_formulas import element_nll, pixel
-from betavae_fast.ops.triton.sums import BY_ELEMENT, BY_ROW, IN_ALL, rows_and_cols
+from betavae_fast.ops.triton.sums import NONE, SAMPLE, SUM, rows_and_cols
 
 
 @triton.jit
@@ -70,9 +70,9 @@ def likelihood_forward(
     MASKED: tl.constexpr, PACKED: tl.constexpr, FLAT: tl.constexpr, SPLIT: tl.constexpr, WIDE: tl.constexpr,
     UNIT: tl.constexpr, BLOCK: tl.constexpr, GAPLESS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip
-    """Write the NLL (its elements, the sums of rows, or this program's share of the sum) and grad_scale · its gradient.
+    """Write the NLL (its elements, the sums of rows, or this program's partial sum) and grad_scale · its gradient.
 
-    grad_ptr None: no gradient is written. FINAL: the program's share is the whole sum.
+    grad_ptr None: no gradient is written. FINAL: the partial sum is the whole sum.
     """
     chunk, panel = tl.program_id(0) // panels, tl.program_id(0) % panels
     slot = tl.arange(0, BLOCK)
@@ -96,13 +96,13 @@ def likelihood_forward(
         if grad_ptr is not None:
             grad_to = tile_pointers(grad_ptr, start, row, grad_at, grad_row, FLAT, UNIT)
             tile_store(grad_to, grad_scale * grad, valid, MASKED)
-        if NLL == BY_ELEMENT:
+        if NLL == NONE:
             nll_to = tile_pointers(nll_ptr, start, row, nll_at, nll_row, FLAT, UNIT)
             tile_store(nll_to, nll, valid, MASKED)
         else:
             if MASKED:
                 nll = tl.where(valid, nll, 0.0)
-            if NLL == IN_ALL:
+            if NLL == SUM:
                 total += nll
             elif PACKED:
                 i = tl.arange(0, ROWS)
@@ -110,11 +110,11 @@ def likelihood_forward(
                 tl.store(nll_ptr + row + i, sums, mask=(i < tile_rows) & (row + i < rows))
             else:
                 tl.store(nll_ptr + row * panels + panel, tl.sum(nll, 0))
-    if NLL == IN_ALL:
-        share = tl.sum(total, 0)
+    if NLL == SUM:
+        partial = tl.sum(total, 0)
         if FINAL:
-            share = tl.div_rn(share, divisor)
-        tl.store(nll_ptr + tl.program_id(0), share)
+            partial = tl.div_rn(partial, divisor)
+        tl.store(nll_ptr + tl.program_id(0), partial)
 
 
 @triton.jit(do_not_specialize=integer_arguments("decoded", "target", "grad_nll", "grad"))
@@ -132,7 +132,7 @@ def likelihood_backward(
 
     FINISH: forward has already written the gradient for a grad_nll of 1.
     """
-    if NLL == IN_ALL:
+    if NLL == SUM:
         of_all = tl.load(grad_nll_ptr).to(tl.float32)
         if FINISH:  # noqa: SIM102 (FINISH is known at compile time)
             if of_all == 1.0:
@@ -150,10 +150,10 @@ def likelihood_backward(
     for group in range(chunk, groups, chunks):
         row, start, size = tile_start(group, panel, tile_rows, width, cols, count, UNIT)
         valid = slot_valid(slot, size, UNIT)
-        if NLL == BY_ELEMENT:
+        if NLL == NONE:
             grad_nll_from = tile_pointers(grad_nll_ptr, start, row, grad_nll_at, grad_nll_row, FLAT, UNIT)
             grad_nll = tile_load(grad_nll_from, valid, MASKED)
-        elif NLL == BY_ROW:
+        elif NLL == SAMPLE:
             of_row = grad_nll_ptr + row * grad_nll_row
             if PACKED:
                 grad_nll = tile_load(of_row + slot // cols * grad_nll_row, valid, MASKED)

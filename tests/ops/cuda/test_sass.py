@@ -28,8 +28,8 @@ def likelihood():
 
 
 @pytest.fixture(scope="module")
-def total_correlation():
-    return cuda.measure("total_correlation", ARCH)
+def log_densities():
+    return cuda.measure("log_densities", ARCH)
 
 
 @pytest.fixture(params=cuda.SOURCES)
@@ -85,7 +85,7 @@ def test_vector_kernels_move_16_bytes_at_a_time(latent):
 
 def test_likelihood_kernels_move_a_group_at_a_time(likelihood):
     widths = {"float": 4, "BFloat16": 2, "Half": 2, "Byte": 1, "Flag": 1}
-    pattern = r"(forward|backward)<Variant<(\w+), Operand<(\w+), true>, true>(?:, \(Sum\)(\d))?"
+    pattern = r"(forward|backward)<Variant<(\w+), ThreadOperand<(\w+), true>, true>(?:, \(Reduction\)(\d))?"
     vector = {match: f for name, f in likelihood.items() if (match := re.match(pattern, name))}
     assert len(vector) == (4 + 5 + 5) * (3 + 1)
     for match, figures in vector.items():
@@ -100,7 +100,7 @@ def test_likelihood_kernels_move_a_group_at_a_time(likelihood):
         assert figures["stores_16"] == 1 + (4 * group // 16 if reduction == "0" else 0), match[0]
 
 
-def test_pairs_cost_what_was_counted(total_correlation):
+def test_pairs_cost_what_was_counted(log_densities):
     """The test counts the instructions of a pair and dim, special functions and fused multiply-adds among them."""
     per_pair = {
         (kernel, loop["ffma"] / pairs): (loop["instructions"] / pairs, loop["mufu"] / pairs)
@@ -110,7 +110,7 @@ def test_pairs_cost_what_was_counted(total_correlation):
             ("sweep<(Owner)0>", 16),
             ("sweep<(Owner)1>", 16),
         )
-        for loop in total_correlation[kernel]["inner_loops"]
+        for loop in log_densities[kernel]["inner_loops"]
     }
     for loop, (instructions, special) in {
         ("joint", 1.0): (4, 0),
@@ -132,4 +132,4 @@ def test_nothing_is_contracted_that_the_source_does_not_contract(latent):
     )
     for dtype, group in (("float", 4), ("BFloat16", 8), ("Half", 8)):
         expected = group * (spread + kl + sample) + group // 2 * pair
-        assert latent[f"forward<{dtype}, true, true, (Kl)2>"]["ffma"] == expected, dtype
+        assert latent[f"forward<{dtype}, true, true, (Reduction)1>"]["ffma"] == expected, dtype

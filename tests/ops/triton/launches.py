@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.machine_code.triton import Launch, launches_of
 from betavae_fast.ops.operators import OPERATORS
 from betavae_fast.ops.reductions import ESTIMATORS, LIKELIHOODS, REDUCTIONS, empty_kl, empty_nll
-from betavae_fast.ops.triton import bias_relu, kl_parts, latent, likelihood, total_correlation
+from betavae_fast.ops.triton import bias_relu, kl_parts, latent, likelihood, log_densities
 from tests.layouts import LAYOUTS, fits, lay_out
 from tests.ops.triton.likelihoods import KINDS, NLL_REDUCTIONS
 
@@ -38,7 +38,7 @@ _HIDDEN = (
 FAMILIES = {
     "latent": latent,
     "likelihood": likelihood,
-    "total_correlation": total_correlation,
+    "log_densities": log_densities,
     "kl_parts": kl_parts,
     "bias_relu": bias_relu,
 }
@@ -115,28 +115,28 @@ def _likelihood_finish(draw: Random) -> _Arguments:
     return torch.empty_like(decoded), empty(), decoded, target, *settings, reduction
 
 
-def _total_correlation_forward(draw: Random) -> _Arguments:
+def _log_densities_forward(draw: Random) -> _Arguments:
     z, mu, logvar = _tensors(draw, 3, _BATCHES)
     settings = 0, draw.choice((10_000, 1 << 40)), draw.choice(list(ESTIMATORS.values()))
     return z[: draw.choice((1, len(z)))], mu, logvar, *settings
 
 
-def _total_correlation_backward(draw: Random) -> _Arguments:
-    inputs = _total_correlation_forward(draw)
-    logs = OPERATORS["total_correlation_forward"]["cpp"](*inputs)
+def _log_densities_backward(draw: Random) -> _Arguments:
+    inputs = _log_densities_forward(draw)
+    logs = OPERATORS["log_densities_forward"]["cpp"](*inputs)
     return *map(torch.empty_like, logs), *inputs[:3], *logs, *inputs[3:]
 
 
 def _kl_parts(draw: Random) -> _Arguments:
     dtype = draw.choice((torch.float32, torch.float64))
     z, mu, logvar = (x.to(dtype) for x in _tensors(draw, 3, _BATCHES))
-    return z, mu, logvar, *OPERATORS["total_correlation_forward"]["cpp"](z, mu, logvar, 0, 1 << 40, 0)
+    return z, mu, logvar, *OPERATORS["log_densities_forward"]["cpp"](z, mu, logvar, 0, 1 << 40, 0)
 
 
 def _kl_parts_backward(draw: Random) -> _Arguments:
     z, mu, logvar, *_ = _kl_parts(draw)
-    of_mixture = draw.choice(((torch.empty_like(mu), torch.empty_like(logvar)), (None, None)))
-    return empty(3, dtype=z.dtype), z, mu, logvar, torch.empty_like(z), *of_mixture
+    of_posteriors = draw.choice(((torch.empty_like(mu), torch.empty_like(logvar)), (None, None)))
+    return empty(3, dtype=z.dtype), z, mu, logvar, torch.empty_like(z), *of_posteriors
 
 
 def _bias_relu(draw: Random) -> _Arguments:
@@ -163,8 +163,8 @@ ARGUMENTS: dict[str, Callable[[Random], _Arguments]] = {
     "likelihood_forward": lambda draw: (*_pixels(draw), draw.choice((True, False))),
     "likelihood_backward": _likelihood_backward,
     "likelihood_finish": _likelihood_finish,
-    "total_correlation_forward": _total_correlation_forward,
-    "total_correlation_backward": _total_correlation_backward,
+    "log_densities_forward": _log_densities_forward,
+    "log_densities_backward": _log_densities_backward,
     "kl_parts": _kl_parts,
     "kl_parts_backward": _kl_parts_backward,
     "bias_relu_": _bias_relu,

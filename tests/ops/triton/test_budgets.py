@@ -49,7 +49,7 @@ _FMA_OF_ELEMENT = {
         "forward dim (B, 128)": _FMA_OF_NORMAL + sum(_FMA_OF_SPREAD.values()) + 2,
         "backward dim (B, 128)": _FMA_OF_NORMAL + _FMA_OF_SPREAD["sigma"] + _FMA_OF_SPREAD["half_expm1"] + 2,
     },
-    "total_correlation": {},
+    "log_densities": {},
 }
 
 
@@ -69,7 +69,7 @@ def test_budget(op: str, capability: int) -> None:
         if not found.fused:
             _check_fusion(found, where)
         if (
-            (op, name) != ("total_correlation", "bfloat16")
+            (op, name) != ("log_densities", "bfloat16")
             and variant in roofline.TRITON[op]
             and capability < 100
         ):

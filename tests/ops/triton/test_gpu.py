@@ -262,15 +262,15 @@ def test_bias_and_relu_beyond_32_bits(last: bool, gpu_memory: Callable[[int], No
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("size", [(17, 33), (130, 7), (300, 10)], ids=str)
-def test_total_correlation_error(size: tuple[int, int], dtype: torch.dtype, estimator: str) -> None:
+def test_log_densities_error(size: tuple[int, int], dtype: torch.dtype, estimator: str) -> None:
     draw = torch.Generator().manual_seed(7)
     mu, logvar, noise, grad_marginals = (torch.randn(size, generator=draw) for _ in range(4))
     inputs = tuple(x.to(dtype) for x in (mu + torch.exp(0.5 * logvar) * noise, mu, logvar))
     grads = torch.randn(size[0], generator=draw), grad_marginals
     ops, settings = torch.ops.betavae_fast, (0, 1000, ESTIMATORS[estimator])
     on_gpu = [x.cuda() for x in inputs]
-    logs = ops.total_correlation_forward_triton(*on_gpu, *settings)
-    back = ops.total_correlation_backward_triton(*(g.cuda() for g in grads), *on_gpu, *logs, *settings)
+    logs = ops.log_densities_forward_triton(*on_gpu, *settings)
+    back = ops.log_densities_backward_triton(*(g.cuda() for g in grads), *on_gpu, *logs, *settings)
     exact, plain = (f(*inputs, 1000, estimator, *grads) for f in (exact_log_densities, plain_log_densities))
     for name, got, *others in zip(exact._fields, logs + back, exact, plain, strict=True):
         budget = Budget()

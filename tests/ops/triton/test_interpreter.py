@@ -16,7 +16,7 @@ MODULES = (
     "test_noise",
     "test_error",
     "test_likelihood",
-    "test_total_correlation",
+    "test_log_densities",
     "test_kl_parts",
     "test_bias_relu",
 )

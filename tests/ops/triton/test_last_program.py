@@ -36,7 +36,7 @@ def backward(x: Tensor) -> Launch:
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("kind", ["channels last", "contiguous"])
-def test_shares_are_read_after_all_have_been_written(kind: str, capability: int) -> None:
+def test_partial_sums_are_read_after_all_have_been_written(kind: str, capability: int) -> None:
     """The code has a store, a barrier, an atomic addition that releases and acquires, a barrier, and loads past the
     first-level cache.
     """

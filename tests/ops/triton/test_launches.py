@@ -35,7 +35,7 @@ _CONSTANTS = {
     "RUN": {4, 8},
     "BLOCKS": {1, 2, 4, 8, 16},
     "FLOOR": set(SMALLEST_LOGVAR.values()),
-    **dict.fromkeys(("BLOCK", "ROWS", "COLS", "DIMS", "OWN", "TILE", "NEAR_TILE", "PARTS", "SUMS")),
+    **dict.fromkeys(("BLOCK", "ROWS", "COLS", "DIMS", "OWN", "TILE", "NEAR_TILE", "PARTIALS", "SUMS")),
 }
 
 _Trait = tuple[str, str, object]

@@ -15,12 +15,12 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 
 def _tiles_of(block: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    from betavae_fast.ops.triton import tiles  # imported here, because Triton may be missing
+    from betavae_fast.ops.triton import partition  # imported here, because Triton may be missing
 
-    monkeypatch.setattr(tiles, "BLOCKS", (block,))
-    tiles.row_tiling.cache_clear()
+    monkeypatch.setattr(partition, "BLOCKS", (block,))
+    partition.row_partition.cache_clear()
     yield
-    tiles.row_tiling.cache_clear()
+    partition.row_partition.cache_clear()
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bias_relu, "TILE", 128)
     monkeypatch.setattr(bias_relu, "FEW_TILES", 1)
     monkeypatch.setattr(bias_relu, "MOST_PROGRAMS", 5)
-    monkeypatch.setattr(bias_relu, "SHARES", 64)
+    monkeypatch.setattr(bias_relu, "PARTIALS", 64)
 
 
 def draws(shape: tuple[int, ...], dtype: torch.dtype, last: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -79,7 +79,7 @@ def test_values_and_gradients(shape: tuple[int, ...], last: bool, dtype: torch.d
 
 
 @pytest.mark.parametrize(("shape", "last"), CASES, ids=str)
-def test_shares_of_several_programs(shape: tuple[int, ...], last: bool, small_tiles: None) -> None:
+def test_partial_sums_of_several_programs(shape: tuple[int, ...], last: bool, small_tiles: None) -> None:
     check(shape, DTYPES[(sum(shape) + last) % 4], last)
 
 
@@ -114,13 +114,13 @@ def test_sums_do_not_depend_on_which_program_ends_last(last: bool, monkeypatch: 
     x, bias, grad = draws((5, 33, 8, 8), torch.float32, last)
     y = x.clone()
     counter = bias_relu.bias_relu_(y, bias)
-    cut = bias_relu._cut(y)
-    assert cut.chunks > 1
+    tiles = bias_relu._tiles(y)
+    assert tiles.chunks > 1
     backward = lambda counted: bias_relu.bias_relu_backward(grad, y, counted, bias.dtype)
     results = [backward(counter), backward(None)]
     index = interpreter.InterpreterBuilder.set_grid_idx
     monkeypatch.setattr(
-        interpreter.InterpreterBuilder, "set_grid_idx", _reversed(index, [cut.chunks * cut.panels])
+        interpreter.InterpreterBuilder, "set_grid_idx", _reversed(index, [tiles.chunks * tiles.panels])
     )
     results.append(backward(counter))
     assert counter == 0

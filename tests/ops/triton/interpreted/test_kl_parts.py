@@ -40,8 +40,10 @@ def test_the_gradients_are_plain_torchs(
     z, mu, logvar, *_ = inputs(size, dtype, strided=True)
     draw = torch.Generator().manual_seed(1)
     grad, grad_z = (torch.randn(shape, generator=draw, dtype=dtype) for shape in ((6,), size))
-    of_mixture = (None, None) if other_posteriors else (torch.randn(size, generator=draw, dtype=dtype),) * 2
-    given = grad[::2], z, mu, logvar, grad_z, *of_mixture
+    of_posteriors = (
+        (None, None) if other_posteriors else (torch.randn(size, generator=draw, dtype=dtype),) * 2
+    )
+    given = grad[::2], z, mu, logvar, grad_z, *of_posteriors
     for got, want in zip(triton.kl_parts_backward(*given), plain.kl_parts_backward(*given), strict=True):
         torch.testing.assert_close(got, want)
     assert not triton.kl_parts_backward(*given)[2][0].any()

@@ -1,0 +1,96 @@
+"""The autograd.Function of the KL's parts. It saves the aggregated posterior's log-densities, never the B × B terms.
+
+``settings`` are the operators' (first_row, dataset_size, estimator).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from betavae_fast.ops.gradients import differentiated_twice
+from betavae_fast.ops.kl_parts import PARTS, PARTS_BACKWARD, SMALLEST_LOGVAR, kl_parts
+from betavae_fast.ops.operators import Operator
+from betavae_fast.ops.reductions import widest_dtype
+from betavae_fast.ops.reference import log_densities as reference
+
+
+def _empty_logs(a: Any) -> tuple[Tensor, Tensor]:
+    dtype = widest_dtype(a.z.device)
+    return a.z.new_empty(a.z.shape[:1], dtype=dtype), a.z.new_empty(a.z.shape, dtype=dtype)
+
+
+# z (b, D) is compared with the posteriors mu, logvar (B, D) of a whole batch, in which z's own begin at first_row.
+# joint (b,) and marginals (b, D) are log q(z) and log q(z_d), in float64 if the device has it: backward subtracts them
+# from terms of hundreds of nats, of which an ulp in float32 is 1e-5 of a responsibility. Results are contiguous.
+FORWARD = Operator(reference.log_densities_forward, _empty_logs, results=("joint", "marginals"))
+BACKWARD = Operator(
+    reference.log_densities_backward,
+    lambda a: tuple(x.new_empty(x.shape) for x in (a.z, a.mu, a.logvar)),
+    results=("grad_z", "grad_mu", "grad_logvar"),
+)
+
+
+class KLPartsFunction(torch.autograd.Function):
+    """(z, mu, logvar, all_mu, all_logvar, settings, backend) -> parts, as ``ops/kl_parts.py`` defines them.
+
+    all_mu, all_logvar: the posteriors that q is made of, if they differ from z's own; else None.
+    """
+
+    @staticmethod
+    def forward(ctx, z, mu, logvar, all_mu, all_logvar, settings, backend):  # type: ignore[no-untyped-def]
+        posteriors_mu = mu if all_mu is None else all_mu
+        posteriors_logvar = _clamped(logvar if all_logvar is None else all_logvar)
+        joint, marginals = FORWARD[backend](z, posteriors_mu, posteriors_logvar, *settings)
+        ctx.save_for_backward(z, mu, logvar, all_mu, all_logvar, posteriors_logvar, joint, marginals)
+        ctx.settings, ctx.backend = settings, backend
+        return PARTS(z, mu, logvar, joint, marginals)
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        z, mu, logvar, all_mu, all_logvar, posteriors_logvar, joint, marginals = ctx.saved_tensors
+        if differentiated_twice():
+            return *_differentiable(grad, (z, mu, logvar, all_mu, all_logvar), ctx.settings), None, None
+        of_joint, of_marginals = ((grad[1:] - grad[:-1]) / len(z)).to(joint.dtype).unbind()
+        grad_z, *of_posteriors = BACKWARD[ctx.backend](
+            of_joint.expand_as(joint),
+            of_marginals.expand_as(marginals),
+            z,
+            mu if all_mu is None else all_mu,
+            posteriors_logvar,
+            joint,
+            marginals,
+            *ctx.settings,
+        )
+        if all_mu is None:
+            return *PARTS_BACKWARD(grad, z, mu, logvar, grad_z, *of_posteriors), None, None, None, None
+        of_all_mu, of_all_logvar = of_posteriors
+        of_all_logvar.masked_fill_(all_logvar < SMALLEST_LOGVAR[z.dtype], 0)
+        of_own = PARTS_BACKWARD(grad, z, mu, logvar, grad_z, None, None)
+        return *of_own, of_all_mu, of_all_logvar, None, None
+
+
+def _clamped(logvar: Tensor) -> Tensor:
+    return logvar.clamp(min=SMALLEST_LOGVAR[logvar.dtype])
+
+
+def _differentiable(
+    grad: Tensor, inputs: tuple[Tensor | None, ...], settings: tuple[int, int, int]
+) -> tuple[Tensor | None, ...]:
+    """The gradients of ``inputs`` in plain torch code.
+
+    They are those of aliases: z may have been computed from μ and log σ², and autograd itself follows that path.
+    """
+    inputs = tuple(None if x is None else x.view_as(x) for x in inputs)
+    z, mu, logvar, all_mu, all_logvar = inputs
+    assert z is not None and mu is not None and logvar is not None
+    posteriors_mu, posteriors_logvar = (
+        mu if all_mu is None else all_mu,
+        logvar if all_logvar is None else all_logvar,
+    )
+    logs: Any = reference.log_densities_forward(z, posteriors_mu, _clamped(posteriors_logvar), *settings)
+    wanted = [x for x in inputs if x is not None and x.requires_grad]
+    found = iter(torch.autograd.grad(kl_parts(z, mu, logvar, *logs), wanted, grad, create_graph=True))
+    return tuple(next(found) if x is not None and x.requires_grad else None for x in inputs)

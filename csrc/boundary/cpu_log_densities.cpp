@@ -1,0 +1,207 @@
+// The aggregated posterior's log-densities of the cpp backend: copies the inputs into the kernels' layout and adds up
+// the gradients.
+
+#include <cmath>
+#include <limits>
+#include <memory>
+
+#include "../cpu/dispatch.h"
+#include "../include/log_densities.h"
+#include "../include/storage.h"
+#include "cpu.h"
+#include "log_densities.h"
+
+namespace betavae_fast {
+namespace {
+
+constexpr int64_t lanes = Pairs::lanes;
+
+template <class Real>
+using Buffer = std::unique_ptr<Real[]>;
+
+template <class Real>
+Buffer<Real> buffer(int64_t size) {
+  return Buffer<Real>(new Real[static_cast<size_t>(size)]);
+}
+
+// Calls visit(i) for every i below size, on all threads.
+template <class Visit>
+void for_each(int64_t size, Visit visit) {
+  torch::stable::parallel_for(0, size, 4096, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) visit(i);
+  });
+}
+
+// Calls use() with a pointer to the elements in the tensor's own type.
+template <class Use>
+void typed(const Tensor& x, Use use) {
+  const void* data = x.data_ptr();
+  switch (dtype_of(x)) {
+    case DType::float16: return use(static_cast<const Half*>(data));
+    case DType::bfloat16: return use(static_cast<const BFloat16*>(data));
+    case DType::float32: return use(static_cast<const float*>(data));
+    case DType::float64: return use(static_cast<const double*>(data));
+  }
+}
+
+template <class Real>
+Buffer<Real> widened(const Tensor& x) {
+  const Tensor dense = torch::stable::contiguous(x);
+  Buffer<Real> result = buffer<Real>(x.numel());
+  typed(dense, [&](const auto* from) {
+    for_each(x.numel(), [&](int64_t i) { result[i] = static_cast<Real>(widen(from[i])); });
+  });
+  return result;
+}
+
+// Copies x, of shape (b, D) or (b,), into the layout [block][d][lane]; padded rows are 0.
+template <class Real>
+Buffer<Real> by_blocks(const Tensor& x, const Pairs& pairs) {
+  const int64_t dims = x.dim() == 1 ? 1 : pairs.dims;
+  const Buffer<Real> rows = widened<Real>(x);
+  Buffer<Real> result = buffer<Real>(pairs.padded_rows() * dims);
+  for_each(pairs.padded_rows() / lanes * dims, [&](int64_t i) {
+    for (int64_t k = 0; k < lanes; ++k) {
+      const int64_t row = i / dims * lanes + k;
+      result[i * lanes + k] = row < pairs.rows ? rows[row * dims + i % dims] : Real(0);
+    }
+  });
+  return result;
+}
+
+// The logarithms that forward returned, in base 2 and without the weight of all pairs, and their gradients. A logarithm
+// may be hundreds, and rounding it to Real then loses much more than the kernels' own errors, so the gradients are
+// multiplied by a factor that makes up for the rounding.
+template <class Real>
+struct Saved {
+  Buffer<Real> log, grad;
+
+  Saved(const Tensor& logs, const Tensor& grads, const Pairs& pairs, double weight) {
+    const int64_t dims = logs.dim() == 1 ? 1 : pairs.dims;
+    const Buffer<double> exact = by_blocks<double>(logs, pairs);
+    log = buffer<Real>(pairs.padded_rows() * dims);
+    grad = by_blocks<Real>(grads, pairs);
+    for_each(pairs.padded_rows() * dims, [&](int64_t i) {
+      // For a padded row, or a row infinitely far from every posterior, no posterior is responsible.
+      if (std::isinf(exact[i]) || i / (dims * lanes) * lanes + i % lanes >= pairs.rows) {
+        log[i] = std::numeric_limits<Real>::max();
+        return;
+      }
+      const double value = log2_e<double> * exact[i] - weight;
+      log[i] = static_cast<Real>(value);
+      grad[i] *= static_cast<Real>(std::exp2(static_cast<double>(log[i]) - value));
+    });
+  }
+};
+
+// The inputs in the kernels' layout; `problem` points into them.
+template <class Real>
+struct Inputs {
+  Buffer<Real> z;
+  Buffer<Posteriors<Real>> posteriors;
+
+  Inputs(const LogDensitiesCall& call, LogDensitiesProblem<Real>& problem) {
+    const Pairs pairs = {call.z.size(0), call.mu.size(0), call.z.size(1)};
+    problem.pairs = pairs;
+    problem.weights = weights_of(pairs.posteriors, call.dataset_size, call.estimator);
+    problem.first_row = call.first_row;
+    z = by_blocks<Real>(call.z, pairs);
+    posteriors = buffer<Posteriors<Real>>(pairs.tiles() * pairs.dims);
+    const Buffer<Real> mus = widened<Real>(call.mu), logvars = widened<Real>(call.logvar);
+    for_each(pairs.tiles() * pairs.dims, [&](int64_t i) {
+      Posteriors<Real>& to = posteriors[i];
+      for (int64_t j = 0; j < Pairs::tile; ++j) {
+        const int64_t posterior = i / pairs.dims * Pairs::tile + j, from = posterior * pairs.dims + i % pairs.dims;
+        const bool exists = posterior < pairs.posteriors;
+        const Real v = exists ? logvars[from] : Real(0);
+        to.mu[j] = exists ? mus[from] : Real(0);
+        const Wider<Real> inverse = inverse_width(v);
+        to.inverse_width[j] = static_cast<Real>(inverse);
+        to.rounded_off[j] = static_cast<Real>(inverse / Wider<Real>(to.inverse_width[j]) - 1);
+        to.peak[j] = exists ? static_cast<Real>(peak(v)) : -std::numeric_limits<Real>::infinity();
+      }
+    });
+    problem.z = z.get();
+    problem.posteriors = posteriors.get();
+  }
+};
+
+template <class Real>
+const LogDensitiesKernelsOf<Real>& kernels() {
+  if constexpr (sizeof(Real) == sizeof(float))
+    return log_densities_kernels().narrow;
+  else
+    return log_densities_kernels().wide;
+}
+
+template <class Real>
+void forward(const LogDensitiesCall& call, Tensor& joint, Tensor& marginals) {
+  LogDensitiesForward<Real> p;
+  const Inputs<Real> inputs(call, p);
+  p.joint = static_cast<double*>(joint.data_ptr());
+  p.marginals = static_cast<double*>(marginals.data_ptr());
+  torch::stable::parallel_for(0, p.pairs.blocks(), 1,
+                              [&](int64_t first, int64_t last) { kernels<Real>().forward(p, first, last); });
+}
+
+// Writes visit(i) to every element i of the result, rounded to its dtype.
+template <class Visit>
+void write(Tensor& result, Visit visit) {
+  typed(result, [&](const auto* elements) {
+    auto* to = const_cast<std::remove_const_t<std::remove_pointer_t<decltype(elements)>>*>(elements);
+    for_each(result.numel(), [&](int64_t i) { narrow(visit(i), to[i]); });
+  });
+}
+
+template <class Real>
+void backward(const LogDensitiesCall& call, const LogDensitiesResults& logs, LogDensitiesGradients& grads) {
+  LogDensitiesBackward<Real> p;
+  const Inputs<Real> inputs(call, p);
+  const Saved<Real> joints(logs.joint, logs.grad_joint, p.pairs, p.weights.all),
+      each(logs.marginals, logs.grad_marginals, p.pairs, p.weights.all);
+  const int64_t copies = p.pairs.chunks(), size = call.mu.numel();
+  const Buffer<Real> z_sums = buffer<Real>(call.z.numel());
+  const Buffer<Real> mu_sums = buffer<Real>(copies * size), v_sums = buffer<Real>(copies * size);
+  p.grad_joint = joints.grad.get();
+  p.grad_marginals = each.grad.get();
+  p.joint = joints.log.get();
+  p.marginals = each.log.get();
+  p.grad_z = z_sums.get();
+  p.grad_mu = mu_sums.get();
+  p.grad_logvar = v_sums.get();
+  torch::stable::parallel_for(0, copies, 1,
+                              [&](int64_t first, int64_t last) { kernels<Real>().backward(p, first, last); });
+  const auto sum = [copies, size](const Buffer<Real>& parts) {
+    return [&parts, copies, size](int64_t i) {
+      double total = 0;
+      for (int64_t copy = 0; copy < copies; ++copy) total += static_cast<double>(parts[copy * size + i]);
+      return static_cast<Real>(total);
+    };
+  };
+  write(grads.z, [&](int64_t i) { return z_sums[i]; });
+  write(grads.mu, sum(mu_sums));
+  write(grads.logvar, sum(v_sums));
+}
+
+struct LogDensitiesCpu : Cpu {
+  static void check(const LogDensitiesCall&) {}
+
+  static void forward(const LogDensitiesCall& call, Tensor& joint, Tensor& marginals) {
+    const bool wide = call.z.scalar_type() == ScalarType::Double;
+    (wide ? betavae_fast::forward<double> : betavae_fast::forward<float>)(call, joint, marginals);
+  }
+
+  static void backward(const LogDensitiesCall& call, const LogDensitiesResults& logs, LogDensitiesGradients& grads) {
+    const bool wide = call.z.scalar_type() == ScalarType::Double;
+    (wide ? betavae_fast::backward<double> : betavae_fast::backward<float>)(call, logs, grads);
+  }
+};
+
+}  // namespace
+}  // namespace betavae_fast
+
+STABLE_TORCH_LIBRARY_IMPL(betavae_fast, CPU, m) {
+  using Op = betavae_fast::LogDensitiesOp<betavae_fast::LogDensitiesCpu>;
+  m.impl("log_densities_forward_cpp", TORCH_BOX(&Op::forward));
+  m.impl("log_densities_backward_cpp", TORCH_BOX(&Op::backward));
+}
