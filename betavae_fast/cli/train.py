@@ -46,7 +46,7 @@ def train(context: typer.Context, **values: Any) -> None:
     To share every batch among several processes: torchrun --nproc-per-node N -m betavae_fast train ... After Ctrl-C
     they continue to the next logged step.
     """
-    from betavae_fast.training.distributed import ProcessLostError
+    from betavae_fast.processes import ProcessLostError
     from betavae_fast.training.run import new_run, resumed_run
 
     out, resume = values.pop("out"), values.pop("resume")
@@ -152,8 +152,8 @@ def _run(state: TrainState, folder: RunFolder | None) -> None:
     from rich.console import Console
 
     from betavae_fast.evaluation.report import rehearse_pictures
+    from betavae_fast.processes import world_size
     from betavae_fast.training import loop
-    from betavae_fast.training.distributed import world_size
     from betavae_fast.training.interrupt import stop_on_signal
     from betavae_fast.training.trained_run import TrainedRun
 

@@ -9,8 +9,8 @@ import torch
 from betavae_fast.functional.decomposition import KLDecomposition, kl_parts
 from betavae_fast.objectives.interface import LossInputs, Objective, ObjectiveOutput
 from betavae_fast.objectives.options import BetaTCOptions
-from betavae_fast.objectives.processes import whole_batch
 from betavae_fast.ops.backends import Backend
+from betavae_fast.processes import whole_batch
 
 
 @dataclass(eq=False, repr=False)

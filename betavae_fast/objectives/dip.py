@@ -9,7 +9,7 @@ from torch import Tensor
 
 from betavae_fast.objectives.interface import LossInputs, Objective, ObjectiveOutput
 from betavae_fast.objectives.options import DIPVAEIIOptions, DIPVAEIOptions
-from betavae_fast.objectives.processes import mean_over_processes
+from betavae_fast.processes import mean_over_processes
 
 
 def covariance(mu: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from betavae_fast.functional import reparameterize
 from betavae_fast.noise import make_rng
 from betavae_fast.objectives.interface import LossInputs, Objective, ObjectiveOutput
 from betavae_fast.objectives.options import FactorVAEOptions
-from betavae_fast.objectives.processes import mean_over_processes
+from betavae_fast.processes import mean_over_processes
 
 
 @dataclass(eq=False, repr=False)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from betavae_fast.objectives.interface import LossInputs, Objective, ObjectiveOutput
 from betavae_fast.objectives.options import FreeBitsOptions
-from betavae_fast.objectives.processes import mean_over_processes
+from betavae_fast.processes import mean_over_processes
 
 
 @dataclass(eq=False, repr=False)

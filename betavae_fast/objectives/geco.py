@@ -10,7 +10,7 @@ from torch import Tensor
 
 from betavae_fast.objectives.interface import LossInputs, Objective, ObjectiveOutput
 from betavae_fast.objectives.options import GecoOptions
-from betavae_fast.objectives.processes import mean_over_processes
+from betavae_fast.processes import mean_over_processes
 
 _LARGEST = 1e10
 """Limit of the multiplier, which stays within [1/limit, limit], far inside float32's range."""

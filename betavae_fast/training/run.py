@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 from betavae_fast.data import absolute
 from betavae_fast.data.images import ImageDataset
+from betavae_fast.processes import rank
 from betavae_fast.training import process
 from betavae_fast.training.config import RESUMABLE, TrainConfig
-from betavae_fast.training.distributed import one_per_machine_first, process_group, rank
+from betavae_fast.training.distributed import one_per_machine_first, process_group
 from betavae_fast.training.launch import launched_processes, local_rank
 from betavae_fast.training.loop import train
 from betavae_fast.training.metrics import Metrics
