@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -89,17 +89,9 @@ def evaluate(
         if difference := describe_difference(dataset, run.trained_on):
             console.print(f"These are not the training images: {difference}")
         try:
-            with _progress(console, len(dataset)) as (on_images, on_metric, on_score):
+            with _progress(console, len(dataset)) as callbacks:
                 evaluation = measure(
-                    run.model,
-                    dataset,
-                    chosen,
-                    seed=seed,
-                    jobs=jobs,
-                    precision=run.precision,
-                    on_images=on_images,
-                    on_metric=on_metric,
-                    on_score=on_score,
+                    run.model, dataset, chosen, seed=seed, jobs=jobs, precision=run.precision, **callbacks
                 )
             written = report.write(run, evaluation, results, name=name)
         except (ValueError, OSError) as error:
@@ -122,10 +114,8 @@ def _metrics(text: str) -> tuple[MetricName, ...]:
 
 
 @contextmanager
-def _progress(
-    console: Console, images: int
-) -> Iterator[tuple[Callable[[int], object], Callable[[str], object], Callable[[Scored], object]]]:
-    """Show a progress bar and print a line for each score. Yields callbacks for images, metrics and scores."""
+def _progress(console: Console, images: int) -> Iterator[dict[str, Callable[[Any], object]]]:
+    """Show a progress bar and print a line for each score; yields the callbacks of an evaluation by name."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from betavae_fast.evaluation.scores import score_rows
@@ -138,11 +128,11 @@ def _progress(
             values = "  ".join(f"{row.label} {row.value:.3f}" for row in score_rows([scored], 1))
             console.print(f"{values}  ({scored.codes} codes, {scored.seconds:.1f} s)")
 
-        yield (
-            lambda count: bar.advance(task, count),
-            lambda name: bar.update(task, description=f"Measuring {name}"),
-            on_score,
-        )
+        yield {
+            "on_images": lambda count: bar.advance(task, count),
+            "on_metric": lambda name: bar.update(task, description=f"Measuring {name}"),
+            "on_score": on_score,
+        }
 
 
 def _print(console: Console, evaluation: Evaluation) -> None:

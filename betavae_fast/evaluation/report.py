@@ -116,20 +116,22 @@ def compare(
     If all runs were evaluated on the same images, the comparison has their UDR, too.
 
     Args:
-        runs: runs and their evaluations, at least one. They are named by their folders, as ``distinct_names`` does.
+        runs: at least two runs with their evaluations. Their names are the last parts of their folders' paths.
         out: the folder, which is made if missing.
         seed: seed of the images that UDR draws.
     Returns: the path of report.html.
-    Raises: OSError if nothing can be written there; ValueError for images that are too few for UDR.
+    Raises: OSError if nothing can be written there; ValueError for fewer than two runs.
     """
     from betavae_fast.evaluation.metrics import udr_scores  # loads scikit-learn
 
+    if len(runs) < 2:
+        raise ValueError(f"compare: runs must be at least two, got {len(runs)}")
     folder = results_folder(out)
     evaluations = [evaluation for _, evaluation in runs]
     names = distinct_names([run.folder.path for run, _ in runs])
     objectives = [run.config.describe_objective() for run, _ in runs]
     udr = None
-    if len(runs) > 1 and len({evaluation.dataset.identity for evaluation in evaluations}) == 1:
+    if len({evaluation.dataset.identity for evaluation in evaluations}) == 1:
         udr = udr_scores(
             [evaluation.encoding.mean_codes for evaluation in evaluations],
             [evaluation.kl_per_dim for evaluation in evaluations],

@@ -110,7 +110,7 @@ class LatentSampleFunction(torch.autograd.Function):
         ctx.save_for_backward(mu, logvar, rng, noise)
         ctx.settings, ctx.backend = settings, backend
         ctx.set_materialize_grads(False)
-        return SAMPLE[backend](mu, logvar, rng, noise, *settings[:3])
+        return SAMPLE[backend](mu, logvar, rng, noise, *settings[:-1])
 
     @staticmethod
     def backward(ctx, grad_z):  # type: ignore[no-untyped-def]

@@ -22,8 +22,7 @@ Latent described(const LatentCall& call, const LatentViews& views) {
     p.key = {static_cast<uint64_t>(pair[0]), static_cast<uint64_t>(pair[call.rng->stride(0)])};
   }
   p.first_row = call.first_row;
-  p.logvar_min = call.logvar_min;
-  p.logvar_max = call.logvar_max;
+  p.settings = call.settings;
   return p;
 }
 

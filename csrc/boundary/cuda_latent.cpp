@@ -35,10 +35,9 @@ Latent described(const LatentCall& call, const LatentViews& views, const std::op
   p.mu = tiled(views.mu);
   p.logvar = tiled(views.logvar);
   p.noise = tiled(views.noise);
-  p.logvar_min = static_cast<float>(call.logvar_min);
-  p.logvar_max = static_cast<float>(call.logvar_max);
+  p.settings = call.settings.to<float>();
   constexpr double infinity = std::numeric_limits<double>::infinity();
-  p.clamps = call.logvar_min > -infinity || call.logvar_max < infinity;
+  p.clamps = call.settings.logvar_min > -infinity || call.settings.logvar_max < infinity;
   p.partition = Partition(p.problem.rows, p.problem.cols(), cuda::group_of(p.dtype), reduction, cuda::tuning);
   check_grid(p.partition);
   p.rng = pair ? static_cast<const int64_t*>(pair->data_ptr()) : nullptr;

@@ -11,6 +11,7 @@
 #include <optional>
 #include <tuple>
 
+#include "../include/latent.h"
 #include "tensors.h"
 
 namespace betavae_fast {
@@ -19,7 +20,7 @@ struct LatentCall {
   Tensor mu, logvar;
   std::optional<Tensor> rng, noise;  // exactly one is given if z is sampled or has a gradient
   int64_t first_row = 0;
-  double logvar_min = 0, logvar_max = 0;
+  LatentSettings<double> settings{};
   Reduction reduction = Reduction::none;
 
   LatentCall contiguous() const {
@@ -45,7 +46,7 @@ class LatentOp {
   static std::tuple<Tensor, Tensor> forward(const Tensor& mu, const Tensor& logvar, std::optional<Tensor> rng,
                                             std::optional<Tensor> noise, int64_t first_row, double logvar_min,
                                             double logvar_max, int64_t reduction) {
-    const LatentCall call = {mu, logvar, rng, noise, first_row, logvar_min, logvar_max, Reduction(reduction)};
+    const LatentCall call = {mu, logvar, rng, noise, first_row, {logvar_min, logvar_max}, Reduction(reduction)};
     check(call);
     check_noise(call);
     Tensor z = Device::result_like(mu), kl = empty_reduced(mu, call.reduction);
@@ -55,7 +56,7 @@ class LatentOp {
 
   static Tensor sample(const Tensor& mu, const Tensor& logvar, std::optional<Tensor> rng, std::optional<Tensor> noise,
                        int64_t first_row, double logvar_min, double logvar_max) {
-    const LatentCall call = {mu, logvar, rng, noise, first_row, logvar_min, logvar_max};
+    const LatentCall call = {mu, logvar, rng, noise, first_row, {logvar_min, logvar_max}};
     check(call);
     check_noise(call);
     Tensor z = Device::result_like(mu);
@@ -64,7 +65,7 @@ class LatentOp {
   }
 
   static Tensor kl(const Tensor& mu, const Tensor& logvar, double logvar_min, double logvar_max, int64_t reduction) {
-    const LatentCall call = {mu, logvar, std::nullopt, std::nullopt, 0, logvar_min, logvar_max, Reduction(reduction)};
+    const LatentCall call = {mu, logvar, std::nullopt, std::nullopt, 0, {logvar_min, logvar_max}, Reduction(reduction)};
     check(call);
     Tensor kl = empty_reduced(mu, call.reduction);
     run_forward(call, nullptr, &kl);
@@ -77,7 +78,7 @@ class LatentOp {
                                              double logvar_max, int64_t reduction, bool need_mu, bool need_logvar) {
     Tensor grad_mu = need_mu ? Device::result_like(mu) : no_elements(mu);
     Tensor grad_logvar = need_logvar ? Device::result_like(logvar) : no_elements(logvar);
-    gradients({mu, logvar, rng, noise, first_row, logvar_min, logvar_max, Reduction(reduction)}, grad_z, grad_kl,
+    gradients({mu, logvar, rng, noise, first_row, {logvar_min, logvar_max}, Reduction(reduction)}, grad_z, grad_kl,
               need_mu ? &grad_mu : nullptr, need_logvar ? &grad_logvar : nullptr);
     return {grad_mu, grad_logvar};
   }
@@ -90,7 +91,7 @@ class LatentOp {
     STD_TORCH_CHECK(packed.dim() > 1 && packed.size(1) % 2 == 0, "packed must hold mu and logvar along dimension 1");
     const Tensor grad = Device::result_like(packed);
     Tensor grad_mu = half(grad, 0), grad_logvar = half(grad, 1);
-    gradients({half(packed, 0), half(packed, 1), rng, noise, first_row, logvar_min, logvar_max, Reduction(reduction)},
+    gradients({half(packed, 0), half(packed, 1), rng, noise, first_row, {logvar_min, logvar_max}, Reduction(reduction)},
               grad_z, grad_kl, &grad_mu, &grad_logvar);
     return grad;
   }

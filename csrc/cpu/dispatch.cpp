@@ -4,6 +4,19 @@
 #include <cstring>
 
 namespace betavae_fast {
+
+// The kernels that each instruction set's files define.
+#define BVF_KERNELS(isa)                                  \
+  namespace isa {                                         \
+  extern const LatentKernels latent_kernels;              \
+  extern const LikelihoodKernels likelihood_kernels;      \
+  extern const LogDensitiesKernels log_densities_kernels; \
+  }
+BVF_KERNELS(baseline)
+BVF_KERNELS(avx2)
+BVF_KERNELS(avx512)
+#undef BVF_KERNELS
+
 namespace {
 
 struct Capability {

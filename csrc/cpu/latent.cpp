@@ -94,9 +94,9 @@ template <class Real>
 struct Strip {
   Real half[strip_elements], r[strip_elements], scale[strip_elements];
 
-  void reduce_all(int64_t n, const Real* __restrict logvar, Real lo, Real hi) {
+  void reduce_all(int64_t n, const Real* __restrict logvar, LatentSettings<Real> settings) {
     for (int64_t i = 0; i < n; ++i) {
-      const Reduced<Real> x = reduce(clamp_(logvar[i], lo, hi));
+      const Reduced<Real> x = reduce(clamp_(logvar[i], settings.logvar_min, settings.logvar_max));
       half[i] = x.x;
       r[i] = x.r;
       scale[i] = x.scale;
@@ -116,12 +116,12 @@ void forward_strip(int64_t n, const Real* __restrict mu, const Strip<Real>& stri
 }
 
 template <class Real, Results results>
-void forward_run(int64_t n, const Real* mu, const Real* logvar, const Real* eps, Real lo, Real hi, Real* z,
+void forward_run(int64_t n, const Real* mu, const Real* logvar, const Real* eps, LatentSettings<Real> settings, Real* z,
                  Real* element_kl) {
   Strip<Real> strip;
   for (int64_t at = 0; at < n; at += strip_elements) {
     const int64_t count = n - at < strip_elements ? n - at : strip_elements;
-    strip.reduce_all(count, logvar + at, lo, hi);
+    strip.reduce_all(count, logvar + at, settings);
     forward_strip<Real, results>(count, mu + at, strip, eps + at, z + at, element_kl + at);
   }
 }
@@ -131,7 +131,7 @@ void forward_unit(const LatentForward& p, const LatentPartition& partition, cons
   using Real = Compute<T>;
   constexpr bool want_z = with_z(results), want_kl = with_kl(results);
   const LatentWork::Unit unit = work[index];
-  const Real lo = static_cast<Real>(p.logvar_min), hi = static_cast<Real>(p.logvar_max);
+  const LatentSettings<Real> settings = p.settings.to<Real>();
   Real mu_buffer[block_elements<channels>], logvar_buffer[block_elements<channels>], z_buffer[block_elements<channels>];
   Real kl[all_tiles<channels>], sums[all_tiles<channels>];
   const int64_t channel_count = channels == Channels::one ? 1 : unit.channels;
@@ -153,7 +153,7 @@ void forward_unit(const LatentForward& p, const LatentPartition& partition, cons
       if constexpr (want_z) noise.start(block);
       for (int64_t c = 0; c < channel_count; ++c) {
         const Real* eps = want_z ? noise.channel(c) : nullptr;
-        forward_run<Real, results>(count, mu + c * count, logvar + c * count, eps, lo, hi, z + c * count,
+        forward_run<Real, results>(count, mu + c * count, logvar + c * count, eps, settings, z + c * count,
                                    kl + c * tile_elements + at);
       }
       if constexpr (want_z) store<T>(p, p.z, block, z, z_buffer);
@@ -191,26 +191,26 @@ void forward_unit(const LatentForward& p, const LatentPartition& partition, cons
 
 template <class Real, Results results>
 void backward_strip(int64_t n, const Real* __restrict mu, const Real* __restrict logvar, const Strip<Real>& strip,
-                    const Real* __restrict eps, const Real* __restrict grad_z, const Real* __restrict grad_kl, Real lo,
-                    Real hi, Real* __restrict grad_mu, Real* __restrict grad_logvar) {
+                    const Real* __restrict eps, const Real* __restrict grad_z, const Real* __restrict grad_kl,
+                    LatentSettings<Real> settings, Real* __restrict grad_mu, Real* __restrict grad_logvar) {
   constexpr bool has_grad_z = with_z(results), has_grad_kl = with_kl(results);
   for (int64_t i = 0; i < n; ++i) {
     const Spread<Real> s = relevant<has_grad_z, has_grad_kl>(spread(strip[i]));
     const LatentGrad<Real> g = latent_grad(mu[i], s, has_grad_z ? eps[i] : Real(0), has_grad_z ? grad_z[i] : Real(0),
                                            has_grad_kl ? grad_kl[i] : Real(0));
     grad_mu[i] = g.mu;
-    grad_logvar[i] = logvar[i] < lo || logvar[i] > hi ? Real(0) : g.logvar;
+    grad_logvar[i] = logvar[i] < settings.logvar_min || logvar[i] > settings.logvar_max ? Real(0) : g.logvar;
   }
 }
 
 template <class Real, Results results>
 void backward_run(int64_t n, const Real* mu, const Real* logvar, const Real* eps, const Real* grad_z,
-                  const Real* grad_kl, Real lo, Real hi, Real* grad_mu, Real* grad_logvar) {
+                  const Real* grad_kl, LatentSettings<Real> settings, Real* grad_mu, Real* grad_logvar) {
   Strip<Real> strip;
   for (int64_t at = 0; at < n; at += strip_elements) {
     const int64_t count = n - at < strip_elements ? n - at : strip_elements;
-    strip.reduce_all(count, logvar + at, lo, hi);
-    backward_strip<Real, results>(count, mu + at, logvar + at, strip, eps + at, grad_z + at, grad_kl + at, lo, hi,
+    strip.reduce_all(count, logvar + at, settings);
+    backward_strip<Real, results>(count, mu + at, logvar + at, strip, eps + at, grad_z + at, grad_kl + at, settings,
                                   grad_mu + at, grad_logvar + at);
   }
 }
@@ -220,7 +220,7 @@ void backward_unit(const LatentBackward& p, const LatentPartition& partition, co
   using Real = Compute<T>;
   constexpr bool has_grad_z = with_z(results), has_grad_kl = with_kl(results);
   const LatentWork::Unit unit = work[index];
-  const Real lo = static_cast<Real>(p.logvar_min), hi = static_cast<Real>(p.logvar_max);
+  const LatentSettings<Real> settings = p.settings.to<Real>();
   const Real kl_scale = static_cast<Real>(p.kl_scale);
   Real mu_buffer[block_elements<channels>], logvar_buffer[block_elements<channels>],
       grad_z_buffer[block_elements<channels>];
@@ -257,7 +257,7 @@ void backward_unit(const LatentBackward& p, const LatentPartition& partition, co
       for (int64_t c = 0; c < channel_count; ++c) {
         const int64_t from = c * count;
         const Real* eps = noisy ? noise.channel(c) : grad_z + from;
-        backward_run<Real, results>(count, mu + from, logvar + from, eps, grad_z + from, grad_kl + from, lo, hi,
+        backward_run<Real, results>(count, mu + from, logvar + from, eps, grad_z + from, grad_kl + from, settings,
                                     grad_mu + from, grad_logvar + from);
       }
       store<T>(p, p.grad_mu, block, grad_mu, grad_mu_buffer);

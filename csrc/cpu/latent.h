@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "../include/latent.h"
 #include "../include/philox.h"
 #include "../include/problem.h"
 
@@ -14,7 +15,7 @@ struct LatentProblem : Problem {
   View mu, logvar, noise;  // noise.data is null if the noise is drawn from key
   NoiseKey key{};
   int64_t first_row = 0;
-  double logvar_min = 0, logvar_max = 0;
+  LatentSettings<double> settings{};
 };
 
 struct LatentForward : LatentProblem {
@@ -89,15 +90,5 @@ struct LatentKernels {
   void (*forward)(const LatentForward&, const LatentPartition&, const LatentWork&, int64_t first, int64_t last);
   void (*backward)(const LatentBackward&, const LatentPartition&, const LatentWork&, int64_t first, int64_t last);
 };
-
-namespace baseline {
-extern const LatentKernels latent_kernels;
-}
-namespace avx2 {
-extern const LatentKernels latent_kernels;
-}
-namespace avx512 {
-extern const LatentKernels latent_kernels;
-}
 
 }  // namespace betavae_fast

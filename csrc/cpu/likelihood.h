@@ -39,14 +39,4 @@ struct LikelihoodKernels {
   void (*run)(const LikelihoodProblem&, int64_t first_tile, int64_t last_tile);
 };
 
-namespace baseline {
-extern const LikelihoodKernels likelihood_kernels;
-}
-namespace avx2 {
-extern const LikelihoodKernels likelihood_kernels;
-}
-namespace avx512 {
-extern const LikelihoodKernels likelihood_kernels;
-}
-
 }  // namespace betavae_fast

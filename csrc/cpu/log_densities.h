@@ -70,14 +70,4 @@ struct LogDensitiesKernels {
   LogDensitiesKernelsOf<double> wide;
 };
 
-namespace baseline {
-extern const LogDensitiesKernels log_densities_kernels;
-}
-namespace avx2 {
-extern const LogDensitiesKernels log_densities_kernels;
-}
-namespace avx512 {
-extern const LogDensitiesKernels log_densities_kernels;
-}
-
 }  // namespace betavae_fast

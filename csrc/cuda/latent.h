@@ -1,6 +1,7 @@
 // The latent op on CUDA, independent of torch: the arguments of the kernels, and their launches.
 #pragma once
 
+#include "../include/latent.h"
 #include "partition.h"
 
 namespace betavae_fast::cuda {
@@ -12,7 +13,7 @@ struct LatentArguments {
   Tiled mu, logvar, noise;       // noise.data is null if the noise is drawn
   const int64_t* rng = nullptr;  // (seed, stream) on the device, read by the kernel
   int64_t first_element = 0;     // number of the first element in the noise sequence: first_row * cols
-  float logvar_min = 0, logvar_max = 0;
+  LatentSettings<float> settings{};
   bool clamps = false;  // the range leaves out some numbers
   bool vector = false;  // vectorize() holds for every operand, and drawn noise begins at a Philox block
 };

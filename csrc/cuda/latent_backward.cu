@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(cta_threads) backward(const __grid_constant__ 
       for (int j = 0; j < group; ++j) v[j] = logvar[j];
       if (p.clamps) {
 #pragma unroll
-        for (int j = 0; j < group; ++j) v[j] = clamp_(v[j], p.logvar_min, p.logvar_max);
+        for (int j = 0; j < group; ++j) v[j] = clamp_(v[j], p.settings.logvar_min, p.settings.logvar_max);
       }
 #pragma unroll
       for (int j = 0; j < group; ++j) {
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(cta_threads) backward(const __grid_constant__ 
       if (p.clamps) {
 #pragma unroll
         for (int j = 0; j < group; ++j)
-          if (logvar[j] < p.logvar_min || logvar[j] > p.logvar_max) grad_logvar[j] = 0.0f;
+          if (logvar[j] < p.settings.logvar_min || logvar[j] > p.settings.logvar_max) grad_logvar[j] = 0.0f;
       }
       const auto store = [&](int elements) {
         if (p.grad_mu.data) grad_mu_out.store(elements, grad_mu);

@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(cta_threads) forward(const __grid_constant__ L
       load_both(mu_in, logvar_in, count, mu, logvar);
       if (p.clamps) {
 #pragma unroll
-        for (int j = 0; j < group; ++j) logvar[j] = clamp_(logvar[j], p.logvar_min, p.logvar_max);
+        for (int j = 0; j < group; ++j) logvar[j] = clamp_(logvar[j], p.settings.logvar_min, p.settings.logvar_max);
       }
       if constexpr (want_z) {
         if (p.noise.data)

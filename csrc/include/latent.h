@@ -13,6 +13,17 @@
 
 namespace betavae_fast {
 
+// The operators' numbers that the formulas use. Each kernel converts them to the type in which it computes.
+template <class Real>
+struct LatentSettings {
+  Real logvar_min, logvar_max;
+
+  template <class To>
+  LatentSettings<To> to() const {
+    return {static_cast<To>(logvar_min), static_cast<To>(logvar_max)};
+  }
+};
+
 template <class Real>
 struct Spread {
   Real sigma;        // e^(v/2)

@@ -9,6 +9,7 @@ up to 2.2e-6, and 1.8e-7 for an almost unused channel. A mask that chooses betwe
 from __future__ import annotations
 
 from math import expm1, inf
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,18 +94,8 @@ def latent_kl(mu: Tensor, logvar: Tensor, logvar_min: float, logvar_max: float, 
     return kl
 
 
-def latent_forward(
-    mu: Tensor,
-    logvar: Tensor,
-    rng: Tensor | None,
-    noise: Tensor | None,
-    first_row: int,
-    logvar_min: float,
-    logvar_max: float,
-    reduction: int,
-) -> tuple[Tensor, Tensor]:
-    z = latent_sample(mu, logvar, rng, noise, first_row, logvar_min, logvar_max)
-    return z, latent_kl(mu, logvar, logvar_min, logvar_max, reduction)
+def latent_forward(mu: Tensor, logvar: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
+    return latent_sample(mu, logvar, *settings[:-1]), latent_kl(mu, logvar, *settings[-3:])
 
 
 def _element_grad(grad_kl: Tensor, mu: Tensor, reduction: int) -> Tensor:
@@ -158,23 +149,12 @@ def _write_gradients(
 
 
 def latent_backward(
-    grad_z: Tensor | None,
-    grad_kl: Tensor | None,
-    mu: Tensor,
-    logvar: Tensor,
-    rng: Tensor | None,
-    noise: Tensor | None,
-    first_row: int,
-    logvar_min: float,
-    logvar_max: float,
-    reduction: int,
-    need_mu: bool,
-    need_logvar: bool,
+    grad_z: Tensor | None, grad_kl: Tensor | None, mu: Tensor, logvar: Tensor, *arguments: Any
 ) -> tuple[Tensor, Tensor]:
+    *settings, need_mu, need_logvar = arguments
     grad_mu = torch.empty_like(mu) if need_mu else None
     grad_logvar = torch.empty_like(logvar) if need_logvar else None
-    settings = (first_row, logvar_min, logvar_max, reduction)
-    _write_gradients(grad_mu, grad_logvar, grad_z, grad_kl, mu, logvar, rng, noise, *settings)
+    _write_gradients(grad_mu, grad_logvar, grad_z, grad_kl, mu, logvar, *settings)
     return (
         mu.new_empty(0) if grad_mu is None else grad_mu,
         logvar.new_empty(0) if grad_logvar is None else grad_logvar,
@@ -182,20 +162,11 @@ def latent_backward(
 
 
 def latent_backward_packed(
-    grad_z: Tensor | None,
-    grad_kl: Tensor | None,
-    packed: Tensor,
-    rng: Tensor | None,
-    noise: Tensor | None,
-    first_row: int,
-    logvar_min: float,
-    logvar_max: float,
-    reduction: int,
+    grad_z: Tensor | None, grad_kl: Tensor | None, packed: Tensor, *settings: Any
 ) -> Tensor:
     grad = torch.empty_like(packed)
-    settings = (first_row, logvar_min, logvar_max, reduction)
     (grad_mu, grad_logvar), (mu, logvar) = grad.chunk(2, 1), packed.chunk(2, 1)
-    _write_gradients(grad_mu, grad_logvar, grad_z, grad_kl, mu, logvar, rng, noise, *settings)
+    _write_gradients(grad_mu, grad_logvar, grad_z, grad_kl, mu, logvar, *settings)
     return grad
 
 

@@ -6,6 +6,7 @@ They compute in the inputs' dtype, at least float32. The formulas are the refere
 from __future__ import annotations
 
 from math import log, pi
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -142,18 +143,9 @@ def likelihood_backward(
     return grad
 
 
-def likelihood_finish(
-    grad: Tensor,
-    grad_nll: Tensor,
-    decoded: Tensor,
-    target: Tensor,
-    packed: bool,
-    likelihood: int,
-    scale: float,
-    reduction: int,
-) -> None:
+def likelihood_finish(grad: Tensor, grad_nll: Tensor, *inputs: Any) -> None:
     if grad_nll.item() != 1:
-        grad.copy_(likelihood_backward(grad_nll, decoded, target, packed, likelihood, scale, reduction))
+        grad.copy_(likelihood_backward(grad_nll, *inputs))
 
 
 for _implementation in (likelihood_forward, likelihood_backward, likelihood_finish):

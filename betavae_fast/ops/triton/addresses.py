@@ -1,4 +1,4 @@
-"""The addresses of a tile's slots in memory, with their loads and stores (see partition.py and layouts.py)."""
+"""The addresses of a tile's slots in memory, with their loads and stores (see partition.py and plans.py)."""
 
 # mypy: disable-error-code="import-untyped,no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations

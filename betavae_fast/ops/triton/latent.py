@@ -12,7 +12,7 @@ from torch import Tensor
 
 from betavae_fast.ops.reductions import REDUCTIONS, empty_kl
 from betavae_fast.ops.triton import latent_kernels as kernels
-from betavae_fast.ops.triton.layouts import Plan, contiguous, plan, stride, through_contiguous
+from betavae_fast.ops.triton.plans import Plan, contiguous, plan, stride, through_contiguous
 from betavae_fast.ops.triton.registration import refuse_float64, register
 from betavae_fast.ops.triton.sums import ABSENT, DIM, NONE, SAMPLE, PartialSums, summed
 
@@ -56,8 +56,7 @@ class _Call:
             [stride(x) for x in (self.mu, self.logvar, self.noise, *others)],
             self.mu.element_size(),
             by_element=by_element,
-            first_noise=self.first_element,
-            drawn=drawn,
+            first_noise=self.first_element if drawn else None,
             shared=shared,
         )
 
@@ -73,7 +72,7 @@ class _Call:
             KL=summed(self.reduction),
             CLAMP=self.low > -float("inf") or self.high < float("inf"),
             PHASED=chosen.phased,
-            RUN=max(4, chosen.layout.unit),
+            RUN=max(4, chosen.unit),
             **options,
             **chosen.options(count),
         )

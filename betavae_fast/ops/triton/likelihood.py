@@ -13,7 +13,7 @@ from torch import Tensor
 
 from betavae_fast.ops.reductions import LIKELIHOODS, REDUCTIONS, empty_nll
 from betavae_fast.ops.triton import likelihood_kernels as kernels
-from betavae_fast.ops.triton.layouts import Plan, plan, row_major, stride, through_contiguous
+from betavae_fast.ops.triton.plans import Plan, plan, row_major, stride, through_contiguous
 from betavae_fast.ops.triton.registration import refuse_float64, register
 from betavae_fast.ops.triton.sums import NONE, SAMPLE, SUM, PartialSums, summed
 
