@@ -1,4 +1,4 @@
-"""Argument types that the benchmarks' command lines share."""
+"""The command lines of the benchmarks: one style of help, and the options and argument types that they share."""
 
 from __future__ import annotations
 
@@ -12,6 +12,22 @@ import torch
 from betavae_fast.bench.results import check_writable
 
 _PLACES = ("--out", "--pictures")
+
+
+def parser_of(module: str, about: str | None) -> argparse.ArgumentParser:
+    """The parser of ``python -m benchmarks.MODULE``, whose help is the docstring of the module."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_device(parser: argparse.ArgumentParser, default: str = "cpu") -> None:
+    parser.add_argument(
+        "--device", type=available, choices=("cpu", "cuda"), default=default, help=f"default: {default}"
+    )
 
 
 def command(module: str, arguments: Sequence[str]) -> str:

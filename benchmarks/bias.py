@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import exp, log
 
@@ -21,16 +21,12 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from benchmarks import RESULTS
-from benchmarks.arguments import at_least, command, writable_folder
-from betavae_fast.bench import machine
+from benchmarks.arguments import at_least
+from benchmarks.pages import markdown
+from benchmarks.study import Run, Study, tidy
 from betavae_fast.bench.results import Provenance
-from betavae_fast.files import write_json
 from betavae_fast.functional import KLDecomposition, kl_decomposition
 
 DIM = 10
@@ -109,7 +105,7 @@ class BiasResults(Provenance):
     measurements: tuple[Bias, ...]
 
 
-def measure(posterior: Posterior, batch: int, repeats: int, seed: int) -> Iterator[Bias]:
+def estimate(posterior: Posterior, batch: int, repeats: int, seed: int) -> Iterator[Bias]:
     """Apply all estimators to the same batches."""
     generator = torch.Generator().manual_seed(seed)
     found: dict[tuple[str, int], list[list[float]]] = {estimator: [] for estimator in ESTIMATORS}
@@ -139,7 +135,7 @@ def measure(posterior: Posterior, batch: int, repeats: int, seed: int) -> Iterat
             )
 
 
-def draw(measurements: Sequence[Bias]) -> Figure:
+def draw(results: BiasResults) -> Figure:
     """Draw the bias with one batch's standard deviation around it: a row for each part, a column for each posterior."""
     figure = Figure(figsize=(12.5, 8.2), layout="constrained")
     figure.suptitle(
@@ -154,7 +150,7 @@ def draw(measurements: Sequence[Bias]) -> Figure:
             for name, dataset_size in ESTIMATORS:
                 chosen = [
                     m
-                    for m in measurements
+                    for m in results.measurements
                     if (m.part, m.estimator, m.dataset_size) == (part, name, dataset_size)
                     and (m.correlation, m.information) == (posterior.correlation, posterior.information)
                 ]
@@ -174,9 +170,7 @@ def draw(measurements: Sequence[Bias]) -> Figure:
             axis.xaxis.set_major_locator(FixedLocator(list(BATCHES)))
             axis.xaxis.set_minor_locator(NullLocator())
             axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0f}"))
-            axis.grid(color="#e4e4e4", linewidth=0.6)
-            for side in ("top", "right"):
-                axis.spines[side].set_visible(False)
+            tidy(axis)
             if row == 0:
                 true = posterior.truth
                 axis.set_title(
@@ -192,58 +186,47 @@ def draw(measurements: Sequence[Bias]) -> Figure:
     return figure
 
 
-def show(results: BiasResults, console: Console) -> None:
-    columns = ("TC", "information", "estimator", "N", "batch", *_LABELS)
-    table = Table(
-        *columns, box=SIMPLE, title="bias ± standard deviation of one batch, nats", title_justify="left"
-    )
-    for column in table.columns:
-        column.no_wrap = True
-    rows: dict[tuple[str, str, str, str, str], list[str]] = {}
+def show(results: BiasResults) -> str:
+    rows: dict[tuple[str, ...], list[str]] = {}
     for m in results.measurements:
         tc = abs(Posterior(m.correlation, m.information).truth["total_correlation"])
         key = (f"{tc:.2f}", f"{m.information:.0f}", m.estimator, f"{m.dataset_size:,}", str(m.batch_size))
         rows.setdefault(key, []).append(f"{m.bias:+.3f} ± {m.standard_deviation:.3f}")
-    for key, cells in rows.items():
-        table.add_row(*key, *cells)
-    console.print(table)
+    columns = ("TC:", "information:", "estimator", "N:", "batch:", *(f"{label}:" for label in _LABELS))
+    table = markdown(columns, ((*key, *cells) for key, cells in rows.items()))
+    return f"Bias ± standard deviation of one batch, nats:\n\n{table}"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.bias",
-        description=(__doc__ or "").splitlines()[0],
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--max-batch", type=at_least(min(BATCHES)), default=max(BATCHES), help="leave out larger batches"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=writable_folder, default=RESULTS / "log-densities", help="a folder")
-    args = parser.parse_args(arguments)
-    console = Console()
-    with console.status("estimating"):
+def options(parser: argparse.ArgumentParser) -> None:
+    least, most = min(BATCHES), max(BATCHES)
+    parser.add_argument("--max-batch", type=at_least(least), default=most, help="leave out larger batches")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+
+
+def measure(run: Run) -> Iterator[BiasResults]:
+    with run.console.status("estimating"):
         measurements = tuple(
             bias
             for posterior in POSTERIORS
             for batch, repeats in BATCHES.items()
-            if batch <= args.max_batch
-            for bias in measure(posterior, batch, repeats, args.seed)
+            if batch <= run.args.max_batch
+            for bias in estimate(posterior, batch, repeats, run.args.seed)
         )
-    results = BiasResults(
-        command=command("benchmarks.bias", arguments),
-        **machine.provenance(torch.device("cpu")),
-        channels=DIM,
-        seed=args.seed,
-        measurements=measurements,
-    )
-    show(results, console)
-    write_json(args.out / "bias.json", results)
-    draw(measurements).savefig(args.out / "bias.png", dpi=110)
-    console.print(f"Written to {args.out}", highlight=False, soft_wrap=True)
-    return 0
+    yield BiasResults(**run.origin, channels=DIM, seed=run.args.seed, measurements=measurements)
 
+
+STUDY = Study(
+    "benchmarks.bias",
+    __doc__,
+    BiasResults,
+    "log-densities/bias.json",
+    measure,
+    show,
+    options,
+    threads=False,
+    draw=lambda results: {"bias": draw(results)},
+)
+main = STUDY.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,22 +12,20 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import torch
-from rich.console import Console
 
-from benchmarks import RESULTS
-from benchmarks.arguments import command, positive, writable
-from betavae_fast.bench import machine
+from benchmarks import ROOT
+from benchmarks.arguments import positive
+from benchmarks.pages import markdown
+from benchmarks.processes import started
+from benchmarks.study import Run, Study, StudyError
+from benchmarks.training import images_per_second
 from betavae_fast.bench.results import Provenance
-from betavae_fast.files import write_json
-from betavae_fast.training.metrics import read_metrics
-from betavae_fast.training.run_folder import RunFolder
 
 LOG_EVERY = 10
 _SPIN = "while True: pass"
@@ -49,18 +47,6 @@ class Busy(Provenance):
     settings: tuple[Setting, ...]
 
 
-@contextmanager
-def spinning(count: int) -> Iterator[None]:
-    """Keep ``count`` cores busy with one process each."""
-    processes = [subprocess.Popen([sys.executable, "-c", _SPIN]) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-
-
 def train(runs: int, steps: int, threads: int, wait_policy: str) -> tuple[float, ...]:
     """Run ``runs`` trainings side by side. Returns: the images per second of each."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
@@ -80,22 +66,17 @@ def train(runs: int, steps: int, threads: int, wait_policy: str) -> tuple[float,
             for out in outs
         ]
         if any(process.wait() for process in processes):
-            raise RuntimeError("a training failed")
-        entries = [read_metrics(RunFolder(out).metrics)[1:] for out in outs]
-    return tuple(median(entry.images_per_second for entry in log) for log in entries)
+            raise StudyError("a training failed")
+        return tuple(images_per_second(out) for out in outs)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.busy", description=__doc__, allow_abbrev=False
-    )
-    parser.add_argument("--steps", type=positive, default=100)
-    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
-    parser.add_argument("--out", type=writable, help="default: benchmarks/results/busy/MACHINE.json")
-    args = parser.parse_args(arguments)
-    console = Console(highlight=False, soft_wrap=True)
-    settings = []
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--steps", type=positive, default=100, help="default: 100")
+
+
+def measure(run: Run) -> Iterator[Busy]:
+    settings: tuple[Setting, ...] = ()
+    steps, threads = run.args.steps, torch.get_num_threads()
     for beside, spinners, runs, policy in (
         ("nothing", 0, 1, ""),
         ("one busy process", 1, 1, ""),
@@ -104,23 +85,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("nothing", 0, 1, "ACTIVE"),
         ("one busy process", 1, 1, "ACTIVE"),
     ):
-        with spinning(spinners):
-            rates = train(runs, args.steps, args.threads, policy)
-        settings.append(Setting(beside, args.threads, policy, rates))
-        shares = ", ".join(f"{rate:,.0f} ({rate / settings[0].images_per_second[0]:.0%})" for rate in rates)
-        console.print(f"beside {beside}{f', {policy}' if policy else ''}: {shares} images/s")
-    device = torch.device("cpu")
-    results = Busy(
-        command=command("benchmarks.busy", arguments),
-        **machine.provenance(device),
-        steps=args.steps,
-        settings=tuple(settings),
-    )
-    out = args.out or RESULTS / "busy" / f"{machine.kind(device)}.json"
-    write_json(out, results)
-    console.print(f"Written to {out}")
-    return 0
+        with run.console.status(f"beside {beside}"), ExitStack() as held:
+            for _ in range(spinners):
+                held.enter_context(started((sys.executable, "-c", _SPIN), ROOT, {}))
+            rates = train(runs, steps, threads, policy)
+        settings = (*settings, Setting(beside, threads, policy, rates))
+    yield Busy(**run.origin, steps=steps, settings=settings)
 
+
+def show(results: Busy) -> str:
+    (alone,) = results.settings[0].images_per_second
+    rows = (
+        (
+            s.beside,
+            s.wait_policy,
+            ", ".join(f"{rate:,.0f} ({rate / alone:.0%})" for rate in s.images_per_second),
+        )
+        for s in results.settings
+    )
+    return markdown(("beside", "OMP_WAIT_POLICY", "images/s:"), rows)
+
+
+STUDY = Study("benchmarks.busy", __doc__, Busy, "busy/MACHINE.json", measure, show, options)
+main = STUDY.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,7 +7,6 @@ are faster than all runs of the other.
 
 from __future__ import annotations
 
-import json
 import signal
 import statistics
 import subprocess
@@ -23,7 +22,8 @@ from rich.table import Table
 
 from benchmarks import ROOT
 from benchmarks.processes import started
-from betavae_fast.bench.headline import seconds, times
+from betavae_fast.bench.units import seconds, times
+from betavae_fast.files import read_json
 
 RUNS = 5
 # Medians of separate processes may differ by this much on a quiet machine, even if their ranges do not overlap.
@@ -119,11 +119,9 @@ def _measure(tree: Path, options: Sequence[str]) -> Medians:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "results.json"
         _run([sys.executable, "-m", "benchmarks", *options, "--out", str(out)], tree)
-        rows = json.loads(out.read_text(encoding="utf-8"))["measurements"]
+        rows = read_json(out)["measurements"]  # also of a commit whose files hold other fields
     return {
-        f"({', '.join(map(str, row['shape']))}) {row['dtype']} {row['direction']}, {row['contender']}": row[
-            "p50"
-        ]
+        f"{tuple(row['shape'])} {row['dtype']} {row['direction']}, {row['contender']}": row["p50"]
         for row in rows
     }
 

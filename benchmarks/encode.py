@@ -10,26 +10,24 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import get_args
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
-from benchmarks import RESULTS
-from benchmarks.arguments import available, command, positive, writable
-from betavae_fast.bench import machine
+from benchmarks.arguments import positive
+from benchmarks.pages import markdown
+from benchmarks.study import Run, Study, StudyError
 from betavae_fast.bench.results import Provenance
-from betavae_fast.bench.timing import CpuClock, CudaClock, Effort, Task, Timing, interleave
+from betavae_fast.bench.timing import Effort, Task, Timing, clock_of, interleave
 from betavae_fast.choices import Architecture
 from betavae_fast.data import load_dataset
 from betavae_fast.data.images import ImageDataset
 from betavae_fast.evaluation.encoding import encode
-from betavae_fast.files import write_json
 from betavae_fast.nn import BetaVAE
-from betavae_fast.training.memory import keep_freed_memory
+from betavae_fast.training.process import keep_freed_memory
 
 EAGER_BATCH = 64
 TOLERANCE = 1e-4  # absolute error of the moments, which are of order 1
@@ -41,11 +39,18 @@ class EncodeResults(Provenance):
     images: int
     largest_difference: float  # largest difference between the moments of the two
     seconds: dict[str, Timing]
-    images_per_second: dict[str, float]
-    speedup: float  # ratio of the medians
+
+    @property
+    def images_per_second(self) -> dict[str, float]:
+        return {name: self.images / timing.p50 for name, timing in self.seconds.items()}
+
+    @property
+    def speedup(self) -> float:
+        """The ratio of the medians."""
+        return self.seconds["eager"].p50 / self.seconds["ours"].p50
 
 
-def contenders(dataset: ImageDataset, indices: Tensor, architecture: str) -> dict[str, Callable[[], Tensor]]:
+def contenders(dataset: ImageDataset, indices: Tensor, architecture: str) -> dict[str, Callable[..., Tensor]]:
     """The functions that encode the images at ``indices`` of ``dataset``; each returns the moments (N, 2·D)."""
     torch.manual_seed(0)
     model = BetaVAE(dataset.image_shape, architecture=architecture).eval()  # type: ignore[arg-type]
@@ -57,78 +62,52 @@ def contenders(dataset: ImageDataset, indices: Tensor, architecture: str) -> dic
     ours = ours.to(dataset.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.no_grad()
-    def loop() -> Tensor:
+    def loop(_: object = None) -> Tensor:
         return torch.cat([plain(dataset.gather(batch).float()) for batch in indices.split(EAGER_BATCH)])
 
-    def table() -> Tensor:
+    def table(_: object = None) -> Tensor:
         encoding = encode(ours, dataset, indices)
         return torch.cat([encoding.mu, encoding.logvar], dim=1)
 
     return {"eager": loop, "ours": table}
 
 
-def _task(encoded: Callable[[], Tensor]) -> Callable[[object], Tensor]:
-    return lambda _: encoded()
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", type=positive, default=16384, help="default: 16384")
+    parser.add_argument("--architecture", choices=get_args(Architecture), default="burgess")
 
 
-def measure(dataset: ImageDataset, indices: Tensor, architecture: str) -> tuple[float, dict[str, Timing]]:
-    """The largest difference of the moments, and the seconds of each contender.
-
-    Raises: ValueError if the moments differ by more than the tolerance.
-    """
-    both = contenders(dataset, indices, architecture)
+def measure(run: Run) -> Iterator[EncodeResults]:
+    keep_freed_memory()
+    dataset = load_dataset("dsprites").to(run.device)
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
+    indices = order[: run.args.images].to(run.device)
+    both = contenders(dataset, indices, run.args.architecture)
     eager, ours = (encoded().cpu() for encoded in both.values())
     difference = float((eager - ours).abs().max())
     if not difference <= TOLERANCE:
-        raise ValueError(f"the moments differ by {difference:.1e}, more than {TOLERANCE:.0e}")
-    tasks = [Task(name, _task(encoded)) for name, encoded in both.items()]
-    clock = CpuClock() if dataset.device.type == "cpu" else CudaClock(flush=False)
-    return difference, interleave(tasks, clock, EFFORT)
+        raise StudyError(f"the moments differ by {difference:.1e}, more than {TOLERANCE:.0e}")
+    tasks = [Task(name, encoded) for name, encoded in both.items()]
+    timings = interleave(tasks, clock_of(run.device), EFFORT)
+    yield EncodeResults(**run.origin, images=len(indices), largest_difference=difference, seconds=timings)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.encode",
-        description=(__doc__ or "").splitlines()[0],
-        allow_abbrev=False,
-    )
-    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
-    parser.add_argument("--images", type=positive, default=16384)
-    parser.add_argument("--architecture", choices=get_args(Architecture), default="burgess")
-    parser.add_argument(
-        "--device",
-        type=available,
-        choices=("cpu", "cuda"),
-        default="cuda" if torch.cuda.is_available() else "cpu",
-    )
-    parser.add_argument("--out", type=writable, help="default: benchmarks/results/encode/MACHINE.json")
-    args = parser.parse_args(arguments)
-    torch.set_num_threads(args.threads)
-    keep_freed_memory()
-    device = torch.device(args.device)
-    dataset = load_dataset("dsprites").to(device)
-    generator = torch.Generator().manual_seed(0)
-    indices = torch.randperm(len(dataset), generator=generator)[: args.images].to(device)
-    difference, timings = measure(dataset, indices, args.architecture)
-    results = EncodeResults(
-        command=command("benchmarks.encode", arguments),
-        **machine.provenance(device),
-        images=len(indices),
-        largest_difference=difference,
-        seconds=timings,
-        images_per_second={name: len(indices) / timing.p50 for name, timing in timings.items()},
-        speedup=timings["eager"].p50 / timings["ours"].p50,
-    )
-    console = Console()
-    for name, rate in results.images_per_second.items():
-        console.print(f"{name}: {rate:,.0f} images/s", highlight=False)
-    console.print(f"{results.speedup:.2f}× eager", highlight=False)
-    out = args.out or RESULTS / "encode" / f"{machine.kind(device)}.json"
-    write_json(out, results)
-    console.print(f"Written to {out}", highlight=False, soft_wrap=True)
-    return 0
+def show(results: EncodeResults) -> str:
+    rates = ((name, f"{rate:,.0f}") for name, rate in results.images_per_second.items())
+    return markdown(("", "images/s:"), rates) + f"\n\n{results.speedup:.2f}× eager."
 
+
+STUDY = Study(
+    "benchmarks.encode",
+    __doc__,
+    EncodeResults,
+    "encode/MACHINE.json",
+    measure,
+    show,
+    options,
+    device="cuda" if torch.cuda.is_available() else "cpu",
+)
+main = STUDY.main
 
 if __name__ == "__main__":
     sys.exit(main())

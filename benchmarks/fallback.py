@@ -8,30 +8,26 @@ would. Writes fallback/MACHINE.json.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from math import log, pi
-from pathlib import Path
 from typing import Any
 
 import torch
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from benchmarks import RESULTS
-from benchmarks.arguments import command, positive, writable
-from betavae_fast.bench import latent, likelihood, log_densities, machine, parity
-from betavae_fast.bench.headline import seconds
+from benchmarks.arguments import positive
+from benchmarks.pages import markdown
+from benchmarks.study import Run, Study
+from betavae_fast.bench import latent, likelihood, log_densities, parity
 from betavae_fast.bench.registry import Contender, Forward, Op, Outputs, Problem, Shape
 from betavae_fast.bench.results import Provenance
 from betavae_fast.bench.timing import BRIEF, QUICK, CpuClock, Task, Timing, interleave
-from betavae_fast.files import write_json
+from betavae_fast.bench.units import seconds
 from betavae_fast.functional import (
     bernoulli_nll,
     gaussian_kl,
@@ -68,19 +64,19 @@ class Case:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Seconds of a forward and a backward pass.
-
-    Args:
-        ratio: the fallback's median over plain torch's.
-    """
+    """Seconds of a forward and a backward pass."""
 
     function: str
     shape: Shape
     threads: int
     plain: Timing
     fallback: Timing
-    ratio: float
     limit: float
+
+    @property
+    def ratio(self) -> float:
+        """The fallback's median over plain torch's."""
+        return self.fallback.p50 / self.plain.p50
 
 
 @dataclass(frozen=True)
@@ -120,25 +116,16 @@ def _plain_laplace(x: Tensor, t: Tensor) -> Tensor:
 
 
 def _likelihoods() -> Iterator[Case]:
-    for name, ours, plain in (
+    nlls: tuple[tuple[str, Callable[..., Tensor], Callable[..., Tensor]], ...] = (
         ("bernoulli_nll", bernoulli_nll, _plain_bernoulli),
         ("gaussian_nll", gaussian_nll, _plain_gaussian),
         ("laplace_nll", laplace_nll, _plain_laplace),
-    ):
-        for kind in _TARGETS:
-            forward = partial(_with_target, kind, plain, True)
-            op = replace(
-                likelihood.BERNOULLI,
-                formula=partial(_with_target, "float", plain, True),
-                setup=partial(likelihood.setup, binary=True),
-            )
-            yield Case(
-                f"{name} {kind}",
-                op,
-                forward,
-                partial(_with_target, kind, partial(ours, backend=BACKEND), False),
-                IMAGES,
-            )
+    )
+    for (name, nll, plain), kind in product(nlls, _TARGETS):
+        formula = partial(_with_target, "float", plain, True)
+        op = replace(likelihood.BERNOULLI, formula=formula, setup=partial(likelihood.setup, binary=True))
+        ours = partial(_with_target, kind, partial(nll, backend=BACKEND), False)
+        yield Case(f"{name} {kind}", op, partial(_with_target, kind, plain, True), ours, IMAGES)
 
 
 def _with_target(
@@ -181,7 +168,7 @@ CASES: tuple[Case, ...] = (
 )
 
 
-def measure(case: Case, shape: Shape, threads: Sequence[int], quick: bool) -> Iterator[Ratio]:
+def compare(case: Case, shape: Shape, threads: Sequence[int], quick: bool) -> Iterator[Ratio]:
     """Time the function and the plain code. Raises: ParityError if they do not compute the same."""
     problem = case.op.setup(shape, torch.float32, torch.device("cpu"), 0)
     parity.check(
@@ -202,78 +189,57 @@ def measure(case: Case, shape: Shape, threads: Sequence[int], quick: bool) -> It
     for number in threads:
         torch.set_num_threads(number)
         found = interleave(tasks, CpuClock(), QUICK if quick else BRIEF)
-        plain, fallback = found["plain"], found["fallback"]
-        yield Ratio(case.name, shape, number, plain, fallback, fallback.p50 / plain.p50, case.limit)
+        yield Ratio(case.name, shape, number, found["plain"], found["fallback"], case.limit)
 
 
-def show(results: Fallback, console: Console) -> None:
-    table = Table("function", "shape", "threads", "plain", "fallback", "ratio", box=SIMPLE)
-    for column in table.columns:
-        column.no_wrap = True
-    for r in results.ratios:
-        table.add_row(
-            r.function,
-            str(r.shape),
-            str(r.threads),
-            seconds(r.plain.p50),
-            seconds(r.fallback.p50),
+def show(results: Fallback) -> str:
+    rows = (
+        (
+            *(r.function, str(r.shape), str(r.threads), seconds(r.plain.p50), seconds(r.fallback.p50)),
             f"{r.ratio:.2f}" + ("" if r.ratio <= r.limit else f" > {r.limit:g}"),
         )
-    console.print(table)
-
-
-def load(path: Path) -> Fallback:
-    document = json.loads(path.read_text(encoding="utf-8"))
-    ratios = tuple(
-        Ratio(
-            **{
-                **entry,
-                "shape": tuple(entry["shape"]),
-                "plain": Timing(**entry["plain"]),
-                "fallback": Timing(**entry["fallback"]),
-            }
-        )
-        for entry in document.pop("ratios")
+        for r in results.ratios
     )
-    return Fallback(ratios=ratios, **document)
+    return markdown(("function", "shape", "threads:", "plain:", "fallback:", "ratio:"), rows)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.fallback",
-        description=(__doc__ or "").splitlines()[0],
-        allow_abbrev=False,
-    )
+def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, nargs="+", default=[1, 2], help="default: 1 2")
     parser.add_argument(
         "--functions", nargs="+", metavar="NAME", help="only functions whose names begin so; writes nothing"
     )
     parser.add_argument("--quick", action="store_true", help="take few samples and write nothing")
-    parser.add_argument("--out", type=writable, help="default: benchmarks/results/fallback/MACHINE.json")
-    args = parser.parse_args(arguments)
-    console, device = Console(), torch.device("cpu")
+
+
+def measure(run: Run) -> Iterator[Fallback]:
+    args = run.args
     chosen = [c for c in CASES if not args.functions or c.name.startswith(tuple(args.functions))]
     if not chosen:
-        parser.error(f"argument --functions: there are {', '.join(c.name for c in CASES)}")
-    provenance = machine.provenance(device)
-    with console.status("measuring"):
+        raise argparse.ArgumentTypeError(
+            f"argument --functions: there are {', '.join(c.name for c in CASES)}"
+        )
+    with run.console.status("measuring"):
         ratios = tuple(
             ratio
             for case in chosen
             for shape in case.shapes
-            for ratio in measure(case, shape, args.threads, args.quick)
+            for ratio in compare(case, shape, args.threads, args.quick)
         )
-    results = Fallback(
-        command=command("benchmarks.fallback", arguments), **provenance, backend=BACKEND, ratios=ratios
-    )
-    show(results, console)
-    if args.out or not (args.functions or args.quick):
-        out = args.out or RESULTS / "fallback" / f"{machine.kind(device)}.json"
-        write_json(out, results)
-        console.print(f"Written to {out}", highlight=False, soft_wrap=True)
-    return 0
+    yield Fallback(**run.origin, backend=BACKEND, ratios=ratios)
 
+
+STUDY = Study(
+    "benchmarks.fallback",
+    __doc__,
+    Fallback,
+    "fallback/MACHINE.json",
+    measure,
+    show,
+    options,
+    threads=False,
+    partial=lambda args: bool(args.functions or args.quick),
+)
+main = STUDY.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,16 +5,14 @@ python -m benchmarks.first_look --device cuda
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from benchmarks.arguments import available
+from benchmarks.arguments import add_device, parser_of
 from betavae_fast.bench import machine
 from betavae_fast.bench.registry import Op, get, op_names
 from betavae_fast.bench.runner import leave_out_wrong, line_up
@@ -28,17 +26,12 @@ KIND = "-uint8"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the checks. Returns: 1 if one of our ops fails or computes something else, else 0."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.first_look",
-        description=(__doc__ or "").splitlines()[0],
-        allow_abbrev=False,
-    )
-    parser.add_argument("--device", type=available, choices=("cpu", "cuda"), default="cpu")
+    parser = parser_of("benchmarks.first_look", __doc__)
+    add_device(parser)
     device = torch.device(parser.parse_args(argv).device)
-    for name, value in (machine.describe(device) | machine.versions()).items():
+    others = {package: machine.installed(package) for package in PACKAGES}
+    for name, value in (machine.describe(device) | machine.versions() | others).items():
         print(f"{name}: {value}")
-    for package in PACKAGES:
-        print(f"{package}: {_version(package)}")
     if shutil.which("nvidia-smi"):
         subprocess.run(("nvidia-smi",), check=False)
     sys.stdout.flush()
@@ -62,13 +55,6 @@ def _check(op: Op, device: torch.device) -> int:
     for name, why in failed.items():
         print(f"FAILED {op.name} {shape} fp32: {name}: {why}", flush=True)
     return int(bool(failed))
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ built only if its CUDA library is missing or does not run.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import signal
@@ -28,7 +27,7 @@ import numpy as np
 import torch
 
 from benchmarks import RESULTS, ROOT
-from benchmarks.arguments import command, writable_folder
+from benchmarks.arguments import command, parser_of, writable_folder
 from benchmarks.lines import Line, Record, run_all
 from betavae_fast.bench import machine
 from betavae_fast.ops.backends import missing
@@ -79,42 +78,82 @@ class Place:
 
 
 def lines(place: Place) -> dict[str, list[Line]]:
-    """The lines of each call, in their order. The limits of a call's lines add up to no more than the call's own."""
+    """The lines of each call, in their order. The limits of a call's lines add up to no more than the call's own.
+
+    In a rehearsal they take the C++ kernels, tiny shapes and few steps.
+    """
+    tiny = place.tiny
+    images = ("--data", str(place.images)) if tiny else ()
+    trained = ("--tiny", "8", *images) if tiny else ()
+    stepped = ("8", "--contenders", "ours") if tiny else map(str, STEP_BATCHES)
+    # torch's allocator must not cache: an access beyond a tensor would stay inside a cached block and be missed.
+    uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    sanitizer = ("compute-sanitizer", "--error-exitcode", "1", "--report-api-errors", "no", "--tool")
+    auto = (
+        "--batch-size",
+        "auto",
+        "--steps",
+        "20",
+        "--log-every",
+        "10",
+        "--out",
+        str(place.scratch / "auto"),
+    )
     return {
         "first": [
             _module(place, "first look", 35, "benchmarks.first_look"),
             _op(place, "latent", 70, "cuda", "triton"),
             _op(place, "bernoulli_nll", 35, "cuda-bits", "triton-bits"),
             _op(place, "log_densities", 40, "cuda", "triton"),
-            _training(place, 95),
+            _module(place, "training", 95, "benchmarks.training", *trained, writes="train"),
             _gpu_tests(place, 110),
-            _step(place, 95),
+            _module(
+                place,
+                "training step",
+                95,
+                "benchmarks.step",
+                *("--samples", "2" if tiny else "3", "--batch-sizes", *stepped),
+                writes="step",
+            ),
         ],
         "second": [
-            _tuning(place, 45),
-            _sanitizer(place, "memcheck", 40),
-            _sanitizer(place, "racecheck", 35),
-            _profiler(place, 25),
-            _module(place, "data parallel", 30, "benchmarks.data_parallel", launcher=_ONE_PROCESS),
-            _largest_batch(place, 25),
+            _module(place, "tuning sweep", 45, "benchmarks.tuning", writes="tuning"),
+            *(
+                _under(place, name, limit, (*sanitizer, name), uncached)
+                for name, limit in (("memcheck", 40), ("racecheck", 35))
+            ),
+            # The basic metrics of three kernels, into the log.
+            _under(place, "ncu", 25, ("ncu", "--set", "basic", "--launch-count", "3", *_KERNELS), {}),
+            _module(
+                place,
+                "batch size auto",
+                25,
+                "betavae_fast",
+                *("train", *auto, *(("--architecture", "mlp", *images) if tiny else ())),
+            ),
         ],
     }
 
 
-_ONE_PROCESS = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1")
+_KERNELS = ("--kernel-name", "regex:forward|backward")
 
 
 def _module(
-    place: Place,
-    name: str,
-    limit: float,
-    module: str,
-    *options: str,
-    launcher: Sequence[str] = (),
-    results: dict[Path, Path] | None = None,
+    place: Place, name: str, limit: float, module: str, *options: str, writes: str = "", prefix: str = ""
 ) -> Line:
-    line = (sys.executable, *launcher, "-m", module, *options, "--device", place.device)
-    return Line(name, line, limit, results=results or {})
+    """Run a module. If it writes a result, that lies in ``place.out``, and a copy among the results.
+
+    Args:
+        writes: name of the result's file and of its folder.
+        prefix: if given, the begin of the name of the copy, which then lies in no folder.
+    """
+    results = {}
+    if writes:
+        written = place.out / f"{writes}.json"
+        results[written] = place.result("" if prefix else writes, prefix)
+        options = (*options, "--out", str(written))
+    command = (sys.executable, "-m", module, *options, "--device", place.device)
+    return Line(name, command, limit, results=results)
 
 
 def _op(place: Place, op: str, limit: float, *ours: str) -> Line:
@@ -125,19 +164,8 @@ def _op(place: Place, op: str, limit: float, *ours: str) -> Line:
         options, plain = ["--quick", "--dtypes", "fp32"], ["eager"]
         shapes = ["16x1x4x4" if op.endswith("_nll") else "16x3"]
         ours = tuple(name.replace("cuda", "cpp") for name in ours if name.startswith("cuda"))
-    written = place.out / f"{op}.json"
-    options += ["--shapes", *shapes, "--contenders", *plain, *ours, "--out", str(written)]
-    kept = {written: place.result("", f"{op}-")}
-    return _module(place, op, limit, "benchmarks", op, *options, results=kept)
-
-
-def _training(place: Place, limit: float) -> Line:
-    written = place.out / "train.json"
-    tiny = ("--tiny", "8", "--data", str(place.images)) if place.tiny else ()
-    kept = {written: place.result("train")}
-    return _module(
-        place, "training", limit, "benchmarks.training", *tiny, "--out", str(written), results=kept
-    )
+    options += ["--shapes", *shapes, "--contenders", *plain, *ours]
+    return _module(place, op, limit, "benchmarks", op, *options, writes=op, prefix=f"{op}-")
 
 
 def _gpu_tests(place: Place, limit: float) -> Line:
@@ -150,40 +178,6 @@ def _gpu_tests(place: Place, limit: float) -> Line:
     return Line("gpu tests", line, limit, interrupted_for=_PYTEST_GRACE)
 
 
-def _step(place: Place, limit: float) -> Line:
-    written = place.out / "step.json"
-    few = ("--samples", "2", "--batch-sizes", "8", "--contenders", "ours")
-    options = few if place.tiny else ("--samples", "3", "--batch-sizes", *map(str, STEP_BATCHES))
-    kept = {written: place.result("step")}
-    return _module(
-        place, "training step", limit, "benchmarks.step", *options, "--out", str(written), results=kept
-    )
-
-
-def _tuning(place: Place, limit: float) -> Line:
-    written = place.out / "tuning.json"
-    kept = {written: place.result("tuning")}
-    return _module(place, "tuning sweep", limit, "benchmarks.tuning", "--out", str(written), results=kept)
-
-
-def _sanitizer(place: Place, tool: str, limit: float) -> Line:
-    # torch's allocator must not cache: an access beyond a tensor would stay inside a cached block and be missed.
-    options = ("--error-exitcode", "1", "--report-api-errors", "no")
-    return _under(
-        place,
-        tool,
-        limit,
-        ("compute-sanitizer", "--tool", tool, *options),
-        {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
-    )
-
-
-def _profiler(place: Place, limit: float) -> Line:
-    """Profile three kernels with ncu's basic set of metrics, into the log."""
-    options = ("--set", "basic", "--launch-count", "3", "--kernel-name", "regex:forward|backward")
-    return _under(place, "ncu", limit, ("ncu", *options), {})
-
-
 def _under(place: Place, name: str, limit: float, tool: Sequence[str], environment: dict[str, str]) -> Line:
     """Run all kernels briefly under a tool; a rehearsal runs them without the tool."""
     line = (sys.executable, "-m", "benchmarks.sanitize", "--device", place.device)
@@ -191,13 +185,6 @@ def _under(place: Place, name: str, limit: float, tool: Sequence[str], environme
         return Line(name, line, limit, environment)
     absent = "" if shutil.which(tool[0]) else f"{tool[0]} is not on PATH"
     return Line(name, (*tool, *line), limit, environment, missing=absent)
-
-
-def _largest_batch(place: Place, limit: float) -> Line:
-    folder = place.scratch / "auto"
-    options = ("--batch-size", "auto", "--steps", "20", "--log-every", "10", "--out", str(folder))
-    tiny = ("--architecture", "mlp", "--data", str(place.images)) if place.tiny else ()
-    return _module(place, "batch size auto", limit, "betavae_fast", "train", *options, *tiny)
 
 
 def build(capability: tuple[int, int]) -> Line:
@@ -210,9 +197,7 @@ def build(capability: tuple[int, int]) -> Line:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gpu", description=(__doc__ or "").splitlines()[0], allow_abbrev=False
-    )
+    parser = parser_of("benchmarks.gpu", __doc__)
     parser.add_argument("--call", choices=CALL_SECONDS, help="run only this call; default: both")
     parser.add_argument("--out", type=writable_folder, help="default: build/gpu")
     parser.add_argument(
@@ -230,10 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not args.rehearse:
             first = next(iter(calls))
             calls[first].insert(0, build(torch.cuda.get_device_capability()))
-        about = {
-            "command": command("benchmarks.gpu", arguments),
-            **machine.provenance(torch.device(device)),
-        }
+        about = machine.provenance(command("benchmarks.gpu", arguments), torch.device(device))
         record = Record(out, [line for found in calls.values() for line in found], about)
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # acts like Ctrl-C
         try:

@@ -7,25 +7,18 @@ parts are the differences of the medians in one interleaved run. Writes latency/
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks import RESULTS
-from benchmarks.arguments import available, command, positive, writable
-from betavae_fast.bench import machine
-from betavae_fast.bench.headline import seconds
+from benchmarks.pages import markdown
+from benchmarks.study import Run, Study
 from betavae_fast.bench.latent import setup
 from betavae_fast.bench.results import Provenance
-from betavae_fast.bench.timing import CpuClock, CudaClock, Effort, Task, Timing, interleave
-from betavae_fast.files import write_json
+from betavae_fast.bench.timing import Effort, Task, Timing, clock_of, interleave
+from betavae_fast.bench.units import seconds
 from betavae_fast.functional import reparameterize_kl
 from betavae_fast.functional.checks import choose_backend
 from betavae_fast.noise import make_rng
@@ -38,16 +31,23 @@ PUBLIC, FUNCTION, OPERATORS, EMPTY = "public function", "autograd.Function", "op
 
 @dataclass(frozen=True)
 class Latency(Provenance):
-    """Seconds of a forward and a backward pass at (64, 10), float32, and the parts they consist of.
-
-    Args:
-        calls: the times of the calls, by the layer that is called.
-        parts: seconds of each part; they add up to the median of the public function.
-    """
+    """Seconds of a forward and a backward pass at (64, 10), float32, by the layer that is called."""
 
     backend: str
     calls: dict[str, Timing]
-    parts: dict[str, float]
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """The seconds that each layer adds to the layer inside it. They add up to the median of the public function."""
+        outer, function, operators, empty = (
+            self.calls[name].p50 for name in (PUBLIC, FUNCTION, OPERATORS, EMPTY)
+        )
+        return {
+            "checks and the draw of a seed": outer - function,
+            "autograd's Function and engine": function - operators,
+            "kernels": operators - empty,
+            "dispatch and allocation": empty,
+        }
 
 
 def tasks(device: torch.device) -> tuple[str, tuple[Task, ...]]:
@@ -82,59 +82,23 @@ def tasks(device: torch.device) -> tuple[str, tuple[Task, ...]]:
     )
 
 
-def parts(calls: dict[str, Timing]) -> dict[str, float]:
-    """The seconds that each layer adds to the layer inside it."""
-    return {
-        "checks and the draw of a seed": calls[PUBLIC].p50 - calls[FUNCTION].p50,
-        "autograd's Function and engine": calls[FUNCTION].p50 - calls[OPERATORS].p50,
-        "kernels": calls[OPERATORS].p50 - calls[EMPTY].p50,
-        "dispatch and allocation": calls[EMPTY].p50,
-    }
-
-
-def show(results: Latency, console: Console) -> None:
-    table = Table("forward and backward", "p50", "p20", "p80")
-    for name, timing in results.calls.items():
-        table.add_row(name, *map(seconds, (timing.p50, timing.p20, timing.p80)))
-    console.print(table)
-    for part, time in results.parts.items():
-        console.print(f"{part}: {1e6 * time:.1f} µs", highlight=False)
-
-
-def load(path: Path) -> Latency:
-    document = json.loads(path.read_text(encoding="utf-8"))
-    calls = {name: Timing(**entry) for name, entry in document.pop("calls").items()}
-    return Latency(calls=calls, **document)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.latency", description=__doc__, allow_abbrev=False
+def show(results: Latency) -> str:
+    whole = results.calls[PUBLIC].p50
+    parts = ((name, f"{1e6 * time:.1f} µs", f"{time / whole:.0%}") for name, time in results.parts.items())
+    return (
+        f"Forward and backward of the latent op at {SHAPE} fp32, {results.backend}: {seconds(whole)}.\n\n"
+        + markdown(("part", "time:", "share:"), parts)
     )
-    parser.add_argument("--device", type=available, choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
-    parser.add_argument("--out", type=writable, help="default: benchmarks/results/latency/MACHINE.json")
-    args = parser.parse_args(arguments)
-    console = Console()
-    torch.set_num_threads(args.threads)
-    device = torch.device(args.device)
-    backend, chosen = tasks(device)
-    clock = CpuClock() if args.device == "cpu" else CudaClock(flush=False)
-    calls = interleave(chosen, clock, Effort())
-    results = Latency(
-        command=command("benchmarks.latency", arguments),
-        **machine.provenance(device),
-        backend=backend,
-        calls=calls,
-        parts=parts(calls),
-    )
-    show(results, console)
-    out = args.out or RESULTS / "latency" / f"{machine.kind(device)}.json"
-    write_json(out, results)
-    console.print(f"Written to {out}", highlight=False, soft_wrap=True)
-    return 0
 
+
+def measure(run: Run) -> Iterator[Latency]:
+    backend, chosen = tasks(run.device)
+    calls = interleave(chosen, clock_of(run.device), Effort())
+    yield Latency(**run.origin, backend=backend, calls=calls)
+
+
+STUDY = Study("benchmarks.latency", __doc__, Latency, "latency/MACHINE.json", measure, show, device="cpu")
+main = STUDY.main
 
 if __name__ == "__main__":
     sys.exit(main())

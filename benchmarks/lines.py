@@ -6,7 +6,6 @@ A command reports its failures in output lines that begin with FAILED, as pytest
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from benchmarks import ROOT
 from benchmarks.processes import GRACE_SECONDS, started
-from betavae_fast.files import write_json
+from betavae_fast.files import read_json, write_json
 
 # Also matches pytest's "[gw3] [ 40%] FAILED tests/…" after a test, and "FAILED tests/… - reason" in its summary.
 _FAILED = re.compile(r"^(?:\[gw\d+\] \[ *\d+%\] )?(?:FAILED|ERROR) (\S.*?)\s*$", re.MULTILINE)
@@ -70,9 +69,7 @@ class Record:
         self._summary = folder / "summary.json"
         self._about = about
         self.outcomes = {line.name: Outcome(line.name) for line in lines}
-        before = (
-            json.loads(self._summary.read_text(encoding="utf-8"))["lines"] if self._summary.exists() else []
-        )
+        before = read_json(self._summary)["lines"] if self._summary.exists() else []
         self._before = [entry for entry in before if entry["name"] not in self.outcomes]
         self.save()
 

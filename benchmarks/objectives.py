@@ -1,27 +1,25 @@
 """Draws the KL and the weight of each objective in short runs on sprites: ``python -m benchmarks.objectives``.
 
 Writes objectives.json into benchmarks/results/objectives/, and a picture of each objective into docs/guides/objectives/.
-``--draw`` only draws the pictures again, from that file.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
-from rich.console import Console
 
 from benchmarks import RESULTS, ROOT
-from benchmarks.arguments import at_least, command, writable_folder
+from benchmarks.arguments import at_least
+from benchmarks.pages import markdown
+from benchmarks.study import Run, Study, tidy
+from betavae_fast.bench.results import Provenance
 from betavae_fast.choices import ACTIVE_NATS
 from betavae_fast.data import DatasetError, ImageDataset, load_dataset
 from betavae_fast.files import atomic_writer
@@ -78,7 +76,7 @@ _COLOUR, _FADED, _LIMIT = "#1f6fb4", "#b0b0b0", "#e07b00"
 
 
 @dataclass(frozen=True)
-class Run:
+class ObjectiveRun:
     """The run of one objective; each list has a value for every ``LOG_EVERY`` steps, their mean."""
 
     name: str
@@ -91,19 +89,22 @@ class Run:
 
 
 @dataclass(frozen=True)
-class ObjectiveResults:
-    command: str
-    date: str
-    versions: dict[str, str]
+class ObjectiveResults(Provenance):
     configuration: dict[str, object]
-    runs: tuple[Run, ...]
+    runs: tuple[ObjectiveRun, ...]
+
+    def save(self, path: Path) -> None:
+        """Write a line for each run, because its lists would otherwise take a line for each number."""
+        text = json.dumps(asdict(self), ensure_ascii=False, allow_nan=False)
+        with atomic_writer(path) as file:
+            file.write((text.replace('{"name"', '\n{"name"') + "\n").encode())
 
 
-def measure(name: str, dataset: ImageDataset, steps: int) -> Run:
-    config = TrainConfig(steps=steps, log_every=LOG_EVERY, **OPTIONS[name])
+def train_with(name: str, dataset: ImageDataset, steps: int) -> ObjectiveRun:
+    config = TrainConfig.from_entries({"steps": steps, "log_every": LOG_EVERY} | OPTIONS[name])
     entries: list[Metrics] = []
     train(prepare(config, dataset), None, on_metrics=entries.append)
-    return Run(
+    return ObjectiveRun(
         name,
         OPTIONS[name],
         [e.step for e in entries],
@@ -114,7 +115,7 @@ def measure(name: str, dataset: ImageDataset, steps: int) -> Run:
     )
 
 
-def draw(run: Run, reference: Run) -> Figure:
+def draw(run: ObjectiveRun, reference: ObjectiveRun) -> Figure:
     """Draw reconstruction, KL and weight over the steps: the run in colour, the reference in grey, limits dashed."""
     figure = Figure(figsize=(10.5, 3.0), layout="constrained")
     objective = run.options["objective"]
@@ -150,8 +151,7 @@ def draw(run: Run, reference: Run) -> Figure:
             axis.set_ylim(-0.5, 1.1 * max(later, default=1.0))  # the first steps overshoot
         axis.set_title(label, fontsize=10)
         axis.set_xlabel("step", fontsize=9)
-        axis.grid(color="#e4e4e4", linewidth=0.6)
-        axis.spines[["top", "right"]].set_visible(False)
+        tidy(axis)
     handles, _ = figure.axes[0].get_legend_handles_labels()
     figure.legend(
         handles,
@@ -165,73 +165,55 @@ def draw(run: Run, reference: Run) -> Figure:
 
 def table(results: ObjectiveResults) -> str:
     """The means over the last ``LOG_EVERY`` steps of each run, as Markdown."""
-    lines = ["| run | options | reconstruction, nats | KL, nats | channels in use |", "|---|---|---|---|---|"]
+    rows = []
     for run in results.runs:
-        options = " ".join(
+        own = (
             f"--{name.replace('_', '-')} {value:g}"
             for name, value in run.options.items()
             if name != "objective"
         )
-        lines.append(
-            f"| {run.name} | `--objective {run.options['objective']} {options}` | {run.reconstruction[-1]:.1f} "
-            f"| {run.kl[-1]:.2f} | {run.active_channels[-1]} |"
-        )
-    return "\n".join(lines)
+        command = f"`--objective {run.options['objective']} {' '.join(own)}`"
+        nats = f"{run.reconstruction[-1]:.1f}", f"{run.kl[-1]:.2f}"
+        rows.append((run.name, command, *nats, str(run.active_channels[-1])))
+    return markdown(("run", "options", "reconstruction, nats", "KL, nats", "channels in use"), rows)
 
 
-def load(path: Path) -> ObjectiveResults:
-    document = json.loads(path.read_text(encoding="utf-8"))
-    return ObjectiveResults(runs=tuple(Run(**run) for run in document.pop("runs")), **document)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.objectives",
-        description=(__doc__ or "").splitlines()[0],
-        allow_abbrev=False,
-    )
-    parser.add_argument("--steps", type=at_least(LOG_EVERY), default=STEPS)
-    parser.add_argument("--data", default="dsprites")
-    parser.add_argument("--draw", action="store_true", help="only draw, from the existing file")
-    parser.add_argument("--out", type=writable_folder, default=FOLDER, help="a folder")
-    parser.add_argument("--pictures", type=writable_folder, default=PICTURES, help="a folder")
-    args = parser.parse_args(arguments)
-    console, path = Console(highlight=False, soft_wrap=True), args.out / "objectives.json"
-    if args.draw:
-        results = load(path)
-    else:
-        try:
-            dataset = load_dataset(args.data)
-        except DatasetError as error:
-            parser.error(f"--data: {error}")
-        runs = []
-        for name in OPTIONS:
-            with console.status(name):
-                runs.append(measure(name, dataset, args.steps))
-        results = ObjectiveResults(
-            command=command("benchmarks.objectives", arguments),
-            date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            versions={"python": platform.python_version(), "torch": torch.__version__},
-            configuration={
-                "steps": args.steps,
-                "data": args.data,
-                "log_every": LOG_EVERY,
-                "threads": torch.get_num_threads(),
-            },
-            runs=tuple(runs),
-        )
-        text = json.dumps(asdict(results), ensure_ascii=False, allow_nan=False)
-        with atomic_writer(path) as file:
-            file.write((text.replace('{"name"', '\n{"name"') + "\n").encode())
-    print(table(results))
+def pictures(results: ObjectiveResults) -> dict[str, Figure]:
     reference = next(run for run in results.runs if run.name == REFERENCE)
-    for run in results.runs:
-        if run is not reference:
-            draw(run, reference).savefig(args.pictures / f"{run.name}.png", dpi=100)
-    console.print(f"Written to {args.out} and {args.pictures}")
-    return 0
+    return {run.name: draw(run, reference) for run in results.runs if run is not reference}
 
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--steps", type=at_least(LOG_EVERY), default=STEPS, help=f"default: {STEPS}")
+    parser.add_argument("--data", default="dsprites", help="default: dsprites")
+
+
+def measure(run: Run) -> Iterator[ObjectiveResults]:
+    try:
+        dataset = load_dataset(run.args.data)
+    except DatasetError as error:
+        raise argparse.ArgumentTypeError(f"--data: {error}") from error
+    runs: tuple[ObjectiveRun, ...] = ()
+    for name in OPTIONS:
+        with run.console.status(name):
+            runs = (*runs, train_with(name, dataset, run.args.steps))
+    configuration = {"steps": run.args.steps, "data": run.args.data, "log_every": LOG_EVERY}
+    yield ObjectiveResults(**run.origin, configuration=configuration, runs=runs)
+
+
+STUDY = Study(
+    "benchmarks.objectives",
+    __doc__,
+    ObjectiveResults,
+    "objectives/objectives.json",
+    measure,
+    table,
+    options,
+    threads=False,
+    draw=pictures,
+    pictures=PICTURES,
+)
+main = STUDY.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,23 +1,29 @@
 """Shows all result files on one page with plots: ``python -m benchmarks.report`` writes docs/benchmarks.md and pictures.
 
-It also writes the table of GPU figures in README.md. Nothing is measured here: the page and the table contain only
-figures of the result files, and a test compares them.
+It also writes the tables of figures in README.md and docs/guides/kernels.md. Nothing is measured here: all these contain
+only figures of the result files, and a test compares them.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks import RESULTS, ROOT, latency, step, time_to_loss, training
+from benchmarks import RESULTS, ROOT, latency, step, time_to_loss
 from benchmarks.gpu import HEADLINES, STEP_BATCHES
-from betavae_fast.bench.headline import seconds, size, times
+from benchmarks.pages import between, markdown
+from benchmarks.step import StepResults
+from benchmarks.study import Study, tidy
+from benchmarks.training import SPEEDS, Training
 from betavae_fast.bench.registry import Shape, entry_names, get
-from betavae_fast.bench.results import Measurement, Results, load_all
+from betavae_fast.bench.results import Measurement, Provenance, Results, load_all
+from betavae_fast.bench.table import both_directions, fastest_of_ours
+from betavae_fast.bench.units import seconds, size, times
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 PICTURES = PAGE.with_suffix("")
@@ -38,20 +44,43 @@ commit, and has only contenders that agreed with the formula in float64. Times a
 _COLOURS = ("#e07b00", "#8c8c8c", "#7a4fa3", "#1f6fb4", "#2a9d5c", "#c0392b", "#b59a00")
 _ORACLE = "reference"  # slow by design, and therefore left out of the pictures
 _SCALING = "latent_scaling"
-README = ROOT / "README.md"
-# Marks before and after the table of GPU figures.
-_MARK = "<!-- gpu -->"
-_UNMEASURED = "not measured yet"
+# (page, mark of its table) -> op, contender, and number of its first problems on the CPU that the table shows.
+_FIGURES: dict[tuple[str, str], tuple[tuple[str, str, int], ...]] = {
+    ("README.md", "latent"): (("latent", "cpp", 8),),
+    ("README.md", "spatial"): tuple(
+        (op, "DiagonalGaussian", 4) for op in ("spatial", "spatial_channels_last")
+    ),
+    ("README.md", "likelihoods"): (
+        *(("bernoulli_nll", contender, 1) for contender in ("cpp-uint8", "cpp-bool")),
+        *((op, "cpp-uint8", 1) for op in ("gaussian_nll", "laplace_nll")),
+    ),
+    ("README.md", "parts"): (("log_densities", "cpp", 2),),
+    ("docs/guides/kernels.md", "floor"): (
+        ("latent", "cpp", 1),
+        ("bernoulli_nll", "cpp-uint8", 1),
+        ("log_densities", "cpp", 1),
+    ),
+}
+PAGES = tuple(dict.fromkeys(page for page, _ in _FIGURES))
+# Title on the page -> study.
+_STUDIES: dict[str, Study[Any]] = {
+    "Training step": step.STUDY,
+    "Time to a loss": time_to_loss.STUDY,
+    "A small batch": latency.STUDY,
+}
 
 
 def page(results: Mapping[str, Results]) -> str:
-    """The text of the page, from the result files of the ops, the training step, the time to a loss and the latency."""
+    """The text of the page: the ops of ``results``, and the studies whose files lie in folders."""
     parts = [_HEAD]
     for file, found in sorted(results.items(), key=lambda item: entry_names().index(item[1].op)):
         parts += _op_section(file, found)
-    parts += _step_section()
-    parts += _time_to_loss_section()
-    parts += _latency_section()
+    for title, study in _STUDIES.items():
+        for path in sorted((RESULTS / study.file).parent.glob("*.json")):
+            found = study.results.load(path)
+            parts.append(f"## {title}, {_machine(found.machine)}\n")
+            parts.append(f"`{found.command}` → `{path.relative_to(ROOT)}`, {found.date[:10]}.\n")
+            parts.append(f"{study.show(found)}\n")
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -61,141 +90,95 @@ def _op_section(file: str, results: Results) -> Iterator[str]:
     yield f"![{results.op}](benchmarks/{_picture(results)})\n"
     if results.op == _SCALING:
         return
-    launches = any(m.launches is not None for m in results.measurements)
-    columns = ["contender", "forward", "backward", "both", "eager", "compile", "floor", "memory"]
-    columns += ["launches"] if launches else []
+    on_gpu = any(m.launches is not None for m in results.measurements)
+    columns = ["contender", "forward:", "backward:", "both:", "eager:", "compile:", "floor:", "memory:"]
+    columns += ["launches:"] if on_gpu else []
     for (shape, dtype), rows in groupby(results.measurements, lambda m: (m.shape, m.dtype)):
-        yield f"**{shape} {dtype}**\n"
-        yield _row(columns)
-        yield _row(("---", *["---:"] * (len(columns) - 1)))
         by_contender: dict[str, dict[str, Measurement]] = {}
         for m in rows:
             by_contender.setdefault(m.contender, {})[m.direction] = m
-        for name, found in by_contender.items():
-            both = found["forward+backward"]
-            cells = [name, *(seconds(found[d].p50) for d in ("forward", "backward", "forward+backward"))]
-            cells += [
-                _times(both.speedup_over_eager),
-                _times(both.speedup_over_compile),
-                times(both.floor_ratio),
-            ]
-            cells += ["" if both.peak_bytes is None else size(both.peak_bytes)]
-            cells += [str(both.launches)] if launches else []
-            yield _row(cells)
-        yield ""
+        yield f"**{shape} {dtype}**\n"
+        yield markdown(columns, (_op_row(results, found, on_gpu) for found in by_contender.values())) + "\n"
+
+
+def _op_row(results: Results, found: Mapping[str, Measurement], on_gpu: bool) -> list[str]:
+    both = found["forward+backward"]
+    cells = [both.contender, *(seconds(found[d].p50) for d in ("forward", "backward", "forward+backward"))]
+    cells += [_times(results.speedup(both, over)) for over in ("eager", "compile")]
+    cells += [times(both.floor_ratio), "" if both.peak_bytes is None else size(both.peak_bytes)]
+    return cells + ([str(both.launches)] if on_gpu else [])
 
 
 def gpu_table(folder: Path) -> str:
     """The table of the figures that `make gpu` measures, from the result files of GPUs in ``folder``."""
-    rows = [("GPU", "what", "ours", "× eager", "× torch.compile"), ("---", "---", "---:", "---:", "---:")]
-    ops = [found for found in load_all(folder).values() if found.machine["gpu"]]
-    for op, shapes in HEADLINES.items():
-        for shape, dtype in ((s, d) for s in shapes for d in get(op).dtypes):
-            what = f"{op} {shape} {dtype}, forward and backward"
-            rows += [
-                (
-                    str(found.machine["gpu"]),
-                    what,
-                    f"{seconds(m.p50)} ({m.contender})",
-                    _times(m.speedup_over_eager),
-                    _times(m.speedup_over_compile),
-                )
-                for found in ops
-                if found.op == op and (m := _fastest_of_ours(found, shape, dtype))
-            ] or [("", what, _UNMEASURED, "", "")]
-    steps = [s for s in map(step.load, sorted((folder / "step").glob("*.json"))) if s.machine["gpu"]]
-    for images in STEP_BATCHES:
-        what = f"training step, {images:,} images"
-        rows += [
-            (str(found.machine["gpu"]), what, *_step_cells(found, m))
-            for found in steps
-            for m in found.measurements
-            if (m.contender, m.batch_size) == ("ours", images)
-        ] or [("", what, _UNMEASURED, "", "")]
-    trainings = [t for t in map(training.load, sorted((folder / "train").glob("*.json"))) if t.machine["gpu"]]
-    for images, count in training.SPEEDS:
-        what = f"`betavae-fast train`, {count:,} steps of {images:,} images"
-        rows += [
-            (str(found.machine["gpu"]), what, f"{speed.images_per_second:,.0f} images/s", "", "")
-            for found in trainings
-            for speed in found.speeds
-            if (speed.batch_size, speed.steps) == (images, count)
-        ] or [("", what, _UNMEASURED, "", "")]
-    return "\n".join(map(_row, rows))
-
-
-def _fastest_of_ours(results: Results, shape: Shape, dtype: str) -> Measurement | None:
-    ours = {c.name for c in get(results.op).contenders("cuda") if c.ours} - {_ORACLE}
-    found = [m for m in _both(results) if m.contender in ours and (m.shape, m.dtype) == (shape, dtype)]
-    return min(found, key=lambda m: m.p50, default=None)
-
-
-def _step_cells(results: step.StepResults, ours: step.StepTime) -> tuple[str, str, str]:
-    compiled = [
-        m.p50
-        for m in results.measurements
-        if m.batch_size == ours.batch_size and m.contender.startswith("compile")
+    wanted = [
+        *(
+            _of_op(op, shape, d)
+            for op, shapes in HEADLINES.items()
+            for shape in shapes
+            for d in get(op).dtypes
+        ),
+        *map(_of_step, STEP_BATCHES),
+        *(_of_training(*speed) for speed in SPEEDS),
     ]
-    gain = times(min(compiled) / ours.p50) if compiled else ""
-    return (
-        f"{seconds(ours.p50)}, {ours.images_per_second:,.0f} images/s",
-        times(ours.speedup_over_eager),
-        gain,
-    )
+    found: dict[str, list[tuple[str, ...]]] = {what: [] for what in wanted}
+    for r in load_all(folder).values():
+        for m in fastest_of_ours(r):
+            cells = (f"{seconds(m.p50)} ({m.contender})", *_speedups(r.speedup, m))
+            _add(found, r, _of_op(r.op, m.shape, m.dtype), *cells)
+    for steps in map(StepResults.load, sorted((folder / "step").glob("*.json"))):
+        for t in (t for t in steps.measurements if t.contender == "ours"):
+            rate = f"{seconds(t.p50)}, {t.images_per_second:,.0f} images/s"
+            _add(found, steps, _of_step(t.batch_size), rate, *_speedups(steps.speedup, t))
+    for training in map(Training.load, sorted((folder / "train").glob("*.json"))):
+        for s in training.speeds:
+            what = _of_training(s.batch_size, s.steps)
+            _add(found, training, what, f"{s.images_per_second:,.0f} images/s", "", "")
+    rows = (row for what, rows in found.items() for row in rows or [("", what, "not measured yet", "", "")])
+    return markdown(("GPU", "what", "ours:", "× eager:", "× torch.compile:"), rows)
 
 
-def with_gpu_table(text: str, folder: Path) -> str:
-    """The README's ``text`` with the table between its two marks written anew."""
-    before, _, after = text.split(_MARK)
-    return f"{before}{_MARK}\n{gpu_table(folder)}\n{_MARK}{after}"
+def _of_op(op: str, shape: Shape, dtype: str) -> str:
+    return f"{op} {shape} {dtype}, forward and backward"
 
 
-def _step_section() -> Iterator[str]:
-    for path in sorted((RESULTS / "step").glob("*.json")):
-        results = step.load(path)
-        yield f"## Training step, {_machine(results.machine)}\n"
-        yield f"{results.network}. `{results.command}` → `benchmarks/results/step/{path.name}`, {results.date[:10]}.\n"
-        yield _row(("images", "contender", "step", "images/s", "eager"))
-        yield _row(("---:", "---", "---:", "---:", "---:"))
-        for m in results.measurements:
-            rate = f"{m.images_per_second:,.0f}"
-            yield _row((f"{m.batch_size:,}", m.contender, seconds(m.p50), rate, times(m.speedup_over_eager)))
-        yield ""
+def _of_step(images: int) -> str:
+    return f"training step, {images:,} images"
 
 
-def _time_to_loss_section() -> Iterator[str]:
-    for path in sorted((RESULTS / "time-to-loss").glob("*.json")):
-        results = time_to_loss.load(path)
-        yield f"## Time to a loss, {_machine(results.machine)}\n"
-        yield (
-            f"{results.network}; until the mean loss of {time_to_loss.WINDOW} steps is {results.target:g} nats. "
-            f"`{results.command}` → `benchmarks/results/time-to-loss/{path.name}`, {results.date[:10]}. The "
-            "weights, batches and noise are the same, but rounding differences grow, so that the number of steps depends "
-            "on chance; images/s does not.\n"
-        )
-        yield _row(("contender", "steps", "time", "images/s", "eager"))
-        yield _row(("---", "---:", "---:", "---:", "---:"))
-        eager = next(run for run in results.runs if run.contender == "eager")
-        for run in results.runs:
-            rate, gain = run.steps * results.batch_size / run.seconds, eager.seconds / run.seconds
-            yield _row((run.contender, f"{run.steps:,}", f"{run.seconds:.1f} s", f"{rate:,.0f}", times(gain)))
-        yield ""
+def _of_training(images: int, steps: int) -> str:
+    return f"`betavae-fast train`, {steps:,} steps of {images:,} images"
 
 
-def _latency_section() -> Iterator[str]:
-    for path in sorted((RESULTS / "latency").glob("*.json")):
-        results = latency.load(path)
-        whole = results.calls[latency.PUBLIC].p50
-        yield f"## A small batch, {_machine(results.machine)}\n"
-        yield (
-            f"Forward and backward of the latent op at {latency.SHAPE} fp32, {results.backend}: {seconds(whole)}. "
-            f"`{results.command}` → `benchmarks/results/latency/{path.name}`, {results.date[:10]}:\n"
-        )
-        yield _row(("part", "time", "share"))
-        yield _row(("---", "---:", "---:"))
-        for name, time in results.parts.items():
-            yield _row((name, f"{1e6 * time:.1f} µs", f"{time / whole:.0%}"))
-        yield ""
+def _add(found: dict[str, list[tuple[str, ...]]], results: Provenance, what: str, *cells: str) -> None:
+    if results.machine["gpu"] and what in found:
+        found[what].append((str(results.machine["gpu"]), what, *cells))
+
+
+def _speedups(speedup: Callable[[Any, str], float | None], measurement: object) -> tuple[str, str]:
+    return _times(speedup(measurement, "eager")), _times(speedup(measurement, "compile"))
+
+
+def figures(results: Mapping[str, Results], chosen: Sequence[tuple[str, str, int]]) -> str:
+    """A table of forward and backward together; ``chosen`` is a value of ``_FIGURES``."""
+    rows = []
+    for op, contender, number in chosen:
+        found = results[f"{op}-cpu.json"]
+        for m in [m for m in _both(found) if m.contender == contender][:number]:
+            ratios = (*_speedups(found.speedup, m), times(m.floor_ratio))
+            floor = f"{size(m.bytes)} at {m.copy_gigabytes_per_second:.3g} GB/s"
+            rows.append((op, str(m.shape), m.dtype, contender, seconds(m.p50), *ratios, floor))
+    columns = ("op", "shape", "dtype", "ours", "time:", "× eager:", "× torch.compile:", "× floor:", "floor")
+    return markdown(columns, rows)
+
+
+def with_tables(page: str, results: Mapping[str, Results], folder: Path) -> str:
+    """The text of a page with its tables of figures written anew."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for (of, mark), chosen in _FIGURES.items():
+        if of == page:
+            text = between(text, mark, figures(results, chosen))
+    return between(text, "gpu", gpu_table(folder)) if page == "README.md" else text
 
 
 def draw(results: Results) -> Figure:
@@ -246,15 +229,14 @@ def _growth(results: Results) -> Figure:
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
         axis.set_xlabel(label)
-        axis.grid(color="#e4e4e4", linewidth=0.6)
-        axis.spines[["top", "right"]].set_visible(False)
+        tidy(axis)
     figure.axes[0].set_ylabel("forward and backward, seconds")
     figure.axes[0].legend(frameon=False, fontsize=8)
     return figure
 
 
 def _both(results: Results) -> list[Measurement]:
-    return [m for m in results.measurements if m.direction == "forward+backward" and m.contender != _ORACLE]
+    return [m for m in both_directions(results) if m.contender != _ORACLE]
 
 
 def _contenders(found: Sequence[Measurement]) -> list[str]:
@@ -273,18 +255,15 @@ def _times(ratio: float | None) -> str:
     return "" if ratio is None else times(ratio)
 
 
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
 def main() -> int:
     results = load_all(RESULTS)
     PICTURES.mkdir(parents=True, exist_ok=True)
     for found in results.values():
         draw(found).savefig(PICTURES / _picture(found), dpi=110)
     PAGE.write_text(page(results), encoding="utf-8")
-    README.write_text(with_gpu_table(README.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
-    print(f"Written to {PAGE.relative_to(ROOT)} and {README.relative_to(ROOT)}")
+    for name in PAGES:
+        (ROOT / name).write_text(with_tables(name, results, RESULTS), encoding="utf-8")
+    print(f"Written to {', '.join((str(PAGE.relative_to(ROOT)), *PAGES))}")
     return 0
 
 

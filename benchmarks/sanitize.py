@@ -5,13 +5,12 @@ On a CPU it runs the C++ kernels, to rehearse the command.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from benchmarks.arguments import available
+from benchmarks.arguments import add_device, parser_of
 from betavae_fast.functional import PackedBits, bernoulli_nll, kl_decomposition, reparameterize_kl
 from betavae_fast.ops.backends import Backend, missing
 
@@ -50,10 +49,8 @@ def decomposition(mu: Tensor, logvar: Tensor) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.sanitize", description=(__doc__ or "").splitlines()[0], allow_abbrev=False
-    )
-    parser.add_argument("--device", type=available, choices=BACKENDS, default="cuda")
+    parser = parser_of("benchmarks.sanitize", __doc__)
+    add_device(parser, "cuda")
     device: str = parser.parse_args(argv).device
     if why := missing(BACKENDS[device]):
         raise SystemExit(f"No kernels to run: {why}")

@@ -10,23 +10,20 @@ import argparse
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import get_context
 
 import torch
 from matplotlib.figure import Figure
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks import RESULTS
-from benchmarks.arguments import at_least, command, positive, writable_folder
-from betavae_fast.bench import machine
-from betavae_fast.bench.headline import size
+from benchmarks.arguments import at_least
+from benchmarks.pages import markdown
+from benchmarks.study import Run, Study, StudyError, tidy
 from betavae_fast.bench.log_densities import contenders, setup
 from betavae_fast.bench.registry import Problem
-from betavae_fast.files import write_json
+from betavae_fast.bench.results import Provenance
+from betavae_fast.bench.units import size
 
 DIM = 10
 # Eager needs 1 GB at 2,048 rows, and 16 GB at 8,192.
@@ -51,12 +48,13 @@ class Measurement:
     extra_bytes: int
 
 
-def measure(contender: str, batch_size: int, threads: int) -> Measurement:
-    with get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measure, (contender, batch_size, threads))
+@dataclass(frozen=True)
+class Scaling(Provenance):
+    channels: int
+    measurements: tuple[Measurement, ...]
 
 
-def _measure(name: str, batch_size: int, threads: int) -> Measurement:
+def time_step(name: str, batch_size: int, threads: int) -> Measurement:
     torch.set_num_threads(threads)
     forward = next(c for c in contenders("cpu") if c.name == name).build()
     unit = 1 if sys.platform == "darwin" else 1024
@@ -77,9 +75,10 @@ def _measure(name: str, batch_size: int, threads: int) -> Measurement:
     return Measurement(name, batch_size, min(times), len(times), extra)
 
 
-def draw(measurements: Sequence[Measurement]) -> Figure:
+def draw(results: Scaling) -> Figure:
     """Draw time and memory by batch size, with the slopes B² and B."""
     figure = Figure(figsize=(10, 4.4), layout="constrained")
+    measurements = results.measurements
     figure.suptitle(f"Log densities, forward and backward, {DIM} channels")
     for axis, name, power, unit in zip(
         figure.subplots(1, 2),
@@ -102,54 +101,48 @@ def draw(measurements: Sequence[Measurement]) -> Figure:
         axis.set_yscale("log")
         axis.set_xlabel("batch size B")
         axis.set_ylabel(unit)
-        axis.grid(color="#e4e4e4", linewidth=0.6)
-        axis.spines[["top", "right"]].set_visible(False)
+        tidy(axis)
         axis.legend(frameon=False)
     return figure
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.scaling",
-        description=(__doc__ or "").splitlines()[0],
-        allow_abbrev=False,
-    )
-    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
-    parser.add_argument(
-        "--max-batch",
-        type=at_least(min(BATCHES["cpp"])),
-        default=max(BATCHES["cpp"]),
-        help="leave out larger batches",
-    )
-    parser.add_argument("--out", type=writable_folder, default=RESULTS / "log-densities", help="a folder")
-    args = parser.parse_args(arguments)
-    absent = {c.name: c.missing for c in contenders("cpu") if c.missing}
-    if "cpp" in absent:
-        print(f"The C++ backend is missing: {absent['cpp']}")
-        return 1
-    torch.set_num_threads(args.threads)
-    table = Table("contender", "batch", "time", "extra memory", box=SIMPLE)
-    measurements: list[Measurement] = []
+def options(parser: argparse.ArgumentParser) -> None:
+    least, most = min(BATCHES["cpp"]), max(BATCHES["cpp"])
+    parser.add_argument("--max-batch", type=at_least(least), default=most, help="leave out larger batches")
+
+
+def measure(run: Run) -> Iterator[Scaling]:
+    if absent := {c.name: c.missing for c in contenders("cpu")}["cpp"]:
+        raise StudyError(f"the C++ backend is missing: {absent}")
+    measurements: tuple[Measurement, ...] = ()
     for contender, batches in BATCHES.items():
         for batch in batches:
-            if batch <= args.max_batch:
-                m = measure(contender, batch, args.threads)
-                measurements.append(m)
-                table.add_row(contender, f"{batch:,}", f"{1e3 * m.seconds:,.2f} ms", size(m.extra_bytes))
-    console = Console()
-    console.print(table)
-    document = {
-        "command": command("benchmarks.scaling", arguments),
-        **machine.provenance(torch.device("cpu")),
-        "channels": DIM,
-        "measurements": measurements,
-    }
-    write_json(args.out / "scaling.json", document)
-    draw(measurements).savefig(args.out / "scaling.png", dpi=110)
-    console.print(f"Written to {args.out}", highlight=False, soft_wrap=True)
-    return 0
+            if batch <= run.args.max_batch:
+                with run.console.status(f"{contender} {batch}"), get_context("spawn").Pool(1) as pool:
+                    found = pool.apply(time_step, (contender, batch, torch.get_num_threads()))
+                measurements = (*measurements, found)
+    yield Scaling(**run.origin, channels=DIM, measurements=measurements)
 
+
+def show(results: Scaling) -> str:
+    rows = (
+        (m.contender, f"{m.batch_size:,}", f"{1e3 * m.seconds:,.2f} ms", size(m.extra_bytes))
+        for m in results.measurements
+    )
+    return markdown(("contender", "batch:", "time:", "extra memory:"), rows)
+
+
+STUDY = Study(
+    "benchmarks.scaling",
+    __doc__,
+    Scaling,
+    "log-densities/scaling.json",
+    measure,
+    show,
+    options,
+    draw=lambda results: {"scaling": draw(results)},
+)
+main = STUDY.main
 
 if __name__ == "__main__":
     sys.exit(main())

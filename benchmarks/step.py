@@ -10,30 +10,24 @@ Then the others are timed in turns.
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import json
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks import RESULTS
-from benchmarks.arguments import at_least, available, command, positive, writable
-from benchmarks.trainers import IMAGES, TRAINERS, Trainer
-from betavae_fast.bench import machine
-from betavae_fast.bench.headline import seconds, times
+from benchmarks.arguments import at_least, positive
+from benchmarks.pages import markdown
+from benchmarks.study import Run, Study
+from benchmarks.trainers import IMAGES, TRAINERS, Trainer, absent
 from betavae_fast.bench.results import Provenance
-from betavae_fast.files import write_json
+from betavae_fast.bench.units import seconds, times
 
 NETWORK = f"burgess, 1×64×64, 10 channels, Bernoulli, β = 4, float32, {IMAGES:,} images in memory"
 BATCH_SIZES = {"cpu": (64, 1024), "cuda": (64, 512, 4096, 16384)}
@@ -66,10 +60,12 @@ class StepTime:
     p50: float
     p80: float
     samples: int
-    images_per_second: float
-    speedup_over_eager: float
     loss_difference: float
     shares: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def images_per_second(self) -> float:
+        return self.batch_size / self.p50
 
 
 @dataclass(frozen=True)
@@ -88,16 +84,21 @@ class StepResults(Provenance):
     failed: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def failures(self) -> list[str]:
+        return [f"step, {contender}: {why}" for contender, why in self.failed.items()]
 
-def headline(time: StepTime) -> str:
-    """The result in one line: ``step (1024 images) ours: 700 ms, 1,460 images/s, 3.1× eager``."""
-    return (
-        f"step ({time.batch_size} images) {time.contender}: {seconds(time.p50)}, "
-        f"{time.images_per_second:,.0f} images/s, {times(time.speedup_over_eager)} eager"
-    )
+    def speedup(self, time: StepTime, over: str = "eager") -> float | None:
+        """The fastest p50 of the contenders whose names begin with ``over``, at the same batch size, over this p50."""
+        others = [
+            m.p50
+            for m in self.measurements
+            if m.batch_size == time.batch_size and m.contender.startswith(over)
+        ]
+        return min(others) / time.p50 if others else None
 
 
-def measure(
+def time_steps(
     batch_size: int, names: Sequence[str], device: str, threads: int, samples: int
 ) -> tuple[list[StepTime], dict[str, str]]:
     """Time the contenders in turns.
@@ -141,9 +142,8 @@ def measure(
     if "eager" not in workers:
         _drop_all(workers, failed)
         return [], failed
-    eager = statistics.median(taken["eager"])
     return [
-        _step_time(name, batch_size, taken[name], eager, differences[name], shares if name == "ours" else {})
+        _step_time(name, batch_size, taken[name], differences[name], shares if name == "ours" else {})
         for name in workers
     ], failed
 
@@ -175,19 +175,16 @@ def tolerance(name: str) -> float:
 
 
 def _step_time(
-    name: str, batch_size: int, taken: list[float], eager: float, difference: float, shares: dict[str, float]
+    name: str, batch_size: int, taken: list[float], difference: float, shares: dict[str, float]
 ) -> StepTime:
     deciles = statistics.quantiles(taken, n=10, method="inclusive")
-    p50 = statistics.median(taken)
     return StepTime(
         contender=name,
         batch_size=batch_size,
         p20=deciles[1],
-        p50=p50,
+        p50=statistics.median(taken),
         p80=deciles[7],
         samples=len(taken),
-        images_per_second=batch_size / p50,
-        speedup_over_eager=eager / p50,
         loss_difference=difference,
         shares=shares,
     )
@@ -289,89 +286,74 @@ def _shares(trainer: Trainer) -> dict[str, float]:
     return {purpose: round(time / total, 4) for purpose, time in spent.items()}
 
 
-def show(results: StepResults, console: Console) -> None:
-    table = Table("contender", "images", "p50", "p20", "p80", "images/s", "eager", "losses differ by")
-    for time in results.measurements:
-        table.add_row(
-            time.contender,
-            str(time.batch_size),
-            *map(seconds, (time.p50, time.p20, time.p80)),
-            f"{time.images_per_second:,.0f}",
-            times(time.speedup_over_eager),
-            f"{time.loss_difference:.1e}",
+def show(results: StepResults) -> str:
+    rows = (
+        (
+            *(f"{m.batch_size:,}", m.contender, *map(seconds, (m.p50, m.p20, m.p80))),
+            *(f"{m.images_per_second:,.0f}", times(results.speedup(m) or 0), f"{m.loss_difference:.1e}"),
         )
-    console.print(table)
-    for time in results.measurements:
-        if time.shares:
-            parts = ", ".join(f"{purpose} {share:.1%}" for purpose, share in time.shares.items())
-            console.print(f"{headline(time)}; its time: {parts}", highlight=False, soft_wrap=True)
-    for name, why in results.absent.items():
-        console.print(f"[dim]without {name}: {why}[/]", highlight=False)
-    for size, why in results.left_out.items():
-        console.print(f"[yellow]{size} left out: {why}[/]", highlight=False)
-
-
-def load(path: Path) -> StepResults:
-    document = json.loads(path.read_text(encoding="utf-8"))
-    measurements = tuple(StepTime(**entry) for entry in document.pop("measurements"))
-    return StepResults(measurements=measurements, **document)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.step", description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+        for m in results.measurements
     )
-    parser.add_argument("--device", type=available, choices=TRAINERS, default="cpu")
+    columns = ("images:", "contender", "step:", "p20:", "p80:", "images/s:", "eager:", "losses differ by:")
+    notes = [
+        f"{m.contender}, {m.batch_size:,} images: "
+        + ", ".join(f"{purpose} {share:.1%}" for purpose, share in m.shares.items())
+        for m in results.measurements
+        if m.shares
+    ]
+    notes += [f"without {name}: {why}" for name, why in results.absent.items()]
+    notes += [f"{size} left out: {why}" for size, why in results.left_out.items()]
+    table = markdown(columns, rows)
+    return "\n".join((f"{results.network}.\n", table, "", *(f"- {note}" for note in notes)))
+
+
+def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-sizes", type=positive, nargs="+", help="default: 64 1024; on a GPU 64 512 4096 16384"
     )
-    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
-    parser.add_argument("--samples", type=at_least(2), default=11, help="number of samples of each contender")
+    parser.add_argument(
+        "--samples", type=at_least(2), default=11, help="number of samples of each contender; default: 11"
+    )
     parser.add_argument(
         "--contenders",
         nargs="+",
         help="contenders besides eager; default: all, but torch.compile only in its default mode",
     )
-    parser.add_argument("--out", type=writable, help="default: benchmarks/results/step/MACHINE.json")
-    args = parser.parse_args(arguments)
-    if unknown := set(args.contenders or ()) - TRAINERS[args.device].keys():
-        there = ", ".join(TRAINERS[args.device])
-        parser.error(f"--contenders: no {', '.join(sorted(unknown))} on {args.device}; there are {there}")
-    console = Console()
-    absent = {}
-    if importlib.util.find_spec("pythae") is None:
-        absent["pythae"] = "it is not installed"
-    chosen = ("eager", *(args.contenders or (n for n in TRAINERS[args.device] if "compile, " not in n)))
-    names = [name for name in TRAINERS[args.device] if name in chosen and name not in absent]
-    device = torch.device(args.device)
-    torch.set_num_threads(args.threads)
-    out = args.out or RESULTS / "step" / f"{machine.kind(device)}.json"
-    sizes = {f"{size} images": size for size in args.batch_sizes or BATCH_SIZES[args.device]}
+
+
+def measure(run: Run) -> Iterator[StepResults]:
+    args, device = run.args, run.device.type
+    there, missing = TRAINERS[device], absent()
+    if unknown := set(args.contenders or ()) - there.keys():
+        raise argparse.ArgumentTypeError(
+            f"--contenders: no {', '.join(sorted(unknown))} on {device}; there are {', '.join(there)}"
+        )
+    chosen = ("eager", *(args.contenders or (name for name in there if "compile, " not in name)))
+    names = [name for name in there if name in chosen and name not in missing]
+    sizes = {f"{size} images": size for size in args.batch_sizes or BATCH_SIZES[device]}
     results = StepResults(
-        command=command("benchmarks.step", arguments),
-        **machine.provenance(device),
+        **run.origin,
         network=NETWORK,
         measurements=(),
-        absent=absent,
+        absent=missing,
         left_out=dict.fromkeys(sizes, _NOT_REACHED),
     )
     for images, size in sizes.items():
-        with console.status(images):
-            found, failed = measure(size, names, args.device, args.threads, args.samples)
+        with run.console.status(images):
+            found, failed = time_steps(size, names, device, torch.get_num_threads(), args.samples)
         results = replace(
             results,
             measurements=(*results.measurements, *found),
             failed=results.failed | {f"{name}, {images}": why for name, why in failed.items()},
             left_out={other: why for other, why in results.left_out.items() if other != images},
         )
-        write_json(out, results)
-    show(results, console)
-    console.print(f"Written to {out}", highlight=False, soft_wrap=True)
-    for contender, why in results.failed.items():
-        console.print(f"FAILED step, {contender}: {why}", highlight=False, soft_wrap=True, markup=False)
-    return int(bool(results.failed))
+        yield results
 
+
+STUDY = Study(
+    "benchmarks.step", __doc__, StepResults, "step/MACHINE.json", measure, show, options, device="cpu"
+)
+main = STUDY.main
 
 if __name__ == "__main__":
     sys.exit(main())

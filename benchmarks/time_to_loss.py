@@ -7,33 +7,28 @@ initial weights, batches and noise. Writes time-to-loss/MACHINE.json.
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import json
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
 from time import perf_counter
 
 import torch
-from rich.console import Console
 
-from benchmarks import RESULTS
-from benchmarks.arguments import available, command, positive, writable
+from benchmarks.pages import markdown
 from benchmarks.step import NETWORK
-from benchmarks.trainers import TRAINERS
-from betavae_fast.bench import machine
+from benchmarks.study import Run, Study, StudyError
+from benchmarks.trainers import TRAINERS, absent
 from betavae_fast.bench.results import Provenance
-from betavae_fast.files import write_json
+from betavae_fast.bench.units import times
 
 CONTENDERS = ("eager", "pythae", "ours")
 BATCH_SIZE, TARGET, WINDOW, MOST_STEPS = 64, 150.0, 50, 4000
 
 
 @dataclass(frozen=True)
-class Run:
+class TimedRun:
     """The steps and seconds until the mean loss of ``WINDOW`` steps is at most the target, and this mean in nats."""
 
     contender: str
@@ -47,12 +42,12 @@ class TimeToLoss(Provenance):
     network: str
     batch_size: int
     target: float
-    runs: tuple[Run, ...]
+    runs: tuple[TimedRun, ...]
     absent: dict[str, str]
 
 
-def train(contender: str, device: str, threads: int, target: float) -> Run:
-    """Train until the target is reached. Raises: RuntimeError if it is not reached in ``MOST_STEPS``."""
+def train(contender: str, device: str, threads: int, target: float) -> TimedRun:
+    """Train until the target is reached. Raises: StudyError if it is not reached in ``MOST_STEPS``."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     trainer = TRAINERS[device][contender](BATCH_SIZE, device)
@@ -62,56 +57,60 @@ def train(contender: str, device: str, threads: int, target: float) -> Run:
         losses.append(trainer.loss_of_step(step))
         mean = sum(losses) / len(losses)
         if len(losses) == WINDOW and mean <= target:
-            return Run(contender, step + 1, perf_counter() - start, mean)
-    raise RuntimeError(f"{contender}: a loss of {mean:.1f} nats after {MOST_STEPS} steps, not {target}")
+            return TimedRun(contender, step + 1, perf_counter() - start, mean)
+    raise StudyError(f"{contender}: a loss of {mean:.1f} nats after {MOST_STEPS} steps, not {target}")
 
 
-def load(path: Path) -> TimeToLoss:
-    document = json.loads(path.read_text(encoding="utf-8"))
-    runs = tuple(Run(**entry) for entry in document.pop("runs"))
-    return TimeToLoss(runs=runs, **document)
+def options(parser: argparse.ArgumentParser) -> None:
+    what = f"loss per image with β times the KL, nats; default: {TARGET:g}"
+    parser.add_argument("--target", type=float, default=TARGET, help=what)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.time_to_loss", description=__doc__, allow_abbrev=False
-    )
-    parser.add_argument("--device", type=available, choices=TRAINERS, default="cpu")
-    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
-    parser.add_argument(
-        "--target", type=float, default=TARGET, help="loss per image with β times the KL, nats"
-    )
-    parser.add_argument("--out", type=writable, help="default: benchmarks/results/time-to-loss/MACHINE.json")
-    args = parser.parse_args(arguments)
-    console = Console(highlight=False, soft_wrap=True)
-    absent = {} if importlib.util.find_spec("pythae") else {"pythae": "it is not installed"}
+def measure(run: Run) -> Iterator[TimeToLoss]:
+    missing, target = absent(), run.args.target
     runs = []
     for contender in CONTENDERS:
-        if contender not in absent:
-            with get_context("spawn").Pool(1) as pool:
-                try:
-                    runs.append(pool.apply(train, (contender, args.device, args.threads, args.target)))
-                except RuntimeError as error:
-                    console.print(f"Nothing is written: {error}")
-                    return 1
-            console.print(f"{contender}: {runs[-1].steps:,} steps, {runs[-1].seconds:.1f} s")
-    device = torch.device(args.device)
-    torch.set_num_threads(args.threads)
-    results = TimeToLoss(
-        command=command("benchmarks.time_to_loss", arguments),
-        **machine.provenance(device),
+        if contender not in missing:
+            with run.console.status(contender), get_context("spawn").Pool(1) as pool:
+                runs.append(pool.apply(train, (contender, run.device.type, torch.get_num_threads(), target)))
+    yield TimeToLoss(
+        **run.origin,
         network=NETWORK,
         batch_size=BATCH_SIZE,
-        target=args.target,
+        target=target,
         runs=tuple(runs),
-        absent=absent,
+        absent=missing,
     )
-    out = args.out or RESULTS / "time-to-loss" / f"{machine.kind(device)}.json"
-    write_json(out, results)
-    console.print(f"Written to {out}")
-    return 0
 
+
+def show(results: TimeToLoss) -> str:
+    eager = next(run for run in results.runs if run.contender == "eager")
+    rows = (
+        (
+            *(run.contender, f"{run.steps:,}", f"{run.seconds:.1f} s"),
+            f"{run.steps * results.batch_size / run.seconds:,.0f}",
+            times(eager.seconds / run.seconds),
+        )
+        for run in results.runs
+    )
+    return (
+        f"{results.network}; until the mean loss of {WINDOW} steps is {results.target:g} nats. The weights, batches and "
+        "noise are the same, but rounding differences grow, so that the number of steps depends on chance; images/s does "
+        "not.\n\n" + markdown(("contender", "steps:", "time:", "images/s:", "eager:"), rows)
+    )
+
+
+STUDY = Study(
+    "benchmarks.time_to_loss",
+    __doc__,
+    TimeToLoss,
+    "time-to-loss/MACHINE.json",
+    measure,
+    show,
+    options,
+    device="cpu",
+)
+main = STUDY.main
 
 if __name__ == "__main__":
     sys.exit(main())

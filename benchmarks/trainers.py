@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -15,10 +17,11 @@ from betavae_fast.choices import Precision
 from betavae_fast.data.dsprites import rendered_dsprites
 from betavae_fast.data.images import BinaryImages
 from betavae_fast.noise import make_rng, normals
+from betavae_fast.objectives.options import BetaOptions
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.graph import graphed, side_stream
 from betavae_fast.training.loop import TrainState, prepare
-from betavae_fast.training.memory import keep_freed_memory
+from betavae_fast.training.process import keep_freed_memory
 from betavae_fast.training.step import TrainStep
 
 IMAGES = 16384  # every 45th image of the data set; as float32 they take 268 MB
@@ -41,7 +44,7 @@ def shared_run(batch_size: int, device: str, precision: Precision = "fp32") -> T
     store = dataset.store[:: len(dataset) // IMAGES][:IMAGES].clone()
     config = TrainConfig(
         latent_dim=LATENT_DIM,
-        beta=BETA,
+        objective=BetaOptions(BETA),
         lr=LR,
         seed=SEED,
         batch_size=batch_size,
@@ -184,32 +187,25 @@ def _encoder() -> nn.Module:
         for channels in (1, 32, 32, 32)
         for layer in (nn.Conv2d(channels, 32, 4, stride=2, padding=1), nn.ReLU())
     ]
-    return nn.Sequential(
-        *convolutions,
-        nn.Flatten(),
-        nn.Linear(512, 256),
-        nn.ReLU(),
-        nn.Linear(256, 256),
-        nn.ReLU(),
-        nn.Linear(256, 2 * LATENT_DIM),
-    )
+    return nn.Sequential(*convolutions, nn.Flatten(), *_dense(512, 256, 256), nn.Linear(256, 2 * LATENT_DIM))
 
 
 def _decoder() -> nn.Module:
     convolutions = [
         layer for _ in range(3) for layer in (nn.ConvTranspose2d(32, 32, 4, stride=2, padding=1), nn.ReLU())
     ]
-    return nn.Sequential(
-        nn.Linear(LATENT_DIM, 256),
-        nn.ReLU(),
-        nn.Linear(256, 256),
-        nn.ReLU(),
-        nn.Linear(256, 512),
-        nn.ReLU(),
-        nn.Unflatten(1, (32, 4, 4)),
-        *convolutions,
-        nn.ConvTranspose2d(32, 1, 4, stride=2, padding=1),
-    )
+    last = nn.ConvTranspose2d(32, 1, 4, stride=2, padding=1)
+    dense = _dense(LATENT_DIM, 256, 256, 512)
+    return nn.Sequential(*dense, nn.Unflatten(1, (32, 4, 4)), *convolutions, last)
+
+
+def _dense(*sizes: int) -> list[nn.Module]:
+    return [layer for size in pairwise(sizes) for layer in (nn.Linear(*size), nn.ReLU())]
+
+
+def absent() -> dict[str, str]:
+    """The contenders that cannot run here, each with the reason."""
+    return {} if find_spec("pythae") else {"pythae": "it is not installed"}
 
 
 Builder = Callable[[int, str], Trainer]

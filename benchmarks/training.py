@@ -10,26 +10,23 @@ resumed. The same run on the CPU must give about the same loss. The file is writ
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
-from rich.console import Console
 
-from benchmarks import RESULTS, ROOT
-from benchmarks.arguments import available, command, positive, writable
+from benchmarks import ROOT
+from benchmarks.arguments import positive
+from benchmarks.pages import markdown
 from benchmarks.processes import started
-from betavae_fast.bench import machine
+from benchmarks.study import Run, Study
 from betavae_fast.bench.results import Provenance
-from betavae_fast.files import write_json
 from betavae_fast.training.checkpoint import load_checkpoint
 from betavae_fast.training.metrics import read_metrics
 from betavae_fast.training.run_folder import RunFolder
@@ -60,6 +57,7 @@ class Training(Provenance):
         same_again: True if the same command gave the same weights again.
         same_resumed: True if a run that was stopped half-way and resumed gave the weights of the uninterrupted run.
         loss, loss_on_cpu: number of steps -> loss in nats.
+        failed: the runs that failed.
     """
 
     speeds: tuple[Speed, ...] = ()
@@ -67,10 +65,11 @@ class Training(Provenance):
     same_resumed: bool | None = None
     loss: dict[int, float] = field(default_factory=dict)
     loss_on_cpu: dict[int, float] = field(default_factory=dict)
+    failed: tuple[str, ...] = ()
 
     @property
     def failures(self) -> list[str]:
-        found = []
+        found = list(self.failed)
         if self.same_again is False:
             found.append("the same command left other weights")
         if self.same_resumed is False:
@@ -79,7 +78,7 @@ class Training(Provenance):
             here, cpu = self.loss[step], self.loss_on_cpu[step]
             if not abs(here - cpu) <= CPU_TOLERANCE * abs(cpu):
                 found.append(f"the loss at step {step} is {here:.6g} nats, on the CPU {cpu:.6g}")
-        return found
+        return [f"training, {failure}" for failure in found]
 
 
 class Runs:
@@ -105,93 +104,98 @@ class Runs:
 
     def speed(self, name: str, batch_size: int, steps: int) -> Speed:
         entries = read_metrics(RunFolder(self.path(name)).metrics)
-        rates = [entry.images_per_second for entry in entries]
-        return Speed(batch_size, steps, median(rates[1:] or rates), entries[0].loss, entries[-1].loss)
+        rate = images_per_second(self.path(name))
+        return Speed(batch_size, steps, rate, entries[0].loss, entries[-1].loss)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line. Returns: 1 if a run failed or a promise does not hold, both of which are named; else 0."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.training", description=(__doc__ or "").splitlines()[0], allow_abbrev=False
-    )
-    parser.add_argument("--device", type=available, choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--data", default="dsprites", help="--data of the train command")
+def images_per_second(folder: Path) -> float:
+    """The median rate of a run's logged intervals, without the first if there are others."""
+    rates = [entry.images_per_second for entry in read_metrics(RunFolder(folder).metrics)]
+    return median(rates[1:] or rates)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", default="dsprites", help="--data of the train command; default: dsprites")
     parser.add_argument(
         "--tiny", type=positive, metavar="STEPS", help="rehearse with a small network and so many steps"
     )
-    parser.add_argument("--out", type=writable, help="default: benchmarks/results/train/MACHINE.json")
-    args = parser.parse_args(arguments)
-    device = torch.device(args.device)
-    out = args.out or RESULTS / "train" / f"{machine.kind(device)}.json"
-    console = Console(highlight=False, soft_wrap=True, markup=False)
-    results = Training(command=command("benchmarks.training", arguments), **machine.provenance(device))
-    write_json(out, results)  # replaces an older file; no result is known yet
-    failed: list[str] = []
-    speeds, steps, log_every = SPEEDS, SHORT_STEPS, LOG_EVERY
 
-    def keep(**found: Any) -> None:
-        nonlocal results
-        results = replace(results, **found)
-        write_json(out, results)
 
-    with tempfile.TemporaryDirectory(prefix="betavae-fast-training-") as name:
-        options = ["--data", args.data]
-        if args.tiny:
-            speeds, steps, log_every = ((8, args.tiny), (32, args.tiny)), args.tiny, max(1, args.tiny // 4)
-            options += ["--architecture", "mlp"]
-        runs = Runs(Path(name), [*options, "--log-every", str(log_every)])
+def measure(run: Run) -> Iterator[Training]:
+    results, tiny, device = Training(**run.origin), run.args.tiny, run.device.type
+    yield results  # replaces an older file; no result is known yet
+    speeds, steps, log_every, asked = SPEEDS, SHORT_STEPS, LOG_EVERY, ["--data", run.args.data]
+    if tiny:
+        speeds, steps, log_every = ((8, tiny), (32, tiny)), tiny, max(1, tiny // 4)
+        asked += ["--architecture", "mlp"]
+    with tempfile.TemporaryDirectory(prefix="betavae-fast-training-") as folder:
+        runs = Runs(Path(folder), [*asked, "--log-every", str(log_every)])
         for batch_size, count in speeds:
-            run = f"{count} steps of {batch_size}"
-            with ExitStack() as held:
-                asked = ("--device", args.device, "--batch-size", str(batch_size), "--steps", str(count))
-                if status := runs.start(held, run, *asked).wait():
-                    failed.append(f"{run}: exit status {status}")
-                    continue
-            keep(speeds=(*results.speeds, runs.speed(run, batch_size, count)))
-            console.print(f"{run}: {results.speeds[-1].images_per_second:,.0f} images/s")
-        with ExitStack() as held:
-            short = ("--precision", "fp32", "--batch-size", "8" if args.tiny else "64")
-            here, half = (*short, "--device", args.device), max(1, steps // 2)
-            processes = {
-                "whole": runs.start(held, "whole", *here, "--steps", str(steps)),
-                "again": runs.start(held, "again", *here, "--steps", str(steps)),
-                "half": runs.start(held, "half", *here, "--steps", str(half)),
-                "cpu": runs.start(held, "cpu", *short, "--device", "cpu", "--steps", str(steps)),
-            }
-            if processes["half"].wait() == 0:
-                resumed = ("--resume", str(runs.path("half")), "--steps", str(steps))
-                processes["half"] = runs.start(held, "half", *resumed)
-            ended = {run: process.wait() == 0 for run, process in processes.items()}
-        failed += [f"run {run}: it failed" for run, passed in ended.items() if not passed]
+            name = f"{count} steps of {batch_size}"
+            own = ("--device", device, "--batch-size", str(batch_size), "--steps", str(count))
+            with run.console.status(name), ExitStack() as held:
+                status = runs.start(held, name, *own).wait()
+            if status:
+                results = replace(results, failed=(*results.failed, f"{name}: exit status {status}"))
+            else:
+                results = replace(results, speeds=(*results.speeds, runs.speed(name, batch_size, count)))
+            yield results
+        with run.console.status("the promises"), ExitStack() as held:
+            ended = _short_runs(runs, held, device, steps, "8" if tiny else "64")
+        failed = [f"run {name}: it failed" for name, well in ended.items() if not well]
+        results = replace(results, failed=(*results.failed, *failed))
         if ended["whole"]:
-            keep(loss=runs.losses("whole"))
+            results = replace(results, loss=runs.losses("whole"))
         if ended["whole"] and ended["again"]:
-            keep(same_again=runs.same_weights("whole", "again"))
+            results = replace(results, same_again=runs.same_weights("whole", "again"))
         if ended["whole"] and ended["half"]:
-            keep(same_resumed=runs.same_weights("whole", "half"))
+            results = replace(results, same_resumed=runs.same_weights("whole", "half"))
         if ended["cpu"]:
-            keep(loss_on_cpu=runs.losses("cpu"))
-    console.print(f"same again: {results.same_again}, same resumed: {results.same_resumed}")
-    for step in sorted(results.loss.keys() & results.loss_on_cpu.keys()):
-        console.print(
-            f"loss at step {step}: {results.loss[step]:.6g} nats, on the CPU {results.loss_on_cpu[step]:.6g}"
+            results = replace(results, loss_on_cpu=runs.losses("cpu"))
+        yield results
+
+
+def _short_runs(runs: Runs, held: ExitStack, device: str, steps: int, batch_size: str) -> dict[str, bool]:
+    """Take the four runs that the promises are checked with. Returns: for each, True if it ended well."""
+    short = ("--precision", "fp32", "--batch-size", batch_size)
+    here, half = (*short, "--device", device), max(1, steps // 2)
+    processes = {
+        "whole": runs.start(held, "whole", *here, "--steps", str(steps)),
+        "again": runs.start(held, "again", *here, "--steps", str(steps)),
+        "half": runs.start(held, "half", *here, "--steps", str(half)),
+        "cpu": runs.start(held, "cpu", *short, "--device", "cpu", "--steps", str(steps)),
+    }
+    if processes["half"].wait() == 0:
+        resumed = ("--resume", str(runs.path("half")), "--steps", str(steps))
+        processes["half"] = runs.start(held, "half", *resumed)
+    return {name: process.wait() == 0 for name, process in processes.items()}
+
+
+def show(results: Training) -> str:
+    speeds = ((f"{s.steps} steps of {s.batch_size}", f"{s.images_per_second:,.0f}") for s in results.speeds)
+    both = sorted(results.loss.keys() & results.loss_on_cpu.keys())
+    losses = ((str(step), f"{results.loss[step]:.6g}", f"{results.loss_on_cpu[step]:.6g}") for step in both)
+    return "\n\n".join(
+        (
+            markdown(("run", "images/s:"), speeds),
+            f"Same again: {results.same_again}, same resumed: {results.same_resumed}.",
+            markdown(("step:", "loss, nats:", "on the CPU:"), losses),
         )
-    console.print(f"Written to {out}")
-    failed += results.failures
-    for failure in failed:
-        console.print(f"FAILED training, {failure}")
-    return int(bool(failed))
+    )
 
 
-def load(path: Path) -> Training:
-    """Read a result file."""
-    document = json.loads(path.read_text(encoding="utf-8"))
-    speeds = tuple(Speed(**entry) for entry in document.pop("speeds"))
-    for name in ("loss", "loss_on_cpu"):
-        document[name] = {int(step): loss for step, loss in document[name].items()}
-    return Training(speeds=speeds, **document)
-
+STUDY = Study(
+    "benchmarks.training",
+    __doc__,
+    Training,
+    "train/MACHINE.json",
+    measure,
+    show,
+    options,
+    device="cpu",
+    threads=False,
+)
+main = STUDY.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,27 +9,23 @@ On a CPU the C++ kernels run instead, with their fixed cut, to rehearse the comm
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import RESULTS
-from benchmarks.arguments import available, command, writable
 from benchmarks.cuts import cuda_cut, triton_cut
-from betavae_fast.bench import machine
-from betavae_fast.bench.headline import seconds
+from benchmarks.pages import markdown
+from benchmarks.study import Run, Study
 from betavae_fast.bench.registry import DTYPES, Op, Shape, get
 from betavae_fast.bench.results import Provenance
 from betavae_fast.bench.runner import task
-from betavae_fast.bench.timing import CpuClock, CudaClock, Effort, Task, Timing, interleave
-from betavae_fast.files import write_json
+from betavae_fast.bench.timing import Effort, Task, Timing, clock_of, interleave
+from betavae_fast.bench.units import seconds
 from betavae_fast.ops.backends import CUDA_LIBRARY
 from betavae_fast.training.graph import side_stream
 
@@ -80,10 +76,18 @@ class Tried:
     cuts: dict[str, Timing]
     failed: dict[str, str]
 
+    @property
+    def about(self) -> str:
+        return f"{self.op} {self.shape} {self.dtype} {self.backend}"
+
 
 @dataclass(frozen=True)
 class Sweep(Provenance):
     tried: tuple[Tried, ...]
+
+    @property
+    def failures(self) -> list[str]:
+        return [f"{t.about}: {name}: {why}" for t in self.tried for name, why in t.failed.items()]
 
 
 def try_cuts(op: Op, shape: Shape, dtype: str, backend: str, device: torch.device) -> Tried:
@@ -102,8 +106,7 @@ def try_cuts(op: Op, shape: Shape, dtype: str, backend: str, device: torch.devic
                 tasks.append(Task(name, _recorded(call, device, pool)))
         except Exception as error:  # from a compiler or a launch; the other cuts can still be timed
             failed[name] = f"{type(error).__name__}: {error}"
-    clock = CpuClock() if device.type == "cpu" else CudaClock(flush=False)
-    cuts = interleave(tasks, clock, _EFFORT[device.type]) if tasks else {}
+    cuts = interleave(tasks, clock_of(device), _EFFORT[device.type]) if tasks else {}
     return Tried(op.name, shape, dtype, backend, cuts, failed)
 
 
@@ -134,37 +137,36 @@ def _recorded(
     return lambda _: graph.replay()
 
 
-def lines(tried: Tried) -> Iterator[str]:
-    """The output lines: the cuts, the fastest first, and then the failures."""
-    about = f"{tried.op} {tried.shape} {tried.dtype} {tried.backend}"
-    for name, timing in sorted(tried.cuts.items(), key=lambda item: item[1].p50):
-        beside = (
-            f", {timing.p50 / tried.cuts[DEFAULT].p50:.3f} of the default" if DEFAULT in tried.cuts else ""
-        )
-        yield f"{about}: {name}: {seconds(timing.p50)}{beside}"
-    for name, why in tried.failed.items():
-        yield f"FAILED {about}: {name}: {why}"
+def measure(run: Run) -> Iterator[Sweep]:
+    tried: tuple[Tried, ...] = ()
+    for backend, (op, shape, dtype) in product(BACKENDS[run.device.type], PROBLEMS[run.device.type]):
+        with run.console.status(f"{op} {shape} {dtype} {backend}"):
+            tried = (*tried, try_cuts(get(op), shape, dtype, backend, run.device))
+        yield Sweep(**run.origin, tried=tried)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line. Returns: 1 if a cut could not be tried, else 0."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.tuning", description=(__doc__ or "").splitlines()[0], allow_abbrev=False
-    )
-    parser.add_argument("--device", type=available, choices=PROBLEMS, default="cuda")
-    parser.add_argument("--out", type=writable, help="default: benchmarks/results/tuning/MACHINE.json")
-    args = parser.parse_args(arguments)
-    device = torch.device(args.device)
-    out: Path = args.out or RESULTS / "tuning" / f"{machine.kind(device)}.json"
-    origin = {"command": command("benchmarks.tuning", arguments), **machine.provenance(device)}
-    tried: list[Tried] = []
-    for backend, (name, shape, dtype) in product(BACKENDS[args.device], PROBLEMS[args.device]):
-        tried.append(try_cuts(get(name), shape, dtype, backend, device))
-        print("\n".join(lines(tried[-1])), flush=True)
-        write_json(out, Sweep(**origin, tried=tuple(tried)))
-    return int(any(entry.failed for entry in tried))
+def show(results: Sweep) -> str:
+    """The cuts of each problem, the fastest first."""
+    rows = [
+        (tried.about, name, seconds(timing.p50), f"{timing.p50 / default.p50:.3f}" if default else "")
+        for tried in results.tried
+        for default in [tried.cuts.get(DEFAULT)]
+        for name, timing in sorted(tried.cuts.items(), key=lambda item: item[1].p50)
+    ]
+    return markdown(("problem", "cut", "time:", "of the default:"), rows)
 
+
+STUDY = Study(
+    "benchmarks.tuning",
+    __doc__,
+    Sweep,
+    "tuning/MACHINE.json",
+    measure,
+    show,
+    device="cuda",
+    threads=False,
+)
+main = STUDY.main
 
 if __name__ == "__main__":
     sys.exit(main())

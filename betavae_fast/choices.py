@@ -16,49 +16,6 @@ TraversalRange = Literal["prior", "posterior"]
 MetricName = Literal[
     "beta-vae", "factor-vae", "mig", "dci", "sap", "modularity", "explicitness", "irs", "unsupervised"
 ]
-ObjectiveName = Literal[
-    "beta",
-    "capacity",
-    "free-bits",
-    "lagrangian",
-    "geco",
-    "beta-per-dim",
-    "btcvae",
-    "factorvae",
-    "dipvae-i",
-    "dipvae-ii",
-]
-
-OBJECTIVE_OPTIONS: dict[ObjectiveName, dict[str, str]] = {
-    "beta": {"beta": "beta", "beta_warmup": "warmup", "beta_cycle": "cycle"},
-    "capacity": {"capacity": "capacity", "capacity_steps": "steps", "capacity_weight": "gamma"},
-    "free-bits": {"free_bits": "free_bits"},
-    "lagrangian": {"kl_limit": "kl_limit", "multiplier_lr": "lr"},
-    "geco": {
-        "reconstruction_limit": "reconstruction_limit",
-        "multiplier_lr": "lr",
-        "constraint_decay": "decay",
-    },
-    "beta-per-dim": {"betas": "betas"},
-    "btcvae": {
-        "mi_weight": "alpha",
-        "tc_weight": "beta",
-        "dimension_wise_weight": "gamma",
-        "tc_estimator": "estimator",
-    },
-    "factorvae": {"tc_weight": "gamma", "discriminator_lr": "lr"},
-    "dipvae-i": {"off_diagonal_weight": "off_diagonal", "diagonal_weight": "diagonal"},
-    "dipvae-ii": {"off_diagonal_weight": "off_diagonal", "diagonal_weight": "diagonal"},
-}
-"""The options of each objective, with the arguments of its class in ``betavae_fast.objectives`` that they set."""
-
-NEEDED_OPTIONS: dict[ObjectiveName, str] = {
-    "lagrangian": "kl_limit",
-    "geco": "reconstruction_limit",
-    "beta-per-dim": "betas",
-}
-"""The required option of each objective that has one."""
-
 ACTIVE_NATS = 0.05
 """A channel is active when its KL, averaged over images, exceeds this many nats.
 

@@ -1,4 +1,4 @@
-"""Writing files: completely or not at all, with JSON that every reader accepts."""
+"""Writing files completely or not at all, and JSON that keeps every number and that every reader accepts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import numpy as np
 _STALE_SECONDS = 3600.0
 _TOKEN_BYTES = 8
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+_NOT_FINITE = re.compile(r"(\\*)(nan|inf|-inf)")  # a number without backslashes, a text with them
 
 
 @contextmanager
@@ -78,13 +80,27 @@ def write_json(path: Path, content: Any) -> None:
         file.write(f"{text}\n".encode())
 
 
+def read_json(path: Path) -> Any:
+    """Read what ``write_json`` wrote, numbers that are not finite included.
+
+    Dataclasses come back as dicts, arrays and tuples as lists.
+
+    Raises: OSError if the file cannot be read; ValueError, naming it, if it is not JSON.
+    """
+    try:
+        return _restored(json.loads(path.read_bytes()))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON ({error})") from error
+
+
 def jsonable(value: Any) -> Any:
-    """Convert dataclasses to objects, arrays to lists, and numbers that are not finite, which JSON lacks, to strings.
+    r"""Convert dataclasses to objects, arrays to lists, and numbers that are not finite, which JSON lacks, to strings.
 
-    These strings, "nan", "inf" and "-inf", are those that ``float`` reads back.
+    These strings, "nan", "inf" and "-inf", are those that ``float`` reads back. A text that reads like one of them gets a
+    backslash before it, so that ``read_json`` can tell them apart.
 
-    >>> jsonable({"gap": np.array([0.5, np.inf])})
-    {'gap': [0.5, 'inf']}
+    >>> jsonable({"gap": np.array([0.5, np.inf]), "name": "inf"})
+    {'gap': [0.5, 'inf'], 'name': '\\inf'}
     """
     if isinstance(value, dict):
         return {str(key): jsonable(entry) for key, entry in value.items()}
@@ -96,4 +112,17 @@ def jsonable(value: Any) -> Any:
         return [jsonable(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
+    if isinstance(value, str) and _NOT_FINITE.fullmatch(value):
+        return f"\\{value}"
+    return value
+
+
+def _restored(value: Any) -> Any:
+    """The inverse of ``jsonable`` for numbers and texts."""
+    if isinstance(value, dict):
+        return {key: _restored(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_restored(entry) for entry in value]
+    if isinstance(value, str) and (found := _NOT_FINITE.fullmatch(value)):
+        return value[1:] if found[1] else float(value)
     return value

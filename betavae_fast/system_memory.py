@@ -26,6 +26,14 @@ def available_memory() -> int:
     return min(machine, _container_memory(CGROUP) or machine, _address_space() or machine)
 
 
+def fits(needed: int) -> bool:
+    """Tell whether ``needed`` bytes of memory are available; True if the system does not tell its memory."""
+    try:
+        return needed <= available_memory()
+    except ValueError:
+        return True
+
+
 def check_fits(what: str, needed: int) -> None:
     """Refuse an allocation of ``needed`` bytes that does not fit; else the system would kill the process in mid-work.
 
@@ -37,12 +45,9 @@ def check_fits(what: str, needed: int) -> None:
     Traceback (most recent call last):
     MemoryError: images.npz: needs 1000.0 TB of memory, ... are free
     """
-    try:
-        free = available_memory()
-    except ValueError:
-        return
-    if needed > free:
-        raise MemoryError(f"{what}: needs {format_bytes(needed)} of memory, {format_bytes(free)} are free")
+    if not fits(needed):
+        free = format_bytes(available_memory())
+        raise MemoryError(f"{what}: needs {format_bytes(needed)} of memory, {free} are free")
 
 
 def format_bytes(count: int) -> str:

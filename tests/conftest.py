@@ -14,7 +14,7 @@ import torch
 from betavae_fast.bench import copying
 from betavae_fast.data import images
 from betavae_fast.nn import convolutions
-from betavae_fast.training import memory, precision
+from betavae_fast.training import precision, process
 
 _M_MMAP_THRESHOLD = -3  # in glibc's malloc.h
 
@@ -49,7 +49,7 @@ def little_memory() -> Iterator[None]:
         libc.mallopt(_M_MMAP_THRESHOLD, 1 << 20)
     last_level_cache = copying.last_level_cache
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory, "keep_freed_memory", lambda: False)
+        patch.setattr(process, "keep_freed_memory", lambda: False)
         patch.setitem(copying._AT_LEAST, "cpu", 1 << 20)
         patch.setattr(
             copying,

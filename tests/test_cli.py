@@ -184,9 +184,12 @@ def test_a_finished_run_gets_its_summary_and_pictures_again(finished_run, capfd)
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--resume=run", "--beta=2", "--seed=1"], "--beta, --seed cannot be given with --resume"),
+        (
+            ["--resume=run", "--beta=2", "--seed=1"],
+            "a resumed run keeps its own beta, seed; only data, steps,",
+        ),
         # The value of the run itself is refused, too.
-        (["--resume=run", "--latent-dim=3"], "--latent-dim cannot be given with --resume"),
+        (["--resume=run", "--latent-dim=3"], "a resumed run keeps its own latent_dim; only"),
         (["--resume=run", "--steps=0"], "steps must be at least 1, got 0"),
         (["--resume=nowhere"], "nowhere"),
         (["--resume=run/checkpoint"], "config.json: no such file"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
+import pytest
 
 from betavae_fast.evaluation.summary import Channel
-from betavae_fast.files import write_json
+from betavae_fast.files import read_json, write_json
 
 
 def test_what_json_has_no_word_for_comes_back(tmp_path):
@@ -30,3 +32,25 @@ def test_what_json_has_no_word_for_comes_back(tmp_path):
         "index": 1, "kl": 0.5, "mean_dispersion": 0.25, "variance": 0.25, "active": True
     }  # fmt: skip
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_reading_is_the_inverse_of_writing(tmp_path):
+    """Texts stay texts and numbers numbers, even where a text reads like a number that JSON lacks."""
+    path = tmp_path / "values.json"
+    texts = ["nan", "inf", "-inf", "NaN", "\\nan", "\\\\-inf", "\\", "", "1.5", "nano", "π"]
+    content = {
+        "nan": texts, "numbers": [math.inf, -math.inf, 0.1, 5e-324, -0.0, 2**70], "rest": [True, None, {}]
+    }  # fmt: skip
+    write_json(path, content | {"undefined": math.nan})
+    read = read_json(path)
+    undefined = read.pop("undefined")
+    assert isinstance(undefined, float) and math.isnan(undefined)
+    assert repr(read) == repr(content)  # unlike ==, it tells -0.0 from 0.0 and True from 1
+
+
+def test_a_file_that_is_not_json_is_named(tmp_path):
+    path = tmp_path / "values.json"
+    for text in (b"", b'{"a": 1', b"\xff", b"[" * 100_000):
+        path.write_bytes(text)
+        with pytest.raises(ValueError, match=r"values\.json: not JSON"):
+            read_json(path)

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
 from typing import Any
 
 import triton  # type: ignore[import-untyped]
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.arguments import parser_of
 from benchmarks.machine_code.cuda import SOURCES, compile_source
 from benchmarks.machine_code.triton import DTYPES, assemble
+from benchmarks.pages import markdown, update
 from benchmarks.roofline.kernels import TRITON, Row, of_cuda, of_triton
 from benchmarks.roofline.machines import MACHINES
 from benchmarks.roofline.model import Kernel
-from benchmarks.roofline.table import FILE, PAGE, entry, slower, write_page
+from benchmarks.roofline.table import FILE, PAGE, entry, on_page, slower
 from betavae_fast.files import write_json
 
 _ARCHS = {"sm_90": 90, "sm_80": 80}
@@ -58,41 +55,27 @@ def _versions() -> dict[str, str]:
     return {"nvcc": release[1] if release else nvcc, "triton": triton.__version__}
 
 
-def show(document: dict[str, Any], console: Console) -> None:
-    for (op, arch), entries in groupby(document["kernels"], key=lambda e: (e["op"], e["arch"])):
-        names = [machine.name for machine in MACHINES if machine.arch == arch]
-        counts = ("all", "fma", "integer_multiply", "alu", "xu", "lsu")
-        what = "pair and channel" if op == _OF_PAIRS else "element"
-        table = Table(
-            *("kernel", "dtype", "bytes", *counts, "registers", "occupancy"),
-            *(f"{name} {column}" for name in names for column in ("%", "limiter")),
-            title=f"{op}, {arch}: instructions per {what}",
-            title_justify="left",
-            box=SIMPLE,
+def show(kernels: Sequence[dict[str, Any]]) -> str:
+    """A table with the instructions of an element (a pair and channel in the total correlation), bytes and sizes."""
+    counts = ("all", "fma", "integer_multiply", "alu", "xu", "lsu")
+    columns = ("op", "arch", "kernel", "dtype", "bytes:", *(f"{name}:" for name in counts), "registers:")
+    rows = [
+        (
+            *(e["op"], e["arch"], f"{e['backend']} {e['kernel']}", e["dtype"], f"{e['bytes_per_element']:g}"),
+            *(f"{e['instructions_per_element'].get(name, 0):g}" for name in counts),
+            str(e["registers"]),
+            ", ".join(
+                f"{name} {p['fraction']:.0%} {p['limiter']}, occupancy {p['occupancy']:.0%}"
+                for name, p in e["predicted"].items()
+            ),
         )
-        for e in entries:
-            per_element = e["instructions_per_element"]
-            table.add_row(
-                f"{e['backend']} {e['kernel']}",
-                e["dtype"],
-                f"{e['bytes_per_element']:g}",
-                *(f"{per_element.get(name, 0):g}" for name in counts),
-                str(e["registers"]),
-                f"{e['predicted'][names[0]]['occupancy']:.0%}",
-                *(
-                    cell
-                    for name in names
-                    for cell in (
-                        f"{100 * e['predicted'][name]['fraction']:.0f}",
-                        e["predicted"][name]["limiter"],
-                    )
-                ),
-            )
-        console.print(table)
+        for e in kernels
+    ]
+    return markdown((*columns, "predicted"), rows)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.roofline", description=__doc__)
+    parser = parser_of("benchmarks.roofline", __doc__)
     parser.add_argument("--archs", choices=_ARCHS, nargs="+", help="only these architectures; writes nothing")
     parser.add_argument(
         "--check",
@@ -100,25 +83,22 @@ def main() -> int:
         help="fail if a kernel is predicted slower than in the committed table; writes nothing",
     )
     options = parser.parse_args()
-    console = Console(width=None if sys.stdout.isatty() else 180)
     kernels = dict(_kernels(options.archs or list(_ARCHS)))
-    document = {
+    document: dict[str, Any] = {
         "command": "python -m benchmarks.roofline",
         "versions": _versions(),
-        "machines": [
-            machine._asdict() | {"bytes_per_clock": round(machine.bytes_per_clock, 3)} for machine in MACHINES
-        ],
+        "machines": [machine._asdict() for machine in MACHINES],
         "kernels": [entry(row, kernel) for row, kernel in kernels.items()],
     }
-    show(document, console)
+    print(show(document["kernels"]))
     if options.check:
         lines = slower(kernels)
-        console.print(*lines, sep="\n", highlight=False, soft_wrap=True)
+        print(*lines, sep="\n")
         return 1 if lines else 0
     if not options.archs:
         write_json(FILE, document)
-        write_page(document)
-        console.print(f"Written to {FILE} and {PAGE}", highlight=False, soft_wrap=True)
+        update(PAGE, "table", on_page(document))
+        print(f"Written to {FILE} and {PAGE}")
     return 0
 
 

@@ -12,7 +12,7 @@ These figures were compared with their sources in November 2026:
   multiplies integers.
 
 These figures were not compared, but are from memory of the same tables: xu, alu and lsu of 9.0; lsu and integer_multiply
-of 8.0. lsu_bytes and latency are assumed, and so is the rate of the conversions that pipes.py assigns to the alu. If they
+of 8.0. lsu_bytes and latency are assumed, and so is the rate of the conversions that model.py assigns to the alu. If they
 ran at the rate of the xu, an element would have at most 2.5 instructions there, including those it has anyway: 0.16
 clocks, while memory takes 0.2 or more.
 """

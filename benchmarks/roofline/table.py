@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from benchmarks import RESULTS, ROOT
 from benchmarks.machine_code import sass
-from benchmarks.roofline import pipes
+from benchmarks.pages import markdown
 from benchmarks.roofline.kernels import Row
 from benchmarks.roofline.machines import MACHINES
-from benchmarks.roofline.model import Kernel, predict, resident_threads
+from benchmarks.roofline.model import Kernel, accesses, by_pipe, predict, resident_threads
+from betavae_fast.files import read_json
 
 FILE = RESULTS / "roofline" / "roofline.json"
 PAGE = ROOT / "docs" / "roofline.md"
-MARK = "<!-- table -->"
 # A prediction may be lower than the committed one by this much, because compilers of other patch levels differ.
 TOLERANCE = 0.01
 
 
 def entry(row: Row, kernel: Kernel) -> dict[str, Any]:
     opcodes = sass.opcodes(kernel.code)
-    per_element = {name: round(n / kernel.elements, 2) for name, n in sorted(pipes.by_pipe(opcodes).items())}
+    per_element = {name: round(n / kernel.elements, 2) for name, n in sorted(by_pipe(opcodes).items())}
     machines = [machine for machine in MACHINES if machine.arch == row.arch]
     return {
         **row._asdict(),
         "bytes_per_element": kernel.bytes,
         "elements_of_a_round": kernel.elements,
-        "accesses_of_a_round": pipes.accesses(opcodes),
+        "accesses_of_a_round": accesses(opcodes),
         "instructions_per_element": {"all": round(len(opcodes) / kernel.elements, 2)} | per_element,
         "registers": kernel.registers,
         "shared_bytes": kernel.shared_bytes,
@@ -45,7 +44,8 @@ def entry(row: Row, kernel: Kernel) -> dict[str, Any]:
 
 
 def read() -> dict[str, Any]:
-    return json.loads(FILE.read_text(encoding="utf-8"))
+    found: dict[str, Any] = read_json(FILE)
+    return found
 
 
 def slower(found: Mapping[Row, Kernel]) -> list[str]:
@@ -60,13 +60,10 @@ def slower(found: Mapping[Row, Kernel]) -> list[str]:
     return lines
 
 
-def markdown(document: dict[str, Any]) -> str:
+def on_page(document: dict[str, Any]) -> str:
     """The table in Markdown: a row for each kernel, with its instructions on sm_90 and its fraction on each machine."""
     names = [machine["name"] for machine in document["machines"]]
-    lines = [
-        f"| op | kernel | dtype | instructions | {' | '.join(names)} |",
-        "|---" * (4 + len(names)) + "|",
-    ]
+    rows = []
     of_kernel: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for e in document["kernels"]:
         of_kernel.setdefault((e["op"], f"{e['backend']} {e['kernel']}", e["dtype"]), []).append(e)
@@ -79,12 +76,5 @@ def markdown(document: dict[str, Any]) -> str:
             cells.append(
                 f"{predicted[name]['fraction']:.0%}" + ("" if limiter == "memory" else f" {limiter}")
             )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def write_page(document: dict[str, Any]) -> None:
-    """Write the table between the two marks on the page."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARK)
-    _, _, after = rest.partition(MARK)
-    PAGE.write_text(f"{before}{MARK}\n{markdown(document)}\n{MARK}{after}", encoding="utf-8")
+        rows.append(cells)
+    return markdown(("op", "kernel", "dtype", "instructions", *names), rows)

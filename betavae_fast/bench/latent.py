@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from betavae_fast.bench.compiled import compiled, no_compiler
-from betavae_fast.bench.registry import Contender, Cost, Forward, Op, Outputs, Problem, Shape
+from betavae_fast.bench.contenders import REFERENCE_MAX_ELEMENTS, of_backends, through_compiler
+from betavae_fast.bench.registry import Contender, Cost, Op, Outputs, Problem, Shape
 from betavae_fast.functional import reparameterize_kl
-from betavae_fast.ops.backends import missing
-
-# The reference computes in float64 with dozens of temporaries; larger problems would only take longer.
-_REFERENCE_MAX_ELEMENTS = 1 << 21
 
 
 def setup(shape: Shape, dtype: torch.dtype, device: torch.device, seed: int) -> Problem:
@@ -63,35 +57,9 @@ def _ours(backend: str, inputs: tuple[Tensor, ...], noise: Tensor | None) -> Out
     return reparameterize_kl(mu, logvar, noise=noise, backend=backend)  # type: ignore[arg-type]
 
 
-def _constant(forward: Forward) -> Callable[[], Forward]:
-    return lambda: forward
-
-
 def contenders(device: str) -> tuple[Contender, ...]:
-    modes: dict[str, str | None] = {"compile": None}
-    if device == "cuda":
-        modes |= {"compile-reduce-overhead": "reduce-overhead", "compile-max-autotune": "max-autotune"}
-    backends = ("reference", "triton", "cuda") if device == "cuda" else ("reference", "cpp")
-    return (
-        Contender("eager", _constant(eager)),
-        Contender("distributions", _constant(distributions)),
-        *(
-            Contender(
-                name, partial(compiled, eager, mode), missing=no_compiler(device), on_request=mode is not None
-            )
-            for name, mode in modes.items()
-        ),
-        *(
-            Contender(
-                backend,
-                _constant(partial(_ours, backend)),
-                ours=True,
-                missing=missing(backend),
-                max_elements=_REFERENCE_MAX_ELEMENTS if backend == "reference" else None,
-            )
-            for backend in backends
-        ),
-    )
+    peers = Contender("eager", lambda: eager), Contender("distributions", lambda: distributions)
+    return (*peers, *through_compiler(eager, device), *of_backends(_ours, device, REFERENCE_MAX_ELEMENTS))
 
 
 # A normal number costs half of a Box–Muller pair (log, sin, cos; three products and a root) and a quarter of a Philox

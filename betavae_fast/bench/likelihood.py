@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from betavae_fast.bench.compiled import compiled, no_compiler
+from betavae_fast.bench.contenders import BACKENDS, REFERENCE_MAX_ELEMENTS, through_compiler
 from betavae_fast.bench.registry import Contender, Cost, Forward, Op, Outputs, Problem, Shape
 from betavae_fast.functional import PackedBits, bernoulli_nll, gaussian_nll, laplace_nll
 from betavae_fast.ops.backends import missing
 
-# The reference computes in float64 with a dozen temporaries; larger problems would only take longer.
-_REFERENCE_MAX_ELEMENTS = 1 << 21
 _SCALE = 0.5
 
 Nll = Callable[..., Tensor]
@@ -71,20 +69,11 @@ def _ours(nll: Nll, kind: str, backend: str, inputs: tuple[Tensor, ...], noise: 
 
 
 def contenders(device: str, *, eager: Forward, nll: Nll, kinds: tuple[str, ...]) -> tuple[Contender, ...]:
-    modes: dict[str, str | None] = {"compile": None}
-    if device == "cuda":
-        modes |= {"compile-reduce-overhead": "reduce-overhead", "compile-max-autotune": "max-autotune"}
-    backends = ("triton", "cuda") if device == "cuda" else ("cpp",)
     reference = partial(_ours, nll, kinds[0], "reference")
     return (
         Contender("eager", lambda: eager),
-        *(
-            Contender(
-                name, partial(compiled, eager, mode), missing=no_compiler(device), on_request=mode is not None
-            )
-            for name, mode in modes.items()
-        ),
-        Contender("reference", lambda: reference, ours=True, max_elements=_REFERENCE_MAX_ELEMENTS),
+        *through_compiler(eager, device),
+        Contender("reference", lambda: reference, ours=True, max_elements=REFERENCE_MAX_ELEMENTS),
         *(
             Contender(
                 f"{backend}-{kind}",
@@ -92,7 +81,7 @@ def contenders(device: str, *, eager: Forward, nll: Nll, kinds: tuple[str, ...])
                 ours=True,
                 missing=missing(backend),
             )
-            for backend in backends
+            for backend in BACKENDS[device]
             for kind in kinds
         ),
     )

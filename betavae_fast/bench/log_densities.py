@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
 from math import log, pi
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from betavae_fast.bench.compiled import compiled, no_compiler
+from betavae_fast.bench.contenders import of_backends, through_compiler
 from betavae_fast.bench.registry import Contender, Cost, Op, Outputs, Problem, Shape
 from betavae_fast.functional import kl_decomposition
-from betavae_fast.ops.backends import missing
 
 DATASET_SIZE = 737_280
 # Eager code keeps seven tensors of B × B × D: 168 MB each at (2048, 10), 2.7 GB each at (8192, 10).
@@ -93,26 +91,8 @@ def _eager_max_elements(device: str) -> int:
 
 def contenders(device: str) -> tuple[Contender, ...]:
     most = _eager_max_elements(device)
-    backends = ("reference", "triton", "cuda") if device == "cuda" else ("reference", "cpp")
-    return (
-        Contender("eager", lambda: eager, max_elements=most),
-        Contender(
-            "compile",
-            partial(compiled, eager, None),
-            missing=no_compiler(device),
-            max_elements=most,
-        ),
-        *(
-            Contender(
-                backend,
-                partial(partial, _ours, backend),
-                ours=True,
-                missing=missing(backend),
-                max_elements=most if backend == "reference" else None,
-            )
-            for backend in backends
-        ),
-    )
+    plain = Contender("eager", lambda: eager, max_elements=most)
+    return (plain, *through_compiler(eager, device, max_elements=most), *of_backends(_ours, device, most))
 
 
 # One exp for each pair's density, and one for each channel's. (z − μ)/σ: 2, its square + log σ²: 1, the sum over

@@ -18,9 +18,10 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 _UNKNOWN_CACHE = 32 << 20
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
-    """The origin of a result file, apart from its command: ``date``, ``commit``, ``machine``, ``versions``."""
+def provenance(command: str, device: torch.device) -> dict[str, Any]:
+    """The origin of a result file: ``command``, ``date``, ``commit``, ``machine``, ``versions``."""
     return {
+        "command": command,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": commit(),
         "machine": describe(device),
@@ -55,7 +56,7 @@ def versions() -> dict[str, str | None]:
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "triton": _installed("triton"),
+        "triton": installed("triton"),
         "cuda": torch.version.cuda,
     }
 
@@ -95,7 +96,8 @@ def _driver() -> str | None:
     return drivers.splitlines()[0] if drivers else None
 
 
-def _installed(package: str) -> str | None:
+def installed(package: str) -> str | None:
+    """The version of a package, None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

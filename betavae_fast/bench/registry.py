@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from math import prod
+from operator import add
 from typing import Literal
 
 import torch
@@ -77,16 +78,7 @@ class Cost:
     pair_arithmetic: float = 0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            self.reads + other.reads,
-            self.writes + other.writes,
-            self.transcendentals + other.transcendentals,
-            self.arithmetic + other.arithmetic,
-            self.integer + other.integer,
-            self.target_bytes + other.target_bytes,
-            self.pair_exponentials + other.pair_exponentials,
-            self.pair_arithmetic + other.pair_arithmetic,
-        )
+        return Cost(*map(add, astuple(self), astuple(other)))
 
     def operations(self, shape: Shape) -> tuple[int, int, int]:
         """The total numbers of (transcendental, arithmetic, integer) operations."""

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from functools import partial
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 
-from betavae_fast.bench import copying, machine, parity
-from betavae_fast.bench.footprint import Footprint, footprint
+from betavae_fast.bench import copying, parity
+from betavae_fast.bench.footprint import footprint
 from betavae_fast.bench.parity import ParityError
 from betavae_fast.bench.registry import DIRECTIONS, DTYPES, Contender, Direction, Forward, Op, Problem, Shape
 from betavae_fast.bench.results import CheckedProblem, Measurement, Results
-from betavae_fast.bench.timing import CpuClock, CudaClock, Effort, Task, Timing, interleave
+from betavae_fast.bench.timing import Effort, Task, clock_of, interleave
 from betavae_fast.system_memory import available_memory
 
 # Memory for the forward passes that are prepared for a backward sample and stay alive until it ends.
@@ -30,69 +31,58 @@ _PARITY_TENSORS = 24
 _NOT_REACHED = "the run ended before it"
 
 
-@dataclass(frozen=True)
-class ProblemResult:
-    checked: CheckedProblem
-    measurements: tuple[Measurement, ...]
-
-
 def run(
     op: Op,
     shapes: Sequence[Shape],
     dtypes: Sequence[str],
     device: torch.device,
     *,
-    command: str,
+    origin: dict[str, Any],
     effort: Effort | None = None,
     contenders: Sequence[str] | None = None,
     seed: int = 0,
     time_limit: float | None = None,
     watch: Callable[[str], AbstractContextManager[object]] = nullcontext,
-    keep: Callable[[Results], object] = lambda results: None,
-) -> Results:
-    """Measure every shape in every dtype, one after the other.
+) -> Iterator[Results]:
+    """Measure every shape in every dtype, one after the other. After each, the results so far are yielded.
+
+    A contender that fails is among the results' ``failures``, and the others are still measured.
 
     Args:
-        command: the command that measures the same again.
+        origin: the fields of ``Provenance``.
         contenders: names of the contenders to measure; None for all that need not be requested by name.
         seed: the seed of the problems' numbers.
         time_limit: seconds after which no further problem is begun.
         watch: makes a context manager from a problem's name; it is active while the problem is measured.
-        keep: called after each problem with the results so far.
-    Raises: ParityError, after everything else has been measured and handed to ``keep``, if contenders failed.
     """
     effort = effort or Effort()
-    done: list[ProblemResult] = []
     problems = {f"{op.name} {shape} {dtype}": (shape, dtype) for shape in shapes for dtype in dtypes}
-    left_out = dict.fromkeys(problems, _NOT_REACHED)
-    provenance = machine.provenance(device)
-
-    def so_far() -> Results:
-        return Results(
-            op=op.name,
-            command=command,
-            **provenance,
-            configuration=asdict(effort) | {"shapes": list(shapes), "dtypes": list(dtypes), "seed": seed},
-            parity=tuple(r.checked for r in done),
-            measurements=tuple(m for r in done for m in r.measurements),
-            left_out=dict(left_out),
-        )
-
+    results = Results(
+        **origin,
+        op=op.name,
+        configuration=asdict(effort) | {"shapes": list(shapes), "dtypes": list(dtypes), "seed": seed},
+        parity=(),
+        measurements=(),
+        left_out=dict.fromkeys(problems, _NOT_REACHED),
+    )
     start = time.monotonic()
     for name, (shape, dtype) in problems.items():
         if time_limit is not None and time.monotonic() - start > time_limit:
-            left_out[name] = f"the time limit of {time_limit:g} s was reached"
-        elif why := op.unfit(shape) or too_large(shape, device):
-            left_out[name] = why
+            why = f"the time limit of {time_limit:g} s was reached"
+        else:
+            why = op.unfit(shape) or too_large(shape, device)
+        if why:
+            results = replace(results, left_out=results.left_out | {name: why})
         else:
             with watch(name):
-                done.append(measure(op, shape, dtype, device, effort, contenders, seed))
-            del left_out[name]
-        keep(so_far())
-    results = so_far()
-    if results.failures:
-        raise ParityError("\n".join(results.failures))
-    return results
+                checked, found = measure(op, shape, dtype, device, effort, contenders, seed)
+            results = replace(
+                results,
+                parity=(*results.parity, checked),
+                measurements=(*results.measurements, *found),
+                left_out={other: why for other, why in results.left_out.items() if other != name},
+            )
+        yield results
 
 
 def measure(
@@ -103,21 +93,18 @@ def measure(
     effort: Effort,
     contenders: Sequence[str] | None,
     seed: int,
-) -> ProblemResult:
+) -> tuple[CheckedProblem, list[Measurement]]:
     """Check all contenders on one problem, then time those that agree with the formula."""
     problem = op.setup(shape, DTYPES[dtype], device, seed)
     absent, forwards = line_up(op, shape, device, contenders)
     absent |= leave_out_uncompilable(problem, forwards)
     errors, failed = leave_out_wrong(op, problem, forwards)
-    checked = CheckedProblem(op.name, shape, dtype, tuple(errors), absent, failed)
-    if not forwards:
-        return ProblemResult(checked, ())
-    measurements = [
+    by_name = {contender.name: forward for contender, forward in forwards.items()}
+    return CheckedProblem(op.name, shape, dtype, tuple(errors), absent, failed), [
         m
-        for direction in DIRECTIONS
-        for m in _time(op, shape, dtype, direction, problem, {c.name: f for c, f in forwards.items()}, effort)
+        for direction in (DIRECTIONS if by_name else ())
+        for m in _time(op, shape, dtype, direction, problem, by_name, effort)
     ]
-    return ProblemResult(checked, tuple(measurements))
 
 
 def line_up(
@@ -184,8 +171,11 @@ def leave_out_wrong(
 
 
 def too_large(shape: Shape, device: torch.device) -> str:
-    """The reason if too little memory is free to check this problem, else ""."""
-    free = available_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+    """The reason if too little memory is free to check this problem, else "", also if the system does not tell."""
+    try:
+        free = available_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+    except ValueError:
+        return ""
     needed = _PARITY_TENSORS * 8 * prod(shape)
     return f"needs {needed >> 30} GiB of memory, {free >> 30} GiB are free" if needed > free else ""
 
@@ -194,7 +184,7 @@ def check_seconds(op: Op, shape: Shape, dtype: str, device: torch.device) -> flo
     """The approximate seconds of a problem's parity check, extrapolated from the formula's time on a smaller batch."""
     few = (min(shape[0], _FEW_ROWS[device.type]), *shape[1:])
     problem = op.setup(few, DTYPES[dtype], device, 0)
-    clock = CpuClock() if device.type == "cpu" else CudaClock(flush=False)
+    clock = clock_of(device)
     _, seconds = (clock(lambda: parity.in_dtype(op, problem, torch.float64)) for _ in range(2))
     _, forwards = line_up(op, shape, device)
     # The formula runs in float64 and in the contenders' dtype, once with given noise and once with each contender's own.
@@ -227,64 +217,33 @@ def _time(
     forwards: dict[str, Forward],
     effort: Effort,
 ) -> Iterator[Measurement]:
-    device = problem.inputs[0].device
-    moved = op.cost_of(direction).bytes(shape, DTYPES[dtype])
+    device, cost = problem.inputs[0].device, op.cost_of(direction)
+    moved = cost.bytes(shape, DTYPES[dtype])
+    transcendentals, arithmetic, integer = cost.operations(shape)
     in_cache = copying.fits_in_cache(moved, device)
     # CUDA graphs reuse their outputs' memory, so that only one forward pass can be alive at a time.
     max_calls = 1 if device.type == "cuda" else max(1, min(1000, _PREPARED_BYTES // (2 * moved)))
     tasks = [task(direction, name, problem, forward, max_calls) for name, forward in forwards.items()]
-    clock = CpuClock() if device.type == "cpu" else CudaClock(flush=not in_cache)
     footprints = {task.name: footprint(task, device) for task in tasks}
-    timings = interleave((*tasks, *copying.copy_tasks(moved, device)), clock, effort)
+    timings = interleave(
+        (*tasks, *copying.copy_tasks(moved, device)), clock_of(device, flush=not in_cache), effort
+    )
     copy = copying.gigabytes_per_second(copying.memory_copy_bytes(device), timings.pop(copying.MEMORY))
     same_size = timings.pop(copying.SAME_SIZE, None)
     cache_copy = None if same_size is None else copying.gigabytes_per_second(moved, same_size)
-    for name in timings:
-        yield _measurement(op, shape, dtype, direction, name, timings, footprints[name], copy, cache_copy)
-
-
-def _measurement(
-    op: Op,
-    shape: Shape,
-    dtype: str,
-    direction: Direction,
-    name: str,
-    timings: dict[str, Timing],
-    taken: Footprint,
-    copy: float,
-    cache_copy: float | None,
-) -> Measurement:
-    timing, cost = timings[name], op.cost_of(direction)
-    transcendentals, arithmetic, integer = cost.operations(shape)
-    moved = cost.bytes(shape, DTYPES[dtype])
-    achieved = copying.gigabytes_per_second(moved, timing)
-    return Measurement(
-        op=op.name,
-        shape=shape,
-        dtype=dtype,
-        direction=direction,
-        contender=name,
-        p20=timing.p20,
-        p50=timing.p50,
-        p80=timing.p80,
-        samples=timing.samples,
-        calls_per_sample=timing.calls_per_sample,
-        bytes=moved,
-        transcendentals=transcendentals,
-        arithmetic=arithmetic,
-        integer=integer,
-        gigabytes_per_second=achieved,
-        copy_gigabytes_per_second=copy,
-        floor_ratio=copy / achieved,
-        cache_copy_gigabytes_per_second=cache_copy,
-        cache_floor_ratio=None if cache_copy is None else cache_copy / achieved,
-        speedup_over_eager=_speedup(timing, (t for n, t in timings.items() if n == "eager")),
-        speedup_over_compile=_speedup(timing, (t for n, t in timings.items() if n.startswith("compile"))),
-        peak_bytes=taken.peak_bytes,
-        launches=taken.launches,
-    )
-
-
-def _speedup(timing: Timing, others: Iterable[Timing]) -> float | None:
-    fastest = min((t.p50 for t in others), default=None)
-    return None if fastest is None else fastest / timing.p50
+    for name, timing in timings.items():
+        yield Measurement(
+            **asdict(timing),
+            **asdict(footprints[name]),
+            op=op.name,
+            shape=shape,
+            dtype=dtype,
+            direction=direction,
+            contender=name,
+            bytes=moved,
+            transcendentals=transcendentals,
+            arithmetic=arithmetic,
+            integer=integer,
+            copy_gigabytes_per_second=copy,
+            cache_copy_gigabytes_per_second=cache_copy,
+        )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from betavae_fast import DiagonalGaussian
 from betavae_fast.bench import latent
-from betavae_fast.bench.compiled import compiled, no_compiler
+from betavae_fast.bench.contenders import through_compiler
 from betavae_fast.bench.registry import Contender, Forward, Op, Outputs, Problem, Shape
 
 
@@ -71,7 +71,7 @@ def contenders(device: str) -> tuple[Contender, ...]:
     return (
         Contender("eager", lambda: eager),
         Contender("diffusers", _diffusers, missing=absent),
-        Contender("compile", partial(compiled, eager, None), missing=no_compiler(device)),
+        *through_compiler(eager, device),
         Contender("DiagonalGaussian", lambda: fused, ours=True),
     )
 

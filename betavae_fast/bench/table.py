@@ -1,82 +1,71 @@
-"""Prints results on the terminal."""
+"""Shows results on the terminal."""
 
 from __future__ import annotations
 
 from itertools import groupby
 
 from rich.box import SIMPLE
-from rich.console import Console
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from betavae_fast.bench.headline import headline, seconds, size, times
 from betavae_fast.bench.registry import get
 from betavae_fast.bench.results import Measurement, Results
+from betavae_fast.bench.units import seconds, size, times
 
 
-def show(results: Results, console: Console) -> None:
-    """Print a table for each problem and direction, then the contenders and problems that were left out."""
+def shown(results: Results) -> Group:
+    """A table for each problem and direction, the contenders and problems that were left out, and the gains."""
     machine = results.machine
     where = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} threads"
-    console.print(f"[bold]{results.op}[/] on {where}, torch {results.versions['torch']}, {results.date}")
-    for (shape, dtype, direction), rows in groupby(
-        results.measurements, lambda m: (m.shape, m.dtype, m.direction)
-    ):
-        console.print(_table(f"{shape} {dtype} {direction}", list(rows)))
-    for problem in results.parity:
-        console.print(
-            f"[dim]{problem.shape} {problem.dtype}: {len(problem.errors)} comparisons with float64 within budget[/]",
-            highlight=False,
+    title = f"[bold]{results.op}[/] on {where}, torch {results.versions['torch']}, {results.date}"
+    tables = [
+        _table(f"{shape} {dtype} {direction}", list(rows), results)
+        for (shape, dtype, direction), rows in groupby(
+            results.measurements, lambda m: (m.shape, m.dtype, m.direction)
         )
+    ]
+    notes = []
+    for problem in results.parity:
+        about = f"{problem.shape} {problem.dtype}"
+        notes.append(f"[dim]{about}: {len(problem.errors)} comparisons with float64 within budget[/]")
         for name, why in problem.absent.items():
-            console.print(
-                f"[dim]{problem.shape} {problem.dtype} without {name}: {escape(why)}[/]", highlight=False
-            )
-    for problem_name, why in results.left_out.items():
-        console.print(f"[yellow]{problem_name} left out: {escape(why)}[/]", highlight=False)
-
-
-def headlines(results: Results) -> list[str]:
-    """The lines that a README may state: those of our own backends, forward and backward together."""
-    return [headline(m) for m in _ours(results)]
+            notes.append(f"[dim]{about} without {name}: {escape(why)}[/]")
+    for name, why in results.left_out.items():
+        notes.append(f"[yellow]{name} left out: {escape(why)}[/]")
+    return Group(title, *tables, *notes, *map(escape, gains(results)))
 
 
 def gains(results: Results) -> list[str]:
     """A sentence for each problem: the time and memory that our fastest backend saves, forward and backward together."""
-    return [
-        _gain(min(found, key=lambda m: m.p50), results)
-        for _, rows in groupby(_ours(results), lambda m: (m.shape, m.dtype))
-        if (found := list(rows))
-    ]
+    eager = {(m.shape, m.dtype): m for m in both_directions(results) if m.contender == "eager"}
+    return [_gain(best, eager.get((best.shape, best.dtype)), results) for best in fastest_of_ours(results)]
 
 
-def _ours(results: Results) -> list[Measurement]:
+def both_directions(results: Results) -> list[Measurement]:
+    return [m for m in results.measurements if m.direction == "forward+backward"]
+
+
+def fastest_of_ours(results: Results) -> list[Measurement]:
+    """The fastest of our backends in each problem, forward and backward together."""
     device = "cuda" if results.machine["gpu"] else "cpu"
-    ours = {c.name for c in get(results.op).contenders(device) if c.ours}
-    return [
-        m
-        for m in results.measurements
-        if m.contender in ours and m.contender != "reference" and m.direction == "forward+backward"
-    ]
+    ours = {c.name for c in get(results.op).contenders(device) if c.ours} - {"reference"}
+    mine = [m for m in both_directions(results) if m.contender in ours]
+    return [min(rows, key=lambda m: m.p50) for _, rows in groupby(mine, lambda m: (m.shape, m.dtype))]
 
 
-def _gain(best: Measurement, results: Results) -> str:
-    beside = {
-        m.contender: m
-        for m in results.measurements
-        if (m.shape, m.dtype, m.direction) == (best.shape, best.dtype, best.direction)
-    }
+def _gain(best: Measurement, eager: Measurement | None, results: Results) -> str:
     found = f"{best.op} {best.shape} {best.dtype}, forward and backward: {seconds(best.p50)} with {best.contender}"
-    if eager := beside.get("eager"):
+    if eager:
         found += f" instead of {seconds(eager.p50)} with eager PyTorch ({times(eager.p50 / best.p50)})"
-    if best.speedup_over_compile is not None:
-        found += f", {times(best.speedup_over_compile)} as fast as torch.compile"
+    if (ratio := results.speedup(best, "compile")) is not None:
+        found += f", {times(ratio)} as fast as torch.compile"
     if eager and best.peak_bytes is not None and eager.peak_bytes is not None:
         found += f"; {size(best.peak_bytes)} of memory instead of {size(eager.peak_bytes)}"
     return found + "."
 
 
-def _table(title: str, rows: list[Measurement]) -> Table:
+def _table(title: str, rows: list[Measurement], results: Results) -> Table:
     first = rows[0]
     copies = f"{size(first.bytes)} at least; copying {first.copy_gigabytes_per_second:.3g} GB/s"
     if first.cache_copy_gigabytes_per_second is not None:
@@ -96,7 +85,8 @@ def _table(title: str, rows: list[Measurement]) -> Table:
     if on_gpu:
         table.add_column("launches", justify="right", no_wrap=True)
     for m in rows:
-        ratios = (m.speedup_over_eager, m.speedup_over_compile, m.floor_ratio, m.cache_floor_ratio)
+        gained = (results.speedup(m, over) for over in ("eager", "compile"))
+        ratios = (*gained, m.floor_ratio, m.cache_floor_ratio)
         table.add_row(
             m.contender,
             *map(seconds, (m.p50, m.p20, m.p80)),

@@ -116,6 +116,10 @@ class CudaClock:
         return float(start.elapsed_time(end)) * 1e-3
 
 
+def clock_of(device: torch.device, *, flush: bool = False) -> Clock:
+    return CpuClock() if device.type == "cpu" else CudaClock(flush)
+
+
 def interleave(tasks: Sequence[Task], clock: Clock, effort: Effort) -> dict[str, Timing]:
     """The times of the tasks by name. The samples of a task that needs fewer are spread over all rounds."""
     with _no_garbage_collection():

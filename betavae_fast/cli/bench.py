@@ -11,7 +11,6 @@ import typer
 
 from betavae_fast.choices import BenchDtype, BenchOp
 from betavae_fast.cli.errors import CommandError, usage_errors
-from betavae_fast.cli.threads import set_threads
 
 
 def bench(
@@ -40,13 +39,13 @@ def bench(
     from rich.console import Console
 
     from betavae_fast.bench import machine
-    from betavae_fast.bench.parity import ParityError
     from betavae_fast.bench.registry import get, parse_shape
     from betavae_fast.bench.results import check_writable
     from betavae_fast.bench.runner import check_seconds, run, too_large
-    from betavae_fast.bench.table import gains, show
+    from betavae_fast.bench.table import shown
     from betavae_fast.bench.timing import BRIEF
     from betavae_fast.training.device import resolve_device
+    from betavae_fast.training.process import set_threads
 
     console = Console(highlight=False)
     with usage_errors():
@@ -70,22 +69,19 @@ def bench(
         raise CommandError(f"{op} {shape} {dtype} {why}")
     if (minutes := round(check_seconds(entry, shape, dtype, chosen) / 60)) > 1:
         console.print(f"The comparison with the formula alone takes about {minutes} minutes.")
-    try:
-        results = run(
-            entry,
-            [shape],
-            [dtype],
-            chosen,
-            command=shlex.join(["betavae-fast", *sys.argv[1:]]),
-            effort=BRIEF,
-            seed=seed,
-            watch=console.status,
-        )
-    except ParityError as error:
-        raise CommandError(f"no time is reported, parity failed: {error}", exit_code=1) from error
-    show(results, console)
-    for sentence in gains(results):
-        console.print(sentence, soft_wrap=True)
+    *_, results = run(
+        entry,
+        [shape],
+        [dtype],
+        chosen,
+        origin=machine.provenance(shlex.join(["betavae-fast", *sys.argv[1:]]), chosen),
+        effort=BRIEF,
+        seed=seed,
+        watch=console.status,
+    )
+    if results.failures:
+        raise CommandError(f"no time is reported, parity failed: {'; '.join(results.failures)}", exit_code=1)
+    console.print(shown(results))
     if out is not None:
         results.save(out)
         console.print(f"Written to {out}", soft_wrap=True, markup=False)

@@ -3,210 +3,42 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import fields, replace
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import MISSING
+from inspect import Parameter, Signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from betavae_fast.choices import (
-    Architecture,
-    Estimator,
-    Likelihood,
-    LrSchedule,
-    ObjectiveName,
-    Precision,
-)
 from betavae_fast.cli.errors import INTERRUPTED, CommandError, usage_errors
 from betavae_fast.cli.output import print_summary, progress
-from betavae_fast.cli.runs import load_images
-from betavae_fast.cli.threads import set_threads
-from betavae_fast.training.config import TrainConfig, check_objective_options, describe_objective
+from betavae_fast.objectives import options
+from betavae_fast.objectives.options import OBJECTIVES, BetaOptions
+from betavae_fast.settings import Declared, declared
+from betavae_fast.training.config import RESUMABLE, TrainConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from betavae_fast.data import ImageDataset
-    from betavae_fast.nn import BetaVAE
     from betavae_fast.training.run_folder import RunFolder
     from betavae_fast.training.state import TrainState
+    from betavae_fast.training.trained_run import TrainedRun
 
-DEFAULTS = TrainConfig()
-RESUME_OPTIONS = ("steps", "lr", "log_every", "checkpoint_every", "threads", "device", "data", "out")
+_SETTINGS = {found.name: found for found in declared(TrainConfig)}
+_OBJECTIVE_SETTINGS = options.by_option()
+_PARSERS = {
+    found.option: found.setting.parse
+    for found in (
+        *_SETTINGS.values(),
+        *(one for found in _OBJECTIVE_SETTINGS.values() for one in found.values()),
+    )
+    if found.setting.parse is not None
+}
 
 
-def _options(names: Iterable[str]) -> str:
-    return ", ".join("--" + name.replace("_", "-") for name in names)
-
-
-def _objective_option(help_: str, default: str | bool, *objectives: ObjectiveName, **settings: Any) -> Any:
-    """A command-line option of ``objectives``; ``default`` is their default, for the help text."""
-    panel = f"Objective {' and '.join(objectives)}"
-    return typer.Option(help=help_, show_default=default, rich_help_panel=panel, **settings)
-
-
-def train(
-    context: typer.Context,
-    data: Annotated[
-        str,
-        typer.Option(
-            help="dsprites, mnist, fashion-mnist, or the path of an image folder or .npy/.npz array."
-        ),
-    ] = DEFAULTS.data,
-    image_size: Annotated[
-        int | None,
-        typer.Option(
-            help="Side of the images in pixels: a folder's are resized, an idx file's get a border.",
-            show_default="64 for a folder, 32 for MNIST",
-        ),
-    ] = DEFAULTS.image_size,
-    channels: Annotated[
-        int | None,
-        typer.Option(
-            help="Channels of a folder's images: 1 for grayscale, 3 for RGB.",
-            show_default="RGB if one is coloured",
-        ),
-    ] = None,
-    architecture: Annotated[Architecture, typer.Option(help="Encoder and decoder.")] = DEFAULTS.architecture,
-    latent_dim: Annotated[int, typer.Option(help="Number of latent channels.")] = DEFAULTS.latent_dim,
-    likelihood: Annotated[Likelihood, typer.Option(help="Likelihood of the pixels.")] = DEFAULTS.likelihood,
-    objective: Annotated[
-        ObjectiveName, typer.Option(help="Training objective; each has options of its own, below.")
-    ] = DEFAULTS.objective,
-    batch_size: Annotated[
-        str, typer.Option(help="Images per step, or auto: as many as fit in memory.", metavar="INTEGER|auto")
-    ] = str(DEFAULTS.batch_size),
-    accumulate: Annotated[
-        int, typer.Option(help="Equal parts of a batch, computed one after the other to save memory.")
-    ] = DEFAULTS.accumulate,
-    steps: Annotated[int, typer.Option(help="Training steps.")] = DEFAULTS.steps,
-    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = DEFAULTS.lr,
-    lr_schedule: Annotated[
-        LrSchedule, typer.Option(help="Learning rate over the run; cosine: falls to 0 at the last step.")
-    ] = DEFAULTS.lr_schedule,
-    lr_warmup: Annotated[
-        int, typer.Option(help="Steps over which the learning rate grows linearly.")
-    ] = DEFAULTS.lr_warmup,
-    clip_grad_norm: Annotated[
-        float | None,
-        typer.Option(help="Scale a gradient with a larger norm down to this one.", show_default="never"),
-    ] = DEFAULTS.clip_grad_norm,
-    seed: Annotated[
-        int, typer.Option(help="Seed of the weights, the data order and the noise.")
-    ] = DEFAULTS.seed,
-    precision: Annotated[
-        Precision,
-        typer.Option(help="Precision of the networks; auto: bf16 if the device has matrix units for it."),
-    ] = DEFAULTS.precision,
-    deterministic: Annotated[
-        bool,
-        typer.Option(
-            help="Use convolutions on a GPU that give the same bits in every run, not the fastest ones."
-        ),
-    ] = DEFAULTS.deterministic,
-    threads: Annotated[
-        int | None, typer.Option(help="CPU threads.", show_default="torch's choice")
-    ] = DEFAULTS.threads,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = DEFAULTS.device,
-    backend: Annotated[
-        str, typer.Option(help="Backend of the fused operations; see the info command.")
-    ] = DEFAULTS.backend,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="The run's folder, new or empty. With --resume: copy the run there and continue the copy.",
-            show_default="runs/DATA-ARCHITECTURE",
-        ),
-    ] = None,
-    log_every: Annotated[int, typer.Option(help="Steps between two log entries.")] = DEFAULTS.log_every,
-    checkpoint_every: Annotated[
-        int, typer.Option(help="Steps between two checkpoints.")
-    ] = DEFAULTS.checkpoint_every,
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            help=f"Continue the run in this folder; only {_options(RESUME_OPTIONS)} may be given as well.",
-            show_default=False,
-        ),
-    ] = None,
-    beta: Annotated[float, _objective_option("Weight of the KL.", True, "beta")] = DEFAULTS.beta,
-    beta_warmup: Annotated[
-        int, _objective_option("Steps over which β grows linearly from 0.", True, "beta")
-    ] = DEFAULTS.beta_warmup,
-    beta_cycle: Annotated[
-        int, _objective_option("Steps after which the warm-up starts again; 0: never.", True, "beta")
-    ] = DEFAULTS.beta_cycle,
-    capacity: Annotated[
-        float | None, _objective_option("KL to hold at the end, in nats.", "25", "capacity")
-    ] = None,
-    capacity_steps: Annotated[
-        int | None, _objective_option("Steps over which the capacity grows from 0.", "100000", "capacity")
-    ] = None,
-    capacity_weight: Annotated[
-        float | None, _objective_option("Weight γ of the distance |KL − C|.", "1000", "capacity")
-    ] = None,
-    free_bits: Annotated[
-        float | None, _objective_option("Nats per channel that cost nothing.", "0.25", "free-bits")
-    ] = None,
-    kl_limit: Annotated[
-        float | None, _objective_option("Upper limit of the KL, in nats; required.", False, "lagrangian")
-    ] = None,
-    reconstruction_limit: Annotated[
-        float | None,
-        _objective_option(
-            "Upper limit of the reconstruction loss, in nats per image; required.", False, "geco"
-        ),
-    ] = None,
-    constraint_decay: Annotated[
-        float | None, _objective_option("Decay of the constraint's moving average.", "0.99", "geco")
-    ] = None,
-    multiplier_lr: Annotated[
-        float | None,
-        _objective_option(
-            "Step size of the multiplier.", "0.01 for lagrangian, 1e-5 for geco", "lagrangian", "geco"
-        ),
-    ] = None,
-    betas: Annotated[
-        str | None,
-        _objective_option(
-            "Weight of each channel's KL; required.", False, "beta-per-dim", metavar="FLOAT,FLOAT,..."
-        ),
-    ] = None,
-    tc_weight: Annotated[
-        float | None,
-        _objective_option(
-            "Weight of the total correlation.", "6 for btcvae, 35 for factorvae", "btcvae", "factorvae"
-        ),
-    ] = None,
-    mi_weight: Annotated[
-        float | None, _objective_option("Weight of the mutual information.", "1", "btcvae")
-    ] = None,
-    dimension_wise_weight: Annotated[
-        float | None, _objective_option("Weight of the dimension-wise KL.", "1", "btcvae")
-    ] = None,
-    tc_estimator: Annotated[
-        Estimator | None,
-        _objective_option("Minibatch weighted (mws) or stratified sampling.", "mws", "btcvae"),
-    ] = None,
-    discriminator_lr: Annotated[
-        float | None, _objective_option("Learning rate of the discriminator.", "1e-4", "factorvae")
-    ] = None,
-    off_diagonal_weight: Annotated[
-        float | None,
-        _objective_option("Weight of the squared covariances.", "10", "dipvae-i", "dipvae-ii"),
-    ] = None,
-    diagonal_weight: Annotated[
-        float | None,
-        _objective_option(
-            "Weight of the squared differences of the variances from 1.",
-            "100 for dipvae-i, 10 for dipvae-ii",
-            "dipvae-i",
-            "dipvae-ii",
-        ),
-    ] = None,
-) -> None:
+def train(context: typer.Context, **values: Any) -> None:
     """Train a β-VAE. Writes a folder with its configuration, checkpoint, metrics, TensorBoard logs and pictures.
 
     Ctrl-C finishes the step, writes the checkpoint and the pictures, and exits with code 130.
@@ -214,120 +46,105 @@ def train(
     To share every batch among several processes: torchrun --nproc-per-node N -m betavae_fast train ... After Ctrl-C
     they continue to the next logged step.
     """
-    if resume is not None:
-        _resume(resume, {name: value for name, value in _given(context).items() if name != "resume"})
-        return
-    with usage_errors():
-        told = {field.name: context.params[field.name] for field in fields(TrainConfig)}
-        told |= {"data": _absolute(data), "batch_size": _batch_size(batch_size), "betas": _betas(betas)}
-        check_objective_options(objective, _given(context))  # options set to their defaults, too
-        config = TrainConfig(**told)
-    _train(config, out)
+    from betavae_fast.processes import ProcessLostError
+    from betavae_fast.training.run import new_run, resumed_run
 
-
-def _train(config: TrainConfig, out: Path | None) -> None:
-    """Start a new run."""
-    from betavae_fast.training.run_folder import create_run_folder, exclusive
-    from betavae_fast.training.state import prepare
-
-    with _process_group() as writes, ExitStack() as held:
-        with usage_errors():
-            _prepare_process(config.threads)
-            state = prepare(config, _load(config))
-            folder = None
-            if writes:
-                folder = create_run_folder(state.config, out, state.dataset.identity)
-                held.enter_context(exclusive(folder))
-        _run(state, folder)
-
-
-def _resume(path: Path, changes: dict[str, Any]) -> None:
-    """Continue the run in ``path`` from its checkpoint, with ``changes`` to its configuration."""
-    from betavae_fast.training.resume import read_run, resume
-    from betavae_fast.training.run_folder import RunFolder, copy_run, exclusive
-
-    folder = RunFolder(path)
-    with _process_group() as writes, ExitStack() as held:
-        with usage_errors():
-            if refused := changes.keys() - set(RESUME_OPTIONS):
-                raise ValueError(
-                    f"{_options(sorted(refused))} cannot be given with --resume: the run keeps its own"
-                )
-            config, checkpoint = read_run(folder)
-            if (out := changes.pop("out", None)) is not None and writes:
-                folder = copy_run(folder, out)
-            if writes:
-                held.enter_context(exclusive(folder))
-            if "data" in changes:
-                changes["data"] = _absolute(changes["data"])
-            config = replace(config, **changes)
-            _prepare_process(config.threads)
-            state = resume(folder if writes else None, config, checkpoint, _load(config))
-        _run(state, folder if writes else None)
-
-
-@contextmanager
-def _process_group() -> Iterator[bool]:
-    """Connect the processes that torchrun started, if any. Yields True in the process that writes and prints for all."""
-    from betavae_fast.training.distributed import ProcessLostError, process_group, rank
-    from betavae_fast.training.launch import launched_processes
-
-    with usage_errors():
-        launched_processes()
+    out, resume = values.pop("out"), values.pop("resume")
     try:
-        with process_group():
-            yield rank() == 0
+        with ExitStack() as held:
+            with usage_errors():
+                given = _given(context, values)
+                run = new_run(_config(given), out) if resume is None else resumed_run(resume, given, out)
+                state, folder = held.enter_context(run)
+            _run(state, folder)
     except ProcessLostError as error:
         raise CommandError(str(error), exit_code=1) from error
 
 
-def _absolute(data: str) -> str:
-    """The name of the data that a run records, valid in every working directory."""
-    from betavae_fast.data import absolute
+def _given(context: typer.Context, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that were written on the command line; the others keep the defaults of their declarations.
 
-    return absolute(data)
-
-
-def _load(config: TrainConfig) -> ImageDataset:
-    """Load the data set. Of several processes on a machine, one loads it first and leaves it in the cache."""
-    from betavae_fast.training.distributed import one_per_machine_first
-    from betavae_fast.training.launch import local_rank
-
-    with one_per_machine_first():
-        return load_images(config, progress=local_rank() == 0)
+    Raises: ValueError for a text from which no value can be made.
+    """
+    given = {}
+    for name, value in values.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            parse = _PARSERS.get(name)
+            given[name] = value if parse is None else parse(name, value)
+    return given
 
 
-def _batch_size(text: str) -> int | Literal["auto"]:
-    if text == "auto":
-        return "auto"
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"batch_size must be a whole number or auto, got {text!r}") from None
+def _config(given: Mapping[str, Any]) -> TrainConfig:
+    own = {name: value for name, value in given.items() if name in _OBJECTIVE_SETTINGS}
+    others = {name: value for name, value in given.items() if name in _SETTINGS}
+    objective = options.make_options(given.get("objective", BetaOptions.objective), own)
+    return TrainConfig(objective=objective, **others)
 
 
-def _betas(text: str | None) -> list[float] | None:
-    try:
-        return None if text is None else [float(beta) for beta in text.split(",")]
-    except ValueError:
-        raise ValueError(f"betas must be numbers with commas between them, got {text!r}") from None
-
-
-def _prepare_process(threads: int | None) -> None:
-    """Configure the memory and the threads of the process, before it computes anything."""
-    from betavae_fast.training.memory import keep_freed_memory
-
-    keep_freed_memory()
-    set_threads(threads)
-
-
-def _given(context: typer.Context) -> dict[str, Any]:
-    """The options that were written on the command line."""
-    return {
-        name: value
-        for name, value in context.params.items()
-        if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
+def _parameters() -> Iterator[Parameter]:
+    """The parameters of ``train``: the settings of a run, its folder, and the options of all objectives."""
+    yield Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    for name, found in _SETTINGS.items():
+        yield _parameter(found, found.default, show_default=found.setting.default_in_words or True)
+        if name == "likelihood":
+            yield Parameter(
+                "objective",
+                Parameter.KEYWORD_ONLY,
+                default=BetaOptions.objective,
+                annotation=Annotated[
+                    Literal[tuple(OBJECTIVES)],
+                    typer.Option(help="Training objective; each has options of its own, below."),
+                ],
+            )
+    changeable = ", ".join("--" + name.replace("_", "-") for name in (*RESUMABLE, "out"))
+    folders: dict[str, dict[str, Any]] = {
+        "out": {
+            "help": "The run's folder, new or empty. With --resume: copy the run there and continue the copy.",
+            "show_default": "runs/DATA-ARCHITECTURE",
+        },
+        "resume": {
+            "help": f"Continue the run in this folder; only {changeable} may be given as well.",
+            "show_default": False,
+        },
     }
+    for name, described in folders.items():
+        annotation = Annotated[Path | None, typer.Option(**described)]
+        yield Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    for by_objective in _OBJECTIVE_SETTINGS.values():
+        yield _objective_parameter(by_objective)
+
+
+def _objective_parameter(by_objective: Mapping[str, Declared]) -> Parameter:
+    """The parameter for an option of one or several objectives. Its value is None unless the option is given."""
+    found = next(iter(by_objective.values()))
+    defaults = {objective: str(declared.default) for objective, declared in by_objective.items()}
+    shown: str | bool = next(iter(defaults.values()))
+    if len(set(defaults.values())) > 1:
+        shown = ", ".join(f"{default} for {objective}" for objective, default in defaults.items())
+    help_ = found.setting.help
+    if found.default is MISSING:
+        shown, help_ = False, help_.removesuffix(".") + "; required."
+    panel = f"Objective {' and '.join(by_objective)}"
+    return _parameter(found, None, show_default=shown, help_=help_, rich_help_panel=panel)
+
+
+def _parameter(found: Declared, default: Any, *, help_: str | None = None, **described: Any) -> Parameter:
+    """The parameter for a setting, as typer reads it."""
+    kind = found.type if found.setting.parse is None else str
+    option = typer.Option(help=help_ or found.setting.help, metavar=found.setting.metavar, **described)
+    return Parameter(
+        found.option,
+        Parameter.KEYWORD_ONLY,
+        default=default if found.setting.parse is None or default is None else str(default),
+        annotation=Annotated[kind | None if default is None else kind, option],
+    )
+
+
+train.__signature__ = Signature(list(_parameters()))  # type: ignore[attr-defined]
+train.__annotations__ = {
+    name: found.annotation for name, found in Signature(list(_parameters())).parameters.items()
+}
 
 
 def _run(state: TrainState, folder: RunFolder | None) -> None:
@@ -335,9 +152,10 @@ def _run(state: TrainState, folder: RunFolder | None) -> None:
     from rich.console import Console
 
     from betavae_fast.evaluation.report import rehearse_pictures
+    from betavae_fast.processes import world_size
     from betavae_fast.training import loop
-    from betavae_fast.training.distributed import world_size
     from betavae_fast.training.interrupt import stop_on_signal
+    from betavae_fast.training.trained_run import TrainedRun
 
     config = state.config
     console = Console(highlight=False, markup=False, soft_wrap=True, quiet=folder is None)
@@ -345,7 +163,7 @@ def _run(state: TrainState, folder: RunFolder | None) -> None:
     processes = f" in {world_size()} processes" if world_size() > 1 else ""
     console.print(
         f"Model: {config.architecture}, {config.latent_dim} channels, {config.likelihood}, "
-        f"{describe_objective(config)}; {config.steps} steps of {config.batch_size} images{processes} on {state.device} "
+        f"{config.describe_objective()}; {config.steps} steps of {config.batch_size} images{processes} on {state.device} "
         f"in {str(state.precision).removeprefix('torch.')}"
     )
     if folder is not None:
@@ -359,7 +177,7 @@ def _run(state: TrainState, folder: RunFolder | None) -> None:
     with stop_on_signal() as stop:
         try:
             with progress(console, state) as (on_step, on_metrics):
-                model = loop.train(
+                loop.train(
                     state, folder, on_step=on_step, on_metrics=on_metrics, should_stop=lambda: stop.requested
                 )
         except loop.DivergedError as error:
@@ -370,7 +188,7 @@ def _run(state: TrainState, folder: RunFolder | None) -> None:
             raise CommandError(f"{error}; {_remains(folder)}", exit_code=1) from error
         if folder is not None:
             try:
-                _evaluate(model, state.dataset, folder, console)
+                _summarise(TrainedRun.of(state, folder), console)
             except (OSError, ValueError) as error:
                 raise CommandError(
                     f"the summary and the pictures could not be made: {error}; {_remains(folder)}",
@@ -394,14 +212,9 @@ def _remains(folder: RunFolder | None, *options: str) -> str:
     return f"the checkpoint of step {step} remains; go on with: {command}"
 
 
-def _evaluate(model: BetaVAE, dataset: ImageDataset, folder: RunFolder, console: Console) -> None:
+def _summarise(run: TrainedRun, console: Console) -> None:
     """Write and print the run's summary, and draw its pictures."""
-    from betavae_fast.evaluation.report import write_pictures
-    from betavae_fast.evaluation.summary import summarise, write_summary
-    from betavae_fast.training.metrics import read_metrics
+    from betavae_fast.evaluation import report
 
-    summary = summarise(model, dataset)
-    write_summary(folder.summary, summary)
-    write_pictures(folder.pictures, model, dataset, summary, read_metrics(folder.metrics))
-    print_summary(console, summary)
-    console.print(f"Pictures: {folder.pictures}")
+    print_summary(console, report.write_summary(run))
+    console.print(f"Pictures: {run.folder.pictures}")

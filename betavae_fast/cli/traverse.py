@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,8 @@ import typer
 
 from betavae_fast.choices import TraversalRange
 from betavae_fast.cli.errors import usage_errors
-from betavae_fast.cli.runs import RunData, images_of, open_run, results_folder
+from betavae_fast.cli.options import Device, RunData
+from betavae_fast.evaluation import TRAVERSAL_COLUMNS, TRAVERSAL_EXTENT, TRAVERSED_CHANNELS
 
 _SAMPLE = 4096  # images from which the aggregated posterior is estimated
 
@@ -30,10 +30,14 @@ def traverse(
     ] = "prior",
     extent: Annotated[
         float, typer.Option(help="Distance to go in both directions, in standard deviations.")
-    ] = 3.0,
-    columns: Annotated[int, typer.Option(help="Values of a channel shown in the picture.")] = 11,
-    channels: Annotated[int, typer.Option(help="Number of channels to move, by decreasing KL.")] = 16,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    ] = TRAVERSAL_EXTENT,
+    columns: Annotated[
+        int, typer.Option(help="Values of a channel shown in the picture.")
+    ] = TRAVERSAL_COLUMNS,
+    channels: Annotated[
+        int, typer.Option(help="Number of channels to move, by decreasing KL.")
+    ] = TRAVERSED_CHANNELS,
+    device: Device = "auto",
     data: RunData = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the pictures.", show_default="the run's pictures")
@@ -46,12 +50,12 @@ def traverse(
     import torch
     from rich.console import Console
 
-    from betavae_fast.data import absolute
     from betavae_fast.data.identity import describe_difference
     from betavae_fast.evaluation.encoding import encode
+    from betavae_fast.evaluation.report import results_folder
     from betavae_fast.evaluation.summary import channels_of, choose_images
-    from betavae_fast.evaluation.traversal_files import write_moving_traversal, write_traversal
-    from betavae_fast.training.metrics import read_metrics
+    from betavae_fast.evaluation.traversal import write_moving_traversal, write_traversal
+    from betavae_fast.training.trained_run import open_run
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     with usage_errors():
@@ -60,14 +64,12 @@ def traverse(
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         if not (isfinite(extent) and extent > 0):
             raise ValueError(f"extent must be a finite positive number, got {extent}")
-        trained = open_run(run, device)
-        if data is not None:
-            trained = replace(trained, config=replace(trained.config, data=absolute(data)))
-        moved = channels_of(read_metrics(trained.folder.metrics)[-1])[:channels]
+        trained = open_run(run, device, data=data)
+        moved = channels_of(trained.history[-1])[:channels]
         folder = results_folder(trained.folder.pictures if out is None else out).path
         model, start, encoding = trained.model, None, None
         if image is not None or over == "posterior":
-            dataset = images_of(trained)
+            dataset = trained.images()
             if difference := describe_difference(dataset, trained.trained_on):
                 console.print(f"These are not the training images: {difference}")
             if image is not None:

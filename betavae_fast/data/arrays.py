@@ -13,11 +13,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from betavae_fast.system_memory import available_memory, check_fits, format_bytes
+from betavae_fast.system_memory import fits, format_bytes
 
 from .array_file import open_member, open_npy
 from .bits import pack_bits
-from .errors import DatasetError
+from .errors import DatasetError, memory_for
 from .images import BinaryImages, ByteImages, ImageDataset, from_channels_last
 from .progress import progress_bar
 
@@ -27,6 +27,7 @@ IN_MEMORY_BYTES = 1 << 30
 # Usual names of the images in an npz that also holds other arrays (labels, factors).
 _USUAL_NAMES = ("images", "imgs", "x_train", "x", "data", "arr_0")
 _BLOCK_BYTES = 16 << 20
+_REMEDY = "save it uncompressed and in C order (np.save) to train from disk"
 
 Layout = Literal["NHW", "NCHW", "NHWC"]
 Array = npt.NDArray[Any]
@@ -170,17 +171,9 @@ def load_array(path: Path, *, progress: bool = True) -> ImageDataset:
             f"{path}: images must be bool, uint8 or floating point in [0, 1], got {source.dtype}"
         )
     images = DiskImages(str(path), source, layout, binary=_is_binary(source, path, progress=progress))
-    if on_disk and images._held_bytes > _most_in_memory():
+    if on_disk and not (images._held_bytes <= IN_MEMORY_BYTES and fits(2 * images._held_bytes)):
         return images
     return images.in_memory()
-
-
-def _most_in_memory() -> int:
-    """The bytes up to which a set is held in memory, at most half of the free memory if the system reports it."""
-    try:
-        return min(IN_MEMORY_BYTES, available_memory() // 2)
-    except ValueError:
-        return IN_MEMORY_BYTES
 
 
 def _open(path: Path) -> tuple[_Source, bool]:
@@ -191,25 +184,19 @@ def _open(path: Path) -> tuple[_Source, bool]:
         if not is_zip:
             source = open_npy(path)
             if source is None:
-                check_fits(str(path), path.stat().st_size)
-                with open(path, "rb") as file:
+                with memory_for(str(path), path.stat().st_size, _REMEDY), open(path, "rb") as file:
                     return _Whole(_read_whole(file, path)), False
             return source, True
         with zipfile.ZipFile(path) as archive:
             member = _member_of_images(path, archive)
             source = open_member(path, archive, member)
             if source is None:
-                check_fits(str(path), archive.getinfo(member).file_size)
-                with archive.open(member) as file:
+                size = archive.getinfo(member).file_size
+                with memory_for(str(path), size, _REMEDY), archive.open(member) as file:
                     return _Whole(_read_whole(file, path)), False
             return source, True
     except (DatasetError, FileNotFoundError):
         raise
-    except MemoryError as error:
-        needs = str(error).removeprefix(f"{path}: ") or "does not fit into memory"
-        raise DatasetError(
-            f"{path}: {needs}; save it uncompressed and in C order (np.save) to train from disk"
-        ) from error
     except Exception as error:
         # NumPy and zipfile raise a dozen types of errors for damaged files: zlib.error, struct.error, RuntimeError for a
         # flipped "encrypted" bit, ...

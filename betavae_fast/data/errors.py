@@ -26,5 +26,5 @@ def memory_for(what: str, needed: int, remedy: str) -> Iterator[None]:
         check_fits(what, needed)
         yield
     except MemoryError as error:
-        told = str(error) or f"{what}: out of memory"
-        raise DatasetError(f"{told}; {remedy}") from error
+        told = str(error).removeprefix(f"{what}: ") or "out of memory"
+        raise DatasetError(f"{what}: {told}; {remedy}") from error

@@ -7,7 +7,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from .indexing import check_indices
+from .images import check_indices
 
 
 class KnownFactors:

@@ -98,8 +98,7 @@ def read_samples(image: ImageFile.ImageFile, content: bytes) -> ImageSamples:
     """
     hidden, few_bits, (bits, signed) = _hidden_value(image), _few_bits(image), _depth(image, content)
     white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
-    if image.format == "PCX" and raw_mode(image) in ("L", "P"):
-        _check_palette_of_pcx(image, content)
+    _check_palette_of_pcx(image, content)
     if image.format == "PPM" and image.tile[0][0].startswith("ppm") and image.mode != "1":
         values, white = _samples_of_pnm(image, content)
         _check_range(values, image.mode, bits, signed)
@@ -259,13 +258,15 @@ def _meaning_of_tga(mode: str, content: bytes) -> str:
 
 
 def _check_palette_of_pcx(image: ImageFile.ImageFile, content: bytes) -> None:
-    """Refuse a PCX file of 256 colours that is cut off inside the palette at its end, which Pillow would read as grey.
+    """Refuse a PCX of 256 colours that is cut off inside the palette at its end, which Pillow would read as grey.
 
     A file that declares its pixels grey needs no palette.
     """
-    _, _, at, arguments = image.tile[0]
+    if image.format != "PCX" or raw_mode(image) not in ("L", "P"):
+        return
     if image.mode == "L" and content[68] == 2:
         return
+    _, _, at, arguments = image.tile[0]
     assert isinstance(arguments, tuple)
     missing = image.height * int(arguments[1])
     # Pixels are stored as runs: either a byte 0xC0 + length and then the pixel, or a single pixel below 0xC0.

@@ -1,1 +1,16 @@
-"""Measures what a trained model has learned and draws it."""
+"""Measures what a trained model has learned and draws it.
+
+The defaults below stand here because the command line shows them before anything that needs torch is imported.
+"""
+
+from typing import get_args
+
+from betavae_fast.choices import MetricName
+
+ALL_METRICS: tuple[MetricName, ...] = get_args(MetricName)
+DEFAULT_METRICS: tuple[MetricName, ...] = tuple(name for name in ALL_METRICS if name != "dci")
+"""All metrics but DCI, whose trees take minutes on dSprites."""
+
+TRAVERSED_CHANNELS = 16  # the most that a traversal shows; more would be hard to read
+TRAVERSAL_EXTENT = 3.0  # standard deviations to go in both directions
+TRAVERSAL_COLUMNS = 11  # values of a channel in a traversal's picture

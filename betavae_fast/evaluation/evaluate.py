@@ -4,34 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from betavae_fast import __version__
 from betavae_fast.choices import MetricName
-from betavae_fast.data import DataIdentity, KnownFactors
+from betavae_fast.data import KnownFactors
 from betavae_fast.data.images import ImageDataset
+from betavae_fast.evaluation import DEFAULT_METRICS
 from betavae_fast.evaluation.encoding import Encoding, encode
 from betavae_fast.evaluation.factor_table import FactorTable, factor_table
 from betavae_fast.evaluation.findings import findings
 from betavae_fast.evaluation.scores import Scored, ScoreRow, score, score_rows
 from betavae_fast.evaluation.summary import Summary, summarise
-from betavae_fast.files import write_json
 from betavae_fast.nn import BetaVAE
-
-FORMAT = 1
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """The results of measuring one model."""
 
-    data: str
-    identity: DataIdentity  # identity of the measured images
+    dataset: ImageDataset  # the measured images
     seed: int
     summary: Summary
     encoding: Encoding
@@ -41,6 +36,7 @@ class Evaluation:
 
     @property
     def findings(self) -> list[str]:
+        """The results in sentences: channels in use, reconstruction and, if the factors are known, what encodes them."""
         return findings(self.summary, self.table)
 
     @property
@@ -51,13 +47,14 @@ class Evaluation:
 
     @property
     def rows(self) -> list[ScoreRow]:
+        """The rows of the table of scores."""
         return score_rows(self.scores, len(self.table.names) if self.table else 0)
 
 
 def evaluate(
     model: BetaVAE,
     dataset: ImageDataset,
-    metrics: Iterable[MetricName],
+    metrics: Iterable[MetricName] = DEFAULT_METRICS,
     *,
     seed: int = 0,
     jobs: int = 1,
@@ -92,23 +89,4 @@ def evaluate(
     for scored in score(encoding, classes, metrics, seed=seed, jobs=jobs, on_metric=on_metric):
         scores.append(scored)
         on_score(scored)
-    return Evaluation(dataset.name, dataset.identity, seed, summary, encoding, table, scores, seconds)
-
-
-def write_evaluation(path: Path, evaluation: Evaluation) -> None:
-    """Write everything but the codes as JSON. Numbers that are not finite become strings."""
-    table = evaluation.table
-    content = {
-        "format": FORMAT,
-        "version": __version__,
-        "data": evaluation.data,
-        "images": len(evaluation.encoding.mu),
-        "identity": evaluation.identity,
-        "seed": evaluation.seed,
-        "findings": evaluation.findings,
-        "summary": evaluation.summary,
-        "factors": table and {"names": table.names, "shares": table.shares},
-        "scores": evaluation.scores,
-        "seconds": evaluation.seconds,
-    }
-    write_json(path, content)
+    return Evaluation(dataset, seed, summary, encoding, table, scores, seconds)

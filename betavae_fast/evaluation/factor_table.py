@@ -25,6 +25,13 @@ class FactorTable:
     means: tuple[NDArray[np.float64], ...]  # for each factor (classes, D): mean code of each class
     deviations: tuple[NDArray[np.float64], ...]  # for each factor (classes, D): standard deviations
 
+    def mean_over_grid(self, codes: Codes, rows: str, columns: str) -> NDArray[np.float64]:
+        """The mean code (D, rows, columns) for each pair of classes of two factors, over all other factors."""
+        first, second = (self.classes[:, self.names.index(name)] for name in (rows, columns))
+        height, width = int(first.max()) + 1, int(second.max()) + 1
+        sums = _sums(codes, first * width + second, height * width)
+        return (sums / (len(codes) / (height * width))).T.reshape(-1, height, width)
+
 
 def factor_table(codes: Codes, dataset: KnownFactors, rng: np.random.Generator) -> FactorTable:
     """Make the table from the mean codes of all images of ``dataset``, in its order.
@@ -51,14 +58,6 @@ def factor_table(codes: Codes, dataset: KnownFactors, rng: np.random.Generator) 
         tuple(means for means, _ in statistics),
         tuple(deviations for _, deviations in statistics),
     )
-
-
-def mean_over_grid(codes: Codes, table: FactorTable, rows: str, columns: str) -> NDArray[np.float64]:
-    """The mean code (D, rows, columns) for each pair of classes of two factors, over all other factors."""
-    first, second = (table.classes[:, table.names.index(name)] for name in (rows, columns))
-    height, width = int(first.max()) + 1, int(second.max()) + 1
-    sums = _sums(codes, first * width + second, height * width)
-    return (sums / (len(codes) / (height * width))).T.reshape(-1, height, width)
 
 
 def _of_classes(codes: Codes, classes: Factors) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -8,8 +8,8 @@ from betavae_fast.choices import ACTIVE_NATS
 from betavae_fast.evaluation.factor_table import FactorTable
 from betavae_fast.evaluation.summary import Channel, Summary
 
-_SHARE = 0.1  # share of a factor's entropy from which on a channel is said to encode the factor
-_DIM = 0.05  # share below which a channel is said to tell nothing about the factor
+_ENCODED_FROM = 0.1  # share of a factor's entropy from which on a channel is said to encode the factor
+_LOST_BELOW = 0.05  # share below which a channel is said to tell nothing about the factor
 
 
 def findings(summary: Summary, table: FactorTable | None) -> list[str]:
@@ -45,7 +45,7 @@ def _reconstruction(summary: Summary) -> str:
 def _encodes(channel: Channel, table: FactorTable) -> str:
     shares = table.shares[channel.index]
     best_first = np.argsort(-shares, kind="stable")
-    held = [factor for factor in best_first if shares[factor] >= _SHARE]
+    held = [factor for factor in best_first if shares[factor] >= _ENCODED_FROM]
     name = f"Channel {channel.index} ({channel.kl:.1f} nats)"
     if not held:
         most = best_first[0]
@@ -59,7 +59,9 @@ def _encodes(channel: Channel, table: FactorTable) -> str:
 
 def _lost(table: FactorTable) -> list[str]:
     most = table.shares.max(axis=0)
-    lost = [name for name, share in zip(table.names, most, strict=True) if share < _DIM]
+    lost = [name for name, share in zip(table.names, most, strict=True) if share < _LOST_BELOW]
     if not lost:
         return []
-    return [f"No channel alone tells anything about {' or '.join(lost)} (below {_DIM} of the entropy)."]
+    return [
+        f"No channel alone tells anything about {' or '.join(lost)} (below {_LOST_BELOW} of the entropy)."
+    ]

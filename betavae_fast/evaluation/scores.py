@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from betavae_fast.evaluation.encoding import Encoding
 from betavae_fast.evaluation.metrics.table import Codes, Factors
 
 
-class Figure(NamedTuple):
+class Quantity(NamedTuple):
     """A number in a metric's result, with its values for perfect codes and for noise."""
 
     label: str
@@ -27,12 +26,16 @@ class Figure(NamedTuple):
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric: its function ``compute`` of codes, factors and a generator, and the numbers to show of its result."""
+    """A metric: its function, and the numbers to show of its result.
+
+    ``compute`` takes codes, factors if it needs them, a generator, and ``jobs`` if its work is shared among processes.
+    """
 
     compute: Callable[..., Any]
-    figures: tuple[Figure, ...]
+    quantities: tuple[Quantity, ...]
     sampled: bool = False  # True if sampled codes are scored as well as mean codes
     needs_factors: bool = True
+    parallel: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,29 +49,30 @@ class Scored:
 
 
 METRICS: dict[MetricName, Metric] = {
-    "beta-vae": Metric(metrics.beta_vae_score, (Figure("BetaVAE score", "score", chance="1/K"),)),
-    "factor-vae": Metric(metrics.factor_vae_score, (Figure("FactorVAE score", "score", chance="1/K"),)),
-    "mig": Metric(metrics.mig_score, (Figure("MIG", "score"),), sampled=True),
+    "beta-vae": Metric(metrics.beta_vae_score, (Quantity("BetaVAE score", "score", chance="1/K"),)),
+    "factor-vae": Metric(metrics.factor_vae_score, (Quantity("FactorVAE score", "score", chance="1/K"),)),
+    "mig": Metric(metrics.mig_score, (Quantity("MIG", "score"),), sampled=True),
     "dci": Metric(
         metrics.dci_scores,
         (
-            Figure("DCI disentanglement", "disentanglement"),
-            Figure("DCI completeness", "completeness"),
-            Figure("DCI informativeness", "informativeness", chance="guessing"),
+            Quantity("DCI disentanglement", "disentanglement"),
+            Quantity("DCI completeness", "completeness"),
+            Quantity("DCI informativeness", "informativeness", chance="guessing"),
         ),
+        parallel=True,
     ),
-    "sap": Metric(metrics.sap_score, (Figure("SAP", "score", perfect="below 1"),)),
+    "sap": Metric(metrics.sap_score, (Quantity("SAP", "score", perfect="below 1"),)),
     "modularity": Metric(
-        metrics.modularity_score, (Figure("Modularity", "score", chance="not 0"),), sampled=True
+        metrics.modularity_score, (Quantity("Modularity", "score", chance="not 0"),), sampled=True
     ),
-    "explicitness": Metric(metrics.explicitness_score, (Figure("Explicitness", "score", chance="0.5"),)),
-    "irs": Metric(metrics.irs_score, (Figure("IRS", "score", chance="not 0"),)),
+    "explicitness": Metric(metrics.explicitness_score, (Quantity("Explicitness", "score", chance="0.5"),)),
+    "irs": Metric(metrics.irs_score, (Quantity("IRS", "score", chance="not 0"),)),
     "unsupervised": Metric(
-        lambda codes, factors, rng: metrics.unsupervised_scores(codes, rng),
+        metrics.unsupervised_scores,
         (
-            Figure("Gaussian total correlation, nats", "gaussian_total_correlation", "0", "–"),
-            Figure("Wasserstein correlation", "gaussian_wasserstein_correlation_normalised", "0", "–"),
-            Figure("Mutual information of latents, nats", "mutual_information_score", "0", "–"),
+            Quantity("Gaussian total correlation, nats", "gaussian_total_correlation", "0", "–"),
+            Quantity("Wasserstein correlation", "gaussian_wasserstein_correlation_normalised", "0", "–"),
+            Quantity("Mutual information of latents, nats", "mutual_information_score", "0", "–"),
         ),
         needs_factors=False,
     ),
@@ -90,14 +94,14 @@ def score_rows(scores: Iterable[Scored], num_factors: int) -> list[ScoreRow]:
     guess = f"{1 / max(num_factors, 1):.2f}"
     return [
         ScoreRow(
-            figure.label,
+            quantity.label,
             scored.codes,
-            float(getattr(scored.result, figure.attribute)),
-            figure.perfect,
-            figure.chance.replace("1/K", guess),
+            float(getattr(scored.result, quantity.attribute)),
+            quantity.perfect,
+            quantity.chance.replace("1/K", guess),
         )
         for scored in scores
-        for figure in METRICS[scored.metric].figures
+        for quantity in METRICS[scored.metric].quantities
     ]
 
 
@@ -127,9 +131,10 @@ def score(
     for number, (name, metric) in enumerate(METRICS.items()):
         if name not in wanted:
             continue
-        compute = partial(metric.compute, jobs=jobs) if name == "dci" else metric.compute
+        needed = [factors] if metric.needs_factors else []
+        options = {"jobs": jobs} if metric.parallel else {}
         for kind in ("mean", "sampled") if metric.sampled else ("mean",):
             on_metric(name)
             start = perf_counter()
-            result = compute(codes[kind], factors, np.random.default_rng([seed, number]))
+            result = metric.compute(codes[kind], *needed, np.random.default_rng([seed, number]), **options)
             yield Scored(name, kind, result, perf_counter() - start)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from betavae_fast.choices import ACTIVE_NATS
 from betavae_fast.data.images import ImageDataset
-from betavae_fast.files import write_json
 from betavae_fast.nn import BetaVAE, BetaVAELoss, split_kl
 from betavae_fast.training.metrics import Metrics
 
@@ -77,11 +75,6 @@ def channels_of(metrics: Metrics) -> list[Channel]:
     """The channels in an entry of a run's log, sorted by KL, largest first."""
     parts = zip(metrics.mean_dispersion, metrics.variance, strict=True)
     return _sorted_channels(parts)
-
-
-def write_summary(path: Path, summary: Summary) -> None:
-    """Write ``summary`` as JSON."""
-    write_json(path, summary)
 
 
 def choose_images(dataset_size: int, count: int) -> Tensor:

@@ -12,6 +12,7 @@ from betavae_fast.functional.checks import FLOATING, check_tensor, choose_backen
 from betavae_fast.ops.backends import Backend, triton_serves
 from betavae_fast.ops.log_densities import KLPartsFunction
 from betavae_fast.ops.reductions import ESTIMATORS, kl_dtype
+from betavae_fast.processes import gather_rows
 
 
 class KLDecomposition(NamedTuple):
@@ -112,7 +113,11 @@ def kl_parts(
             raise TypeError(
                 f"{caller}: group must be a ProcessGroup, got {type(group).__name__} {group!r:.60}"
             )
-        all_mu, all_logvar, first_row = _gather(mu, group), _gather(logvar, group), group.rank() * len(z)
+        all_mu, all_logvar, first_row = (
+            gather_rows(mu, group),
+            gather_rows(logvar, group),
+            group.rank() * len(z),
+        )
         batch = len(all_mu)
     if not isinstance(dataset_size, int) or isinstance(dataset_size, bool):
         raise TypeError(f"{caller}: dataset_size must be an int, got {dataset_size!r:.60}")
@@ -128,27 +133,3 @@ def kl_parts(
     settings = (first_row, dataset_size, ESTIMATORS[estimator])
     parts: Tensor = KLPartsFunction.apply(z, mu, logvar, all_mu, all_logvar, settings, chosen)
     return parts
-
-
-class _Gather(torch.autograd.Function):
-    """Gather the rows of all processes. The gradient of a row is the sum of its gradients in all of them."""
-
-    @staticmethod
-    def forward(ctx, x, group):  # type: ignore[no-untyped-def]
-        ctx.group, ctx.rows = group, len(x)
-        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(group.size())]
-        distributed.all_gather(parts, x.contiguous(), group=group)
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        # all_reduce rather than reduce_scatter, which gloo does not have.
-        grad = grad.contiguous().clone()
-        distributed.all_reduce(grad, group=ctx.group)
-        first = ctx.group.rank() * ctx.rows
-        return grad[first : first + ctx.rows], None
-
-
-def _gather(x: Tensor, group: distributed.ProcessGroup) -> Tensor:
-    gathered: Tensor = _Gather.apply(x, group)
-    return gathered

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
-from betavae_fast.objectives.checks import check_not_negative
 from betavae_fast.objectives.interface import LossInputs, Objective, ObjectiveOutput
+from betavae_fast.objectives.options import BetaOptions
 from betavae_fast.objectives.schedules import ramp
 
 
-class Beta(Objective):
-    """Reconstruction + β KL (Higgins et al. 2017, equation 4; published β = 4 for dSprites).
+@dataclass(eq=False, repr=False)
+class Beta(Objective, BetaOptions):
+    """Reconstruction + β KL (Higgins et al. 2017, equation 4). A warm-up that starts again is that of :func:`ramp`.
 
-    Args:
-        beta: weight of the KL; 1 is the evidence lower bound.
-        warmup: updates over which the weight grows linearly from 0.
-        cycle: updates after which the warm-up starts again (Fu et al. 2019, see :func:`ramp`); 0: never.
     Logs: ``beta``, the current weight.
     Raises: ValueError for a number out of its range.
 
@@ -27,17 +26,6 @@ class Beta(Objective):
     """
 
     logged = ("beta",)
-
-    def __init__(self, beta: float = 4.0, *, warmup: int = 0, cycle: int = 0) -> None:
-        super().__init__()
-        check_not_negative("beta", beta)
-        if warmup < 0:
-            raise ValueError(f"warmup must be at least 0, got {warmup}")
-        if cycle and not 0 < warmup <= cycle:
-            raise ValueError(f"a cycle of {cycle} steps needs a warmup of 1 to {cycle}, got {warmup}")
-        self.beta = beta
-        self.warmup = warmup
-        self.cycle = cycle
 
     def forward(self, inputs: LossInputs) -> ObjectiveOutput:
         if not self.warmup:  # a constant weight takes fewer launches on a GPU

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 
-from betavae_fast.functional import Estimator
 from betavae_fast.functional.decomposition import KLDecomposition, kl_parts
-from betavae_fast.objectives.checks import check_not_negative
 from betavae_fast.objectives.interface import LossInputs, Objective, ObjectiveOutput
-from betavae_fast.objectives.processes import whole_batch
+from betavae_fast.objectives.options import BetaTCOptions
 from betavae_fast.ops.backends import Backend
+from betavae_fast.processes import whole_batch
 
 
-class BetaTC(Objective):
+@dataclass(eq=False, repr=False)
+class BetaTC(Objective, BetaTCOptions):
     """Reconstruction + α MI + β TC + γ Σ_d KL(q(z_d) ‖ p(z_d)) (Chen et al. 2018, arXiv:1802.04942, equation 4).
 
     :func:`betavae_fast.kl_decomposition` estimates the parts of the KL from the batch. They sum to the sampled KL,
     log q(z|x) − log p(z): with α = γ = 1 the total is reconstruction + KL + (β − 1) TC. Each accumulated part of a batch
     counts as a batch of its own; the shares of several processes count as one batch.
 
-    Args (the weights' defaults are the published ones, for dSprites):
+    The estimator "mws" (used in the published runs) weighs all posteriors alike, so that the mutual information is at
+    most log B + log N and the total correlation contains (D − 1) log N, which has no gradient. "mss" has neither bound
+    nor offset, but a total correlation estimated from a batch that is small compared with exp(information) can be driven
+    below 0. See :func:`betavae_fast.kl_decomposition`.
+
+    Args:
         dataset_size: number of images N that batches are drawn from.
-        alpha: weight of the index-code mutual information.
-        beta: weight of the total correlation.
-        gamma: weight of the dimension-wise KL.
-        estimator: "mws" (used in the published runs) weighs all posteriors alike, so that the mutual information is at
-            most log B + log N and the total correlation contains (D − 1) log N, which has no gradient. "mss" has neither
-            bound nor offset, but a total correlation estimated from a batch that is small compared with
-            exp(information) can be driven below 0. See :func:`betavae_fast.kl_decomposition`.
         backend: the backend that computes the decomposition.
     Logs: ``mutual_information``, ``total_correlation``, ``dimension_wise_kl``, in nats.
     Raises: ValueError for a number out of its range; the errors of ``kl_decomposition``.
@@ -42,25 +42,8 @@ class BetaTC(Objective):
 
     logged = KLDecomposition._fields
 
-    def __init__(
-        self,
-        dataset_size: int,
-        *,
-        alpha: float = 1.0,
-        beta: float = 6.0,
-        gamma: float = 1.0,
-        estimator: Estimator = "mws",
-        backend: Backend = "auto",
-    ) -> None:
-        super().__init__()
-        for name, weight in (("alpha", alpha), ("beta", beta), ("gamma", gamma)):
-            check_not_negative(name, weight)
-        self.dataset_size = dataset_size
-        self.alpha = alpha
-        self.beta = beta
-        self.gamma = gamma
-        self.estimator: Estimator = estimator
-        self.backend: Backend = backend
+    dataset_size: int
+    backend: Backend = field(default="auto", kw_only=True)
 
     def forward(self, inputs: LossInputs) -> ObjectiveOutput:
         parts = kl_parts(

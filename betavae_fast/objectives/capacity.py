@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from betavae_fast.objectives.checks import check_not_negative
+from dataclasses import dataclass
+
 from betavae_fast.objectives.interface import LossInputs, Objective, ObjectiveOutput
-from betavae_fast.objectives.processes import mean_over_processes
+from betavae_fast.objectives.options import CapacityOptions
 from betavae_fast.objectives.schedules import ramp
+from betavae_fast.processes import mean_over_processes
 
 
-class Capacity(Objective):
+@dataclass(eq=False, repr=False)
+class Capacity(Objective, CapacityOptions):
     """Reconstruction + γ |KL − C(t)| (Burgess et al. 2018, arXiv:1804.03599, equation 8).
 
     KL is the mean over the batch, and C grows linearly from 0.
 
-    Args (the defaults are the published ones, for dSprites):
-        capacity: C at the end, in nats.
-        steps: updates over which C grows.
-        gamma: weight γ of the distance.
     Logs: ``capacity``, the current C.
     Raises: ValueError for a number out of its range.
 
@@ -28,16 +27,6 @@ class Capacity(Objective):
     """
 
     logged = ("capacity",)
-
-    def __init__(self, capacity: float = 25.0, *, steps: int = 100_000, gamma: float = 1000.0) -> None:
-        super().__init__()
-        check_not_negative("capacity", capacity)
-        check_not_negative("gamma", gamma)
-        if steps < 0:
-            raise ValueError(f"steps must be at least 0, got {steps}")
-        self.capacity = capacity
-        self.steps = steps
-        self.gamma = gamma
 
     def forward(self, inputs: LossInputs) -> ObjectiveOutput:
         capacity = ramp(inputs.step, self.capacity, self.steps).to(inputs.reconstruction.dtype)

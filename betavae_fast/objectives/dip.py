@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from betavae_fast.objectives.checks import check_not_negative
 from betavae_fast.objectives.interface import LossInputs, Objective, ObjectiveOutput
-from betavae_fast.objectives.processes import mean_over_processes
+from betavae_fast.objectives.options import DIPVAEIIOptions, DIPVAEIOptions
+from betavae_fast.processes import mean_over_processes
 
 
 def covariance(mu: Tensor) -> Tensor:
@@ -24,15 +26,22 @@ def covariance(mu: Tensor) -> Tensor:
         return mean_over_processes(deviation.T @ deviation / len(mu))
 
 
-class DIPVAEI(Objective):
+def _pulled(inputs: LossInputs, matrix: Tensor, off_diagonal: float, diagonal: float) -> ObjectiveOutput:
+    """The total with λ_od = ``off_diagonal`` and λ_d = ``diagonal``, which pull ``matrix`` towards the identity."""
+    variances = matrix.diagonal()
+    covariances = (matrix - variances.diag()).square().sum()
+    distance = (variances - 1).square().sum()
+    total = inputs.reconstruction + inputs.kl + off_diagonal * covariances + diagonal * distance
+    return ObjectiveOutput(total, {"off_diagonal": covariances, "diagonal": distance})
+
+
+@dataclass(eq=False, repr=False)
+class DIPVAEI(Objective, DIPVAEIOptions):
     """DIP-VAE-I: reconstruction + KL + λ_od Σ_i≠j Cov_ij² + λ_d Σ_i (Cov_ii − 1)² with Cov = Cov(μ) (Kumar et al. 2018,
     arXiv:1711.00848, equation 6).
 
     Each accumulated part of a batch counts as a batch of its own; the shares of several processes count as one batch.
 
-    Args (the defaults are the published ones, for dSprites):
-        off_diagonal: λ_od, at least 0.
-        diagonal: λ_d, at least 0.
     Logs: ``off_diagonal``, Σ_i≠j Cov_ij²; ``diagonal``, Σ_i (Cov_ii − 1)²; both without their weights.
     Raises: ValueError for a number out of its range.
 
@@ -44,32 +53,13 @@ class DIPVAEI(Objective):
 
     logged = ("off_diagonal", "diagonal")
 
-    def __init__(self, *, off_diagonal: float = 10.0, diagonal: float = 100.0) -> None:
-        super().__init__()
-        check_not_negative("off_diagonal", off_diagonal)
-        check_not_negative("diagonal", diagonal)
-        self.off_diagonal = off_diagonal
-        self.diagonal = diagonal
-
-    def covariance(self, inputs: LossInputs) -> Tensor:
-        """The (D, D) matrix that the objective pulls towards the identity."""
-        return covariance(inputs.mu)
-
     def forward(self, inputs: LossInputs) -> ObjectiveOutput:
-        matrix = self.covariance(inputs)
-        variances = matrix.diagonal()
-        off_diagonal = (matrix - variances.diag()).square().sum()
-        diagonal = (variances - 1).square().sum()
-        total = (
-            inputs.reconstruction + inputs.kl + self.off_diagonal * off_diagonal + self.diagonal * diagonal
-        )
-        return ObjectiveOutput(total, {"off_diagonal": off_diagonal, "diagonal": diagonal})
+        return _pulled(inputs, covariance(inputs.mu), self.off_diagonal, self.diagonal)
 
 
-class DIPVAEII(DIPVAEI):
+@dataclass(eq=False, repr=False)
+class DIPVAEII(Objective, DIPVAEIIOptions):
     """DIP-VAE-II: like :class:`DIPVAEI`, with Cov = Cov(z) = Cov(μ) + E[diag σ²] (Kumar et al. 2018, equation 7).
-
-    The published values are λ_od = λ_d = 10.
 
     >>> mu = torch.tensor([[1.0, 2.0], [-1.0, -2.0]])
     >>> inputs = LossInputs(torch.tensor(10.0), torch.ones(2), mu, mu, torch.zeros(2, 2), torch.tensor(0))
@@ -77,9 +67,9 @@ class DIPVAEII(DIPVAEI):
     tensor(262.)
     """
 
-    def __init__(self, *, off_diagonal: float = 10.0, diagonal: float = 10.0) -> None:
-        super().__init__(off_diagonal=off_diagonal, diagonal=diagonal)
+    logged = ("off_diagonal", "diagonal")
 
-    def covariance(self, inputs: LossInputs) -> Tensor:
+    def forward(self, inputs: LossInputs) -> ObjectiveOutput:
         matrix = covariance(inputs.mu)
-        return matrix + mean_over_processes(inputs.logvar.to(matrix.dtype).exp().mean(0)).diag()
+        matrix = matrix + mean_over_processes(inputs.logvar.to(matrix.dtype).exp().mean(0)).diag()
+        return _pulled(inputs, matrix, self.off_diagonal, self.diagonal)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -9,12 +11,13 @@ from torch.nn.functional import softplus
 
 from betavae_fast.functional import reparameterize
 from betavae_fast.noise import make_rng
-from betavae_fast.objectives.checks import check_not_negative, check_positive
 from betavae_fast.objectives.interface import LossInputs, Objective, ObjectiveOutput
-from betavae_fast.objectives.processes import mean_over_processes
+from betavae_fast.objectives.options import FactorVAEOptions
+from betavae_fast.processes import mean_over_processes
 
 
-class FactorVAE(Objective):
+@dataclass(eq=False, repr=False)
+class FactorVAE(Objective, FactorVAEOptions):
     """Reconstruction + KL + γ TC (Kim & Mnih 2018, arXiv:1802.05983, equation 2 and algorithm 2).
 
     A discriminator D between samples of q(z) and of Π_d q(z_d) estimates TC ≈ E[log D(z) − log(1 − D(z))], in nats.
@@ -23,10 +26,10 @@ class FactorVAE(Objective):
     unchanged; :meth:`update` then takes a step of D's Adam. D's weights and the seed of its permutations are drawn from
     torch's generator at construction. Each process, and each accumulated part of a batch, permutes only its own rows.
 
-    Args (the defaults are the published ones):
+    D's Adam has β1 = 0.5 and β2 = 0.9.
+
+    Args:
         latent_dim: number of latent dims.
-        gamma: weight γ of the total correlation.
-        lr: learning rate of the discriminator's Adam, whose β1 and β2 are 0.5 and 0.9.
         width: units of each of its 6 hidden layers, whose leaky ReLUs have slope 0.2.
     Logs: ``total_correlation`` in nats; ``discriminator_loss``, the cross-entropy in nats (log 2 for guessing);
         ``discriminator_accuracy``, the mean over both kinds of the share of samples classified correctly.
@@ -45,18 +48,17 @@ class FactorVAE(Objective):
     """
 
     logged = ("total_correlation", "discriminator_loss", "discriminator_accuracy")
-    optimizer: torch.optim.Adam
-    _rng: Tensor
+    latent_dim: int
+    width: int = field(default=1000, kw_only=True)
+    optimizer: torch.optim.Adam = field(init=False)
+    _rng: Tensor = field(init=False)
 
-    def __init__(self, latent_dim: int, *, gamma: float = 35.0, lr: float = 1e-4, width: int = 1000) -> None:
-        super().__init__()
-        check_not_negative("gamma", gamma)
-        check_positive("lr", lr)
-        self.gamma = gamma
-        self.discriminator = _discriminator(latent_dim, width)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.discriminator = _discriminator(self.latent_dim, self.width)
         # capturable: a CUDA graph can record its steps. On a CPU this has no effect.
         self.optimizer = torch.optim.Adam(
-            self.discriminator.parameters(), lr=lr, betas=(0.5, 0.9), fused=True, capturable=True
+            self.discriminator.parameters(), lr=self.lr, betas=(0.5, 0.9), fused=True, capturable=True
         )
         self.register_buffer("_rng", make_rng("cpu"))  # (seed, stream) of the next permutation
 

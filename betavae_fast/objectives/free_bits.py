@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from betavae_fast.objectives.checks import check_not_negative
+from dataclasses import dataclass
+
 from betavae_fast.objectives.interface import LossInputs, Objective, ObjectiveOutput
-from betavae_fast.objectives.processes import mean_over_processes
+from betavae_fast.objectives.options import FreeBitsOptions
+from betavae_fast.processes import mean_over_processes
 
 
-class FreeBits(Objective):
+@dataclass(eq=False, repr=False)
+class FreeBits(Objective, FreeBitsOptions):
     """Reconstruction + Σ_d max(λ, KL_d) (Kingma et al. 2016, arXiv:1606.04934, appendix C.8, with one group per latent
     dim).
 
-    KL_d is the mean over the batch. A channel below λ is not pushed to collapse.
+    λ is the option ``free_bits``, and KL_d the mean over the batch. A channel below λ is not pushed to collapse.
 
-    Args:
-        free_bits: λ, in nats per latent dim (not in bits, despite the name). Published values: 0.125 to 2.
     Logs: ``charged_kl``, Σ_d max(λ, KL_d).
     Raises: ValueError for a number out of its range.
 
@@ -25,11 +26,6 @@ class FreeBits(Objective):
     """
 
     logged = ("charged_kl",)
-
-    def __init__(self, free_bits: float = 0.25) -> None:
-        super().__init__()
-        check_not_negative("free_bits", free_bits)
-        self.free_bits = free_bits
 
     def forward(self, inputs: LossInputs) -> ObjectiveOutput:
         charged = mean_over_processes(inputs.kl_per_dim).clamp(min=self.free_bits).sum()

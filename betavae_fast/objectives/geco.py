@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from math import log
 
 import torch
 from torch import Tensor
 
-from betavae_fast.objectives.checks import check_finite, check_positive
 from betavae_fast.objectives.interface import LossInputs, Objective, ObjectiveOutput
-from betavae_fast.objectives.processes import mean_over_processes
+from betavae_fast.objectives.options import GecoOptions
+from betavae_fast.processes import mean_over_processes
 
 _LARGEST = 1e10
 """Limit of the multiplier, which stays within [1/limit, limit], far inside float32's range."""
 
 
-class Geco(Objective):
+@dataclass(eq=False, repr=False)
+class Geco(Objective, GecoOptions):
     """Minimise KL subject to reconstruction ≤ κ (GECO: Rezende & Viola 2018, arXiv:1810.00597, algorithm 1):
     KL + λ C with the constraint C = reconstruction − κ.
 
     λ starts at 1, as published. Each update sets λ ← λ exp(η C̄), which keeps it positive. C̄ ← α C̄ + (1 − α) C is a
     moving average that starts at the first batch's C.
 
-    Args:
-        reconstruction_limit: κ, in nats per image; it may be negative, because densities can exceed 1.
-        lr: η, in 1/nats. The paper names none; Engelcke et al. 2020 (arXiv:1907.13052) use 1e-5 for 64×64 images.
-        decay: α; the published value is 0.99.
+    κ is the option ``reconstruction_limit``, which may be negative because densities can exceed 1; η is ``lr``, and α is
+    ``decay``.
+
     Logs: ``multiplier``, the current λ; ``constraint``, C; ``slackness``, λ C, in nats.
     Raises: ValueError for a number out of its range.
 
@@ -40,18 +41,11 @@ class Geco(Objective):
     """
 
     logged = ("multiplier", "constraint", "slackness")
-    log_multiplier: Tensor
-    average: Tensor
+    log_multiplier: Tensor = field(init=False)
+    average: Tensor = field(init=False)
 
-    def __init__(self, reconstruction_limit: float, *, lr: float = 1e-5, decay: float = 0.99) -> None:
-        super().__init__()
-        check_finite("reconstruction_limit", reconstruction_limit)
-        check_positive("lr", lr)
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay must be at least 0 and below 1, got {decay}")
-        self.reconstruction_limit = reconstruction_limit
-        self.lr = lr
-        self.decay = decay
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.register_buffer("log_multiplier", torch.tensor(0.0))
         self.register_buffer("average", torch.tensor(float("nan")))  # NaN until the first batch
 

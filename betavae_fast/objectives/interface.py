@@ -7,6 +7,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from betavae_fast.objectives.options import ObjectiveOptions
+
 
 class LossInputs(NamedTuple):
     """The quantities of a batch that an objective may use. Losses are in nats, averaged over the batch."""
@@ -31,7 +33,7 @@ class ObjectiveOutput(NamedTuple):
     metrics: dict[str, Tensor]  # a scalar for each of the objective's ``logged``
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ObjectiveOptions):
     """Base class of the objectives. A loop of your own uses one like this::
 
         total, metrics = objective(LossInputs(reconstruction, kl_per_dim, z, mu, logvar, step))
@@ -52,6 +54,14 @@ class Objective(nn.Module):
     optimizer: Optimizer | None = None
     """The optimizer of the objective's own parameters, if it has any."""
     _constant: tuple[tuple[object, ...], Tensor] | None = None
+
+    # Options are compared by their values; modules, which inherit options, by identity.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        super().__post_init__()
 
     def forward(self, inputs: LossInputs) -> ObjectiveOutput:
         raise NotImplementedError

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor
 
-from betavae_fast.objectives.checks import check_not_negative, check_positive
 from betavae_fast.objectives.interface import LossInputs, Objective, ObjectiveOutput
-from betavae_fast.objectives.processes import mean_over_processes
+from betavae_fast.objectives.options import LagrangianOptions
+from betavae_fast.processes import mean_over_processes
+from betavae_fast.settings import not_negative
 
 
-class Lagrangian(Objective):
+@dataclass(eq=False, repr=False)
+class Lagrangian(Objective, LagrangianOptions):
     """Maximise E[log p(x|z)] subject to KL ≤ ε (Higgins et al. 2017, equations 2 and 3): the Lagrangian
     reconstruction + β (KL − ε) is minimised in the weights and maximised in β ≥ 0.
 
     β moves by projected gradient ascent, β ← max(0, β + η (KL − ε)), after each update of the weights: it grows while
     the constraint is violated, and falls towards 0 while it is slack. At a solution β (KL − ε) = 0 (complementary
     slackness): either β = 0 and the limit costs nothing, or KL = ε and β is the price of a nat: the amount by which
-    the reconstruction would improve for one more.
+    the reconstruction would improve for one more. ε is the option ``kl_limit`` and η is ``lr``; too large a step makes β
+    and KL oscillate.
 
     Args:
-        kl_limit: ε, in nats.
-        lr: η, in 1/nats. Too large a step makes β and KL oscillate; no value is published.
         beta: initial β.
     Logs: ``multiplier``, the current β; ``slackness``, β (KL − ε) in nats.
     Raises: ValueError for a number out of its range.
@@ -37,16 +40,13 @@ class Lagrangian(Objective):
     """
 
     logged = ("multiplier", "slackness")
-    multiplier: Tensor
+    beta: float = field(default=1.0, kw_only=True)
+    multiplier: Tensor = field(init=False)
 
-    def __init__(self, kl_limit: float, *, lr: float = 0.01, beta: float = 1.0) -> None:
-        super().__init__()
-        check_positive("kl_limit", kl_limit)
-        check_positive("lr", lr)
-        check_not_negative("beta", beta)
-        self.kl_limit = kl_limit
-        self.lr = lr
-        self.register_buffer("multiplier", torch.tensor(float(beta)))
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        not_negative("beta", self.beta)
+        self.register_buffer("multiplier", torch.tensor(float(self.beta)))
 
     def forward(self, inputs: LossInputs) -> ObjectiveOutput:
         # A copy, so that update does not change the logged value.

@@ -1,12 +1,10 @@
-"""The construction of an objective from its name and options."""
+"""The construction of an objective from its options."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
 
-from betavae_fast.choices import OBJECTIVE_OPTIONS, ObjectiveName
 from betavae_fast.objectives.beta import Beta
 from betavae_fast.objectives.beta_per_dim import BetaPerDim
 from betavae_fast.objectives.beta_tc import BetaTC
@@ -17,38 +15,25 @@ from betavae_fast.objectives.free_bits import FreeBits
 from betavae_fast.objectives.geco import Geco
 from betavae_fast.objectives.interface import Objective
 from betavae_fast.objectives.lagrangian import Lagrangian
+from betavae_fast.objectives.options import ObjectiveOptions
 
-_MAKERS: dict[ObjectiveName, Callable[..., Objective]] = {
-    "beta": Beta,
-    "capacity": Capacity,
-    "free-bits": FreeBits,
-    "lagrangian": Lagrangian,
-    "geco": Geco,
-    "beta-per-dim": BetaPerDim,
-    "btcvae": BetaTC,
-    "factorvae": FactorVAE,
-    "dipvae-i": DIPVAEI,
-    "dipvae-ii": DIPVAEII,
+_CLASSES: dict[str, type[Objective]] = {
+    kind.objective: kind
+    for kind in (Beta, Capacity, FreeBits, Lagrangian, Geco, BetaPerDim, BetaTC, FactorVAE, DIPVAEI, DIPVAEII)
 }
 
 
-def build(name: ObjectiveName, options: Mapping[str, Any], **facts: Any) -> Objective:
-    """Build the objective ``name``.
+def build(options: ObjectiveOptions, **facts: Any) -> Objective:
+    """Build the objective that has these ``options``.
 
     Args:
-        options: options of all objectives, by name. The objective gets those that ``OBJECTIVE_OPTIONS`` lists for it and
-            that are not None.
-        facts: further arguments, for objectives that take them: ``latent_dim``, ``dataset_size``, ``backend``.
-    Raises: ValueError for an option out of its range.
+        facts: what the objectives may need to know about the run besides their options: ``latent_dim``,
+            ``dataset_size``, ``backend``. An objective gets those that it has a field for.
 
-    >>> build("capacity", {"capacity": 10.0, "capacity_steps": None, "beta": 4.0}).steps
+    >>> from betavae_fast.objectives.options import CapacityOptions
+    >>> build(CapacityOptions(10.0), latent_dim=5).steps
     100000
     """
-    maker = _MAKERS[name]
-    arguments = {
-        argument: options[option]
-        for option, argument in OBJECTIVE_OPTIONS[name].items()
-        if options.get(option) is not None
-    }
-    known = inspect.signature(maker).parameters
-    return maker(**arguments, **{fact: value for fact, value in facts.items() if fact in known})
+    kind = _CLASSES[options.objective]
+    wanted = {field.name for field in fields(kind)}
+    return kind(**vars(options), **{name: fact for name, fact in facts.items() if name in wanted})

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from betavae_fast.data.images import ImageDataset
 from betavae_fast.nn import BetaVAE, ReconstructionLoss
+from betavae_fast.processes import least_of_processes, world_size
 from betavae_fast.system_memory import available_memory
-from betavae_fast.training.distributed import least_of_processes, world_size
 from betavae_fast.training.launch import local_world_size
 from betavae_fast.training.precision import autocast
 

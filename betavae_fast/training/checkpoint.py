@@ -115,7 +115,7 @@ def save_checkpoint(
     index = {
         "format": FORMAT,
         "step": step,
-        "config": asdict(config),
+        "config": config.entries(),
         "data": data and asdict(data),
         "model": _model_arguments(model),
         "files": files,
@@ -160,7 +160,11 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             f"{' and '.join(map(str, _READABLE))}"
         )
     try:
-        step, config, arguments = described["step"], TrainConfig(**described["config"]), described["model"]
+        step, config, arguments = (
+            described["step"],
+            TrainConfig.from_entries(described["config"]),
+            described["model"],
+        )
         if type(step) is not int or step < 0:
             raise ValueError(f"step {step!r}")
         data = DataIdentity.from_json(described["data"]) if described.get("data") else None

@@ -1,22 +1,41 @@
-"""The configuration of a training run. It imports nothing heavy: the command line takes its defaults from here."""
+"""The configuration of a training run. Nothing heavy is imported: the command line takes its options from here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from math import isfinite
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
-from betavae_fast.choices import (
-    NEEDED_OPTIONS,
-    OBJECTIVE_OPTIONS,
-    Architecture,
-    Estimator,
-    Likelihood,
-    LrSchedule,
-    ObjectiveName,
-    Precision,
-)
+from betavae_fast import settings
+from betavae_fast.choices import Architecture, Likelihood, LrSchedule, Precision
+from betavae_fast.objectives import options
+from betavae_fast.objectives.options import BetaOptions, BetaPerDimOptions, ObjectiveOptions
+from betavae_fast.settings import Setting, at_least, positive
+
+RESUMABLE = ("data", "steps", "lr", "threads", "device", "log_every", "checkpoint_every")
+"""The settings that may change when a run is resumed."""
+
+
+def _channels(name: str, value: int) -> None:
+    if value not in (1, 3):
+        raise ValueError(f"{name} must be 1 (grayscale) or 3 (RGB), got {value}")
+
+
+def _batch_size(name: str, value: int | str) -> None:
+    if value != "auto" and not (isinstance(value, int) and value >= 1):
+        raise ValueError(f"{name} must be a whole number of at least 1, or auto; got {value}")
+
+
+def _number_or_auto(name: str, text: str) -> int | str:
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise ValueError(f"{name} must be a whole number or auto, got {text!r}") from None
+
+
+def _seed(name: str, value: int) -> None:
+    if not 0 <= value < 2**63:
+        raise ValueError(f"{name} must be in [0, 2^63), got {value}")
 
 
 @dataclass(frozen=True)
@@ -25,120 +44,121 @@ class TrainConfig:
 
     The defaults train on dSprites in under four minutes on two CPU cores.
 
-    Raises: ValueError, naming setting and value, for a value out of its range or an option of another objective.
+    Raises: ValueError, naming setting and value, for a value out of its range.
 
+    >>> from betavae_fast.objectives.options import CapacityOptions
+    >>> TrainConfig(objective=CapacityOptions(25.0, steps=2000), steps=2500).objective.gamma
+    1000.0
     >>> TrainConfig(steps=0)
     Traceback (most recent call last):
     ValueError: steps must be at least 1, got 0
     """
 
-    data: str = "dsprites"  # name of a data set, or an absolute path
-    image_size: int | None = None  # side of the images in pixels; None: the data set's default
-    channels: Literal[1, 3] | None = None  # 1: grayscale, 3: RGB; None: RGB if an image is coloured
-    architecture: Architecture = "burgess"
-    latent_dim: int = 10
-    likelihood: Likelihood = "bernoulli"
-    objective: ObjectiveName = "beta"
-    # Options of the objectives; choices.py lists the objectives they belong to. None: the objective's default.
-    beta: float = 4.0  # weight of the KL
-    beta_warmup: int = 0  # steps over which beta grows linearly from 0
-    beta_cycle: int = 0  # steps after which the warm-up starts again; 0: never
-    capacity: float | None = None  # KL to hold at the end, in nats
-    capacity_steps: int | None = None  # steps over which the capacity grows from 0
-    capacity_weight: float | None = None  # weight γ of |KL − C|
-    free_bits: float | None = None  # KL that costs nothing, in nats per latent dim
-    kl_limit: float | None = None  # largest KL, in nats
-    reconstruction_limit: float | None = None  # largest reconstruction loss, in nats per image
-    multiplier_lr: float | None = None  # step size of the multiplier, in 1/nats
-    constraint_decay: float | None = None  # decay of the constraint's moving average
-    betas: list[float] | None = None  # weight of each latent dim's KL
-    mi_weight: float | None = None
-    tc_weight: float | None = None
-    dimension_wise_weight: float | None = None
-    tc_estimator: Estimator | None = None
-    discriminator_lr: float | None = None
-    off_diagonal_weight: float | None = None
-    diagonal_weight: float | None = None
-    batch_size: int | Literal["auto"] = 64  # images per update, in all processes; "auto": as many as fit
-    accumulate: int = 1  # equal parts into which a process splits its share of a batch, to save memory
-    steps: int = 2500
-    lr: float = 1e-3  # learning rate of Adam
-    lr_schedule: LrSchedule = "constant"  # "cosine": a half cosine down to 0 at ``steps``
-    lr_warmup: int = 0  # steps over which the learning rate grows linearly to the schedule's
-    clip_grad_norm: float | None = None  # 2-norm above which the gradient is scaled down to it
-    seed: int = 0  # seed of the weights, the data order and the latent noise
-    precision: Precision = "auto"  # "auto": bf16 if the device has matrix units for it, else fp32
-    # Use cuDNN's deterministic convolutions on a GPU: the same bits in every run, at some cost in speed.
-    deterministic: bool = True
-    device: str = "auto"  # "auto": cuda if there is a GPU, else cpu
-    backend: str = "auto"  # backend of the latent layer and the likelihood
-    threads: int | None = None  # CPU threads; None: torch's choice
-    log_every: int = 50  # steps between two log entries
-    checkpoint_every: int = 1000  # steps between two checkpoints
+    data: Annotated[
+        str,
+        Setting("dsprites, mnist, fashion-mnist, or the path of an image folder or .npy/.npz array."),
+    ] = "dsprites"
+    image_size: Annotated[
+        int | None,
+        Setting(
+            "Side of the images in pixels: a folder's are resized, an idx file's get a border.",
+            at_least(1),
+            default_in_words="64 for a folder, 32 for MNIST",
+        ),
+    ] = None
+    channels: Annotated[
+        int | None,
+        Setting(
+            "Channels of a folder's images: 1 for grayscale, 3 for RGB.",
+            _channels,
+            default_in_words="RGB if one is coloured",
+        ),
+    ] = None
+    architecture: Annotated[Architecture, Setting("Encoder and decoder.")] = "burgess"
+    latent_dim: Annotated[int, Setting("Number of latent channels.", at_least(1))] = 10
+    likelihood: Annotated[Likelihood, Setting("Likelihood of the pixels.")] = "bernoulli"
+    objective: ObjectiveOptions = field(default_factory=BetaOptions)
+    batch_size: Annotated[
+        int | Literal["auto"],
+        Setting(
+            "Images per step, in all processes; or auto: as many as fit in memory.",
+            _batch_size,
+            parse=_number_or_auto,
+            metavar="INTEGER|auto",
+        ),
+    ] = 64
+    accumulate: Annotated[
+        int,
+        Setting("Equal parts of a batch, computed one after the other to save memory.", at_least(1)),
+    ] = 1
+    steps: Annotated[int, Setting("Training steps.", at_least(1))] = 2500
+    lr: Annotated[float, Setting("Adam's learning rate.", positive)] = 1e-3
+    lr_schedule: Annotated[
+        LrSchedule, Setting("Learning rate over the run; cosine: falls to 0 at the last step.")
+    ] = "constant"
+    lr_warmup: Annotated[int, Setting("Steps over which the learning rate grows linearly.", at_least(0))] = 0
+    clip_grad_norm: Annotated[
+        float | None,
+        Setting("Scale a gradient with a larger norm down to this one.", positive, default_in_words="never"),
+    ] = None
+    seed: Annotated[int, Setting("Seed of the weights, the data order and the noise.", _seed)] = 0
+    precision: Annotated[
+        Precision,
+        Setting("Precision of the networks; auto: bf16 if the device has matrix units for it."),
+    ] = "auto"
+    deterministic: Annotated[
+        bool,
+        Setting("Use convolutions on a GPU that give the same bits in every run, not the fastest ones."),
+    ] = True
+    threads: Annotated[
+        int | None, Setting("CPU threads.", at_least(1), default_in_words="torch's choice")
+    ] = None
+    device: Annotated[str, Setting("auto, cpu, cuda, cuda:1, ...")] = "auto"
+    backend: Annotated[str, Setting("Backend of the fused operations; see the info command.")] = "auto"
+    log_every: Annotated[int, Setting("Steps between two log entries.", at_least(1))] = 50
+    checkpoint_every: Annotated[int, Setting("Steps between two checkpoints.", at_least(1))] = 1000
 
     def __post_init__(self) -> None:
-        for name in ("latent_dim", "accumulate", "steps", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.image_size is not None and self.image_size < 1:
-            raise ValueError(f"image_size must be at least 1, got {self.image_size}")
-        if self.channels not in (None, 1, 3):
-            raise ValueError(f"channels must be 1 (grayscale) or 3 (RGB), got {self.channels}")
-        for name in ("beta_warmup", "beta_cycle", "lr_warmup"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        if self.batch_size != "auto" and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
-            raise ValueError(
-                f"batch_size must be a whole number of at least 1, or auto; got {self.batch_size}"
-            )
-        for name, choices in (
-            ("lr_schedule", LrSchedule),
-            ("precision", Precision),
-            ("objective", ObjectiveName),
-        ):
-            if getattr(self, name) not in get_args(choices):
+        settings.check(self)
+        if not isinstance(self.objective, ObjectiveOptions):
+            raise TypeError(f"objective must be the options of an objective, got {self.objective!r}")
+        if isinstance(self.objective, BetaPerDimOptions):
+            weights = len(self.objective.betas)
+            if weights != self.latent_dim:
                 raise ValueError(
-                    f"{name} must be one of {', '.join(get_args(choices))}; got {getattr(self, name)}"
+                    f"betas must have one weight for each of {self.latent_dim} latent dims, got {weights}"
                 )
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads must be at least 1, got {self.threads}")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed must be in [0, 2^63), got {self.seed}")
-        if not (isfinite(self.beta) and self.beta >= 0):
-            raise ValueError(f"beta must be a finite number of at least 0, got {self.beta}")
-        if not (isfinite(self.lr) and self.lr > 0):
-            raise ValueError(f"lr must be a finite positive number, got {self.lr}")
-        if self.clip_grad_norm is not None and not (
-            isfinite(self.clip_grad_norm) and self.clip_grad_norm > 0
-        ):
-            raise ValueError(f"clip_grad_norm must be a finite positive number, got {self.clip_grad_norm}")
-        check_objective_options(
-            self.objective,
-            (field.name for field in fields(self) if getattr(self, field.name) != field.default),
-        )
-        needed = NEEDED_OPTIONS.get(self.objective)
-        if needed is not None and getattr(self, needed) is None:
-            raise ValueError(f"objective {self.objective} needs {needed}")
-        if self.betas is not None and len(self.betas) != self.latent_dim:
-            raise ValueError(
-                f"betas must have one weight for each of {self.latent_dim} latent dims, got {len(self.betas)}"
-            )
 
+    def entries(self) -> dict[str, Any]:
+        """All settings by their names on the command line, as config.json holds them.
 
-def check_objective_options(objective: ObjectiveName, told: Iterable[str]) -> None:
-    """Raise ValueError if ``told`` names an option of another objective: it would have no effect."""
-    own = OBJECTIVE_OPTIONS[objective]
-    for name in told:
-        others = [other for other, options in OBJECTIVE_OPTIONS.items() if name in options]
-        if others and name not in own:
-            raise ValueError(
-                f"{name} is an option of objective {' and '.join(others)}, not of objective {objective}, "
-                f"which has {', '.join(own)}"
-            )
+        >>> TrainConfig().entries()["beta_warmup"]
+        0
+        """
+        own = vars(self) | {"objective": self.objective.objective}
+        return own | options.entries(self.objective)
 
+    @classmethod
+    def from_entries(cls, entries: Mapping[str, Any]) -> TrainConfig:
+        """The configuration with these ``entries``. Entries of None and the options of other objectives are ignored.
 
-def describe_objective(config: TrainConfig) -> str:
-    """The objective and those of its options that are set."""
-    told = {name: getattr(config, name) for name in OBJECTIVE_OPTIONS[config.objective]}
-    options = (f"{name} {value}" for name, value in told.items() if value is not None)
-    return f"objective {config.objective} ({', '.join(options) or 'defaults'})"
+        Raises: ValueError as the constructor does; TypeError for an unknown name.
+        """
+        own = {name: value for name, value in entries.items() if value is not None}
+        objective = own.pop("objective", BetaOptions.objective)
+        found = {
+            option: (own.pop(option), declared)
+            for option, declared in options.by_option().items()
+            if option in own
+        }
+        given = {option: value for option, (value, declared) in found.items() if objective in declared}
+        return cls(objective=options.make_options(objective, given), **own)
+
+    def describe_objective(self) -> str:
+        """The objective and its options in words.
+
+        >>> TrainConfig().describe_objective()
+        'objective beta (beta 4.0, beta_warmup 0, beta_cycle 0)'
+        """
+        values = ", ".join(f"{name} {value}" for name, value in options.entries(self.objective).items())
+        return f"objective {self.objective.objective} ({values})"

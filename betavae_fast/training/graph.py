@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
-from betavae_fast.training.distributed import has_nccl, world_size
+from betavae_fast.processes import world_size
+from betavae_fast.training.distributed import has_nccl
 
 _WARM_UP = 3
 # DistributedDataParallel rebuilds its buckets and measures itself in its first steps; torch asks for 11.

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from betavae_fast.nn import BetaVAE
+from betavae_fast.processes import any_process, peers, world_size
 from betavae_fast.training.checkpoint import NotFiniteError, save_checkpoint
 from betavae_fast.training.device import convolutions
-from betavae_fast.training.distributed import any_process, data_parallel, peers, world_size
+from betavae_fast.training.distributed import data_parallel
 from betavae_fast.training.graph import graphed, side_stream
 from betavae_fast.training.metrics import Metrics, MetricsWriter
 from betavae_fast.training.moment import Moment

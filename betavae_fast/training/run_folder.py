@@ -104,7 +104,7 @@ def copy_run(source: RunFolder, out: Path) -> RunFolder:
 def write_config(folder: RunFolder, config: TrainConfig, data: DataIdentity | None = None) -> None:
     """Write ``config.json``, with a checksum."""
     described = {
-        "config": asdict(config),
+        "config": config.entries(),
         "data": data and asdict(data),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
@@ -118,7 +118,7 @@ def read_config(folder: RunFolder) -> TrainConfig:
     """
     described = read_sealed(folder.config)
     try:
-        return TrainConfig(**described["config"])
+        return TrainConfig.from_entries(described["config"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{folder.config}: not a configuration ({error})") from error
 

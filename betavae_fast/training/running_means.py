@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from betavae_fast.training.distributed import sum_over_processes
+from betavae_fast.processes import sum_over_processes
 
 
 class RunningMeans:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -64,7 +64,6 @@ def prepare(config: TrainConfig, dataset: ImageDataset) -> TrainState:
         )
         objective = build(
             config.objective,
-            asdict(config),
             latent_dim=config.latent_dim,
             dataset_size=len(dataset),
             backend=config.backend,

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
 from betavae_fast.objectives import LossInputs, Objective
-from betavae_fast.training.distributed import rank
+from betavae_fast.processes import rank
 from betavae_fast.training.precision import autocast
 from betavae_fast.training.running_means import RunningMeans
 from betavae_fast.training.schedules import is_constant, learning_rate

@@ -10,9 +10,9 @@ import torch
 from torch._dynamo.exc import TorchDynamoException
 
 from betavae_fast import cli
-from betavae_fast.bench import runner
+from betavae_fast.bench import contenders, runner
 from betavae_fast.bench.registry import get, op_names
-from betavae_fast.bench.results import load
+from betavae_fast.bench.results import Results
 from betavae_fast.bench.runner import line_up
 from betavae_fast.bench.timing import QUICK
 from betavae_fast.choices import BenchOp
@@ -22,10 +22,7 @@ from betavae_fast.choices import BenchOp
 def brief(monkeypatch):
     """Take few samples, and leave out torch.compile, which takes longer than everything else."""
     monkeypatch.setattr("betavae_fast.bench.timing.BRIEF", QUICK)
-    for module in ("latent", "likelihood", "log_densities"):
-        monkeypatch.setattr(
-            f"betavae_fast.bench.{module}.no_compiler", lambda device: "left out of this test"
-        )
+    monkeypatch.setattr(contenders, "no_compiler", lambda device: "left out of this test")
 
 
 def test_the_command_line_names_every_op():
@@ -43,7 +40,7 @@ def test_a_check_is_foretold_from_fewer_rows(monkeypatch):
     """The work of the formula grows with the rows or with their square. If contenders draw their own noise, it runs once
     for each contender.
     """
-    monkeypatch.setattr(runner, "CpuClock", lambda: lambda work: 1.0)
+    monkeypatch.setattr(runner, "clock_of", lambda device: lambda work: 1.0)
     device = torch.device("cpu")
     latent, log_densities = get("latent"), get("log_densities")
     _, forwards = line_up(latent, (2048, 10), device)
@@ -63,7 +60,7 @@ def test_it_says_what_is_gained(op, tmp_path, capsys):
     options = ("--op", op, "--batch", "24", "--latent-dim", "3", "--image", "1x4x5", "--out", str(out))
     assert _bench(*options) == 0
     printed = capsys.readouterr().out
-    results = load(out)
+    results = Results.load(out)
     shape = (24, 1, 4, 5) if op.endswith("nll") else (24, 3)
     assert {m.shape for m in results.measurements} == {shape}
     assert all(m.peak_bytes is not None for m in results.measurements)
@@ -113,8 +110,8 @@ def test_a_contender_that_computes_something_else_ends_it(monkeypatch, capsys):
 
 
 def test_what_torch_cannot_compile_is_left_out_with_the_reason(monkeypatch, capsys):
-    monkeypatch.setattr("betavae_fast.bench.latent.no_compiler", lambda device: "")
-    monkeypatch.setattr("betavae_fast.bench.latent.compiled", lambda eager, mode: _uncompilable)
+    monkeypatch.setattr(contenders, "no_compiler", lambda device: "")
+    monkeypatch.setattr(contenders, "compiled", lambda eager, mode: _uncompilable)
     assert _bench("--batch", "8", "--latent-dim", "2") == 0
     assert "without compile: torch.compile failed: no Python.h in [/usr]" in " ".join(
         capsys.readouterr().out.split()
@@ -130,7 +127,7 @@ def test_a_half_precision_sum_over_many_pixels_is_finite(tmp_path):
     out = tmp_path / "figures.json"
     options = ("--dtype", "fp16", "--batch", "32", "--image", "1x64x64", "--out", str(out))
     assert _bench("--op", "bernoulli_nll", *options) == 0
-    assert all(e.error < 0.01 for problem in load(out).parity for e in problem.errors)
+    assert all(e.error < 0.01 for problem in Results.load(out).parity for e in problem.errors)
 
 
 @pytest.mark.parametrize(("shape", "runs"), [((1024, 32), True), ((8192, 1), False)])
@@ -138,6 +135,14 @@ def test_eager_pairs_are_measured_where_they_fit_into_memory(shape, runs):
     """Eager keeps B × B × D numbers, more at (8192, 1) than at (1024, 32)."""
     absent, _ = line_up(get("log_densities"), shape, torch.device("cpu"))
     assert ("eager" not in absent) == runs
+
+
+def test_a_system_that_does_not_tell_its_memory_refuses_nothing(monkeypatch):
+    def untold():
+        raise ValueError("this system does not tell how much memory it has")
+
+    monkeypatch.setattr(runner, "available_memory", untold)
+    assert runner.too_large((10**6, 10**6), torch.device("cpu")) == ""
 
 
 def test_an_interrupted_command_says_so(monkeypatch, capsys):

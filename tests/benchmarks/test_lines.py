@@ -28,7 +28,7 @@ gpu.lines = lambda place: {"first": [
     Line("slow", (sys.executable, "-c", waits), 400),
     Line("last", (sys.executable, "-c", ""), 10),
 ]}
-gpu.machine.provenance = lambda device: {}
+gpu.machine.provenance = lambda command, device: {}
 sys.exit(gpu.main(["--rehearse", "--out", sys.argv[1]]))
 """
 

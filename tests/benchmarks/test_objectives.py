@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.objectives import FOLDER, OPTIONS, PICTURES, REFERENCE, load, main, table
+from benchmarks import RESULTS
+from benchmarks.objectives import OPTIONS, PICTURES, REFERENCE, ObjectiveResults, main, table
 
 PAGE = PICTURES.parent / "choose-beta.md"
 
 
 def test_the_page_states_what_the_file_holds() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert table(load(FOLDER / "objectives.json")) in page
+    assert table(ObjectiveResults.load(RESULTS / "objectives" / "objectives.json")) in page
     for name in OPTIONS.keys() - {REFERENCE}:
         assert f"(objectives/{name}.png)" in page and (PICTURES / f"{name}.png").is_file()
 
@@ -22,8 +23,8 @@ def test_a_short_run_is_measured_drawn_and_read_again(tmp_path, capsys: pytest.C
     np.save(data, np.random.default_rng(0).random((64, 8, 8)) < 0.2)
     places = ["--out", str(out), "--pictures", str(out)]
     assert main(["--steps", "20", "--data", str(data), *places]) == 0
-    results = load(out / "objectives.json")
+    results = ObjectiveResults.load(out / "objectives.json")
     assert [run.name for run in results.runs] == list(OPTIONS)
     assert all(run.step == [10, 20] for run in results.runs)
     assert main(["--draw", *places]) == 0
-    assert capsys.readouterr().out.count(table(results)) == 2
+    assert capsys.readouterr().out.count("--objective lagrangian --kl-limit 8") == 2

@@ -9,7 +9,7 @@ from benchmarks.__main__ import main
 from betavae_fast.bench import parity
 from betavae_fast.bench.latent import eager
 from betavae_fast.bench.registry import Contender
-from betavae_fast.bench.results import load
+from betavae_fast.bench.results import Results
 from betavae_fast.bench.runner import line_up
 
 
@@ -154,7 +154,7 @@ def test_one_that_fails_is_named_and_not_timed_and_the_others_are(
     out = tmp_path / "results.json"
     assert main(["latent", "--quick", "--out", str(out)]) == 1
     assert capsys.readouterr().out.splitlines()[-1].startswith(f"FAILED latent (16, 3) fp32: {named}")
-    results = load(out)
+    results = Results.load(out)
     assert {m.contender for m in results.measurements} == {"eager", "distributions", "reference"}
     assert list(results.parity[0].failed) == ["wrong"]
     assert "wrong" not in {e.contender for e in results.parity[0].errors}

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import RESULTS, latency, time_to_loss
+from benchmarks import RESULTS, ROOT, latency, time_to_loss
 from benchmarks.all import COMMANDS
-from benchmarks.report import PAGE, PICTURES, README, draw, gpu_table, page, with_gpu_table
+from benchmarks.report import PAGE, PAGES, PICTURES, draw, gpu_table, page, with_tables
 from betavae_fast.bench.results import load_all
 from betavae_fast.bench.timing import QUICK, Timing
 
@@ -19,9 +19,9 @@ def test_the_page_is_what_the_files_give():
     assert PAGE.read_text(encoding="utf-8") == page(FILES), "run `make report`"
 
 
-def test_the_readme_states_the_gpu_figures_of_the_files():
-    text = README.read_text(encoding="utf-8")
-    assert text == with_gpu_table(text, RESULTS), "run `make report`"
+@pytest.mark.parametrize("name", PAGES)
+def test_tables_state_the_figures_of_the_files(name):
+    assert (ROOT / name).read_text(encoding="utf-8") == with_tables(name, FILES, RESULTS), "run `make report`"
 
 
 def test_a_gpu_figure_is_that_of_our_fastest(tmp_path):
@@ -65,7 +65,7 @@ def test_all_benchmarks_write_what_is_committed():
 def test_parts_of_the_latency_add_up_to_the_whole():
     names = (latency.PUBLIC, latency.FUNCTION, latency.OPERATORS, latency.EMPTY)
     calls = {name: Timing(p50, p50, p50, 1, 1) for name, p50 in zip(names, (7.0, 4.0, 2.0, 1.0), strict=True)}
-    parts = latency.parts(calls)
+    parts = latency.Latency("", "", {}, {}, {}, "cpp", calls).parts
     assert sum(parts.values()) == 7.0 and parts["kernels"] == 1.0
 
 
@@ -73,7 +73,7 @@ def test_latency_is_measured_from_the_command_line(tmp_path, monkeypatch):
     monkeypatch.setattr(latency, "Effort", lambda: QUICK)
     out = tmp_path / "latency.json"
     assert latency.main(["--out", str(out)]) == 0
-    found = latency.load(out)
+    found = latency.Latency.load(out)
     assert found.command == "python -m benchmarks.latency"  # the command contains no path of this machine
     assert sum(found.parts.values()) == pytest.approx(found.calls[latency.PUBLIC].p50)
 

@@ -75,20 +75,15 @@ def test_each_batch_size_is_written_before_the_next(monkeypatch, tmp_path, capsy
         chosen.append(names)
         if size == 16:
             raise KeyboardInterrupt
-        return [step._step_time("eager", size, [1.0, 1.0], 1.0, 0.0, {})], {"ours": "RuntimeError: no"}
+        return [step._step_time("eager", size, [1.0, 1.0], 0.0, {})], {"ours": "RuntimeError: no"}
 
-    monkeypatch.setattr(step, "measure", measure)
-    monkeypatch.setattr(step.machine, "provenance", lambda device: _PROVENANCE)
-    with pytest.raises(KeyboardInterrupt):
-        step.main(["--batch-sizes", "8", "16", "32", "--out", str(out)])
-    found = step.load(out)
+    monkeypatch.setattr(step, "time_steps", measure)
+    assert step.main(["--batch-sizes", "8", "16", "32", "--out", str(out)]) == 130
+    found = step.StepResults.load(out)
     assert [m.batch_size for m in found.measurements] == [8] and set(found.left_out) == {
         "16 images",
         "32 images",
     }
     assert step.main(["--batch-sizes", "8", "--out", str(out)]) == 1
     assert capsys.readouterr().out.splitlines()[-1] == "FAILED step, ours, 8 images: RuntimeError: no"
-    assert step.load(out).left_out == {} and "ours" in chosen[0]
-
-
-_PROVENANCE = {"date": "", "commit": {}, "machine": {"gpu": None, "cpu": "x", "threads": 1}, "versions": {}}
+    assert step.StepResults.load(out).left_out == {} and "ours" in chosen[0]

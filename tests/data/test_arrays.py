@@ -98,7 +98,6 @@ def test_arrays_load_where_the_system_does_not_tell_its_memory(
         raise ValueError("this system does not tell how much memory it has")
 
     monkeypatch.setattr("betavae_fast.system_memory.available_memory", unknown)
-    monkeypatch.setattr("betavae_fast.data.arrays.available_memory", unknown)
     path = tmp_path / ("images.npy" if save_as is np.save else "images.npz")
     save_as(path, BYTES)
     assert np.array_equal(pixels(load_dataset(path)), BYTES)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import betavae_fast.data
+import betavae_fast.evaluation.evaluate
 from betavae_fast import cli
 from betavae_fast.data import ByteImages, DatasetError
+from betavae_fast.evaluation import report
+from betavae_fast.evaluation.evaluate import evaluate
+from betavae_fast.files import read_json
+from betavae_fast.training.trained_run import open_run
 from tests import PATIENCE
 from tests.evaluation.grid import Squares
 
@@ -60,7 +65,7 @@ def train(folder: Path, *options: str) -> None:
 def tiny_data():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(betavae_fast.data, "load_dataset", load)
-        patch.setattr(cli.train, "_evaluate", lambda *_: None)  # `evaluate` draws the same pictures again
+        patch.setattr(cli.train, "_summarise", lambda *_: None)  # `evaluate` draws the same pictures again
         yield
 
 
@@ -86,7 +91,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 def test_evaluate_leaves_numbers_pictures_and_a_report(runs):
     folder = runs / "two"
-    written = json.loads((folder / "evaluation.json").read_text())
+    written = read_json(folder / "evaluation.json")
     assert (written["images"], written["seed"]) == (128, 3)
     assert written["factors"]["names"] == ["size", "posX", "posY"]
     kinds = [(scored["metric"], scored["codes"]) for scored in written["scores"]]
@@ -113,17 +118,51 @@ def test_a_report_needs_nothing_but_itself_and_escapes_what_it_is_told(runs):
 
 def test_the_comparison_has_a_column_for_each_run(runs):
     report = (runs / "comparison" / "report.html").read_text()
-    compared = json.loads((runs / "comparison" / "comparison.json").read_text())
+    compared = read_json(runs / "comparison" / "comparison.json")
     assert [entry["run"] for entry in compared["runs"]] == ["<one> & only", "two"]
     assert len(compared["udr"]["scores"]) == 2
     assert report.count("data:image/png;base64,") == 1  # the picture of rate and distortion
     assert '<th class="number">two</th>' in report and "<td>UDR</td>" in report
 
 
+def test_python_leaves_the_files_of_the_command(runs, tmp_path):
+    done = []
+    for name in ("<one> & only", "two"):
+        trained = open_run(runs / name)
+        assert trained.step == 6 and [entry.step for entry in trained.history] == [3, 6]
+        evaluation = evaluate(trained.model, trained.images(), seed=3, precision=trained.precision)
+        folder = tmp_path / name
+        assert report.write(trained, evaluation, folder) == folder / "report.html"
+        assert digests(folder / "pictures") == digests(runs / name / "pictures")
+        assert (folder / "report.html").read_bytes() == (runs / name / "report.html").read_bytes()
+        written, by_command = (read_json(place / "evaluation.json") for place in (folder, runs / name))
+        assert written.keys() == by_command.keys()
+        for key in written.keys() - {"scores", "seconds"}:
+            assert written[key] == by_command[key]
+        done.append((trained, evaluation))
+    report.compare(done, tmp_path / "comparison", seed=3)
+    assert digests(tmp_path / "comparison") == digests(runs / "comparison")
+
+
+def test_a_comparison_needs_two_runs(tmp_path):
+    with pytest.raises(ValueError, match="compare: runs must be at least two, got 0"):
+        report.compare([], tmp_path)
+
+
+def test_other_images_of_another_shape_are_refused(runs, monkeypatch):
+    monkeypatch.setattr(
+        betavae_fast.data,
+        "load_dataset",
+        lambda *_, **__: ByteImages("wide", torch.zeros(4, 1, 8, 9).byte(), (1, 8, 9)),
+    )
+    with pytest.raises(ValueError, match=r"takes images of shape \(1, 8, 8\), but .*wide has \(1, 8, 9\)"):
+        open_run(runs / "two", "cpu", data="wide").images()
+
+
 def test_data_without_factors_get_what_needs_none(runs):
     folder = runs / "unlabelled"
     assert run("evaluate", str(folder), "--metrics=all") == 0
-    written = json.loads((folder / "evaluation.json").read_text())
+    written = read_json(folder / "evaluation.json")
     assert written["factors"] is None
     assert [scored["metric"] for scored in written["scores"]] == ["unsupervised"]
     drawn = {path.name for path in (folder / "pictures").iterdir()}
@@ -137,7 +176,7 @@ def test_out_takes_all_results_and_runs_of_one_name_are_told_apart(runs, tmp_pat
     before = [digests(Path(path) / "pictures") for path in told]
     assert run("evaluate", *told, "--metrics=sap", f"--out={tmp_path / 'results'}") == 0
     assert [digests(Path(path) / "pictures") for path in told] == before
-    compared = json.loads((tmp_path / "results" / "comparison.json").read_text())
+    compared = read_json(tmp_path / "results" / "comparison.json")
     assert [entry["run"] for entry in compared["runs"]] == ["first/run", "second/run"]
     for place in ("first", "second"):
         assert (tmp_path / "results" / place / "run" / "report.html").exists()
@@ -148,7 +187,7 @@ def test_images_other_than_the_trainings_are_named(runs, tmp_path, capsys):
     whole, told = runs / "two", ["--data=unlabelled", "--metrics=unsupervised", f"--out={tmp_path}"]
     assert run("evaluate", str(whole), *told) == 0  # the same pixels under another name
     assert "Other images" not in capsys.readouterr().out
-    assert json.loads((tmp_path / "evaluation.json").read_text())["identity"]["images"] == 128
+    assert read_json(tmp_path / "evaluation.json")["identity"]["images"] == 128
     assert run("evaluate", str(whole), "--data=brighter", *told[1:]) == 0
     said = capsys.readouterr().out
     assert "These are not the training images: brighter has 128 images of 1×8×8 with SHA-256" in said
@@ -177,7 +216,7 @@ def test_an_interrupted_run_is_evaluated(runs, tmp_path):
 
 def test_results_that_cannot_be_written_are_refused_before_the_work(runs, tmp_path, capfd, monkeypatch):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(cli.evaluate, "_measure", None)  # must not be reached
+    monkeypatch.setattr(betavae_fast.evaluation.evaluate, "evaluate", None)  # must not be reached
     assert run("evaluate", str(runs / "two"), f"--out={tmp_path / 'file' / 'results'}") == 2
     error = capfd.readouterr().err
     assert "no results can be written there" in error and "--out" in error and error.count("\n") == 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from betavae_fast.evaluation.factor_table import factor_table, mean_over_grid
+from betavae_fast.evaluation.factor_table import factor_table
 from betavae_fast.evaluation.findings import findings
 from betavae_fast.evaluation.summary import Channel, Summary
 from tests.evaluation.grid import SIDE, Squares
@@ -37,7 +37,7 @@ def test_shares_and_means_of_the_varying_factors(table_and_codes):
 
 def test_the_map_of_positions_has_y_down_and_x_across(table_and_codes):
     table, codes = table_and_codes
-    maps = mean_over_grid(codes, table, "posY", "posX")
+    maps = table.mean_over_grid(codes, "posY", "posX")
     y, x = np.mgrid[:SIDE, :SIDE]
     np.testing.assert_allclose(maps, [x, 2.0 * y + 0.5, 0 * x])
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
 import torch
 
 from betavae_fast.data import ByteImages
-from betavae_fast.evaluation.summary import choose_images, summarise, write_summary
+from betavae_fast.evaluation.summary import choose_images, summarise
+from betavae_fast.files import read_json, write_json
 from betavae_fast.functional import gaussian_kl
 from betavae_fast.nn import BetaVAE
 
@@ -84,7 +84,7 @@ def test_a_large_data_set_is_sampled_the_same_way_every_time(dataset):
 
 def test_the_written_summary_is_the_table(dataset, tmp_path):
     summary = summarise(make_model("bernoulli"), dataset)
-    write_summary(tmp_path / "summary.json", summary)
-    written = json.loads((tmp_path / "summary.json").read_text())
+    write_json(tmp_path / "summary.json", summary)
+    written = read_json(tmp_path / "summary.json")
     assert written["reconstruction"] == summary.reconstruction
     assert [channel["index"] for channel in written["channels"]] == [1, 2, 3, 0]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import torch
 
-from betavae_fast.choices import ObjectiveName
 from betavae_fast.nn import split_kl
 from betavae_fast.objectives import FactorVAE, LossInputs, Objective
+from betavae_fast.objectives.options import OBJECTIVES, make_options
 from betavae_fast.objectives.registry import build
 
 ROWS, DIMS = 12, 3
-NAMES = get_args(ObjectiveName)
+NAMES = tuple(OBJECTIVES)
 NEEDED = {
     "lagrangian": {"kl_limit": 0.7},
     "geco": {"reconstruction_limit": 40.0},
@@ -20,11 +18,11 @@ NEEDED = {
 }
 
 
-def objective(name: ObjectiveName, **options: object) -> Objective:
+def objective(name: str, **options: object) -> Objective:
     torch.manual_seed(0)
     if name == "factorvae":
         return FactorVAE(DIMS, width=8)
-    return build(name, NEEDED.get(name, {}) | options, latent_dim=DIMS, dataset_size=100)
+    return build(make_options(name, NEEDED.get(name, {}) | options), latent_dim=DIMS, dataset_size=100)
 
 
 def posterior(rows: int = ROWS) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

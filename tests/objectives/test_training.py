@@ -8,6 +8,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from betavae_fast.objectives.options import make_options
 from betavae_fast.training.checkpoint import load_checkpoint
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.loop import train
@@ -40,7 +41,8 @@ STATEFUL = ("lagrangian", "geco", "factorvae")
 
 
 def config(name, **changes):
-    return replace(CONFIG, objective=name, **NEEDED.get(name, {}) | MOVING.get(name, {}) | changes)
+    told = {"objective": name} | NEEDED.get(name, {}) | MOVING.get(name, {}) | changes
+    return TrainConfig.from_entries(CONFIG.entries() | told)
 
 
 def start(config, dataset):
@@ -156,7 +158,7 @@ def test_the_state_of_another_objective_is_refused(dataset, tmp_path):
         with pytest.raises(CheckpointError, match=r"latest\.json: has .* tensor"):
             resume(
                 folder,
-                replace(told, objective=name, kl_limit=None, multiplier_lr=None, **NEEDED.get(name, {})),
+                replace(told, objective=make_options(name, NEEDED.get(name, {}))),
                 checkpoint,
                 dataset,
             )
@@ -177,7 +179,7 @@ def test_damage_to_the_objectives_state_is_named(dataset, tmp_path, damage):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"objective": "gamma"}, "objective must be one of beta, capacity.*; got gamma"),
+        ({"objective": "gamma"}, "objective must be one of beta, capacity.*; got 'gamma'"),
         (
             {"objective": "capacity", "beta": 3.0},
             "beta is an option of objective beta, not of objective capacity, which has capacity, .*",
@@ -193,7 +195,9 @@ def test_damage_to_the_objectives_state_is_named(dataset, tmp_path, damage):
 )
 def test_options_that_do_not_fit_are_named(changes, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
-        TrainConfig(**changes)
+        given = {name: value for name, value in changes.items() if name not in ("objective", "latent_dim")}
+        options = make_options(changes.get("objective", "beta"), given)
+        TrainConfig(objective=options, latent_dim=changes.get("latent_dim", 10))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from betavae_fast.data.bits import pack_bits
 from betavae_fast.data.images import BinaryImages
+from betavae_fast.objectives.options import make_options
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.state import prepare
 from betavae_fast.training.step import TrainStep
@@ -101,7 +102,7 @@ CONFIG = TrainConfig(data="noise", steps=1000, batch_size=16, device="cpu", prec
 @pytest.mark.parametrize("objective", BUDGETS)
 def test_a_step_keeps_to_its_budget(sprites: BinaryImages, objective: str) -> None:
     options = NEEDED.get(objective, {}) | ({"betas": [1.0] * 10} if objective == "beta-per-dim" else {})
-    counted = launches(replace(CONFIG, objective=objective, **options), sprites)
+    counted = launches(replace(CONFIG, objective=make_options(objective, options)), sprites)
     assert counted.total() <= BUDGETS[objective], counted.most_common()
 
 
@@ -120,4 +121,6 @@ def test_the_counter_sees_what_a_step_would_shed(sprites: BinaryImages) -> None:
         {"clip_grad_norm": 1.0},
         {"accumulate": 2},
     ):
-        assert launches(replace(CONFIG, **changes), sprites).total() > least, changes
+        assert launches(TrainConfig.from_entries(CONFIG.entries() | changes), sprites).total() > least, (
+            changes
+        )

@@ -10,6 +10,7 @@ import torch
 
 from betavae_fast.data import ByteImages
 from betavae_fast.nn import BetaVAELoss, split_kl
+from betavae_fast.objectives.options import BetaOptions
 from betavae_fast.training import loop
 from betavae_fast.training.checkpoint import load_checkpoint
 from betavae_fast.training.config import TrainConfig
@@ -23,7 +24,7 @@ CONFIG = TrainConfig(
     batch_size=8,
     log_every=3,
     device="cpu",
-    beta=2.0,
+    objective=BetaOptions(2.0),
     precision="fp32",
 )
 IN_ANY_PRECISION = pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -37,7 +38,7 @@ def run(config, dataset, path, **hooks):
 
 
 def with_(**changes) -> TrainConfig:
-    return TrainConfig(**{**asdict(CONFIG), **changes})
+    return TrainConfig.from_entries(CONFIG.entries() | changes)
 
 
 def without_times(folder):

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from betavae_fast.objectives.options import BetaOptions
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.run_folder import create_run_folder
 
@@ -18,8 +19,9 @@ def test_a_folder_without_a_name_gets_the_first_free_one(tmp_path, monkeypatch):
 
 
 def test_the_configuration_is_written_down(tmp_path):
-    folder = create_run_folder(TrainConfig(beta=7.5), tmp_path / "run")
-    assert TrainConfig(**json.loads(folder.config.read_text())["config"]) == TrainConfig(beta=7.5)
+    config = TrainConfig(objective=BetaOptions(7.5))
+    folder = create_run_folder(config, tmp_path / "run")
+    assert TrainConfig.from_entries(json.loads(folder.config.read_text())["config"]) == config
 
 
 def test_a_folder_with_something_in_it_is_refused(tmp_path):

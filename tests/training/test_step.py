@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from betavae_fast.objectives.options import BetaOptions
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.state import prepare
 from betavae_fast.training.step import TrainStep
@@ -48,7 +49,7 @@ def equal(a, b) -> bool:
 @pytest.mark.usefixtures("as_on_a_gpu")
 def test_one_step_recorded_is_every_step(dataset, changes):
     """The operations of step 2, run again, give steps 3 to 11, across the end of an epoch of 5."""
-    config = replace(CONFIG, **changes)
+    config = TrainConfig.from_entries(CONFIG.entries() | changes)
     eager, eager_step = start(config, dataset)
     replayed, replayed_step = start(config, dataset)
     for _ in range(2):
@@ -112,7 +113,7 @@ def test_the_gradient_is_clipped_to_its_norm(dataset):
 
 
 def test_learning_rate_and_beta_are_the_schedules(dataset):
-    state, step = start(replace(CONFIG, lr=0.5, lr_warmup=4, beta=8.0, beta_warmup=2), dataset)
+    state, step = start(replace(CONFIG, lr=0.5, lr_warmup=4, objective=BetaOptions(8.0, warmup=2)), dataset)
     seen = []
     for _ in range(5):
         step()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import types
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from typer.models import ArgumentInfo, OptionInfo
 
 from betavae_fast.cli import app
+from betavae_fast.objectives.options import OBJECTIVES
+from betavae_fast.settings import choices
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "api" / "cli.md"
 
@@ -32,6 +33,8 @@ def page() -> str:
             panels[panel].append(row)
         for panel, found in panels.items():
             lines += ["", f"### {name}: {panel}"] if panel else []
+            if panel and (kind := OBJECTIVES.get(panel.removeprefix("Objective "))):
+                lines += ["", f"{kind.paper}."]
             lines += ["", "| | | default |", "|---|---|---|", *found]
     return "\n".join(lines) + "\n"
 
@@ -47,22 +50,13 @@ def rows(command: Callable[..., Any]) -> Iterator[tuple[str | None, str]]:
         option = "--" + parameter.name.replace("_", "-")
         name = (info.param_decls or (option,))[0] if isinstance(info, OptionInfo) else parameter.name.upper()
         words = " ".join((info.help or "").split()).replace("|", "\\|")
-        if choices := ", ".join(literals(kind)):
-            words += f" One of {choices}."
+        if words_allowed := ", ".join(choices(kind)):
+            words += f" One of {words_allowed}."
         if isinstance(info.show_default, str):
             default = info.show_default
         else:
             default = "" if parameter.default in (inspect.Parameter.empty, None) else str(parameter.default)
         yield info.rich_help_panel, f"| `{name}` | {words} | {default} |"
-
-
-def literals(kind: Any) -> tuple[str, ...]:
-    """The words that an annotation allows, as in Literal["a", "b"] | None."""
-    if get_origin(kind) is Literal:
-        return get_args(kind)
-    if get_origin(kind) in (Union, types.UnionType, list):
-        return tuple(word for part in get_args(kind) for word in literals(part))
-    return ()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ code. The fields of tuples and dataclasses become a list, too, each with the com
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -65,10 +66,44 @@ def _fields(kind: griffe.Class) -> Iterator[str]:
             yield f"- `{name}`: `{member.annotation}`" + (f", {comment[1]}" if comment else "")
 
 
+def _setting(attribute: griffe.Attribute) -> griffe.ExprCall | None:
+    """The ``Setting(...)`` in the annotation of an attribute, or of the constant that stands there."""
+    annotation = attribute.annotation
+    if not (isinstance(annotation, griffe.ExprSubscript) and str(annotation.left) == "Annotated"):
+        return None
+    found: Any = list(annotation.slice.elements)[1]  # type: ignore[union-attr]
+    if isinstance(found, griffe.ExprName):
+        found = attribute.module.members[found.name].value
+    return found
+
+
+def _classes(scope: griffe.Object) -> Iterator[griffe.Class]:
+    for member in scope.members.values():
+        if not member.is_alias and isinstance(member, griffe.Class):
+            yield member
+        if not member.is_alias and isinstance(member, (griffe.Class, griffe.Module)):
+            yield from _classes(member)
+
+
 class MarkdownDocstrings(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring:
             obj.docstring.value = to_markdown(obj.docstring.value)
-        told = obj.docstring and "**Attributes**" in obj.docstring.value
-        if isinstance(obj, griffe.Class) and obj.docstring and not told and (fields := list(_fields(obj))):
-            obj.docstring.value += "\n\n**Fields**\n\n" + "\n".join(fields)
+
+    def on_package(self, *, pkg: griffe.Module, **kwargs: Any) -> None:
+        for kind in _classes(pkg):
+            for name, attribute in kind.members.items():
+                if isinstance(attribute, griffe.Attribute) and (setting := _setting(attribute)):
+                    help_ = ast.literal_eval(str(setting.arguments[0]))
+                    attribute.annotation = attribute.annotation.slice.elements[0]  # type: ignore[union-attr]
+                    attribute.extra["settings"]["line"] = f"- `{name}`: {help_}"
+        for kind in _classes(pkg):
+            if kind.docstring is None or "**Attributes**" in kind.docstring.value:
+                continue
+            inherited = [member for parent in (kind, *kind.mro()) for member in parent.members.values()]
+            if settings := [
+                member.extra["settings"]["line"] for member in inherited if member.extra["settings"]
+            ]:
+                kind.docstring.value += "\n\n**Settings**\n\n" + "\n".join(settings)
+            elif fields := list(_fields(kind)):
+                kind.docstring.value += "\n\n**Fields**\n\n" + "\n".join(fields)

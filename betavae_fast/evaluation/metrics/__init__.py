@@ -7,9 +7,8 @@ procedure, for a random sample of images it is a bootstrap. Factors with a singl
 (`varying` returns the others). Dead latents are scored like the others, and never cause a division by zero.
 """
 
-from .beta_vae import BetaVAEScore, beta_vae_score
-from .classifiers import gradient_boosting, logistic_regression
-from .dci import DCIScores, dci_scores
+from .beta_vae import BetaVAEScore, beta_vae_score, logistic_regression
+from .dci import DCIScores, dci_scores, gradient_boosting
 from .factor_vae import FactorVAEScore, factor_vae_score
 from .irs import IRSScore, irs_score
 from .mig import MIGScore, mig_score

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .gap import top_two_gap
-from .moments import mean
+from .moments import mean, top_two_gap
 from .mutual_information import discretise, entropies, mutual_information_matrix
 from .table import Codes, Factors, check_counts, checked, draw
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from .classifiers import logistic_regression
+from .beta_vae import logistic_regression
 from .moments import mean, standardise
 from .mutual_information import discretise, mutual_information_matrix
 from .table import Codes, Factors, check_counts, checked, draw

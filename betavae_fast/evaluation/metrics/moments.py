@@ -1,4 +1,4 @@
-"""Means that do not depend on the order of the values, and variances that are exactly 0 for constant values."""
+"""Means that do not depend on the order of the values, variances that are exactly 0 for constants, and gaps."""
 
 from __future__ import annotations
 
@@ -48,3 +48,13 @@ def standardise(
     scale = np.sqrt(variances(reference))
     alive = scale > 0
     return np.where(alive, values - reference.mean(axis=0), 0.0) / np.where(alive, scale, 1.0)
+
+
+def top_two_gap(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The largest minus the second largest score in each column of (D, K) scores ≥ 0; with one row the second is 0.
+
+    >>> top_two_gap(np.array([[0.5, 1.0], [2.0, 1.0], [0.25, 0.0]]))
+    array([1.5, 0. ])
+    """
+    second, first = np.sort(np.pad(scores, ((1, 0), (0, 0))), axis=0)[-2:]
+    return first - second

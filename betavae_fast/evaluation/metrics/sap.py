@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.svm import LinearSVC
 
-from .gap import top_two_gap
-from .moments import mean
+from .moments import mean, top_two_gap
 from .table import Codes, Factors, check_counts, checked, draw
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
-from betavae_fast.evaluation.metrics import beta_vae_score
-from tests.evaluation.metrics.known import grid, noise, perfect, rotated
+from betavae_fast.evaluation.metrics import beta_vae_score, logistic_regression
+from tests.evaluation.metrics.known import entangled, grid, noise, perfect, rotated
 
 SIZE = {"num_train": 2000, "num_test": 1000}
 
@@ -64,3 +65,13 @@ def test_points_are_mean_distances_within_pairs_that_share_the_factor():
     assert points[labels == 1, 0].mean() == pytest.approx(8 / 9, rel=0.03)
     assert points[labels == 0, 1].mean() == pytest.approx(10 * 15 / 12, rel=0.03)
     assert (points * 64 == np.round(points * 64)).all()  # means over 64 pairs of whole numbers
+
+
+def test_logistic_regression_is_one_against_the_rest():
+    factors = grid(rows=600)
+    codes, classes = entangled(factors), factors[:, 2]
+    model = logistic_regression().fit(codes, classes)
+    single = [LogisticRegression(C=1.0, solver="liblinear").fit(codes, classes == c) for c in range(5)]
+    each = np.column_stack([regression.predict_proba(codes)[:, 1] for regression in single])
+    assert np.allclose(model.predict_proba(codes), each / each.sum(axis=1, keepdims=True), atol=1e-12)
+    assert np.array_equal(model.predict(codes), each.argmax(axis=1))

@@ -7,7 +7,7 @@ from math import log
 import numpy as np
 import pytest
 
-from betavae_fast.evaluation.metrics import dci_scores
+from betavae_fast.evaluation.metrics import dci_scores, gradient_boosting
 from betavae_fast.evaluation.metrics.dci import completeness, disentanglement
 from tests.evaluation.metrics.known import grid, noise, perfect, rotated
 
@@ -97,3 +97,9 @@ def test_noise_and_factors_turned_by_45_degrees():
     result = dci_scores(*rotated(), np.random.default_rng(0), **SIZE)
     assert result.disentanglement < 0.1 and result.completeness < 0.1
     assert result.informativeness > 0.9  # the codes hold everything, but not in one place
+
+
+def test_gradient_boosting_has_a_hundred_rounds_of_small_trees():
+    settings = gradient_boosting(7).get_params()
+    assert (settings["n_estimators"], settings["max_depth"], settings["learning_rate"]) == (100, 3, 0.1)
+    assert (settings["subsample"], settings["random_state"]) == (1.0, 7)

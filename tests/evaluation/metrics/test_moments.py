@@ -1,4 +1,4 @@
-"""Means and variances where the plain formulas fail."""
+"""Means, variances and gaps where the plain formulas fail."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from betavae_fast.evaluation.metrics.moments import mean, standardise, variances
+from betavae_fast.evaluation.metrics.moments import mean, standardise, top_two_gap, variances
 
 
 def test_means_do_not_depend_on_the_order():
@@ -44,3 +44,11 @@ def test_standardise_survives_variances_that_underflow():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert (standardise(np.array([[0.0], [1e-200]])) == 0).all()
+
+
+def test_the_second_of_one_latent_is_zero():
+    assert top_two_gap(np.array([[0.75, 0.0]])).tolist() == [0.75, 0.0]
+
+
+def test_ties_leave_no_gap():
+    assert top_two_gap(np.array([[3.0, 1.0], [1.0, 4.0], [3.0, 2.0]])).tolist() == [0.0, 2.0]

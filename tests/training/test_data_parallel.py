@@ -1,28 +1,23 @@
-"""Checks in a group of one process that a step that exchanges gradients gives the losses of a step that does not.
+"""A step that exchanges gradients gives the losses of a step that does not, in a group of one process.
 
-    torchrun --nproc-per-node 1 -m benchmarks.data_parallel --device cuda
-
-For one process the command line makes no process group. This check makes one, over NCCL on a GPU and gloo on a CPU, and
+For one process the command line makes no process group. This test makes one, over NCCL on a GPU and gloo on a CPU, and
 wraps the model as for several processes. On a GPU the step and its exchange are recorded as a CUDA graph.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Sequence
 from contextlib import ExitStack
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.arguments import available
 from betavae_fast.data.images import BinaryImages
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.graph import graphed, side_stream
-from betavae_fast.training.loop import prepare
+from betavae_fast.training.state import prepare
 from betavae_fast.training.step import TrainStep
 
 # Steps for torch's warm-up of DistributedDataParallel, for the recording, and for some replays.
@@ -55,30 +50,15 @@ def losses(device: str, *, exchanged: bool) -> list[float]:
     return found
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.data_parallel",
-        description=(__doc__ or "").splitlines()[0],
-        allow_abbrev=False,
-    )
-    parser.add_argument("--device", type=available, choices=("cpu", "cuda"), default="cpu")
-    device: str = parser.parse_args(argv).device
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_an_exchange_with_oneself_changes_no_loss(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
     alone = losses(device, exchanged=False)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     try:
         together = losses(device, exchanged=True)
     finally:
         dist.destroy_process_group()
-    difference = max(abs(a - b) / abs(a) for a, b in zip(alone, together, strict=True))
-    backend = "NCCL" if device == "cuda" else "gloo"
-    print(
-        f"{backend}, one process, {STEPS} steps: losses differ by {difference:.1e} from a step without exchange"
-    )
-    if not difference <= TOLERANCE:
-        print(f"FAILED {backend}: losses differ by {difference:.1e}, more than {TOLERANCE:.0e}")
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    assert together == pytest.approx(alone, rel=TOLERANCE)

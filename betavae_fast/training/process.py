@@ -1,9 +1,12 @@
-"""The allocation of memory for training steps on a CPU."""
+"""Settings of the whole process: how it keeps memory for training steps, and its CPU threads."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
+
+import torch
 
 # Option numbers from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -24,3 +27,16 @@ def keep_freed_memory() -> bool:
         return False
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 64 << 20))
     return all(mallopt(name, value) == 1 for name, value in settings)
+
+
+def set_threads(threads: int | None) -> None:
+    """Set torch's number of threads; None keeps torch's choice.
+
+    Raises: ValueError for more threads than CPUs, which may crash OpenMP.
+    """
+    if threads is None:
+        return
+    cpus = os.cpu_count() or 1
+    if not 1 <= threads <= cpus:
+        raise ValueError(f"threads must lie in 1 to {cpus}, this machine's CPUs, got {threads}")
+    torch.set_num_threads(threads)

@@ -1,0 +1,361 @@
+"""Draws figures. Each function takes arrays and returns a figure; none of them needs a model.
+
+Figures are made without pyplot, so that they need no display and leave no global state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from PIL import Image
+
+from betavae_fast.choices import ACTIVE_NATS
+from betavae_fast.evaluation.summary import Channel
+from betavae_fast.files import atomic_writer
+
+Images = NDArray[np.floating]  # (..., C, H, W) in [0, 1]
+
+FADED = "#8a8a8a"  # the colour of an inactive channel
+_DISPERSION_COLOUR, _VARIANCE_COLOUR = "#1f6fb4", "#f2a241"
+_LIMIT = 4.0  # standard deviations of the prior on either side, in the aggregated posterior
+
+
+def reconstructions(originals: Images, reconstructed: Images, *, columns: int = 10) -> Figure:
+    """Draw originals above their reconstructions, in bands of ``columns`` pairs.
+
+    Args:
+        originals, reconstructed: (N, C, H, W). If C is neither 1 nor 3, the first channel is shown.
+    """
+    columns = min(columns, len(originals))
+    bands = -(-len(originals) // columns)
+    figure = Figure(figsize=(1.0 + 0.95 * columns, 0.6 + 2.1 * bands), layout="constrained")
+    figure.suptitle("Reconstructions: each image above the decoder's output for its posterior mean (z = μ)")
+    axes = figure.subplots(2 * bands, columns, squeeze=False)
+    for position in range(bands * columns):
+        band, column = divmod(position, columns)
+        for row, images in enumerate((originals, reconstructed)):
+            axis = axes[2 * band + row, column]
+            if position < len(images):
+                _show(axis, images[position])
+            else:
+                axis.set_axis_off()
+    for band in range(bands):
+        for row, label in enumerate(("data", "model")):
+            axes[2 * band + row, 0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10)
+    return figure
+
+
+def capacity(
+    images_seen: Sequence[int],
+    mean_dispersion: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    *,
+    max_channels: int = 20,
+) -> Figure:
+    """Draw each channel's KL over training, stacked from its two parts, one panel per channel, sorted by the last KL.
+
+    Args:
+        images_seen: number of images seen at each of T moments.
+        mean_dispersion, variance: (T, D), nats.
+        max_channels: largest number of panels; the channels with the largest KL are shown.
+    """
+    total = mean_dispersion + variance
+    order = np.argsort(-total[-1], kind="stable")
+    shown = order[:max_channels]
+    which = (
+        f"all {len(order)} channels"
+        if len(shown) == len(order)
+        else f"the {len(shown)} largest of {len(order)}"
+    )
+    figure, axes = _panels(
+        len(shown), (2.3, 1.9), margin=(1.2, 1.5), labels=("images seen, thousands", "KL, nats per image")
+    )
+    figure.suptitle(
+        f"Capacity of each channel over training ({which}, sorted by KL at the end)\n"
+        f"total {total[-1].sum():.2f} nats, "
+        f"{(total[-1] > ACTIVE_NATS).sum()} channels above {ACTIVE_NATS} nats",
+        fontsize=11,
+    )
+    thousands = np.asarray(images_seen) / 1000
+    for axis, channel in zip(axes.flat, shown, strict=False):
+        areas = axis.stackplot(
+            thousands,
+            mean_dispersion[:, channel],
+            variance[:, channel],
+            colors=(_DISPERSION_COLOUR, _VARIANCE_COLOUR),
+            labels=("mean dispersion ½ μ²", "variance ½ (σ² − 1 − log σ²)"),
+            linewidth=0,
+        )
+        axis.plot(thousands, total[:, channel], color="black", linewidth=0.8)
+        colour = _ink(total[-1, channel] > ACTIVE_NATS)
+        axis.set_title(f"channel {channel}: {total[-1, channel]:.3f} nats", fontsize=10, color=colour)
+        axis.grid(alpha=0.25)
+        axis.xaxis.set_major_locator(MaxNLocator(4, prune="upper"))  # the last would hit the next panel's 0
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_xlim(0, thousands[-1])
+    axes[0, 0].set_ylim(0, None)
+    figure.legend(handles=areas, loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def traversal(
+    images: Images,
+    channels: Sequence[Channel],
+    values: Sequence[float],
+    axis_label: str = "value of the channel, in standard deviations of the prior",
+) -> Figure:
+    """Draw one row per channel, in the order given; each column sets the channel to the value above it.
+
+    Args:
+        images: (len(channels), len(values), C, H, W).
+        axis_label: description of the values.
+    """
+    rows, columns = len(channels), len(values)
+    figure = Figure(figsize=(1.6 + 0.85 * columns, 1.1 + 0.85 * rows), layout="constrained")
+    figure.suptitle(
+        "Latent traversal: each row moves one channel, the others stay at one image's posterior mean\n"
+        f"channels sorted by KL; grey: inactive (at most {ACTIVE_NATS} nats)",
+        fontsize=11,
+    )
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for row, channel in enumerate(channels):
+        for column in range(columns):
+            _show(axes[row, column], images[row, column])
+        axes[row, 0].set_ylabel(
+            f"channel {channel.index}\n{channel.kl:.3f} nats",
+            rotation=0,
+            ha="right",
+            va="center",
+            color=_ink(channel.active),
+        )
+    for column, value in enumerate(values):
+        axes[0, column].set_title(f"{value:+.2g}" if value else "0", fontsize=9)
+    figure.supxlabel(axis_label, fontsize=10)
+    return figure
+
+
+def traversal_frames(
+    images: Images, channels: Sequence[Channel], values: Sequence[float]
+) -> list[Image.Image]:
+    """Draw the traversal as an animation: all channels side by side, each frame at the next value.
+
+    Args:
+        images: (len(channels), len(values), C, H, W).
+    Returns: len(values) pictures of one size.
+    """
+    figure, axes = _panels(len(channels), (1.25, 1.45), margin=(0.3, 0.5), share=False, dpi=90)
+    canvas = FigureCanvasAgg(figure)
+    frames = []
+    for column, value in enumerate(values):
+        for axis, channel, moved in zip(axes.flat, channels, images[:, column], strict=False):
+            axis.clear()
+            _show(axis, moved)
+            axis.set_title(f"channel {channel.index}", fontsize=9, color=_ink(channel.active))
+        figure.suptitle(f"{value:+.1f}", fontsize=10)
+        canvas.draw()
+        figure.set_layout_engine("none")  # all frames keep the layout of the first
+        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+    return frames
+
+
+def aggregated_posterior(samples: NDArray[np.floating], channels: Sequence[Channel]) -> Figure:
+    """Draw a histogram of each channel's samples over all images, with the density of the prior N(0, 1) as a line.
+
+    Args:
+        samples: z (N, D), one draw from each image's posterior.
+        channels: the channels to show, one panel each, in this order.
+    """
+    figure, axes = _panels(len(channels), (2.2, 1.7), margin=(1.2, 1.3), labels=("z", "density"))
+    figure.suptitle("Samples of each channel over all images, and the prior N(0, 1) (line)", fontsize=11)
+    edges = np.linspace(-_LIMIT, _LIMIT, 65)
+    line = np.linspace(-_LIMIT, _LIMIT, 200)
+    density = np.exp(-0.5 * line**2) / np.sqrt(2 * np.pi)
+    for axis, channel in zip(axes.flat, channels, strict=False):
+        z = samples[:, channel.index]
+        # Samples beyond the limits count in the total, so that the heights compare with the density.
+        heights = np.histogram(z, edges)[0] / (len(z) * np.diff(edges))
+        fill = _DISPERSION_COLOUR if channel.active else FADED
+        axis.stairs(heights, edges, fill=True, color=fill, alpha=0.6)
+        axis.plot(line, density, color="black", linewidth=1)
+        title = f"channel {channel.index}: mean {z.mean():.2f}, std {z.std():.2f}"
+        axis.set_title(title, fontsize=9, color=_ink(channel.active))
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def information(shares: NDArray[np.floating], channels: Sequence[Channel], factors: Sequence[str]) -> Figure:
+    """Draw the share of each factor's entropy that each channel knows, as a matrix of shades and numbers.
+
+    Args:
+        shares: (len(channels), len(factors)), mutual information over the factor's entropy, in [0, 1].
+    """
+    rows, columns = shares.shape
+    figure = Figure(figsize=(2.6 + 0.95 * columns, 1.5 + 0.38 * rows), layout="constrained")
+    axis = figure.subplots()
+    picture = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (row, column), share in np.ndenumerate(shares):
+        colour = "white" if share > 0.55 else _ink(channels[row].active)
+        axis.text(column, row, f"{share:.2f}", ha="center", va="center", color=colour, fontsize=9)
+    axis.set_xticks(range(columns), factors)
+    axis.xaxis.tick_top()
+    labels = axis.set_yticks(range(rows), [f"channel {channel.index}" for channel in channels])
+    for label, channel in zip(labels, channels, strict=True):
+        label.label1.set_color(_ink(channel.active))
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    figure.colorbar(picture, ax=axis, shrink=0.8, label="share of the factor's entropy")
+    figure.suptitle("Information of each channel about each factor", fontsize=11)
+    return figure
+
+
+def code_against_factor(
+    means: Sequence[NDArray[np.floating]],
+    deviations: Sequence[NDArray[np.floating]],
+    channels: Sequence[Channel],
+    factors: Sequence[str],
+) -> Figure:
+    """Draw a panel for each channel and factor: the mean code of each class, with one standard deviation shaded.
+
+    A channel that encodes a single factor moves in only one panel of its row.
+
+    Args:
+        means, deviations: one array (classes, len(channels)) for each factor.
+    """
+    rows, columns = len(channels), len(factors)
+    figure = Figure(figsize=(1.2 + 1.9 * columns, 1.2 + 1.25 * rows), layout="constrained")
+    figure.suptitle("Code of each channel against each factor: mean, and one standard deviation", fontsize=11)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex="col", sharey=True)
+    for (row, column), axis in np.ndenumerate(axes):
+        mean, deviation = means[column][:, row], deviations[column][:, row]
+        classes = np.arange(len(mean))
+        axis.fill_between(
+            classes, mean - deviation, mean + deviation, color=_DISPERSION_COLOUR, alpha=0.2, linewidth=0
+        )
+        marker = "o" if len(mean) <= 10 else None
+        axis.plot(classes, mean, color=_DISPERSION_COLOUR, linewidth=1.4, marker=marker, markersize=3)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis, channel in zip(axes[:, 0], channels, strict=True):
+        axis.set_ylabel(f"channel {channel.index}", fontsize=9)
+    for axis, name in zip(axes[0], factors, strict=True):
+        axis.set_title(name, fontsize=10)
+    for axis in axes[-1]:
+        axis.set_xlabel("class", fontsize=9)
+    return figure
+
+
+def position_maps(
+    maps: NDArray[np.floating], channels: Sequence[Channel], names: tuple[str, str] = ("posY", "posX")
+) -> Figure:
+    """Draw the mean code of each channel at each position, over all other factors.
+
+    A channel that encodes one axis shows stripes. A channel that encodes both shows a slanted gradient or a pattern. A
+    channel that encodes neither shows a flat field.
+
+    Args:
+        maps: (len(channels), rows, columns).
+        names: names of the factors along rows and columns.
+    """
+    figure, axes = _panels(len(channels), (1.9, 2.0), margin=(1.6, 1.2), labels=(names[1], names[0]))
+    figure.suptitle("Mean code of each channel over the positions", fontsize=11)
+    limit = max(float(np.abs(maps).max()), 1e-6)
+    for axis, channel, values in zip(axes.flat, channels, maps, strict=False):
+        picture = axis.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        axis.set_title(f"channel {channel.index}", fontsize=10, color=_ink(channel.active))
+        axis.set_xticks([])
+        axis.set_yticks([])
+    figure.colorbar(picture, ax=axes, shrink=0.8, label="mean code")
+    return figure
+
+
+def rate_distortion(names: Sequence[str], rate: Sequence[float], distortion: Sequence[float]) -> Figure:
+    """Draw each run as a point: its KL against its reconstruction loss.
+
+    Args:
+        names: names of the runs.
+        rate: KL of the runs, nats per image.
+        distortion: reconstruction loss of the runs, nats per image.
+    """
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axis = figure.subplots()
+    axis.scatter(rate, distortion, s=50, color=_DISPERSION_COLOUR, zorder=3)
+    right_half = (min(rate) + max(rate)) / 2
+    for name, x, y in zip(names, rate, distortion, strict=True):
+        left = x > right_half  # keeps the name inside the picture
+        axis.annotate(
+            name,
+            (x, y),
+            xytext=(-8 if left else 8, 6),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            fontsize=9,
+        )
+    axis.margins(0.12, 0.15)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_xlabel("rate: KL, nats per image")
+    axis.set_ylabel("distortion: reconstruction loss, nats per image")
+    axis.set_title("Rate and distortion of each run (lower left is better)", fontsize=11)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write ``figure`` as a PNG file, atomically: if the disk is full, the old file stays."""
+    with atomic_writer(path) as file:
+        figure.savefig(file, format="png", dpi=120)
+
+
+def _panels(
+    count: int,
+    size: tuple[float, float],
+    *,
+    margin: tuple[float, float],
+    labels: tuple[str, str] | None = None,
+    share: bool = True,
+    **settings: Any,
+) -> tuple[Figure, NDArray[Any]]:
+    """Make a figure of ``count`` panels, up to five in a row, and its axes (rows, columns). Spare axes are blank.
+
+    Args:
+        size, margin: width and height of a panel, and of the space around all of them, in inches.
+        labels: labels of the x axes in the last row and of the y axes in the first column.
+        share: True if all panels share their axes.
+    """
+    columns = min(5, count)
+    rows = -(-count // columns)
+    shape = (margin[0] + size[0] * columns, margin[1] + size[1] * rows)
+    figure = Figure(figsize=shape, layout="constrained", **settings)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share)
+    for axis in axes.flat[count:]:
+        axis.set_axis_off()
+    if labels is not None:
+        for axis in axes[-1]:
+            axis.set_xlabel(labels[0], fontsize=9)
+        for axis in axes[:, 0]:
+            axis.set_ylabel(labels[1], fontsize=9)
+    return figure, axes
+
+
+def _show(axis: Axes, image: Images) -> None:
+    """Draw one image (C, H, W) without ticks or frame. If C is neither 1 nor 3, the first channel is shown."""
+    channels_last = np.moveaxis(np.clip(image, 0, 1), 0, -1)
+    if channels_last.shape[-1] == 3:
+        axis.imshow(channels_last)
+    else:
+        axis.imshow(channels_last[..., 0], cmap="gray", vmin=0, vmax=1)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.spines[:].set_visible(False)
+
+
+def _ink(active: bool) -> str:
+    """The colour of the texts about a channel."""
+    return "black" if active else FADED

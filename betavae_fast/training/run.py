@@ -1,0 +1,118 @@
+"""A training run as a whole: its process, its images and its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from betavae_fast.data import absolute
+from betavae_fast.data.images import ImageDataset
+from betavae_fast.processes import rank
+from betavae_fast.training import process
+from betavae_fast.training.config import RESUMABLE, TrainConfig
+from betavae_fast.training.distributed import one_per_machine_first, process_group
+from betavae_fast.training.launch import launched_processes, local_rank
+from betavae_fast.training.loop import train
+from betavae_fast.training.metrics import Metrics
+from betavae_fast.training.resume import read_run, resume
+from betavae_fast.training.run_folder import RunFolder, copy_run, create_run_folder, exclusive
+from betavae_fast.training.state import TrainState, prepare
+from betavae_fast.training.trained_run import TrainedRun, load_images
+
+
+class OpenRun(NamedTuple):
+    """A run that this process may train, and whose folder no other process can open meanwhile."""
+
+    state: TrainState
+    folder: RunFolder | None  # None in all processes of torchrun's but the one that writes
+
+
+def train_run(
+    config: TrainConfig,
+    out: Path | str | None = None,
+    *,
+    on_step: Callable[[int], None] = lambda step: None,
+    on_metrics: Callable[[Metrics], None] = lambda metrics: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> TrainedRun:
+    """Train a new run in this process, as ``betavae-fast train`` does. For several processes, use :func:`new_run`.
+
+    Args:
+        out: the run's folder, new or empty; None: the first that is free among runs/DATA-ARCHITECTURE,
+            runs/DATA-ARCHITECTURE-2, ...
+        on_step, on_metrics, should_stop: see :func:`betavae_fast.training.loop.train`.
+    Returns: the run, for :mod:`betavae_fast.evaluation.report`. Its folder holds config.json, metrics.jsonl,
+        TensorBoard's log and the checkpoint.
+    Raises: FileExistsError if ``out`` is not empty; DatasetError if the images cannot be loaded; RuntimeError under
+        torchrun; the errors of :func:`betavae_fast.training.state.prepare` and of the loop.
+    """
+    if launched_processes() > 1:
+        raise RuntimeError(
+            "train_run trains in one process; in those that torchrun started use new_run and loop.train"
+        )
+    with new_run(config, out) as (state, folder):
+        train(state, folder, on_step=on_step, on_metrics=on_metrics, should_stop=should_stop)
+        assert folder is not None, "a single process writes"
+        return TrainedRun.of(state, folder)
+
+
+@contextmanager
+def new_run(config: TrainConfig, out: Path | str | None = None) -> Iterator[OpenRun]:
+    """Load the images of a new run, prepare its first step, and only then create and lock its folder.
+
+    The processes that torchrun started are connected within the block. CPU threads and the treatment of freed memory are
+    set for the whole process. Raises: as ``train_run``; ValueError for more threads than CPUs.
+    """
+    with process_group(), ExitStack() as held:
+        config = replace(config, data=absolute(config.data))
+        state = prepare(config, _load(config))
+        folder = None
+        if rank() == 0:
+            folder = create_run_folder(
+                state.config, None if out is None else Path(out), state.dataset.identity
+            )
+            held.enter_context(exclusive(folder))
+        yield OpenRun(state, folder)
+
+
+@contextmanager
+def resumed_run(
+    path: Path | str, changes: Mapping[str, Any] | None = None, out: Path | str | None = None
+) -> Iterator[OpenRun]:
+    """Prepare the run in ``path`` for the step after its checkpoint, and lock its folder.
+
+    Args:
+        changes: settings to change, some of ``RESUMABLE``.
+        out: a new or empty folder, to copy the run there and continue the copy.
+    Raises: ValueError for a change of another setting; CheckpointError for a damaged run; BlockingIOError if another
+        process has it open; the errors of :func:`betavae_fast.training.resume.resume`.
+    """
+    changes = dict(changes or {})
+    if kept := sorted(changes.keys() - set(RESUMABLE)):
+        raise ValueError(
+            f"a resumed run keeps its own {', '.join(kept)}; only {', '.join(RESUMABLE)} may change"
+        )
+    folder = RunFolder(Path(path))
+    with process_group(), ExitStack() as held:
+        config, checkpoint = read_run(folder)
+        writes = rank() == 0
+        if writes:
+            folder = folder if out is None else copy_run(folder, Path(out))
+            held.enter_context(exclusive(folder))
+        if "data" in changes:
+            changes["data"] = absolute(changes["data"])
+        config = replace(config, **changes)
+        state = resume(folder if writes else None, config, checkpoint, _load(config))
+        yield OpenRun(state, folder if writes else None)
+
+
+def _load(config: TrainConfig) -> ImageDataset:
+    """Configure the process, and load the images. Of several processes on a machine, one loads them first and leaves them
+    in the cache."""
+    process.keep_freed_memory()
+    process.set_threads(config.threads)
+    with one_per_machine_first():
+        return load_images(config, progress=local_rank() == 0)

@@ -1,0 +1,122 @@
+"""Opens a trained run: its model, its configuration, its log and its images."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from betavae_fast import data as datasets
+from betavae_fast.data import DataIdentity, DatasetError, ImageDataset
+from betavae_fast.nn import BetaVAE
+from betavae_fast.training.checkpoint import load_checkpoint
+from betavae_fast.training.config import TrainConfig
+from betavae_fast.training.device import resolve_device
+from betavae_fast.training.metrics import Metrics, read_metrics
+from betavae_fast.training.precision import resolve_precision
+from betavae_fast.training.run_folder import RunFolder
+from betavae_fast.training.state import TrainState
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedRun:
+    """A run's last checkpoint, with its model on a device. The run's folder is only read.
+
+    Attributes:
+        folder: the run's folder.
+        config: the run's configuration; its ``data`` are the images to load.
+        step: the number of training steps done.
+        model: the model, in evaluation mode.
+        precision: dtype of the network's arithmetic on this device, float32 or bfloat16.
+        trained_on: the identity of the training images; None if the run did not record it.
+        history: the entries of metrics.jsonl, in order, at least one.
+        dataset: the images of ``config``, if they are loaded already.
+    """
+
+    folder: RunFolder
+    config: TrainConfig
+    step: int
+    model: BetaVAE
+    precision: torch.dtype
+    trained_on: DataIdentity | None
+    history: list[Metrics]
+    dataset: ImageDataset | None = None
+
+    @classmethod
+    def of(cls, state: TrainState, folder: RunFolder) -> TrainedRun:
+        """The run that training has just left in ``folder``."""
+        return cls(
+            folder,
+            state.config,
+            state.step,
+            state.model.eval(),
+            state.precision,
+            state.dataset.identity,
+            read_metrics(folder.metrics),
+            state.dataset,
+        )
+
+    def images(self, loaded: dict[object, ImageDataset] | None = None) -> ImageDataset:
+        """Load the images of ``config``, uint8 or bool (N, C, H, W), onto the model's device.
+
+        Args:
+            loaded: data sets already loaded for other runs, which share them; this one is added.
+        Raises: DatasetError as ``load_images``; ValueError if the shape of the images differs from the model's.
+        """
+        if self.dataset is not None:
+            return self.dataset
+        loaded = {} if loaded is None else loaded
+        key = (self.config.data, self.config.image_size, self.config.channels)
+        if key not in loaded:
+            loaded[key] = load_images(self.config).to(next(self.model.parameters()).device)
+        dataset = loaded[key]
+        if dataset.image_shape != self.model.image_shape:
+            raise ValueError(
+                f"{self.folder.path}: the model takes images of shape {self.model.image_shape}, "
+                f"but {self.config.data} has {dataset.image_shape}"
+            )
+        return dataset
+
+
+def open_run(
+    path: str | os.PathLike[str], device: str = "auto", *, data: str | os.PathLike[str] | None = None
+) -> TrainedRun:
+    """Read the run in the folder ``path``, as training left it or while it goes on.
+
+    Args:
+        device: device of the model: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
+        data: the run's images, if they have moved, or other images: a name or a path, as for ``load_dataset``.
+    Raises: CheckpointError (a ValueError), naming the file, if there is no complete checkpoint or no log; ValueError for
+        a device that is missing.
+    """
+    folder = RunFolder(Path(path))
+    checkpoint = load_checkpoint(folder.checkpoint)
+    where = resolve_device(device)
+    model = checkpoint.build_model().to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    config = checkpoint.config
+    if data is not None:
+        config = replace(config, data=datasets.absolute(data))
+    precision = resolve_precision(config.precision, where)
+    history = read_metrics(folder.metrics)
+    return TrainedRun(folder, config, checkpoint.step, model, precision, checkpoint.data, history)
+
+
+def load_images(config: TrainConfig, *, progress: bool = True) -> ImageDataset:
+    """Load the images that ``config`` names.
+
+    Args:
+        progress: show a progress bar on stderr.
+    Raises: DatasetError, which suggests another path if the images are no longer where they were.
+    """
+    try:
+        return datasets.load_dataset(
+            config.data, image_size=config.image_size, channels=config.channels, progress=progress
+        )
+    except DatasetError as error:
+        if datasets.is_present(config.data):
+            raise
+        raise DatasetError(
+            f"{error}; if the images have moved, give their new path with --data (data=)"
+        ) from error
