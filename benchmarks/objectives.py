@@ -24,8 +24,8 @@ from betavae_fast.choices import ACTIVE_NATS
 from betavae_fast.data import DatasetError, ImageDataset, load_dataset
 from betavae_fast.files import atomic_writer
 from betavae_fast.training.config import TrainConfig
+from betavae_fast.training.log import LogEntry
 from betavae_fast.training.loop import train
-from betavae_fast.training.metrics import Metrics
 from betavae_fast.training.state import prepare
 
 STEPS, LOG_EVERY = 1500, 10
@@ -102,8 +102,8 @@ class ObjectiveResults(Provenance):
 
 def train_with(name: str, dataset: ImageDataset, steps: int) -> ObjectiveRun:
     config = TrainConfig.from_entries({"steps": steps, "log_every": LOG_EVERY} | OPTIONS[name])
-    entries: list[Metrics] = []
-    train(prepare(config, dataset), None, on_metrics=entries.append)
+    entries: list[LogEntry] = []
+    train(prepare(config, dataset), None, on_entry=entries.append)
     return ObjectiveRun(
         name,
         OPTIONS[name],

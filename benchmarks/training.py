@@ -28,7 +28,7 @@ from benchmarks.processes import started
 from benchmarks.study import Run, Study
 from betavae_fast.bench.results import Provenance
 from betavae_fast.training.checkpoint import load_checkpoint
-from betavae_fast.training.metrics import read_metrics
+from betavae_fast.training.log import read_log
 from betavae_fast.training.run_folder import RunFolder
 
 SPEEDS = ((64, 20_000), (4096, 500))  # batch size, steps
@@ -96,21 +96,21 @@ class Runs:
         return self._folder / name
 
     def losses(self, name: str) -> dict[int, float]:
-        return {entry.step: entry.loss for entry in read_metrics(RunFolder(self.path(name)).metrics)}
+        return {entry.step: entry.loss for entry in read_log(RunFolder(self.path(name)).metrics)}
 
     def same_weights(self, name: str, other: str) -> bool:
         first, second = (load_checkpoint(RunFolder(self.path(n)).checkpoint).model for n in (name, other))
         return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
     def speed(self, name: str, batch_size: int, steps: int) -> Speed:
-        entries = read_metrics(RunFolder(self.path(name)).metrics)
+        entries = read_log(RunFolder(self.path(name)).metrics)
         rate = images_per_second(self.path(name))
         return Speed(batch_size, steps, rate, entries[0].loss, entries[-1].loss)
 
 
 def images_per_second(folder: Path) -> float:
     """The median rate of a run's logged intervals, without the first if there are others."""
-    rates = [entry.images_per_second for entry in read_metrics(RunFolder(folder).metrics)]
+    rates = [entry.images_per_second for entry in read_log(RunFolder(folder).metrics)]
     return median(rates[1:] or rates)
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 import betavae_fast
 from betavae_fast import cli
 from betavae_fast.training.checkpoint import load_checkpoint
-from betavae_fast.training.metrics import read_metrics
+from betavae_fast.training.log import read_log
 from betavae_fast.training.run_folder import RunFolder, exclusive
 from tests import PATIENCE
 
@@ -59,7 +59,7 @@ def cli_exits(*arguments: str) -> int | str | None:
 
 def assert_usable(folder: RunFolder, step: int | None = None) -> None:
     saved = load_checkpoint(folder.checkpoint)
-    entries = read_metrics(folder.metrics)
+    entries = read_log(folder.metrics)
     assert saved.step == entries[-1].step
     assert step is None or saved.step == step
     saved.build_model()
@@ -88,7 +88,7 @@ def test_train_leaves_a_complete_run(in_tmp_path, data):
     folder = RunFolder(Path("here/run"))
     assert_usable(folder, step=5)
     assert json.loads(folder.config.read_text())["config"]["beta"] == 1.5
-    assert [entry.step for entry in read_metrics(folder.metrics)] == [2, 4, 5]
+    assert [entry.step for entry in read_log(folder.metrics)] == [2, 4, 5]
     assert "for the mean image" in done.stdout
     assert "here/run/pictures" in done.stdout
 
@@ -167,7 +167,7 @@ def test_resume_goes_on_as_the_run_was_told(finished_run, capfd):
     output = run_in_process(capfd, "train", "--resume=run", "--steps=6", "--log-every=1")
     assert "Resumed after step 4" in output
     assert_usable(finished_run, step=6)
-    assert [entry.step for entry in read_metrics(finished_run.metrics)] == [2, 4, 5, 6]
+    assert [entry.step for entry in read_log(finished_run.metrics)] == [2, 4, 5, 6]
     config = load_checkpoint(finished_run.checkpoint).config
     assert (config.steps, config.log_every, config.latent_dim, config.lr) == (6, 1, 3, 0.01)
 

@@ -135,7 +135,7 @@ def test_a_full_disk_under_the_log_is_named(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("betavae_fast.training.metrics.MetricsWriter._write_tensorboard", full)
+    monkeypatch.setattr("betavae_fast.training.log.LogWriter._write_tensorboard", full)
     assert exit_code("train", images, *TINY, "--out=run") == 1
     assert "No space left on device: 'run/tensorboard'" in capfd.readouterr().err
 

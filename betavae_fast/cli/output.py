@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from betavae_fast.evaluation.summary import Summary
-    from betavae_fast.training.metrics import Metrics
+    from betavae_fast.training.log import LogEntry
     from betavae_fast.training.state import TrainState
 
 
 @contextmanager
 def progress(
     console: Console, state: TrainState
-) -> Iterator[tuple[Callable[[int], None], Callable[[Metrics], None]]]:
+) -> Iterator[tuple[Callable[[int], None], Callable[[LogEntry], None]]]:
     """Show a progress bar; yields callbacks for the steps done and for the log entries.
 
     If the output is not a terminal, each entry is printed as a line instead.
@@ -33,17 +33,17 @@ def progress(
     with Progress(*columns, console=console, expand=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=state.config.steps, completed=state.step)
 
-        def on_metrics(metrics: Metrics) -> None:
+        def on_entry(entry: LogEntry) -> None:
             line = (
-                f"{metrics.images_per_second:,.0f} images/s  loss {metrics.loss:.1f}  "
-                f"reconstruction {metrics.reconstruction:.1f}  KL {metrics.kl:.2f}  "
-                f"{metrics.active_channels}/{len(metrics.kl_per_dim)} channels active"
+                f"{entry.images_per_second:,.0f} images/s  loss {entry.loss:.1f}  "
+                f"reconstruction {entry.reconstruction:.1f}  KL {entry.kl:.2f}  "
+                f"{entry.active_channels}/{len(entry.kl_per_dim)} channels active"
             )
             bar.update(task, description=line)
             if not console.is_terminal:
-                console.print(f"step {metrics.step}/{state.config.steps}  {line}")
+                console.print(f"step {entry.step}/{state.config.steps}  {line}")
 
-        yield lambda step: bar.update(task, completed=step), on_metrics
+        yield lambda step: bar.update(task, completed=step), on_entry
 
 
 def print_summary(console: Console, summary: Summary) -> None:

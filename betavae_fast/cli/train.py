@@ -176,9 +176,9 @@ def _run(state: TrainState, folder: RunFolder | None) -> None:
             rehearse_pictures()
     with stop_on_signal() as stop:
         try:
-            with progress(console, state) as (on_step, on_metrics):
+            with progress(console, state) as (on_step, on_entry):
                 loop.train(
-                    state, folder, on_step=on_step, on_metrics=on_metrics, should_stop=lambda: stop.requested
+                    state, folder, on_step=on_step, on_entry=on_entry, should_stop=lambda: stop.requested
                 )
         except loop.DivergedError as error:
             raise CommandError(

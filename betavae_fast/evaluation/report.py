@@ -28,7 +28,7 @@ from betavae_fast.evaluation.traversal import write_moving_traversal, write_trav
 from betavae_fast.files import atomic_writer, write_json
 from betavae_fast.nn import BetaVAE
 from betavae_fast.nn.pixels import to_float
-from betavae_fast.training.metrics import Metrics
+from betavae_fast.training.log import LogEntry
 from betavae_fast.training.run_folder import RunFolder
 from betavae_fast.training.trained_run import TrainedRun
 
@@ -174,7 +174,7 @@ def write_summary(run: TrainedRun) -> Summary:
 
 @torch.no_grad()
 def write_run_pictures(
-    folder: Path, model: BetaVAE, dataset: ImageDataset, summary: Summary, history: Sequence[Metrics]
+    folder: Path, model: BetaVAE, dataset: ImageDataset, summary: Summary, history: Sequence[LogEntry]
 ) -> list[Path]:
     """Draw reconstructions.png, capacity.png and traversal.png into ``folder``, which is made if missing.
 

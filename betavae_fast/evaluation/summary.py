@@ -11,7 +11,7 @@ from torch import Tensor
 from betavae_fast.choices import ACTIVE_NATS
 from betavae_fast.data.images import ImageDataset
 from betavae_fast.nn import BetaVAE, BetaVAELoss, split_kl
-from betavae_fast.training.metrics import Metrics
+from betavae_fast.training.log import LogEntry
 
 _BATCH = 256
 
@@ -71,9 +71,9 @@ def summarise(model: BetaVAE, dataset: ImageDataset, *, max_images: int = 4096) 
     return Summary(len(indices), reconstruction, baseline, sum(channel.kl for channel in channels), channels)
 
 
-def channels_of(metrics: Metrics) -> list[Channel]:
+def channels_of(entry: LogEntry) -> list[Channel]:
     """The channels in an entry of a run's log, sorted by KL, largest first."""
-    parts = zip(metrics.mean_dispersion, metrics.variance, strict=True)
+    parts = zip(entry.mean_dispersion, entry.variance, strict=True)
     return _sorted_channels(parts)
 
 

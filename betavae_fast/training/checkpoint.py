@@ -31,8 +31,8 @@ from betavae_fast.data.identity import DataIdentity
 from betavae_fast.files import atomic_writer, remove_leftovers
 from betavae_fast.nn import BetaVAE
 from betavae_fast.objectives import Objective
+from betavae_fast.training.checked_json import RunFileError, read_checked, read_file, write_checked
 from betavae_fast.training.config import TrainConfig
-from betavae_fast.training.sealed import CheckpointError, read_file, read_sealed, write_sealed
 
 FORMAT = 2
 _READABLE = (1, 2)  # format 1 does not record the data
@@ -68,7 +68,7 @@ class Checkpoint:
 
         They may be on any device and have any memory layout.
 
-        Raises: CheckpointError if the model or the objective differs from the checkpoint's.
+        Raises: RunFileError if the model or the objective differs from the checkpoint's.
         """
         _check_tensors(self.path, self.model, model.state_dict())
         expected = objective.state_dict() | _named(_OPTIMIZER, _expected_optimizer_tensors(objective))
@@ -120,7 +120,7 @@ def save_checkpoint(
         "model": _model_arguments(model),
         "files": files,
     }
-    write_sealed(folder / _INDEX, index)
+    write_checked(folder / _INDEX, index)
     _sync_folder(folder)  # the index is on disk before the old files are removed
     tidy_checkpoint(folder)
 
@@ -130,9 +130,9 @@ def tidy_checkpoint(folder: Path) -> None:
 
     Only the process that writes checkpoints there may call this.
 
-    Raises: CheckpointError if there is no checkpoint, or its index is damaged.
+    Raises: RunFileError if there is no checkpoint, or its index is damaged.
     """
-    files = read_sealed(folder / _INDEX)["files"]
+    files = read_checked(folder / _INDEX)["files"]
     kept = {file["name"] for file in files.values()}
     for kind in files:
         for old in folder.glob(f"{kind}-*.safetensors"):
@@ -149,13 +149,13 @@ def has_checkpoint(folder: Path) -> bool:
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Read the checkpoint in ``folder``.
 
-    Raises: CheckpointError, naming the file, if a file is missing, differs from its checksum, cannot be read, or
+    Raises: RunFileError, naming the file, if a file is missing, differs from its checksum, cannot be read, or
         does not hold the tensors of the model that the index describes.
     """
     index = folder / _INDEX
-    described = read_sealed(index)
+    described = read_checked(index)
     if described.get("format") not in _READABLE:
-        raise CheckpointError(
+        raise RunFileError(
             f"{index}: format {described.get('format')}, this version reads formats "
             f"{' and '.join(map(str, _READABLE))}"
         )
@@ -178,9 +178,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         paths = {kind: folder / Path(name).name for kind, (name, _) in files.items()}
     except Exception as error:
         # A right checksum does not prove that we wrote the file: any entry may be missing or malformed.
-        raise CheckpointError(
-            f"{index}: not a checkpoint's index ({type(error).__name__}: {error})"
-        ) from error
+        raise RunFileError(f"{index}: not a checkpoint's index ({type(error).__name__}: {error})") from error
     states = {kind: _read_tensors(paths[kind], files[kind][1]) for kind in kinds}
     for kind, like in expected.items():
         _check_tensors(paths[kind], states[kind], like)
@@ -191,21 +189,21 @@ def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
     content = read_file(path)
     digest = hashlib.sha256(content).hexdigest()
     if digest != sha256:
-        raise CheckpointError(f"{path}: damaged, its SHA-256 is {digest}, expected {sha256}")
+        raise RunFileError(f"{path}: damaged, its SHA-256 is {digest}, expected {sha256}")
     try:
         return safetensors.torch.load(content)
     except Exception as error:
         # safetensors raises its own error for a broken header, torch several for impossible entries in a valid one.
-        raise CheckpointError(f"{path}: not a safetensors file ({error})") from error
+        raise RunFileError(f"{path}: not a safetensors file ({error})") from error
 
 
 def _check_tensors(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError unless ``found`` has the names, shapes and dtypes of ``expected``."""
+    """Raise RunFileError unless ``found`` has the names, shapes and dtypes of ``expected``."""
     for name in sorted(found.keys() ^ expected.keys()):
-        raise CheckpointError(f"{path}: {'has no' if name in expected else 'has an unknown'} tensor {name!r}")
+        raise RunFileError(f"{path}: {'has no' if name in expected else 'has an unknown'} tensor {name!r}")
     for name, like in expected.items():
         if (found[name].shape, found[name].dtype) != (like.shape, like.dtype):
-            raise CheckpointError(
+            raise RunFileError(
                 f"{path}: {name} is {found[name].dtype} of shape {tuple(found[name].shape)}, "
                 f"expected {like.dtype} of shape {tuple(like.shape)}"
             )

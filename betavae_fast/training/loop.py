@@ -15,7 +15,7 @@ from betavae_fast.training.checkpoint import NotFiniteError, save_checkpoint
 from betavae_fast.training.device import convolutions
 from betavae_fast.training.distributed import data_parallel
 from betavae_fast.training.graph import graphed, side_stream
-from betavae_fast.training.metrics import Metrics, MetricsWriter
+from betavae_fast.training.log import LogEntry, LogWriter
 from betavae_fast.training.moment import Moment
 from betavae_fast.training.run_folder import RunFolder
 from betavae_fast.training.running_means import RunningMeans
@@ -46,10 +46,10 @@ def train(
     folder: RunFolder | None,
     *,
     on_step: Callable[[int], None] = lambda step: None,
-    on_metrics: Callable[[Metrics], None] = lambda metrics: None,
+    on_entry: Callable[[LogEntry], None] = lambda entry: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> BetaVAE:
-    """Take the remaining steps of ``state``, writing metrics and checkpoints into ``folder``.
+    """Take the remaining steps of ``state``, writing log entries and checkpoints into ``folder``.
 
     The data order and the noise of a step depend only on the seed and the step, so the same configuration gives
     the same weights, bit for bit, on the same machine with the same number of threads; on a GPU only if
@@ -59,7 +59,7 @@ def train(
     Args:
         folder: the folder to write into; None to write nothing, as all processes but one do.
         on_step: called after each step with the number of steps done.
-        on_metrics: called with each entry for metrics.jsonl.
+        on_entry: called with each entry for metrics.jsonl.
         should_stop: called after each step; if it returns True, the run is saved and ends there, unfinished. Several
             processes call it only at steps that are logged or saved, and stop together if any of them is to stop.
     Returns: the model, in evaluation mode. ``state.finished`` tells whether all steps were taken.
@@ -71,7 +71,7 @@ def train(
     with ExitStack() as held:
         writer = None
         if folder is not None:
-            writer = held.enter_context(MetricsWriter(folder.metrics, folder.tensorboard, state.step))
+            writer = held.enter_context(LogWriter(folder.metrics, folder.tensorboard, state.step))
         held.enter_context(convolutions(deterministic=config.deterministic))
         held.enter_context(side_stream(state.device))
         held.enter_context(peers())
@@ -79,10 +79,10 @@ def train(
         take_step = graphed(step, state.device)
 
         def publish(interval: _Interval) -> None:
-            metrics = _summarise(step.means, interval, state)
+            entry = _summarise(step.means, interval, state)
             if writer is not None:
-                writer.write(metrics)
-            on_metrics(metrics)
+                writer.write(entry)
+            on_entry(entry)
 
         loaded_epoch, stopped = -1, False
         begun, pending = Moment(state.device, state.step), None
@@ -107,7 +107,7 @@ def train(
             if pending is not None and (save or stopped or not _runs_behind(state.device)):
                 publish(pending)
                 pending = None
-            if folder is not None and (save or stopped):  # after the metrics have shown the loss to be finite
+            if folder is not None and (save or stopped):  # after the log has shown the loss to be finite
                 _save(state, folder)
     return state.model.eval()
 
@@ -132,7 +132,7 @@ def _save(state: TrainState, folder: RunFolder) -> None:
         raise DivergedError(f"{error} after step {state.step}") from error
 
 
-def _summarise(running: RunningMeans, interval: _Interval, state: TrainState) -> Metrics:
+def _summarise(running: RunningMeans, interval: _Interval, state: TrainState) -> LogEntry:
     """The log entry of an interval. It waits until the device has finished the interval."""
     seconds = interval.ended.seconds_since(interval.begun)
     end, steps = interval.ended.step, interval.ended.step - interval.begun.step
@@ -142,7 +142,7 @@ def _summarise(running: RunningMeans, interval: _Interval, state: TrainState) ->
             raise DivergedError(f"the {name.replace('_', ' ')} is not finite after step {end}")
     batch_size = state.batches.batch_size
     kl_per_dim, mean_dispersion = means["kl_per_dim"], 0.5 * means["squared_mean"]
-    return Metrics(
+    return LogEntry(
         step=end,
         images=end * batch_size,
         seconds=round(seconds, 3),

@@ -13,7 +13,7 @@ from betavae_fast.training.checkpoint import (
     tidy_checkpoint,
 )
 from betavae_fast.training.config import TrainConfig
-from betavae_fast.training.metrics import drop_metrics_after
+from betavae_fast.training.log import drop_entries_after
 from betavae_fast.training.run_folder import RunFolder, read_config, read_data_identity, write_config
 from betavae_fast.training.state import TrainState, prepare
 
@@ -21,7 +21,7 @@ from betavae_fast.training.state import TrainState, prepare
 def read_run(folder: RunFolder) -> tuple[TrainConfig, Checkpoint | None]:
     """The configuration and the checkpoint of the run in ``folder``; no checkpoint if it was killed before its first.
 
-    Raises: CheckpointError if the checkpoint is damaged, or both it and a complete config.json are missing.
+    Raises: RunFileError if the checkpoint is damaged, or both it and a complete config.json are missing.
     """
     if not has_checkpoint(folder.checkpoint):
         return read_config(folder), None
@@ -39,7 +39,7 @@ def resume(
 
     Args:
         folder: the run's folder; None in all processes but the one that writes.
-    Raises: DatasetError if the images differ from the training images; CheckpointError if metrics.jsonl is damaged;
+    Raises: DatasetError if the images differ from the training images; RunFileError if metrics.jsonl is damaged;
         the errors of ``prepare``.
     """
     trained_on = None
@@ -58,6 +58,6 @@ def resume(
             tidy_checkpoint(folder.checkpoint)
         for place in (folder.path, folder.pictures):
             remove_leftovers(place)
-        drop_metrics_after(folder.metrics, state.step)
+        drop_entries_after(folder.metrics, state.step)
         write_config(folder, state.config, dataset.identity)
     return state

@@ -15,8 +15,8 @@ from betavae_fast.training import process
 from betavae_fast.training.config import RESUMABLE, TrainConfig
 from betavae_fast.training.distributed import one_per_machine_first, process_group
 from betavae_fast.training.launch import launched_processes, local_rank
+from betavae_fast.training.log import LogEntry
 from betavae_fast.training.loop import train
-from betavae_fast.training.metrics import Metrics
 from betavae_fast.training.resume import read_run, resume
 from betavae_fast.training.run_folder import RunFolder, copy_run, create_run_folder, exclusive
 from betavae_fast.training.state import TrainState, prepare
@@ -35,7 +35,7 @@ def train_run(
     out: Path | str | None = None,
     *,
     on_step: Callable[[int], None] = lambda step: None,
-    on_metrics: Callable[[Metrics], None] = lambda metrics: None,
+    on_entry: Callable[[LogEntry], None] = lambda entry: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainedRun:
     """Train a new run in this process, as ``betavae-fast train`` does. For several processes, use :func:`new_run`.
@@ -43,7 +43,7 @@ def train_run(
     Args:
         out: the run's folder, new or empty; None: the first that is free among runs/DATA-ARCHITECTURE,
             runs/DATA-ARCHITECTURE-2, ...
-        on_step, on_metrics, should_stop: see :func:`betavae_fast.training.loop.train`.
+        on_step, on_entry, should_stop: see :func:`betavae_fast.training.loop.train`.
     Returns: the run, for :mod:`betavae_fast.evaluation.report`. Its folder holds config.json, metrics.jsonl,
         TensorBoard's log and the checkpoint.
     Raises: FileExistsError if ``out`` is not empty; DatasetError if the images cannot be loaded; RuntimeError under
@@ -54,7 +54,7 @@ def train_run(
             "train_run trains in one process; in those that torchrun started use new_run and loop.train"
         )
     with new_run(config, out) as (state, folder):
-        train(state, folder, on_step=on_step, on_metrics=on_metrics, should_stop=should_stop)
+        train(state, folder, on_step=on_step, on_entry=on_entry, should_stop=should_stop)
         assert folder is not None, "a single process writes"
         return TrainedRun.of(state, folder)
 
@@ -87,7 +87,7 @@ def resumed_run(
     Args:
         changes: settings to change, some of ``RESUMABLE``.
         out: a new or empty folder, to copy the run there and continue the copy.
-    Raises: ValueError for a change of another setting; CheckpointError for a damaged run; BlockingIOError if another
+    Raises: ValueError for a change of another setting; RunFileError for a damaged run; BlockingIOError if another
         process has it open; the errors of :func:`betavae_fast.training.resume.resume`.
     """
     changes = dict(changes or {})

@@ -14,8 +14,8 @@ import torch
 
 from betavae_fast.data.identity import DataIdentity
 from betavae_fast.files import remove_leftovers
+from betavae_fast.training.checked_json import RunFileError, read_checked, write_checked
 from betavae_fast.training.config import TrainConfig
-from betavae_fast.training.sealed import CheckpointError, read_sealed, write_sealed
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def create_run_folder(
 def copy_run(source: RunFolder, out: Path) -> RunFolder:
     """Copy a run into ``out``, a new or empty folder, to continue it there.
 
-    Raises: CheckpointError if there is no run in ``source``; FileExistsError if ``out`` is a file or not empty.
+    Raises: RunFileError if there is no run in ``source``; FileExistsError if ``out`` is a file or not empty.
     """
     read_config(source)
     _check_empty(out)
@@ -108,31 +108,31 @@ def write_config(folder: RunFolder, config: TrainConfig, data: DataIdentity | No
         "data": data and asdict(data),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
-    write_sealed(folder.config, described)
+    write_checked(folder.config, described)
 
 
 def read_config(folder: RunFolder) -> TrainConfig:
     """The configuration in ``config.json``.
 
-    Raises: CheckpointError if the file is missing, damaged, or of another version.
+    Raises: RunFileError if the file is missing, damaged, or of another version.
     """
-    described = read_sealed(folder.config)
+    described = read_checked(folder.config)
     try:
         return TrainConfig.from_entries(described["config"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise CheckpointError(f"{folder.config}: not a configuration ({error})") from error
+        raise RunFileError(f"{folder.config}: not a configuration ({error})") from error
 
 
 def read_data_identity(folder: RunFolder) -> DataIdentity | None:
     """The identity of the images the run is trained on, from ``config.json``; None if it was not recorded.
 
-    Raises: CheckpointError if the file is missing, damaged, or of another version.
+    Raises: RunFileError if the file is missing, damaged, or of another version.
     """
-    entry = read_sealed(folder.config).get("data")
+    entry = read_checked(folder.config).get("data")
     try:
         return DataIdentity.from_json(entry) if entry else None
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder.config}: not the identity of a data set ({error!r})") from error
+        raise RunFileError(f"{folder.config}: not the identity of a data set ({error!r})") from error
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from betavae_fast.nn import BetaVAE
 from betavae_fast.training.checkpoint import load_checkpoint
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.device import resolve_device
-from betavae_fast.training.metrics import Metrics, read_metrics
+from betavae_fast.training.log import LogEntry, read_log
 from betavae_fast.training.precision import resolve_precision
 from betavae_fast.training.run_folder import RunFolder
 from betavae_fast.training.state import TrainState
@@ -41,7 +41,7 @@ class TrainedRun:
     model: BetaVAE
     precision: torch.dtype
     trained_on: DataIdentity | None
-    history: list[Metrics]
+    history: list[LogEntry]
     dataset: ImageDataset | None = None
 
     @classmethod
@@ -54,7 +54,7 @@ class TrainedRun:
             state.model.eval(),
             state.precision,
             state.dataset.identity,
-            read_metrics(folder.metrics),
+            read_log(folder.metrics),
             state.dataset,
         )
 
@@ -88,7 +88,7 @@ def open_run(
     Args:
         device: device of the model: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
         data: the run's images, if they have moved, or other images: a name or a path, as for ``load_dataset``.
-    Raises: CheckpointError (a ValueError), naming the file, if there is no complete checkpoint or no log; ValueError for
+    Raises: RunFileError (a ValueError), naming the file, if there is no complete checkpoint or no log; ValueError for
         a device that is missing.
     """
     folder = RunFolder(Path(path))
@@ -99,7 +99,7 @@ def open_run(
     if data is not None:
         config = replace(config, data=datasets.absolute(data))
     precision = resolve_precision(config.precision, where)
-    history = read_metrics(folder.metrics)
+    history = read_log(folder.metrics)
     return TrainedRun(folder, config, checkpoint.step, model, precision, checkpoint.data, history)
 
 

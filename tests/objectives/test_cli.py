@@ -9,7 +9,7 @@ import pytest
 
 from betavae_fast import cli
 from betavae_fast.training.checkpoint import load_checkpoint
-from betavae_fast.training.metrics import read_metrics
+from betavae_fast.training.log import read_log
 from betavae_fast.training.run_folder import RunFolder
 
 
@@ -86,7 +86,7 @@ def test_it_trains_and_writes_down_what_it_was_told_and_saw(in_tmp_path, capfd, 
     saved = load_checkpoint(folder.checkpoint)
     assert (saved.step, saved.config.objective.objective) == (2, name)
     assert {option: saved.config.entries()[option] for option in told} == told
-    (entry,) = read_metrics(folder.metrics)
+    (entry,) = read_log(folder.metrics)
     assert entry.objective.keys() == logged.keys()
     for quantity, value in logged.items():
         assert np.isfinite(entry.objective[quantity])

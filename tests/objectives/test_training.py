@@ -9,13 +9,13 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from betavae_fast.objectives.options import make_options
+from betavae_fast.training.checked_json import RunFileError
 from betavae_fast.training.checkpoint import load_checkpoint
 from betavae_fast.training.config import TrainConfig
+from betavae_fast.training.log import read_log
 from betavae_fast.training.loop import train
-from betavae_fast.training.metrics import read_metrics
 from betavae_fast.training.resume import read_run, resume
 from betavae_fast.training.run_folder import create_run_folder, read_config
-from betavae_fast.training.sealed import CheckpointError
 from betavae_fast.training.state import prepare
 from betavae_fast.training.step import TrainStep
 from tests.objectives.cases import NAMES, NEEDED
@@ -85,7 +85,7 @@ def test_one_step_recorded_is_every_step(dataset, name):
 
 
 def without_times(folder):
-    return [{**asdict(entry), "seconds": 0, "images_per_second": 0} for entry in read_metrics(folder.metrics)]
+    return [{**asdict(entry), "seconds": 0, "images_per_second": 0} for entry in read_log(folder.metrics)]
 
 
 @pytest.mark.parametrize("name", ["beta", "capacity", *STATEFUL])
@@ -115,7 +115,7 @@ def test_a_multiplier_moves_with_the_batch_and_is_logged(dataset, tmp_path):
     told = config("lagrangian", log_every=1, accumulate=2)
     state, folder = prepare(told, dataset), create_run_folder(told, tmp_path / "run")
     train(state, folder)
-    entries, multiplier = read_metrics(folder.metrics), 1.0
+    entries, multiplier = read_log(folder.metrics), 1.0
     for entry in entries:
         assert entry.objective["multiplier"] == pytest.approx(multiplier, rel=1e-5)
         assert entry.objective["slackness"] == pytest.approx(
@@ -155,7 +155,7 @@ def test_the_state_of_another_objective_is_refused(dataset, tmp_path):
     train(prepare(config("lagrangian"), dataset), folder)
     told, checkpoint = read_run(folder)
     for name in ("beta", "geco"):
-        with pytest.raises(CheckpointError, match=r"latest\.json: has .* tensor"):
+        with pytest.raises(RunFileError, match=r"latest\.json: has .* tensor"):
             resume(
                 folder,
                 replace(told, objective=make_options(name, NEEDED.get(name, {}))),
@@ -172,7 +172,7 @@ def test_damage_to_the_objectives_state_is_named(dataset, tmp_path, damage):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content) if damage == "flip" else path.unlink()
-    with pytest.raises(CheckpointError, match=path.name):
+    with pytest.raises(RunFileError, match=path.name):
         load_checkpoint(folder.checkpoint)
 
 

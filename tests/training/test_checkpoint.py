@@ -10,9 +10,9 @@ import torch
 from betavae_fast.data import DataIdentity
 from betavae_fast.nn import BetaVAE
 from betavae_fast.objectives import Beta
+from betavae_fast.training.checked_json import RunFileError, read_checked, write_checked
 from betavae_fast.training.checkpoint import NotFiniteError, load_checkpoint, save_checkpoint
 from betavae_fast.training.config import TrainConfig
-from betavae_fast.training.sealed import CheckpointError, read_sealed, write_sealed
 
 CONFIG = TrainConfig(data="tiny", latent_dim=2, likelihood="laplace", lr=1e-2)
 
@@ -114,12 +114,12 @@ def test_damage_is_named(model_and_optimizer, tmp_path, kind, damage):
         path.write_bytes(content[:100])
     else:
         path.unlink()
-    with pytest.raises(CheckpointError, match=path.name):
+    with pytest.raises(RunFileError, match=path.name):
         load_checkpoint(tmp_path)
 
 
 def test_no_checkpoint_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match="no such file"):
+    with pytest.raises(RunFileError, match="no such file"):
         load_checkpoint(tmp_path / "nowhere")
 
 
@@ -127,12 +127,12 @@ def test_a_checkpoint_of_the_first_format_is_read(model_and_optimizer, tmp_path)
     """The first format does not record the identity of the data."""
     save_checkpoint(tmp_path, 3, CONFIG, *model_and_optimizer, Beta(), DataIdentity(7, (1, 8, 8), "0123"))
     assert load_checkpoint(tmp_path).data == DataIdentity(7, (1, 8, 8), "0123")
-    index = read_sealed(tmp_path / "latest.json")
+    index = read_checked(tmp_path / "latest.json")
     del index["data"]
-    write_sealed(tmp_path / "latest.json", {**index, "format": 1})
+    write_checked(tmp_path / "latest.json", {**index, "format": 1})
     assert load_checkpoint(tmp_path).data is None
-    write_sealed(tmp_path / "latest.json", {**index, "format": 3})
-    with pytest.raises(CheckpointError, match="format 3, this version reads formats 1 and 2"):
+    write_checked(tmp_path / "latest.json", {**index, "format": 3})
+    with pytest.raises(RunFileError, match="format 3, this version reads formats 1 and 2"):
         load_checkpoint(tmp_path)
 
 

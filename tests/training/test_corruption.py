@@ -1,4 +1,4 @@
-"""Whatever happens to the files of a checkpoint, reading them ends in a CheckpointError that names the file."""
+"""Whatever happens to the files of a checkpoint, reading them ends in a RunFileError that names the file."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ import torch
 
 from betavae_fast.nn import BetaVAE
 from betavae_fast.objectives import Beta
+from betavae_fast.training.checked_json import RunFileError, read_checked, with_checksum, write_checked
 from betavae_fast.training.checkpoint import load_checkpoint, save_checkpoint
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.run_folder import create_run_folder, read_config
-from betavae_fast.training.sealed import CheckpointError, read_sealed, seal, write_sealed
 
 CONFIG = TrainConfig(data="tiny", latent_dim=2)
 KINDS = ("model", "optimizer")
@@ -56,7 +56,7 @@ def files(folder: Path) -> list[Path]:
 
 def refusal(folder: Path, path: Path) -> str:
     """The error message of loading, which must name the file."""
-    with pytest.raises(CheckpointError) as error:
+    with pytest.raises(RunFileError) as error:
         load_checkpoint(folder)
     assert str(path) in str(error.value)
     return str(error.value)
@@ -66,9 +66,9 @@ def forge_tensors(folder: Path, kind: str, content: bytes) -> Path:
     """Replace a file of tensors by ``content``, with a correct checksum."""
     path = tensor_file(folder, kind)
     path.write_bytes(content)
-    described = read_sealed(folder / "latest.json")
+    described = read_checked(folder / "latest.json")
     described["files"][kind]["sha256"] = hashlib.sha256(content).hexdigest()
-    write_sealed(folder / "latest.json", described)
+    write_checked(folder / "latest.json", described)
     return path
 
 
@@ -153,7 +153,7 @@ def test_every_byte_of_the_configuration_counts(tmp_path):
     whole = run.config.read_bytes()
     for position in range(len(whole)):
         run.config.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
-        with pytest.raises(CheckpointError, match=r"config\.json: damaged"):
+        with pytest.raises(RunFileError, match=r"config\.json: damaged"):
             read_config(run)
 
 
@@ -186,7 +186,7 @@ def test_checksums_that_are_right_do_not_make_it_tensors(folder, kind):
 
 def test_a_checksum_that_is_right_does_not_make_it_an_index(folder):
     for text in INDICES:
-        (folder / "latest.json").write_bytes(seal(text))
+        (folder / "latest.json").write_bytes(with_checksum(text))
         refusal(folder, folder / "latest.json")
 
 
@@ -224,21 +224,21 @@ def test_a_checksum_that_is_right_does_not_make_it_an_index(folder):
     ids=lambda value: str(value)[:20],
 )
 def test_an_index_that_says_nonsense_is_named(folder, entry, value):
-    described = place = read_sealed(folder / "latest.json")
+    described = place = read_checked(folder / "latest.json")
     *keys, last = entry.split(".")
     for key in keys:
         place = place[key]
     place[last] = value
-    write_sealed(folder / "latest.json", described)
+    write_checked(folder / "latest.json", described)
     refusal(folder, folder / "latest.json")
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "/etc/passwd", "..", "", ".", "a\0b", "a" * 5000])
 def test_an_index_cannot_point_outside_its_folder(folder, name):
     (folder.parent / "elsewhere").write_bytes(tensor_file(folder, "model").read_bytes())
-    described = read_sealed(folder / "latest.json")
+    described = read_checked(folder / "latest.json")
     described["files"]["model"]["name"] = name
-    write_sealed(folder / "latest.json", described)
+    write_checked(folder / "latest.json", described)
     refusal(folder, folder)
 
 
@@ -281,17 +281,17 @@ def test_tensors_of_another_model_are_named(folder, kind, change, told):
     tensors = safetensors.torch.load_file(tensor_file(folder, kind))
     change(tensors, sorted(tensors)[0])
     path = forge_tensors(folder, kind, safetensors.torch.save(tensors))
-    with pytest.raises(CheckpointError, match=rf"{path.name}: .*{told}"):
+    with pytest.raises(RunFileError, match=rf"{path.name}: .*{told}"):
         load_checkpoint(folder)
 
 
 def test_a_checkpoint_of_another_architecture_is_refused_and_changes_nothing(folder):
     model, optimizer = trained("locatello")
     before = [parameter.clone() for parameter in model.parameters()]
-    with pytest.raises(CheckpointError, match=r"latest\.json: has .* tensor"):
+    with pytest.raises(RunFileError, match=r"latest\.json: has .* tensor"):
         load_checkpoint(folder).restore(model, optimizer, Beta())
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-    described = read_sealed(folder / "latest.json")
+    described = read_checked(folder / "latest.json")
     described["model"]["architecture"] = "mlp"
-    write_sealed(folder / "latest.json", described)
+    write_checked(folder / "latest.json", described)
     refusal(folder, tensor_file(folder, "model"))

@@ -24,7 +24,7 @@ from betavae_fast.training import distributed, loop
 from betavae_fast.training.checkpoint import load_checkpoint
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.device import resolve_device
-from betavae_fast.training.metrics import read_metrics
+from betavae_fast.training.log import read_log
 from betavae_fast.training.run_folder import RunFolder, create_run_folder
 from tests import PATIENCE
 
@@ -124,7 +124,7 @@ def test_two_processes_take_the_steps_of_one(environment, free_port):
         precision="fp32",
     )
     loop.train(loop.prepare(config, load_dataset(config.data)), create_run_folder(config, alone.path))
-    entries = read_metrics(together.metrics), read_metrics(alone.metrics)
+    entries = read_log(together.metrics), read_log(alone.metrics)
     assert [entry.step for entry in entries[0]] == list(range(1, 101))
     for found, expected in zip(*entries, strict=True):
         assert found.images == expected.images

@@ -45,7 +45,7 @@ def test_gradients_that_pass_through_the_host_are_named(monkeypatch):
 def test_a_graph_gives_the_bits_of_the_calls(dataset, changes, monkeypatch):
     def run():
         state, losses = loop.prepare(TrainConfig.from_entries(CONFIG.entries() | changes), dataset), []
-        loop.train(state, None, on_metrics=lambda metrics: losses.append((metrics.loss, metrics.kl_per_dim)))
+        loop.train(state, None, on_entry=lambda metrics: losses.append((metrics.loss, metrics.kl_per_dim)))
         return losses, [parameter.detach() for parameter in state.model.parameters()]
 
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)

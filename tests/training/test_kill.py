@@ -24,10 +24,10 @@ import torch
 from betavae_fast import cli
 from betavae_fast.nn import BetaVAE
 from betavae_fast.objectives import Beta
+from betavae_fast.training.checked_json import read_checked
 from betavae_fast.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.run_folder import RunFolder
-from betavae_fast.training.sealed import read_sealed
 from tests import PATIENCE
 
 KILLS = int(os.environ.get("BETAVAE_FAST_KILLS", "4"))
@@ -149,7 +149,7 @@ def test_a_checkpoint_is_whole_whenever_its_writer_is_killed(tmp_path):
     for _ in range(4 * KILLS):
         process = start(save_on_and_on, tmp_path)
         deadline = time.monotonic() + PATIENCE
-        while not (has_checkpoint(tmp_path) and read_sealed(tmp_path / "latest.json")["step"] > reached):
+        while not (has_checkpoint(tmp_path) and read_checked(tmp_path / "latest.json")["step"] > reached):
             assert process.is_alive() and time.monotonic() < deadline
             time.sleep(0.001)
         time.sleep(generator.uniform(0, 0.05))

@@ -14,7 +14,7 @@ from betavae_fast.objectives.options import BetaOptions
 from betavae_fast.training import loop
 from betavae_fast.training.checkpoint import load_checkpoint
 from betavae_fast.training.config import TrainConfig
-from betavae_fast.training.metrics import read_metrics
+from betavae_fast.training.log import read_log
 from betavae_fast.training.run_folder import create_run_folder
 
 CONFIG = TrainConfig(
@@ -43,7 +43,7 @@ def with_(**changes) -> TrainConfig:
 
 def without_times(folder):
     times = {"seconds": 0, "images_per_second": 0}
-    return [{**asdict(entry), **times} for entry in read_metrics(folder.metrics)]
+    return [{**asdict(entry), **times} for entry in read_log(folder.metrics)]
 
 
 def same_weights(a, b) -> bool:
@@ -59,7 +59,7 @@ def test_entries_written_behind_the_device_are_the_same(dataset, tmp_path, monke
     done, late = [0], []
     hooks = {
         "on_step": lambda step: done.append(step),
-        "on_metrics": lambda metrics: late.append(done[-1] - metrics.step),
+        "on_entry": lambda metrics: late.append(done[-1] - metrics.step),
     }
     _, behind = run(config, dataset, tmp_path / "b", **hooks)
     assert without_times(behind) == without_times(at_once)
@@ -107,7 +107,7 @@ def test_a_step_is_adam_on_the_objective(dataset, tmp_path):
 def test_metrics_are_means_over_the_interval(dataset, tmp_path):
     _, every_step = run(with_(log_every=1), dataset, tmp_path / "a")
     _, by_three = run(with_(log_every=3), dataset, tmp_path / "b")
-    single, intervals = read_metrics(every_step.metrics), read_metrics(by_three.metrics)
+    single, intervals = read_log(every_step.metrics), read_log(by_three.metrics)
     assert [entry.step for entry in intervals] == [3, 6, 7]  # the rest is logged at the end
     assert [entry.images for entry in intervals] == [24, 48, 56]
     for entry, steps in zip(intervals, (single[:3], single[3:6], single[6:]), strict=True):
@@ -128,7 +128,7 @@ def test_the_first_metrics_are_those_of_the_initial_model(dataset, tmp_path):
     state = loop.prepare(CONFIG, dataset)
     with torch.no_grad():
         mu, logvar = state.model.encode(dataset.gather(state.batches.epoch(0)[0]))
-    entry = read_metrics(folder.metrics)[0]
+    entry = read_log(folder.metrics)[0]
     assert entry.mean_dispersion == pytest.approx(split_kl(mu, logvar).mean_dispersion.tolist(), rel=1e-5)
 
 
@@ -139,13 +139,13 @@ def test_progress_is_told_and_a_stop_is_obeyed_after_the_step(dataset, tmp_path)
         dataset,
         tmp_path / "run",
         on_step=steps.append,
-        on_metrics=entries.append,
+        on_entry=entries.append,
         should_stop=lambda: len(steps) == 4,
     )
     assert steps == [1, 2, 3, 4]
     assert state.step == 4 and not state.finished
     assert [entry.step for entry in entries] == [3, 4]
-    assert read_metrics(folder.metrics) == entries
+    assert read_log(folder.metrics) == entries
     saved = load_checkpoint(folder.checkpoint)
     assert saved.step == 4
     assert not state.model.training
@@ -156,7 +156,7 @@ def test_without_a_folder_the_run_is_the_same_and_nothing_is_written(dataset, tm
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     state, entries = loop.prepare(CONFIG, dataset), []
-    loop.train(state, None, on_metrics=entries.append)
+    loop.train(state, None, on_entry=entries.append)
     assert same_weights(state, expected)
     assert [entry.step for entry in entries] == [3, 6, 7]
     assert not any(Path().iterdir())
@@ -169,7 +169,7 @@ def test_a_run_cut_short_can_go_on_where_it_stopped(dataset, tmp_path):
     loop.train(state, folder, should_stop=lambda: state.step == 4)
     loop.train(state, folder)
     assert same_weights(whole, state)
-    assert [entry.step for entry in read_metrics(folder.metrics)] == [3, 4, 6, 7]
+    assert [entry.step for entry in read_log(folder.metrics)] == [3, 4, 6, 7]
 
 
 def test_training_lowers_the_loss(tmp_path):
@@ -178,7 +178,7 @@ def test_training_lowers_the_loss(tmp_path):
     )
     dataset = ByteImages("tiny", black_or_white.contiguous(), (1, 8, 8))
     _, folder = run(with_(steps=150, log_every=10), dataset, tmp_path / "run")
-    losses = [entry.loss for entry in read_metrics(folder.metrics)]
+    losses = [entry.loss for entry in read_log(folder.metrics)]
     assert losses[-1] < 0.5 * losses[0]
 
 

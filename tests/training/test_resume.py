@@ -11,13 +11,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from betavae_fast.choices import Likelihood
 from betavae_fast.data import ByteImages, DatasetError
+from betavae_fast.training.checked_json import RunFileError
 from betavae_fast.training.checkpoint import load_checkpoint
 from betavae_fast.training.config import TrainConfig
+from betavae_fast.training.log import drop_entries_after, read_log
 from betavae_fast.training.loop import train
-from betavae_fast.training.metrics import drop_metrics_after, read_metrics
 from betavae_fast.training.resume import read_run, resume
 from betavae_fast.training.run_folder import RunFolder, create_run_folder, exclusive, read_config
-from betavae_fast.training.sealed import CheckpointError
 from betavae_fast.training.state import prepare
 
 CONFIG = TrainConfig(
@@ -71,7 +71,7 @@ def go_on(folder, dataset, **changes):
 
 def without_times(folder):
     times = {"seconds": 0, "images_per_second": 0}
-    return [{**asdict(entry), **times} for entry in read_metrics(folder.metrics)]
+    return [{**asdict(entry), **times} for entry in read_log(folder.metrics)]
 
 
 def assert_same_run(state, folder, whole, whole_folder):
@@ -150,7 +150,7 @@ def test_a_line_cut_short_goes_and_whole_lines_stay_as_they_are(dataset, tmp_pat
     lines = folder.metrics.read_bytes().splitlines(keepends=True)
     for cut in (1, 40, len(lines[5]) - 1):
         folder.metrics.write_bytes(b"".join(lines[:5]) + lines[5][:cut])
-        drop_metrics_after(folder.metrics, 6)
+        drop_entries_after(folder.metrics, 6)
         assert folder.metrics.read_bytes() == b"".join(lines[:5])
 
 
@@ -159,8 +159,8 @@ def test_another_damaged_line_is_named(dataset, tmp_path, damage):
     _, folder = train_whole(replace(CONFIG, log_every=1), dataset, tmp_path / "run")
     lines = folder.metrics.read_bytes().splitlines(keepends=True)
     folder.metrics.write_bytes(lines[0] + damage + lines[1])
-    with pytest.raises(CheckpointError, match=r"metrics\.jsonl: line 2 is damaged"):
-        drop_metrics_after(folder.metrics, 6)
+    with pytest.raises(RunFileError, match=r"metrics\.jsonl: line 2 is damaged"):
+        drop_entries_after(folder.metrics, 6)
 
 
 def test_images_of_another_shape_are_refused(dataset, tmp_path):
@@ -173,7 +173,7 @@ def test_images_of_another_shape_are_refused(dataset, tmp_path):
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match=r"config\.json: no such file"):
+    with pytest.raises(RunFileError, match=r"config\.json: no such file"):
         read_run(RunFolder(tmp_path / "nowhere"))
 
 

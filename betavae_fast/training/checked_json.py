@@ -13,56 +13,56 @@ from typing import Any
 
 from betavae_fast.files import atomic_writer
 
-_SEAL = b',\n  "sha256": "'
+_CHECKSUM = b',\n  "sha256": "'
 
 
-class CheckpointError(ValueError):
+class RunFileError(ValueError):
     """A file of a run that is missing, damaged, or of a format this version does not know."""
 
 
-def write_sealed(path: Path, content: dict[str, Any]) -> None:
+def write_checked(path: Path, content: dict[str, Any]) -> None:
     """Write ``content``, which must not be empty, as JSON with a last entry "sha256", atomically."""
     with atomic_writer(path) as file:
-        file.write(seal(json.dumps(content, indent=2).encode()))
+        file.write(with_checksum(json.dumps(content, indent=2).encode()))
 
 
-def read_sealed(path: Path) -> dict[str, Any]:
-    """The content that ``write_sealed`` wrote, without the checksum.
+def read_checked(path: Path) -> dict[str, Any]:
+    """The content that ``write_checked`` wrote, without the checksum.
 
-    Raises: CheckpointError, naming the file, if it is missing or any byte has changed.
+    Raises: RunFileError, naming the file, if it is missing or any byte has changed.
     """
     found = read_file(path)
-    text, _, recorded = found.rpartition(_SEAL)
+    text, _, recorded = found.rpartition(_CHECKSUM)
     text += b"\n}"
-    if found != seal(text):
-        raise CheckpointError(
+    if found != with_checksum(text):
+        raise RunFileError(
             f"{path}: damaged, the SHA-256 of its content is {hashlib.sha256(text).hexdigest()}, "
             f"expected {recorded[:64].decode('ascii', 'replace')!r}"
         )
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not JSON ({error})") from error
+        raise RunFileError(f"{path}: not JSON ({error})") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: not a JSON object")
+        raise RunFileError(f"{path}: not a JSON object")
     return content
 
 
 def read_file(path: Path) -> bytes:
     """The bytes of a regular file, following links.
 
-    Raises: CheckpointError, naming the file, if it is missing or cannot be read.
+    Raises: RunFileError, naming the file, if it is missing or cannot be read.
     """
     try:
         if stat.S_ISREG(path.stat().st_mode):  # a device or a pipe may never end
             return path.read_bytes()
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file") from error
+        raise RunFileError(f"{path}: no such file") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in its name
-        raise CheckpointError(f"{path}: cannot be read ({error})") from error
-    raise CheckpointError(f"{path}: not a regular file")
+        raise RunFileError(f"{path}: cannot be read ({error})") from error
+    raise RunFileError(f"{path}: not a regular file")
 
 
-def seal(text: bytes) -> bytes:
+def with_checksum(text: bytes) -> bytes:
     """Append to ``text``, a JSON object indented by two, its checksum as the last entry."""
-    return text.removesuffix(b"\n}") + _SEAL + hashlib.sha256(text).hexdigest().encode() + b'"\n}\n'
+    return text.removesuffix(b"\n}") + _CHECKSUM + hashlib.sha256(text).hexdigest().encode() + b'"\n}\n'

@@ -12,11 +12,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 from betavae_fast.choices import ACTIVE_NATS
 from betavae_fast.files import atomic_writer, naming
-from betavae_fast.training.sealed import CheckpointError
+from betavae_fast.training.checked_json import RunFileError
 
 
 @dataclass(frozen=True)
-class Metrics:
+class LogEntry:
     """Means over the steps since the last entry; losses in nats per image, channels in nats."""
 
     step: int  # steps done
@@ -38,10 +38,10 @@ class Metrics:
         return sum(kl > ACTIVE_NATS for kl in self.kl_per_dim)
 
 
-class MetricsWriter:
+class LogWriter:
     """Appends entries to metrics.jsonl, a whole line at a time, and to TensorBoard's log.
 
-    TensorBoard will not show entries that an earlier writer logged after ``step``. ``drop_metrics_after`` removes such
+    TensorBoard will not show entries that an earlier writer logged after ``step``. ``drop_entries_after`` removes such
     entries from metrics.jsonl.
     """
 
@@ -50,27 +50,27 @@ class MetricsWriter:
         self._file = jsonl.open("a", encoding="utf-8")
         self._tensorboard = SummaryWriter(str(tensorboard), purge_step=step + 1)
 
-    def write(self, metrics: Metrics) -> None:
+    def write(self, entry: LogEntry) -> None:
         """Append an entry.
 
         Raises: OSError, which names the file, if the disk is full.
         """
         with naming(self._jsonl):
-            self._file.write(json.dumps(asdict(metrics), allow_nan=False) + "\n")
+            self._file.write(json.dumps(asdict(entry), allow_nan=False) + "\n")
             self._file.flush()
         with naming(self._logs):
-            self._write_tensorboard(metrics)
+            self._write_tensorboard(entry)
 
-    def _write_tensorboard(self, metrics: Metrics) -> None:
+    def _write_tensorboard(self, entry: LogEntry) -> None:
         for name in ("loss", "reconstruction", "kl", "active_channels", "images_per_second"):
-            self._tensorboard.add_scalar(name, getattr(metrics, name), metrics.step)
-        for channel, kl in enumerate(metrics.kl_per_dim):
-            self._tensorboard.add_scalar(f"kl_per_dim/{channel:03d}", kl, metrics.step)
-        for name, value in metrics.objective.items():
-            self._tensorboard.add_scalar(f"objective/{name}", value, metrics.step)
+            self._tensorboard.add_scalar(name, getattr(entry, name), entry.step)
+        for channel, kl in enumerate(entry.kl_per_dim):
+            self._tensorboard.add_scalar(f"kl_per_dim/{channel:03d}", kl, entry.step)
+        for name, value in entry.objective.items():
+            self._tensorboard.add_scalar(f"objective/{name}", value, entry.step)
         self._tensorboard.flush()
 
-    def __enter__(self) -> MetricsWriter:
+    def __enter__(self) -> LogWriter:
         return self
 
     def __exit__(
@@ -83,24 +83,24 @@ class MetricsWriter:
             self._tensorboard.close()
 
 
-def read_metrics(jsonl: Path) -> list[Metrics]:
+def read_log(jsonl: Path) -> list[LogEntry]:
     """The entries of a metrics.jsonl, in order. A last line that its writer did not finish is left out.
 
-    Raises: CheckpointError, naming the file, if it is missing or has no entry, or, naming the line, too, if one is
+    Raises: RunFileError, naming the file, if it is missing or has no entry, or, naming the line, too, if one is
         damaged.
     """
     if not jsonl.exists():
-        raise CheckpointError(f"{jsonl}: no such file")
+        raise RunFileError(f"{jsonl}: no such file")
     entries = [_parse(jsonl, number, line) for number, line in enumerate(_whole_lines(jsonl), start=1)]
     if not entries:
-        raise CheckpointError(f"{jsonl}: it has no entry")
+        raise RunFileError(f"{jsonl}: it has no entry")
     return entries
 
 
-def drop_metrics_after(jsonl: Path, step: int) -> None:
+def drop_entries_after(jsonl: Path, step: int) -> None:
     """Remove the entries after ``step``, and a last line that its writer did not finish.
 
-    Raises: CheckpointError, naming file and line, if any other line is damaged.
+    Raises: RunFileError, naming file and line, if any other line is damaged.
     """
     if not jsonl.exists():
         return
@@ -118,11 +118,11 @@ def _whole_lines(jsonl: Path) -> list[bytes]:
     return lines
 
 
-def _parse(jsonl: Path, number: int, line: bytes) -> Metrics:
+def _parse(jsonl: Path, number: int, line: bytes) -> LogEntry:
     try:
-        metrics = Metrics(**json.loads(line))
-        if type(metrics.step) is not int:
-            raise ValueError(f"step {metrics.step!r}")
+        entry = LogEntry(**json.loads(line))
+        if type(entry.step) is not int:
+            raise ValueError(f"step {entry.step!r}")
     except (ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{jsonl}: line {number} is damaged ({error})") from error
-    return metrics
+        raise RunFileError(f"{jsonl}: line {number} is damaged ({error})") from error
+    return entry
