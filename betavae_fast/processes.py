@@ -1,4 +1,4 @@
-"""What the processes that share a batch exchange over torch.distributed.
+"""The exchange over torch.distributed between the processes that share a batch.
 
 In a single process, where torch.distributed is not initialised, every function here returns the process's own value.
 """
