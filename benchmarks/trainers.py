@@ -227,6 +227,7 @@ TRAINERS: dict[str, dict[str, Builder]] = {
         "pythae": Pythae,
         "ours, memory not kept": Ours,
         "ours": _keeping_memory(Ours),  # as in the command line
+        "ours, bf16": _keeping_memory(partial(Ours, precision="bf16")),
     },
     "cuda": {
         "eager": Eager,

@@ -1,8 +1,8 @@
-"""A transposed convolution that is faster on a CPU.
+"""Convolutions that are faster on a CPU than torch's, which are oneDNN's.
 
-oneDNN takes several times as long as necessary for two parts of it (float32, AVX2, batch 1024): the gradient of the
-weight, if the gradient of the bias is computed in the same call (32 → 32 channels at 16×16: 189 ms; in separate calls
-75 + 7 ms), and the forward pass to a single channel (84 ms; as an ordinary convolution 41 ms).
+oneDNN takes two to three times as long as necessary for two parts of a transposed convolution: the gradient of the
+weight, if the gradient of the bias is computed in the same call, and the forward pass to a single channel. And torch
+makes the ReLU after any convolution a pass of its own.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+DTYPES = (torch.float32, torch.bfloat16)
+
 
 class ConvTranspose2d(nn.ConvTranspose2d):
-    """``torch.nn.ConvTranspose2d`` with the same arguments, parameters and result, but faster in float32 on a CPU.
+    """``torch.nn.ConvTranspose2d`` with the same arguments, parameters and result, but faster on a CPU in float32, in
+    bfloat16 and under autocast.
 
     >>> layer = ConvTranspose2d(32, 1, kernel_size=4, stride=2, padding=1)
     >>> x = torch.randn(2, 32, 8, 8)
@@ -26,19 +29,26 @@ class ConvTranspose2d(nn.ConvTranspose2d):
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         faster = (
             input.device.type == "cpu"
-            and input.dtype == self.weight.dtype == torch.float32
             and input.dim() == 4
-            and self.bias is not None
             and output_size is None
             and (self.dilation, self.groups, self.output_padding) == ((1, 1), 1, (0, 0))
-            and not torch.is_autocast_enabled("cpu")
             and not torch.compiler.is_compiling()
             and not torch._C._is_tracing()
         )
-        if not faster:
+        dtype = computing_dtype(input, self.weight) if faster else None
+        if dtype is None or self.bias is None:
             return super().forward(input, output_size)
-        result: Tensor = _ConvTranspose.apply(input, self.weight, self.bias, self.stride, self.padding)
+        tensors = (tensor.to(dtype) for tensor in (input, self.weight, self.bias))
+        result: Tensor = _ConvTranspose.apply(*tensors, self.stride, self.padding)
         return result
+
+
+def computing_dtype(x: Tensor, weight: Tensor) -> torch.dtype | None:
+    """The dtype in which torch convolves ``x`` on a CPU, or None where it is not one of ``DTYPES`` or torch refuses."""
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        return dtype if dtype in DTYPES and x.dtype in DTYPES and weight.dtype in DTYPES else None
+    return x.dtype if x.dtype in DTYPES and x.dtype == weight.dtype else None
 
 
 class _ConvTranspose(torch.autograd.Function):
@@ -50,8 +60,13 @@ class _ConvTranspose(torch.autograd.Function):
     def forward(
         x: Tensor, weight: Tensor, bias: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]
     ) -> Tensor:
-        if x.numel() and weight.shape[1:] == (1, 4, 4) and (stride, padding) == ((2, 2), (1, 1)):
-            return _doubling_by_parity(x, weight) + bias
+        if (
+            weight.shape[1:] == (1, 4, 4)
+            and (stride, padding) == ((2, 2), (1, 1))
+            and x.numel()
+            and all(size % 2 == 0 for size in x.shape[2:])
+        ):
+            return _doubling_by_blocks(x, weight, bias)
         return F.conv_transpose2d(x, weight, bias, stride, padding)
 
     @staticmethod
@@ -69,45 +84,79 @@ class _ConvTranspose(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        need_x, need_weight, need_bias, *_ = ctx.needs_input_grad
-        grad_x, grad_weight, _ = torch.ops.aten.convolution_backward.default(
-            grad,
-            x,
-            weight,
-            None,
-            ctx.stride,
-            ctx.padding,
-            (1, 1),
-            True,
-            (0, 0),
-            1,
-            (need_x, need_weight, False),
-        )
-        return grad_x, grad_weight, grad.sum((0, 2, 3)) if need_bias else None, None, None
+        settings = (ctx.stride, ctx.padding, (1, 1), True, (0, 0), 1)
+        return *_gradients(grad, x, weight, settings, ctx.needs_input_grad), None, None
 
 
-# With input rows x and kernel rows k, output row 2m is k3 x[m - 1] + k1 x[m], and row 2m + 1 is k2 x[m] + k0 x[m + 1].
-# These are the rows of a 3×3 kernel around m, one kernel for each parity; 4 stands for a row of zeros.
-_KERNEL_ROWS = ((3, 1, 4), (4, 2, 0))
+class ConvolutionReluFunction(torch.autograd.Function):
+    """(x, weight, bias, settings) -> max(convolution + bias, 0) by oneDNN, in the dtype of x and weight.
+
+    ``settings`` are (stride, padding, dilation, transposed, output padding, groups), as of ``aten::convolution``. The
+    bias may have another dtype; its gradient then has it, too.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, settings: tuple[Any, ...]) -> Tensor:
+        stride, padding, dilation, transposed, output_padding, groups = settings
+        tensors, relu = (x, weight, bias.to(x.dtype)), ("relu", (), "")
+        output: Tensor
+        if transposed:
+            output = torch.ops.mkldnn._convolution_transpose_pointwise(
+                *tensors, padding, output_padding, stride, dilation, groups, *relu
+            )
+        else:
+            output = torch.ops.mkldnn._convolution_pointwise(
+                *tensors, padding, stride, dilation, groups, *relu
+            )
+        ctx.save_for_backward(x, weight, output)
+        ctx.settings, ctx.bias_dtype = settings, bias.dtype
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, output = ctx.saved_tensors
+        grad = torch.ops.aten.threshold_backward.default(grad, output.detach(), 0)
+        grad_x, grad_weight, grad_bias = _gradients(grad, x, weight, ctx.settings, ctx.needs_input_grad)
+        return grad_x, grad_weight, None if grad_bias is None else grad_bias.to(ctx.bias_dtype), None
 
 
-def _doubling_by_parity(x: Tensor, weight: Tensor) -> Tensor:
-    """The transposed convolution with kernel 4, stride 2 and padding 1 to one channel, without its bias.
+def _gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, settings: tuple[Any, ...], needs: tuple[bool, ...]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of a convolution's input, weight and bias, the last one by a sum of its own."""
+    need_x, need_weight, need_bias, *_ = needs
+    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward.default(
+        grad, x, weight, None, *settings, (need_x, need_weight, False)
+    )
+    return grad_x, grad_weight, grad.sum((0, 2, 3)) if need_bias else None
 
-    It is computed as a 3×3 convolution to the four pixels that each input pixel becomes (Shi et al. 2016, "Is the
-    deconvolution layer the same as a convolutional layer?").
+
+# Each block of 2×2 input pixels becomes one of 4×4 output pixels, which depend on the 4×4 input pixels around. With input
+# rows x and kernel rows k, output row 2m is k3 x[m - 1] + k1 x[m], and row 2m + 1 is k2 x[m] + k0 x[m + 1]. So these are
+# the rows of a 4×4 kernel, one kernel for each row of the block; 4 stands for a row of zeros.
+_KERNEL_ROWS = ((3, 1, 4, 4), (4, 2, 0, 4), (4, 3, 1, 4), (4, 4, 2, 0))
+
+# A dtype of four times the size, to move four pixels at once.
+_FOUR = {torch.float32: torch.complex128, torch.bfloat16: torch.float64}
+
+
+def _doubling_by_blocks(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The transposed convolution with kernel 4, stride 2 and padding 1 to one channel; ``x`` has even height and width.
+
+    It is computed as a convolution of stride 2 to the 16 pixels that each block becomes. A convolution to the four
+    pixels that each input pixel becomes (Shi et al. 2016, "Is the deconvolution layer the same as a convolutional
+    layer?") needs as many multiplications, but oneDNN computes 16 channels for it.
     """
     batch, _, height, width = x.shape
     rows = torch.tensor(_KERNEL_ROWS, device=weight.device)
     padded = F.pad(weight, (0, 1, 0, 1)).squeeze(1)
-    kernels = padded[:, rows][..., rows]  # (channels, row parity, row, column parity, column)
+    kernels = padded[:, rows][..., rows]  # (channels, row of the block, row, column of the block, column)
     # Permutations rather than .to(memory_format=channels_last), which vmap lacks. The convolution's output is then
     # channels_last, too, except with a single input channel.
-    kernels = kernels.permute(1, 3, 2, 4, 0).reshape(4, 3, 3, -1).permute(0, 3, 1, 2)
-    pixels = F.conv2d(x, kernels, padding=1).permute(0, 2, 3, 1).contiguous()
-    # (row, column, row parity) → (row, row parity, column). Both columns of a pair move as one complex number, which is
-    # twelve times as fast as pixel_shuffle.
-    pairs = torch.view_as_complex(pixels.reshape(batch, height, width, 2, 2))
-    # A clone, because .contiguous() keeps the old stride of a dimension of size 1.
-    doubled = pairs.transpose(2, 3).clone(memory_format=torch.contiguous_format)
-    return torch.view_as_real(doubled).view(batch, 1, 2 * height, 2 * width)
+    kernels = kernels.permute(1, 3, 2, 4, 0).reshape(16, 4, 4, -1).permute(0, 3, 1, 2)
+    pixels = F.conv2d(x, kernels, bias.repeat(16), stride=2, padding=1).permute(0, 2, 3, 1).contiguous()
+    rows_of_blocks = pixels.view(batch, height // 2, width // 2, 4, 4).view(_FOUR[x.dtype]).squeeze(4)
+    # (block's row, block's column, row) → (block's row, row, block's column). A clone, because .contiguous() keeps the
+    # old stride of a dimension of size 1.
+    image = rows_of_blocks.transpose(2, 3).clone(memory_format=torch.contiguous_format)
+    return image.view(x.dtype).view(batch, 1, 2 * height, 2 * width)

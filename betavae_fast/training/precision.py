@@ -6,9 +6,9 @@ import torch
 
 from betavae_fast.choices import Precision
 
-# avx512_bf16 alone does not count. With it oneDNN's convolutions are slower than in float32: a step of 64 images on two
-# cores takes 80 ms instead of 60. Its weight gradients also wait by spinning, which costs a factor of 10 to 100 while
-# other programs run.
+# avx512_bf16 alone does not count. On two cores of one machine a step of 64 images takes 40 ms instead of 59 in float32,
+# of another it took 80 instead of 60. And the weight gradients of oneDNN wait by spinning, which costs a factor of 10 to
+# 100 while other programs run.
 _NATIVE_BF16 = {"x86_64": ("amx_bf16",), "aarch64": ("bf16",)}
 
 
