@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 from benchmarks import ROOT
+from benchmarks.arguments import parser_of
 
 COMMANDS = (
     "benchmarks latent",
@@ -28,6 +29,7 @@ COMMANDS = (
 
 
 def main() -> int:
+    parser_of("benchmarks.all", __doc__).parse_args()
     for command in COMMANDS:
         print(f"\n== python -m {command}", flush=True)
         if status := subprocess.run((sys.executable, "-m", *command.split()), cwd=ROOT).returncode:

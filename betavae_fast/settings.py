@@ -61,12 +61,12 @@ def declared(kind: type) -> tuple[Declared, ...]:
     )
 
 
-def check(settings: Any) -> None:
-    """Check the values of ``settings``, an instance of a dataclass.
+def check(settings: Any, kind: type | None = None) -> None:
+    """Check the values of ``settings``, an instance of a dataclass, or only those that its base class ``kind`` declares.
 
     Raises: ValueError, naming the setting and its value, for the first that is out of its range.
     """
-    for found in declared(type(settings)):
+    for found in declared(kind or type(settings)):
         check_value(found, found.name, getattr(settings, found.name))
 
 

@@ -186,10 +186,11 @@ def test_a_finished_run_gets_its_summary_and_pictures_again(finished_run, capfd)
     [
         (
             ["--resume=run", "--beta=2", "--seed=1"],
-            "a resumed run keeps its own beta, seed; only data, steps,",
+            "--beta, --seed cannot be given with --resume",
         ),
         # The value of the run itself is refused, too.
-        (["--resume=run", "--latent-dim=3"], "a resumed run keeps its own latent_dim; only"),
+        (["--resume=run", "--latent-dim=3"], "--latent-dim cannot be given with --resume"),
+        (["--resume=run", "--batch-size=x", "--objective=beta"], "--batch-size, --objective cannot be given"),
         (["--resume=run", "--steps=0"], "steps must be at least 1, got 0"),
         (["--resume=nowhere"], "nowhere"),
         (["--resume=run/checkpoint"], "config.json: no such file"),

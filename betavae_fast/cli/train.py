@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import MISSING
 from inspect import Parameter, Signature
@@ -53,7 +53,7 @@ def train(context: typer.Context, **values: Any) -> None:
     try:
         with ExitStack() as held:
             with usage_errors():
-                given = _given(context, values)
+                given = _given(context, values, resume=resume is not None)
                 run = new_run(_config(given), out) if resume is None else resumed_run(resume, given, out)
                 state, folder = held.enter_context(run)
             _run(state, folder)
@@ -61,18 +61,23 @@ def train(context: typer.Context, **values: Any) -> None:
         raise CommandError(str(error), exit_code=1) from error
 
 
-def _given(context: typer.Context, values: Mapping[str, Any]) -> dict[str, Any]:
+def _given(context: typer.Context, values: Mapping[str, Any], *, resume: bool) -> dict[str, Any]:
     """The settings that were written on the command line; the others keep the defaults of their declarations.
 
-    Raises: ValueError for a text from which no value can be made.
+    Raises: ValueError for a text from which no value can be made, or a setting that a resumed run keeps.
     """
-    given = {}
-    for name, value in values.items():
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            parse = _PARSERS.get(name)
-            given[name] = value if parse is None else parse(name, value)
-    return given
+    given = {
+        name: value
+        for name, value in values.items()
+        if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
+    }
+    if resume and (kept := sorted(given.keys() - set(RESUMABLE))):
+        raise ValueError(f"{_dashed(kept)} cannot be given with --resume: the run keeps its own")
+    return {name: _PARSERS[name](name, value) if name in _PARSERS else value for name, value in given.items()}
+
+
+def _dashed(names: Iterable[str]) -> str:
+    return ", ".join("--" + name.replace("_", "-") for name in names)
 
 
 def _config(given: Mapping[str, Any]) -> TrainConfig:
@@ -97,14 +102,13 @@ def _parameters() -> Iterator[Parameter]:
                     typer.Option(help="Training objective; each has options of its own, below."),
                 ],
             )
-    changeable = ", ".join("--" + name.replace("_", "-") for name in (*RESUMABLE, "out"))
     folders: dict[str, dict[str, Any]] = {
         "out": {
             "help": "The run's folder, new or empty. With --resume: copy the run there and continue the copy.",
             "show_default": "runs/DATA-ARCHITECTURE",
         },
         "resume": {
-            "help": f"Continue the run in this folder; only {changeable} may be given as well.",
+            "help": f"Continue the run in this folder; only {_dashed((*RESUMABLE, 'out'))} may be given as well.",
             "show_default": False,
         },
     }

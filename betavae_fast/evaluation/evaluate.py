@@ -24,7 +24,7 @@ from betavae_fast.nn import BetaVAE
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """The results of measuring one model."""
+    """The results of measuring one model. ``report.write`` makes evaluation.json from them."""
 
     dataset: ImageDataset  # the measured images
     seed: int

@@ -249,7 +249,7 @@ def results_folder(path: str | os.PathLike[str]) -> RunFolder:
     except OSError as error:
         raise OSError(
             f"{os.fspath(path)}: no results can be written there ({error.strerror}); "
-            "choose another folder with --out (out=)"
+            "choose another folder with --out"
         ) from error
     return RunFolder(Path(path))
 

@@ -106,6 +106,8 @@ class GaussianLatent(nn.Module):
 def split_kl(mu: Tensor, logvar: Tensor) -> KLSplit:
     """Each channel's KL to N(0, 1) as mean dispersion ½ μ² plus variance ½ (expm1(log σ²) − log σ²).
 
+    It is the formula of ``ops/reference/latent.py`` in two parts.
+
     Args:
         mu, logvar: posterior mean and log-variance, same shape (B, ...), any floating-point dtype.
     Returns: two tensors of shape ``mu.shape[1:]``, means over the batch in nats, float32 (float64 for float64

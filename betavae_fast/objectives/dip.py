@@ -26,17 +26,30 @@ def covariance(mu: Tensor) -> Tensor:
         return mean_over_processes(deviation.T @ deviation / len(mu))
 
 
-def _pulled(inputs: LossInputs, matrix: Tensor, off_diagonal: float, diagonal: float) -> ObjectiveOutput:
-    """The total with λ_od = ``off_diagonal`` and λ_d = ``diagonal``, which pull ``matrix`` towards the identity."""
-    variances = matrix.diagonal()
-    covariances = (matrix - variances.diag()).square().sum()
-    distance = (variances - 1).square().sum()
-    total = inputs.reconstruction + inputs.kl + off_diagonal * covariances + diagonal * distance
-    return ObjectiveOutput(total, {"off_diagonal": covariances, "diagonal": distance})
+class _DIPVAE(Objective):
+    """Reconstruction + KL + λ_od Σ_i≠j Cov_ij² + λ_d Σ_i (Cov_ii − 1)² for the covariance that a subclass chooses."""
+
+    logged = ("off_diagonal", "diagonal")
+    off_diagonal: float
+    diagonal: float
+
+    def covariance(self, inputs: LossInputs) -> Tensor:
+        """The (D, D) matrix that the objective pulls towards the identity."""
+        raise NotImplementedError
+
+    def forward(self, inputs: LossInputs) -> ObjectiveOutput:
+        matrix = self.covariance(inputs)
+        variances = matrix.diagonal()
+        off_diagonal = (matrix - variances.diag()).square().sum()
+        diagonal = (variances - 1).square().sum()
+        total = (
+            inputs.reconstruction + inputs.kl + self.off_diagonal * off_diagonal + self.diagonal * diagonal
+        )
+        return ObjectiveOutput(total, {"off_diagonal": off_diagonal, "diagonal": diagonal})
 
 
 @dataclass(eq=False, repr=False)
-class DIPVAEI(Objective, DIPVAEIOptions):
+class DIPVAEI(_DIPVAE, DIPVAEIOptions):
     """DIP-VAE-I: reconstruction + KL + λ_od Σ_i≠j Cov_ij² + λ_d Σ_i (Cov_ii − 1)² with Cov = Cov(μ) (Kumar et al. 2018,
     arXiv:1711.00848, equation 6).
 
@@ -51,14 +64,12 @@ class DIPVAEI(Objective, DIPVAEIOptions):
     tensor(993.)
     """
 
-    logged = ("off_diagonal", "diagonal")
-
-    def forward(self, inputs: LossInputs) -> ObjectiveOutput:
-        return _pulled(inputs, covariance(inputs.mu), self.off_diagonal, self.diagonal)
+    def covariance(self, inputs: LossInputs) -> Tensor:
+        return covariance(inputs.mu)
 
 
 @dataclass(eq=False, repr=False)
-class DIPVAEII(Objective, DIPVAEIIOptions):
+class DIPVAEII(_DIPVAE, DIPVAEIIOptions):
     """DIP-VAE-II: like :class:`DIPVAEI`, with Cov = Cov(z) = Cov(μ) + E[diag σ²] (Kumar et al. 2018, equation 7).
 
     >>> mu = torch.tensor([[1.0, 2.0], [-1.0, -2.0]])
@@ -67,9 +78,6 @@ class DIPVAEII(Objective, DIPVAEIIOptions):
     tensor(262.)
     """
 
-    logged = ("off_diagonal", "diagonal")
-
-    def forward(self, inputs: LossInputs) -> ObjectiveOutput:
+    def covariance(self, inputs: LossInputs) -> Tensor:
         matrix = covariance(inputs.mu)
-        matrix = matrix + mean_over_processes(inputs.logvar.to(matrix.dtype).exp().mean(0)).diag()
-        return _pulled(inputs, matrix, self.off_diagonal, self.diagonal)
+        return matrix + mean_over_processes(inputs.logvar.to(matrix.dtype).exp().mean(0)).diag()

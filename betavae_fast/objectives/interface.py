@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -73,7 +74,8 @@ class Objective(nn.Module, ObjectiveOptions):
         """
         made_for = (numbers, x.dtype, x.device)
         if self._constant is None or self._constant[0] != made_for:
-            self._constant = made_for, x.new_tensor(numbers)
+            with torch.inference_mode(False):  # a tensor of inference mode could serve no later training step
+                self._constant = made_for, torch.tensor(numbers, dtype=x.dtype, device=x.device)
         return self._constant[1]
 
     def update(self, reconstruction: Tensor, kl: Tensor) -> None:

@@ -25,7 +25,11 @@ class ObjectiveOptions:
     """The publication that proposes it."""
 
     def __post_init__(self) -> None:
-        settings.check(self)
+        # Ask the class that declares the options: annotations of subclasses, objectives among them, may be anything.
+        kind = next(
+            kind for kind in type(self).__mro__ if "objective" in vars(kind) or kind is ObjectiveOptions
+        )
+        settings.check(self, kind)
 
 
 @dataclass

@@ -120,8 +120,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         settings.check(self)
-        if not isinstance(self.objective, ObjectiveOptions):
-            raise TypeError(f"objective must be the options of an objective, got {self.objective!r}")
+        if type(self.objective) not in options.OBJECTIVES.values():
+            raise TypeError(
+                f"objective must be the options of one, such as BetaOptions(), got {self.objective!r:.60}"
+            )
         if isinstance(self.objective, BetaPerDimOptions):
             weights = len(self.objective.betas)
             if weights != self.latent_dim:

@@ -40,6 +40,8 @@ def train_run(
 ) -> TrainedRun:
     """Train a new run in this process, as ``betavae-fast train`` does. For several processes, use :func:`new_run`.
 
+    CPU threads and the treatment of freed memory are set for the whole process, and stay so.
+
     Args:
         out: the run's folder, new or empty; None: the first that is free among runs/DATA-ARCHITECTURE,
             runs/DATA-ARCHITECTURE-2, ...

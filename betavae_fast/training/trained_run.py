@@ -32,7 +32,7 @@ class TrainedRun:
         precision: dtype of the network's arithmetic on this device, float32 or bfloat16.
         trained_on: the identity of the training images; None if the run did not record it.
         history: the entries of metrics.jsonl, in order, at least one.
-        dataset: the images of ``config``, if they are loaded already.
+        dataset: the images, if they are loaded already; they are then used whatever ``config`` names.
     """
 
     folder: RunFolder
@@ -117,6 +117,4 @@ def load_images(config: TrainConfig, *, progress: bool = True) -> ImageDataset:
     except DatasetError as error:
         if datasets.is_present(config.data):
             raise
-        raise DatasetError(
-            f"{error}; if the images have moved, give their new path with --data (data=)"
-        ) from error
+        raise DatasetError(f"{error}; if the images have moved, give their new path with --data") from error

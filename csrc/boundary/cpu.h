@@ -10,6 +10,7 @@ namespace betavae_fast {
 
 struct Cpu {
   static constexpr const char* name = "CPU";
+  static constexpr const char* backend = "cpp";
   static bool has(const Tensor& x) { return x.is_cpu(); }
   static bool has_beside(const Tensor&, const Tensor& x) { return x.is_cpu(); }
   static void check_dtype(const Tensor&) {}

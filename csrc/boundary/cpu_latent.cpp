@@ -95,11 +95,4 @@ struct LatentCpu : Cpu {
 }  // namespace
 }  // namespace betavae_fast
 
-STABLE_TORCH_LIBRARY_IMPL(betavae_fast, CPU, m) {
-  using Op = betavae_fast::LatentOp<betavae_fast::LatentCpu>;
-  m.impl("latent_forward_cpp", TORCH_BOX(&Op::forward));
-  m.impl("latent_sample_cpp", TORCH_BOX(&Op::sample));
-  m.impl("latent_kl_cpp", TORCH_BOX(&Op::kl));
-  m.impl("latent_backward_cpp", TORCH_BOX(&Op::backward));
-  m.impl("latent_backward_packed_cpp", TORCH_BOX(&Op::backward_packed));
-}
+STABLE_TORCH_LIBRARY_IMPL(betavae_fast, CPU, m) { betavae_fast::LatentOp<betavae_fast::LatentCpu>::implement(m); }

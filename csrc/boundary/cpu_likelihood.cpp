@@ -91,8 +91,5 @@ struct LikelihoodCpu : Cpu {
 }  // namespace betavae_fast
 
 STABLE_TORCH_LIBRARY_IMPL(betavae_fast, CPU, m) {
-  using Op = betavae_fast::LikelihoodOp<betavae_fast::LikelihoodCpu>;
-  m.impl("likelihood_forward_cpp", TORCH_BOX(&Op::forward));
-  m.impl("likelihood_backward_cpp", TORCH_BOX(&Op::backward));
-  m.impl("likelihood_finish_cpp", TORCH_BOX(&Op::finish));
+  betavae_fast::LikelihoodOp<betavae_fast::LikelihoodCpu>::implement(m);
 }

@@ -201,7 +201,5 @@ struct LogDensitiesCpu : Cpu {
 }  // namespace betavae_fast
 
 STABLE_TORCH_LIBRARY_IMPL(betavae_fast, CPU, m) {
-  using Op = betavae_fast::LogDensitiesOp<betavae_fast::LogDensitiesCpu>;
-  m.impl("log_densities_forward_cpp", TORCH_BOX(&Op::forward));
-  m.impl("log_densities_backward_cpp", TORCH_BOX(&Op::backward));
+  betavae_fast::LogDensitiesOp<betavae_fast::LogDensitiesCpu>::implement(m);
 }

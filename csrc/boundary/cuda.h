@@ -31,6 +31,7 @@ inline void check(const char* error, const char* what) {
 
 struct Cuda {
   static constexpr const char* name = "CUDA";
+  static constexpr const char* backend = "cuda";
   static bool has(const Tensor& x) { return x.is_cuda(); }
   static bool has_beside(const Tensor& like, const Tensor& x) {
     return x.is_cuda() && x.get_device_index() == like.get_device_index();

@@ -105,11 +105,4 @@ struct LatentCuda : Cuda {
 }  // namespace
 }  // namespace betavae_fast
 
-STABLE_TORCH_LIBRARY_IMPL(betavae_fast, CUDA, m) {
-  using Op = betavae_fast::LatentOp<betavae_fast::LatentCuda>;
-  m.impl("latent_forward_cuda", TORCH_BOX(&Op::forward));
-  m.impl("latent_sample_cuda", TORCH_BOX(&Op::sample));
-  m.impl("latent_kl_cuda", TORCH_BOX(&Op::kl));
-  m.impl("latent_backward_cuda", TORCH_BOX(&Op::backward));
-  m.impl("latent_backward_packed_cuda", TORCH_BOX(&Op::backward_packed));
-}
+STABLE_TORCH_LIBRARY_IMPL(betavae_fast, CUDA, m) { betavae_fast::LatentOp<betavae_fast::LatentCuda>::implement(m); }

@@ -81,8 +81,5 @@ struct LikelihoodCuda : Cuda {
 }  // namespace betavae_fast
 
 STABLE_TORCH_LIBRARY_IMPL(betavae_fast, CUDA, m) {
-  using Op = betavae_fast::LikelihoodOp<betavae_fast::LikelihoodCuda>;
-  m.impl("likelihood_forward_cuda", TORCH_BOX(&Op::forward));
-  m.impl("likelihood_backward_cuda", TORCH_BOX(&Op::backward));
-  m.impl("likelihood_finish_cuda", TORCH_BOX(&Op::finish));
+  betavae_fast::LikelihoodOp<betavae_fast::LikelihoodCuda>::implement(m);
 }

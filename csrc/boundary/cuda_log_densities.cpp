@@ -122,7 +122,5 @@ struct LogDensitiesCuda : Cuda {
 }  // namespace betavae_fast
 
 STABLE_TORCH_LIBRARY_IMPL(betavae_fast, CUDA, m) {
-  using Op = betavae_fast::LogDensitiesOp<betavae_fast::LogDensitiesCuda>;
-  m.impl("log_densities_forward_cuda", TORCH_BOX(&Op::forward));
-  m.impl("log_densities_backward_cuda", TORCH_BOX(&Op::backward));
+  betavae_fast::LogDensitiesOp<betavae_fast::LogDensitiesCuda>::implement(m);
 }

@@ -9,6 +9,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <optional>
+#include <string>
 #include <tuple>
 
 #include "../include/latent.h"
@@ -43,6 +44,17 @@ struct LatentViews {
 template <class Device>
 class LatentOp {
  public:
+  // Registers the operators as those of the device's backend.
+  template <class Library>
+  static void implement(Library& library) {
+    const std::string backend = Device::backend;
+    library.impl(("latent_forward_" + backend).c_str(), TORCH_BOX(&LatentOp::forward));
+    library.impl(("latent_sample_" + backend).c_str(), TORCH_BOX(&LatentOp::sample));
+    library.impl(("latent_kl_" + backend).c_str(), TORCH_BOX(&LatentOp::kl));
+    library.impl(("latent_backward_" + backend).c_str(), TORCH_BOX(&LatentOp::backward));
+    library.impl(("latent_backward_packed_" + backend).c_str(), TORCH_BOX(&LatentOp::backward_packed));
+  }
+
   static std::tuple<Tensor, Tensor> forward(const Tensor& mu, const Tensor& logvar, std::optional<Tensor> rng,
                                             std::optional<Tensor> noise, int64_t first_row, double logvar_min,
                                             double logvar_max, int64_t reduction) {

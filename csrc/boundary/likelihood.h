@@ -11,6 +11,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <optional>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -55,6 +56,15 @@ inline Pixels pixels_of(const LikelihoodCall& call) {
 template <class Device>
 class LikelihoodOp {
  public:
+  // Registers the operators as those of the device's backend.
+  template <class Library>
+  static void implement(Library& library) {
+    const std::string backend = Device::backend;
+    library.impl(("likelihood_forward_" + backend).c_str(), TORCH_BOX(&LikelihoodOp::forward));
+    library.impl(("likelihood_backward_" + backend).c_str(), TORCH_BOX(&LikelihoodOp::backward));
+    library.impl(("likelihood_finish_" + backend).c_str(), TORCH_BOX(&LikelihoodOp::finish));
+  }
+
   static std::tuple<Tensor, Tensor> forward(const Tensor& decoded, const Tensor& target, bool packed,
                                             int64_t likelihood, double scale, int64_t reduction, bool need_grad) {
     const LikelihoodCall call = checked(decoded, target, packed, likelihood, scale, reduction);

@@ -9,6 +9,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <string>
 #include <tuple>
 
 #include "tensors.h"
@@ -34,6 +35,14 @@ struct LogDensitiesGradients {
 template <class Device>
 class LogDensitiesOp {
  public:
+  // Registers the operators as those of the device's backend.
+  template <class Library>
+  static void implement(Library& library) {
+    const std::string backend = Device::backend;
+    library.impl(("log_densities_forward_" + backend).c_str(), TORCH_BOX(&LogDensitiesOp::forward));
+    library.impl(("log_densities_backward_" + backend).c_str(), TORCH_BOX(&LogDensitiesOp::backward));
+  }
+
   static std::tuple<Tensor, Tensor> forward(const Tensor& z, const Tensor& mu, const Tensor& logvar, int64_t first_row,
                                             int64_t dataset_size, int64_t estimator) {
     const LogDensitiesCall call = {z, mu, logvar, first_row, dataset_size, estimator};

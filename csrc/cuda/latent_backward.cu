@@ -1,6 +1,6 @@
 #include "../include/latent.h"
 #include "latent.h"
-#include "launch.cuh"
+#include "dispatch.cuh"
 #include "noise.cuh"
 #include "operand.cuh"
 

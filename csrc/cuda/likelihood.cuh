@@ -1,7 +1,7 @@
 // Code shared by the likelihood's two kernels: the formulas of a group, and the compiled variants.
 #pragma once
 
-#include "launch.cuh"
+#include "dispatch.cuh"
 #include "pixels.cuh"
 
 namespace betavae_fast::cuda {

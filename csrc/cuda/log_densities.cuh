@@ -1,7 +1,7 @@
 // Code shared by the kernels of the log-densities: a thread's lane and warp, and the terms of its pairs.
 #pragma once
 
-#include "launch.cuh"
+#include "dispatch.cuh"
 #include "log_densities.h"
 #include "vector.cuh"
 

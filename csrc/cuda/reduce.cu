@@ -1,4 +1,4 @@
-#include "launch.cuh"
+#include "dispatch.cuh"
 #include "reduce.h"
 
 namespace betavae_fast::cuda {

@@ -231,3 +231,13 @@ def test_published_defaults(made, published):
 def test_a_number_out_of_range_is_named(make, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         make()
+
+
+@pytest.mark.parametrize("name", ["beta", "beta-per-dim", "btcvae"])
+def test_an_objective_trains_after_a_validation_in_inference_mode(name):
+    made = objective(name)
+    with torch.inference_mode():
+        made(inputs(*(x.detach() for x in posterior())))
+    z, mu, logvar = posterior()
+    made(inputs(z, mu, logvar)).total.backward()
+    assert z.grad.isfinite().all() and mu.grad.any()

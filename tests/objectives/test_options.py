@@ -65,6 +65,19 @@ def test_options_are_compared_by_value_and_objectives_by_identity():
     assert len({objectives.Beta(2.0), objectives.Beta(2.0)}) == 2
 
 
-def test_the_name_of_an_objective_is_no_configuration():
-    with pytest.raises(TypeError, match="objective must be the options of an objective, got 'capacity'"):
-        TrainConfig(objective="capacity")
+@pytest.mark.parametrize("wrong", ["capacity", objectives.Beta(), BetaOptions])
+def test_only_options_are_a_configuration(wrong):
+    with pytest.raises(
+        TypeError, match=r"^objective must be the options of one, such as BetaOptions\(\), got "
+    ):
+        TrainConfig(objective=wrong)
+
+
+def test_annotations_of_a_subclass_are_its_own_business():
+    class Mine(objectives.Beta):
+        extra: NotDefined  # noqa: F821
+
+        def __init__(self):
+            super().__init__(3.0)
+
+    assert Mine().beta == 3.0

@@ -1,4 +1,7 @@
-"""The formulas of one latent element, with the same operations as in ``csrc/include/latent.h``."""
+"""The clamp of log σ² and the spread of one latent element, with the same operations as in ``csrc/include/latent.h``.
+
+z, the KL and their gradients, a line each, stand in ``latent_kernels.py``.
+"""
 
 # mypy: disable-error-code="import-untyped,no-untyped-def,no-untyped-call,untyped-decorator"
 from __future__ import annotations
