@@ -263,7 +263,7 @@ def _time(trainer: Trainer, synchronize: Callable[[], None]) -> float:
 
 # Purpose -> parts of operators' names; operators that match none count as "other".
 _PURPOSES = {
-    "convolutions": ("convolution", "Convolution", "ConvTranspose"),
+    "convolutions": ("convolution", "ConvTranspose"),
     "linear layers": ("aten::mm", "aten::addmm"),
     "activations": ("clamp_min", "threshold_backward"),
     "likelihood": ("betavae_fast::likelihood",),

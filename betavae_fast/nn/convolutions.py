@@ -1,8 +1,7 @@
-"""Convolutions that are faster on a CPU than torch's, which are oneDNN's.
+"""A transposed convolution that is faster on a CPU.
 
 oneDNN takes two to three times as long as necessary for two parts of a transposed convolution: the gradient of the
-weight, if the gradient of the bias is computed in the same call, and the forward pass to a single channel. And torch
-makes the ReLU after any convolution a pass of its own.
+weight, if the gradient of the bias is computed in the same call, and the forward pass to a single channel.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-DTYPES = (torch.float32, torch.bfloat16)
+_DTYPES = (torch.float32, torch.bfloat16)
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
@@ -35,7 +34,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
             and not torch.compiler.is_compiling()
             and not torch._C._is_tracing()
         )
-        dtype = computing_dtype(input, self.weight) if faster else None
+        dtype = _computing_dtype(input, self.weight) if faster else None
         if dtype is None or self.bias is None:
             return super().forward(input, output_size)
         tensors = (tensor.to(dtype) for tensor in (input, self.weight, self.bias))
@@ -43,12 +42,12 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         return result
 
 
-def computing_dtype(x: Tensor, weight: Tensor) -> torch.dtype | None:
-    """The dtype in which torch convolves ``x`` on a CPU, or None where it is not one of ``DTYPES`` or torch refuses."""
+def _computing_dtype(x: Tensor, weight: Tensor) -> torch.dtype | None:
+    """The dtype in which torch convolves ``x`` on a CPU, or None where it is not one of ``_DTYPES`` or torch refuses."""
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
-        return dtype if dtype in DTYPES and x.dtype in DTYPES and weight.dtype in DTYPES else None
-    return x.dtype if x.dtype in DTYPES and x.dtype == weight.dtype else None
+        return dtype if dtype in _DTYPES and x.dtype in _DTYPES and weight.dtype in _DTYPES else None
+    return x.dtype if x.dtype in _DTYPES and x.dtype == weight.dtype else None
 
 
 class _ConvTranspose(torch.autograd.Function):
@@ -84,51 +83,12 @@ class _ConvTranspose(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
+        need_x, need_weight, need_bias, *_ = ctx.needs_input_grad
         settings = (ctx.stride, ctx.padding, (1, 1), True, (0, 0), 1)
-        return *_gradients(grad, x, weight, settings, ctx.needs_input_grad), None, None
-
-
-class ConvolutionReluFunction(torch.autograd.Function):
-    """(x, weight, bias, settings) -> max(convolution + bias, 0) by oneDNN, in the dtype of x and weight.
-
-    ``settings`` are (stride, padding, dilation, transposed, output padding, groups), as of ``aten::convolution``. The
-    bias may have another dtype; its gradient then has it, too.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, settings: tuple[Any, ...]) -> Tensor:
-        stride, padding, dilation, transposed, output_padding, groups = settings
-        tensors, relu = (x, weight, bias.to(x.dtype)), ("relu", (), "")
-        output: Tensor
-        if transposed:
-            output = torch.ops.mkldnn._convolution_transpose_pointwise(
-                *tensors, padding, output_padding, stride, dilation, groups, *relu
-            )
-        else:
-            output = torch.ops.mkldnn._convolution_pointwise(
-                *tensors, padding, stride, dilation, groups, *relu
-            )
-        ctx.save_for_backward(x, weight, output)
-        ctx.settings, ctx.bias_dtype = settings, bias.dtype
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, output = ctx.saved_tensors
-        grad = torch.ops.aten.threshold_backward.default(grad, output.detach(), 0)
-        grad_x, grad_weight, grad_bias = _gradients(grad, x, weight, ctx.settings, ctx.needs_input_grad)
-        return grad_x, grad_weight, None if grad_bias is None else grad_bias.to(ctx.bias_dtype), None
-
-
-def _gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, settings: tuple[Any, ...], needs: tuple[bool, ...]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of a convolution's input, weight and bias, the last one by a sum of its own."""
-    need_x, need_weight, need_bias, *_ = needs
-    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward.default(
-        grad, x, weight, None, *settings, (need_x, need_weight, False)
-    )
-    return grad_x, grad_weight, grad.sum((0, 2, 3)) if need_bias else None
+        grad_x, grad_weight, _ = torch.ops.aten.convolution_backward.default(
+            grad, x, weight, None, *settings, (need_x, need_weight, False)
+        )
+        return grad_x, grad_weight, grad.sum((0, 2, 3)) if need_bias else None, None, None
 
 
 # Each block of 2×2 input pixels becomes one of 4×4 output pixels, which depend on the 4×4 input pixels around. With input

@@ -1,8 +1,7 @@
-"""``nn.Sequential`` that runs a hidden layer and its ReLU together.
+"""``nn.Sequential`` that runs a hidden layer and its ReLU together on a GPU, where each kernel launched costs time.
 
-On a CPU oneDNN's convolutions take the ReLU along, which saves a pass through memory. On a GPU each kernel launched costs
-time: after a convolution torch launches one for the bias and one for the ReLU; in the backward pass one for the ReLU, and
-one that sums up the bias's gradient. Here each of these two is one, which also goes through the memory once. The
+After a convolution torch launches one kernel for the bias and one for the ReLU; in the backward pass one for the ReLU,
+and one that sums up the bias's gradient. Here each of these two is one, which also goes through the memory once. The
 matrix product of a linear layer, cuBLASLt's, takes bias and ReLU along. cuDNN has a convolution with bias and ReLU, which
 would save one more launch, but heeds no request for deterministic algorithms.
 """
@@ -10,7 +9,6 @@ would save one more launch, but heeds no request for deterministic algorithms.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -21,47 +19,28 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
-from betavae_fast.nn.convolutions import DTYPES, ConvolutionReluFunction, ConvTranspose2d, computing_dtype
+from betavae_fast.nn.convolutions import ConvTranspose2d
 from betavae_fast.ops.backends import triton_serves
 from betavae_fast.ops.bias_relu import BiasReluFunction, LinearReluFunction
 from betavae_fast.ops.casting import CastAll
 
 
 def fuses(x: Tensor) -> bool:
-    """True if layers run together with their ReLUs on a GPU for the input ``x``: Triton serves it, and nothing looks into
-    the layers."""
-    return _is_unobserved(x) and x.is_cuda and triton_serves(x.device)
-
-
-def fuses_convolutions(x: Tensor) -> bool:
-    """True if convolutions run together with their ReLUs on a CPU for the input ``x``: oneDNN is there, and nothing looks
-    into the layers."""
-    return _is_unobserved(x) and x.is_cpu and x.dtype in DTYPES and _onednn_serves()
-
-
-def _is_unobserved(x: Tensor) -> bool:
-    """True if nothing looks into the layers, as torch.compile, torch.export, torch.func and forward-mode differentiation
-    do."""
+    """True if layers run together with their ReLUs for the input ``x``: Triton serves its GPU, and nothing looks into
+    the layers, as torch.compile, torch.export, torch.func and forward-mode differentiation do."""
     return (
         not torch.compiler.is_compiling()
         and type(x) is Tensor
+        and x.is_cuda
         and not torch._C._is_tracing()
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
-    )
-
-
-def _onednn_serves() -> bool:
-    """True if torch has oneDNN, its convolutions that end in a ReLU, and leave to use them."""
-    return (
-        torch.backends.mkldnn.is_available()
-        and torch._C._get_mkldnn_enabled()
-        and hasattr(torch.ops.mkldnn, "_convolution_transpose_pointwise")
+        and triton_serves(x.device)
     )
 
 
 class Sequential(nn.Sequential):
-    """``torch.nn.Sequential``: the same modules, parameters and results, with fewer kernels.
+    """``torch.nn.Sequential``: the same modules, parameters and results, with fewer kernels on a GPU.
 
     A layer runs by itself as soon as it or its ReLU has a hook.
 
@@ -73,30 +52,24 @@ class Sequential(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         # Two conditions, as TorchScript leaves out only what stands under the first.
-        if not is_scripting():
+        if not is_scripting():  # noqa: SIM102
             if fuses(input):
-                return _run(list(self), input, _TOGETHER)
-            if fuses_convolutions(input):
-                return _run(list(self), input, _TOGETHER_ON_CPU)
+                return _run(list(self), input)
         for layer in self:
             input = layer(input)
         return input
 
 
-def _run(layers: Sequence[nn.Module], x: Tensor, together: _Together) -> Tensor:
-    pairs = [
-        i
-        for i, (layer, following) in enumerate(pairwise(layers))
-        if type(layer) in together and _is_pair(layer, following, x.device)
-    ]
+def _run(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
+    pairs = [i for i, two in enumerate(pairwise(layers)) if _is_pair(*two, x.device)]
     weights = dict(zip(pairs, _weights([layers[i] for i in pairs], x.device.type), strict=True))
     taken = False  # by the layer before
     for i, layer in enumerate(layers):
         if taken:
             taken = False
-        elif i in weights and x.dim() == together[type(layer)][0]:
+        elif i in weights and x.dim() == _TOGETHER[type(layer)][0]:
             taken = True
-            x = together[type(layer)][1](layer, weights[i], x)
+            x = _TOGETHER[type(layer)][1](layer, weights[i], x)
         else:
             x = layer(x)
     return x
@@ -118,6 +91,7 @@ def _is_pair(layer: Any, following: nn.Module, device: torch.device) -> bool:
     """True if ``following`` is a ReLU that ``layer``, before it, can take along."""
     return (
         type(following) is nn.ReLU
+        and type(layer) in _TOGETHER
         and _is_bare(layer)
         and _is_bare(following)
         and layer.bias is not None
@@ -160,29 +134,10 @@ def _transposed(layer: nn.ConvTranspose2d, weight: Tensor, x: Tensor) -> Tensor:
     return result
 
 
-def _by_onednn(layer: nn.Conv2d | nn.ConvTranspose2d, weight: Tensor, x: Tensor) -> Tensor:
-    dtype = computing_dtype(x, weight)
-    plain = layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-    if dtype is None or not plain or not x.numel() or (dtype is torch.bfloat16 and not _has_bf16()):
-        return F.relu(layer(x))
-    transposed = isinstance(layer, nn.ConvTranspose2d)
-    settings = (layer.stride, layer.padding, layer.dilation, transposed, layer.output_padding, layer.groups)
-    result: Tensor = ConvolutionReluFunction.apply(x.to(dtype), weight.to(dtype), layer.bias, settings)
-    return result
-
-
-@cache
-def _has_bf16() -> bool:
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-_Together = dict[type[nn.Module], tuple[int, Callable[[Any, Tensor, Tensor], Tensor]]]
-
 # Layer -> the dimensions of its input, and what runs it, with a weight, together with its ReLU.
-_TOGETHER: _Together = {
+_TOGETHER: dict[type[nn.Module], tuple[int, Callable[[Any, Tensor, Tensor], Tensor]]] = {
     nn.Linear: (2, _linear),
     nn.Conv2d: (4, _convolution),
     nn.ConvTranspose2d: (4, _transposed),
     ConvTranspose2d: (4, _transposed),
 }
-_TOGETHER_ON_CPU: _Together = dict.fromkeys((nn.Conv2d, nn.ConvTranspose2d, ConvTranspose2d), (4, _by_onednn))

@@ -129,79 +129,11 @@ def test_a_layer_and_its_relu_are_one(architecture: Architecture, together: None
 
 
 @ARCHITECTURES
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize("batch", [0, 1, 64])
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, "autocast"], ids=str)
-def test_on_a_cpu_errors_are_those_of_torch_s_layers(
-    architecture: Architecture, layout: torch.memory_format, batch: int, precision: Any
-) -> None:
-    autocast = precision == "autocast"
-    dtype = torch.float32 if autocast else precision
-    for net, x in zip(nets(architecture, dtype), inputs(batch, dtype), strict=True):
-        net.to(memory_format=layout)
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            found, expected = run(net, x), run(plain(net), x)
-        if batch == 0:
-            assert_close(found, expected, rtol=0)
-        else:
-            assert_errors(found, expected, run(plain(net).double(), x.double()))
-
-
-@ARCHITECTURES
-def test_on_a_cpu_a_convolution_and_its_relu_are_one(architecture: Architecture) -> None:
-    for net, x in zip(nets(architecture), inputs(2), strict=True):
-        after = [type(a) for a, b in pairwise(net) if type(b) is nn.ReLU]
-        with Operators() as called:
-            net(x)
-        count = called.names.count
-        assert count("_convolution_pointwise") == after.count(nn.Conv2d)
-        assert count("_convolution_transpose_pointwise") == after.count(ConvTranspose2d)
-        assert count("relu") + count("relu_") == after.count(nn.Linear)
-
-
-def test_without_onednn_a_cpu_runs_layer_by_layer() -> None:
-    for net, x in zip(nets("burgess"), inputs(2), strict=True):
-        with torch.backends.mkldnn.flags(enabled=False), Operators() as called:
-            net(x)
-        assert not {"_convolution_pointwise", "_convolution_transpose_pointwise"} & set(called.names)
-
-
-@pytest.mark.parametrize(
-    "layer",
-    [
-        nn.Conv2d(4, 6, 3, stride=2, padding=1, dilation=2),
-        nn.Conv2d(4, 6, 3, groups=2),
-        nn.Conv2d(4, 6, 3, padding="same"),
-        nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"),
-        nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1),
-        nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2),
-        ConvTranspose2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2)),
-    ],
-    ids=str,
-)
-def test_on_a_cpu_every_argument_of_a_convolution_is_heeded(layer: nn.Module) -> None:
-    net, x = Sequential(layer, nn.ReLU()), torch.randn(2, 4, 7, 6)
-    assert_close(run(net, x), run(plain(net), x), rtol=1e-5)
-
-
-def test_on_a_cpu_a_penalty_on_the_gradient_has_torch_s_gradient() -> None:
-    for net, x in zip(nets("burgess"), inputs(2), strict=True):
-        found = []
-        for layers in (net, plain(net)):
-            leaf = x.clone().requires_grad_()
-            (grad,) = torch.autograd.grad(layers(leaf).square().sum(), leaf, create_graph=True)
-            weights = [p for name, p in layers.named_parameters() if name.endswith("weight")]
-            found.append(list(torch.autograd.grad(grad.square().sum(), weights)))
-        assert_close(*found, rtol=1e-3)
-
-
-@pytest.mark.parametrize("frozen", ["weight", "bias"])
-def test_on_a_cpu_frozen_parameters_get_no_gradient(frozen: str) -> None:
-    for net, x in zip(nets("burgess"), inputs(2), strict=True):
-        for name, parameter in net.named_parameters():
-            parameter.requires_grad_(not name.endswith(frozen))
-        net(x).sum().backward()
-        assert all((p.grad is not None) == (not n.endswith(frozen)) for n, p in net.named_parameters())
+def test_a_cpu_does_what_it_did(architecture: Architecture) -> None:
+    for net, x in zip(nets(architecture), inputs(3), strict=True):
+        found = run(net, x)
+        net.__class__ = nn.Sequential
+        assert all(torch.equal(a, b) for a, b in zip(found, run(net, x), strict=True))
 
 
 def test_names_and_parts_are_those_of_torch_s_sequential() -> None:
