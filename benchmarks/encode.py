@@ -30,7 +30,7 @@ from betavae_fast.nn import BetaVAE
 from betavae_fast.training.process import keep_freed_memory
 
 EAGER_BATCH = 64
-TOLERANCE = 1e-4  # absolute error of the moments, which are of order 1
+TOLERANCE = 1e-5  # absolute error of the moments, which are of order 1
 EFFORT = Effort(sample_seconds=0.5, task_seconds=20.0, min_samples=5)
 
 

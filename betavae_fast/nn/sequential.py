@@ -92,8 +92,8 @@ def _is_pair(layer: Any, following: nn.Module, device: torch.device) -> bool:
     return (
         type(following) is nn.ReLU
         and type(layer) in _TOGETHER
-        and _is_bare(layer)
-        and _is_bare(following)
+        and is_bare(layer)
+        and is_bare(following)
         and layer.bias is not None
         and all(
             type(parameter) in (nn.Parameter, Tensor)
@@ -104,7 +104,7 @@ def _is_pair(layer: Any, following: nn.Module, device: torch.device) -> bool:
     )
 
 
-def _is_bare(module: nn.Module) -> bool:
+def is_bare(module: nn.Module) -> bool:
     """True if a call of ``module`` is no more than its class's ``forward``: no hook, no ``forward`` in its place."""
     hooks = (
         module._forward_hooks,

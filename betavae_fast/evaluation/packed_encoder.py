@@ -1,0 +1,147 @@
+"""The encoder of a trained model on a CPU, with weights packed once and each ReLU within the layer before it.
+
+Each part of the data runs through all layers on one thread, so its activations stay in that core's cache and no thread
+waits for another after every layer. The operators are oneDNN's that torch.compile calls in a frozen graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from betavae_fast.nn.sequential import Sequential, is_bare
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def pack(encoder: nn.Module, images: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor] | None:
+    """A function that computes ``encoder`` in ``dtype`` as it is now, or None where oneDNN cannot.
+
+    It takes images (B, C, H, W) in ``dtype``, and is fastest on one thread and for the shape of ``images``. The encoder
+    itself stays as it is.
+
+    Args:
+        encoder: a sequence of layers, whose hooks would not run: with any, the answer is None.
+    """
+    if type(encoder) not in (nn.Sequential, Sequential) or not _serves(dtype):
+        return None
+    layers = list(encoder.children())
+    if not all(_is_known(layer) for layer in (encoder, *layers)):
+        return None
+    steps: list[Callable[[Tensor], Tensor]] = []
+    x = images.to(dtype)
+    with torch.inference_mode(), _one_thread():
+        try:
+            for before, layer, after in zip([None, *layers], layers, [*layers[1:], None], strict=False):
+                is_relu = type(layer) is nn.ReLU
+                if is_relu and type(before) in _PACK:
+                    continue  # the layer before takes it along
+                if type(layer) in _PACK:
+                    step = _PACK[type(layer)](layer, x, "relu" if type(after) is nn.ReLU else "none")
+                else:
+                    step = torch.relu if is_relu else layer  # not in place, as x may be the caller's
+                steps.append(step)
+                x = step(x)
+        except (AttributeError, RuntimeError, TypeError):  # a torch without such operators
+            return None
+
+    def packed(images: Tensor) -> Tensor:
+        for step in steps:
+            images = step(images)
+        return images
+
+    return packed
+
+
+@contextmanager
+def side_by_side() -> Iterator[Callable[[Callable[[T], R], Iterable[T]], Iterable[R]]]:
+    """A ``map`` that works on several items at a time, each on a single one of torch's threads.
+
+    Within the context torch computes on one thread, and afterwards on as many as before.
+    """
+    with _one_thread() as threads:
+        pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+        try:
+            yield map if threads == 1 else pool.map
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _one_thread() -> Iterator[int]:
+    """Let torch compute on one thread; the context is the number before, which is restored."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _serves(dtype: torch.dtype) -> bool:
+    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
+        return False
+    if dtype is torch.bfloat16:
+        supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+        return bool(supported())
+    return dtype is torch.float32
+
+
+def _is_known(layer: nn.Module) -> bool:
+    plain = type(layer) is not nn.Conv2d or (
+        layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    )
+    known = type(layer) in (*_PACK, nn.ReLU, nn.Flatten, nn.Sequential, Sequential)
+    own = layer.parameters(recurse=False)
+    return (
+        known
+        and plain
+        and is_bare(layer)
+        and all(
+            type(parameter) is nn.Parameter
+            and parameter.dtype is torch.float32
+            and parameter.device.type == "cpu"
+            for parameter in own
+        )
+    )
+
+
+def _convolution(layer: Any, x: Tensor, end: str) -> Callable[[Tensor], Tensor]:
+    settings = list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups
+    weight = torch.ops.mkldnn._reorder_convolution_weight(
+        layer.weight.detach().to(x.dtype), *settings, list(x.shape)
+    )
+    bias = None if layer.bias is None else layer.bias.detach().to(x.dtype)
+    convolution = torch.ops.mkldnn._convolution_pointwise.default
+
+    def step(x: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        result: Tensor = convolution(x, weight, bias, *settings, end, [], "")
+        return result
+
+    return step
+
+
+def _linear(layer: Any, x: Tensor, end: str) -> Callable[[Tensor], Tensor]:
+    weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().to(x.dtype), len(x))
+    bias = None if layer.bias is None else layer.bias.detach().to(x.dtype)
+    product = torch.ops.mkldnn._linear_pointwise.default
+
+    def step(x: Tensor) -> Tensor:
+        result: Tensor = product(x, weight, bias, end, [], "")
+        return result
+
+    return step
+
+
+# Layer -> what packs its weight for an input like ``x``.
+_PACK: dict[type[nn.Module], Callable[[Any, Tensor, str], Callable[[Tensor], Tensor]]] = {
+    nn.Conv2d: _convolution,
+    nn.Linear: _linear,
+}

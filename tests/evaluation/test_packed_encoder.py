@@ -1,0 +1,124 @@
+"""The packed encoder gives the model's moments for every architecture, and steps aside where it does not apply."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from betavae_fast.data import ByteImages
+from betavae_fast.evaluation import encoding, packed_encoder
+from betavae_fast.evaluation.encoding import encode
+from betavae_fast.evaluation.packed_encoder import pack, side_by_side
+from betavae_fast.nn import BetaVAE
+
+needs_mkldnn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+BFLOAT16 = pytest.param(
+    torch.bfloat16,
+    marks=pytest.mark.skipif(
+        not packed_encoder._serves(torch.bfloat16), reason="oneDNN has no bfloat16 on this CPU"
+    ),
+)
+
+
+def pictures(shape, count=11):
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=generator)
+    return ByteImages("noise", pixels, shape)
+
+
+@needs_mkldnn
+@pytest.mark.parametrize("dtype", [torch.float32, BFLOAT16])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "architecture, shape",
+    [
+        ("burgess", (1, 64, 64)),
+        ("burgess", (3, 16, 16)),
+        ("locatello", (3, 32, 32)),
+        ("locatello", (1, 8, 8)),
+        ("mlp", (2, 5, 7)),
+    ],
+)
+def test_the_moments_are_the_models(architecture, shape, memory_format, dtype, threads):
+    torch.manual_seed(0)
+    model = BetaVAE(shape, 3, architecture).eval().to(memory_format=memory_format)
+    before = copy.deepcopy(model.state_dict())
+    images = pictures(shape)
+    assert encoding._packed(model, images, 4, dtype) is not None
+    with torch.no_grad():
+        expected = torch.stack(model.encode(images.gather(torch.arange(11))))
+    for number in (1, 2):
+        torch.set_num_threads(number)
+        seen = []
+        found = encode(model, images, batch_size=4, precision=dtype, on_images=seen.append)
+        error = (torch.stack([found.mu, found.logvar]) - expected).abs().max()
+        assert error <= (1e-5 if dtype is torch.float32 else 2e-2)
+        assert seen == [4, 4, 3]
+        assert torch.get_num_threads() == number
+    after = model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(before[name].stride() == after[name].stride() for name in before)
+
+
+def hooked(model):
+    model.encoder.fc1.register_forward_hook(lambda layer, inputs, output: output + 1)
+
+
+def with_another_layer(model):
+    model.encoder.fc1_relu = nn.Tanh()
+
+
+def with_another_encoding(model):
+    plain = model.encode
+    model.encode = lambda images: tuple(2 * moment for moment in plain(images))
+
+
+def of_float64(model):
+    model.double()
+
+
+@pytest.mark.parametrize("change", [hooked, with_another_layer, with_another_encoding, of_float64])
+def test_a_model_that_differs_is_run_layer_by_layer(change):
+    model, images = BetaVAE((1, 8, 8), 3).eval(), pictures((1, 8, 8))
+    change(model)
+    assert encoding._packed(model, images, 11, torch.float32) is None
+    with torch.no_grad():
+        mu, _ = model.encode(images.gather(torch.arange(11)))
+    torch.testing.assert_close(encode(model, images).mu, mu.float())
+
+
+def test_a_torch_without_the_operators_runs_layer_by_layer(monkeypatch):
+    model, images = BetaVAE((1, 8, 8), 3).eval(), pictures((1, 8, 8))
+    expected = encode(model, images)
+
+    def missing(*_):
+        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_convolution_pointwise'")
+
+    monkeypatch.setitem(packed_encoder._PACK, nn.Conv2d, missing)
+    assert encoding._packed(model, images, 11, torch.float32) is None
+    torch.testing.assert_close(encode(model, images).mu, expected.mu)
+
+
+def test_images_stay_as_they_are():
+    images = torch.full((2, 3), -1.0)
+    packed = pack(nn.Sequential(nn.ReLU(inplace=True), nn.Flatten()), images, torch.float32)
+    if packed is not None:
+        assert not packed(images).any()
+    assert (images == -1).all()
+
+
+def test_images_of_another_shape_and_of_no_number():
+    model = BetaVAE((1, 8, 8), 3).eval()
+    with pytest.raises(ValueError, match=r"images must have shape \(B, 1, 8, 8\)"):
+        encode(model, pictures((1, 16, 16)))
+    assert encode(model, pictures((1, 8, 8)), torch.tensor([], dtype=torch.int64)).mu.shape == (0, 3)
+
+
+def test_an_error_in_a_thread_is_the_callers(threads):
+    torch.set_num_threads(2)
+    with pytest.raises(IndexError), side_by_side() as run:
+        list(run([1].__getitem__, range(2)))
+    assert torch.get_num_threads() == 2
