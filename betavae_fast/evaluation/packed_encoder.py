@@ -107,6 +107,7 @@ def _is_known(layer: nn.Module) -> bool:
             type(parameter) is nn.Parameter
             and parameter.dtype is torch.float32
             and parameter.device.type == "cpu"
+            and bool(parameter.isfinite().all())  # oneDNN's ReLU would turn NaN into 0
             for parameter in own
         )
     )
