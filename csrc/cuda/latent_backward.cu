@@ -1,6 +1,6 @@
 #include "../include/latent.h"
-#include "latent.h"
 #include "dispatch.cuh"
+#include "latent.h"
 #include "noise.cuh"
 #include "operand.cuh"
 
