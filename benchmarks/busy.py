@@ -52,11 +52,11 @@ def train(runs: int, steps: int, threads: int, wait_policy: str) -> tuple[float,
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     if wait_policy:
         environment["OMP_WAIT_POLICY"] = wait_policy
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as started:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as held:
         outs = [Path(folder, str(number)) for number in range(runs)]
         options = [f"--steps={steps}", f"--threads={threads}", f"--log-every={LOG_EVERY}"]
         processes = [
-            started.enter_context(
+            held.enter_context(
                 subprocess.Popen(
                     [sys.executable, "-m", "betavae_fast", "train", *options, f"--out={out}"],
                     env=environment,

@@ -15,7 +15,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks import RESULTS, ROOT
+from benchmarks import ROOT
 from benchmarks.arguments import at_least
 from benchmarks.pages import markdown
 from benchmarks.study import Run, Study, tidy
@@ -29,7 +29,6 @@ from betavae_fast.training.loop import train
 from betavae_fast.training.state import prepare
 
 STEPS, LOG_EVERY = 1500, 10
-FOLDER = RESULTS / "objectives"
 PICTURES = ROOT / "docs" / "guides" / "objectives"
 OPTIONS: dict[str, dict[str, Any]] = {
     "beta": {"objective": "beta", "beta": 4.0},

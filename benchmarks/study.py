@@ -104,15 +104,16 @@ class Study(Generic[R]):
         Returns: 0; 1 if nothing was measured or something failed, which is named; 130 after Ctrl-C. Wrong arguments end
             the program with 2.
         """
-        # Where the width is not known, as in a log, tables are not broken.
+        # A log tells no width, so tables get enough columns there that none is broken.
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
         device = torch.device(getattr(args, "device", "cpu"))
         if self.threads and args.threads:
             torch.set_num_threads(args.threads)
         path = self._path(args, device)
+        only_draw = self.draw is not None and args.draw
         try:
-            if self.draw and args.draw:
-                results = self.results.load(path)
+            if only_draw:
+                results = self._loaded(path)
             else:
                 origin = machine.provenance(command(self.module, arguments), device)
                 results = self._measured(Run(args, device, origin, console), path)
@@ -130,6 +131,8 @@ class Study(Generic[R]):
             figure.savefig((args.pictures or self.pictures or path.parent) / f"{name}.png", dpi=110)
         if not results.measured:
             written = "Nothing was measured, so nothing is written."
+        elif only_draw:
+            written = f"Drawn from {path}"
         elif self._to_write(args):
             written = f"Written to {path}"
         else:
@@ -144,6 +147,12 @@ class Study(Generic[R]):
             return default
         path: Path = args.out / default.name if self.draw else args.out
         return path
+
+    def _loaded(self, path: Path) -> R:
+        try:
+            return self.results.load(path)
+        except (OSError, ValueError) as error:
+            raise StudyError(str(error)) from error
 
     def _to_write(self, args: argparse.Namespace) -> bool:
         return args.out is not None or not self.partial(args)

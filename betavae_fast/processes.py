@@ -1,6 +1,7 @@
 """Exchanges over torch.distributed between the processes that share a batch.
 
-In a single process, where torch.distributed is not initialised, every function here returns the process's own value.
+In a single process, where torch.distributed is not initialised, means, sums and extremes are the process's own, and
+``whole_batch`` is None.
 """
 
 from __future__ import annotations

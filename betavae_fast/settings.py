@@ -20,6 +20,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import cache
 from math import isfinite
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, Union, get_args, get_origin, get_type_hints
 
@@ -53,6 +54,11 @@ class Declared(NamedTuple):
 
 def declared(kind: type) -> tuple[Declared, ...]:
     """The settings of the dataclass ``kind``, in order."""
+    return _declared(kind)
+
+
+@cache
+def _declared(kind: type) -> tuple[Declared, ...]:
     hints = get_type_hints(kind, include_extras=True)
     return tuple(
         Declared(field.name, get_args(hints[field.name])[0], setting, field.default)

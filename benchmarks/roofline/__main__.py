@@ -56,7 +56,7 @@ def _versions() -> dict[str, str]:
 
 
 def show(kernels: Sequence[dict[str, Any]]) -> str:
-    """A table with the instructions of an element (a pair and channel in the total correlation), bytes and sizes."""
+    """A table with the instructions of an element (a pair and channel in the log densities), bytes and sizes."""
     counts = ("all", "fma", "integer_multiply", "alu", "xu", "lsu")
     columns = ("op", "arch", "kernel", "dtype", "bytes:", *(f"{name}:" for name in counts), "registers:")
     rows = [

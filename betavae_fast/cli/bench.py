@@ -11,6 +11,8 @@ import typer
 
 from betavae_fast.choices import BenchDtype, BenchOp
 from betavae_fast.cli.errors import CommandError, usage_errors
+from betavae_fast.cli.options import Threads
+from betavae_fast.settings import at_least
 
 
 def bench(
@@ -25,7 +27,7 @@ def bench(
     image: Annotated[str, typer.Option(help="Image shape for the likelihoods.", metavar="CxHxW")] = "1x64x64",
     dtype: Annotated[BenchDtype, typer.Option(help="Dtype of the inputs.")] = "fp32",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads.", show_default="torch's choice")] = None,
+    threads: Threads = None,
     seed: Annotated[int, typer.Option(help="Seed of the inputs.")] = 0,
     out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
 ) -> None:
@@ -50,8 +52,7 @@ def bench(
     console = Console(highlight=False)
     with usage_errors():
         for name, value in (("batch", batch), ("latent-dim", latent_dim)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            at_least(1)(name, value)
         if not -(1 << 63) <= seed < 1 << 64:
             raise ValueError(f"seed must lie in [-2^63, 2^64), got {seed}")
         chosen = resolve_device(device)

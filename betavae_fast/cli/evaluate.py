@@ -13,6 +13,7 @@ from betavae_fast.choices import MetricName
 from betavae_fast.cli.errors import CommandError, usage_errors
 from betavae_fast.cli.options import Device, RunData, Threads
 from betavae_fast.evaluation import ALL_METRICS, DEFAULT_METRICS
+from betavae_fast.settings import at_least
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,8 +71,7 @@ def evaluate(
     opened, done = [], []
     with usage_errors():
         chosen = _metrics(metrics)
-        if seed < 0:
-            raise ValueError(f"seed must be at least 0, got {seed}")
+        at_least(0)("seed", seed)
         if jobs == 0:
             raise ValueError("jobs must not be 0")
         set_threads(threads)

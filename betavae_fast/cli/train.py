@@ -32,7 +32,7 @@ _PARSERS = {
     found.option: found.setting.parse
     for found in (
         *_SETTINGS.values(),
-        *(one for found in _OBJECTIVE_SETTINGS.values() for one in found.values()),
+        *(one for by_objective in _OBJECTIVE_SETTINGS.values() for one in by_objective.values()),
     )
     if found.setting.parse is not None
 }
@@ -145,10 +145,9 @@ def _parameter(found: Declared, default: Any, *, help_: str | None = None, **des
     )
 
 
-train.__signature__ = Signature(list(_parameters()))  # type: ignore[attr-defined]
-train.__annotations__ = {
-    name: found.annotation for name, found in Signature(list(_parameters())).parameters.items()
-}
+_SIGNATURE = Signature(list(_parameters()))
+train.__signature__ = _SIGNATURE  # type: ignore[attr-defined]
+train.__annotations__ = {name: found.annotation for name, found in _SIGNATURE.parameters.items()}
 
 
 def _run(state: TrainState, folder: RunFolder | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import isfinite
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from betavae_fast.choices import TraversalRange
 from betavae_fast.cli.errors import usage_errors
 from betavae_fast.cli.options import Device, RunData
 from betavae_fast.evaluation import TRAVERSAL_COLUMNS, TRAVERSAL_EXTENT, TRAVERSED_CHANNELS
+from betavae_fast.settings import at_least, positive
 
 _SAMPLE = 4096  # images from which the aggregated posterior is estimated
 
@@ -60,10 +60,8 @@ def traverse(
     console = Console(highlight=False, markup=False, soft_wrap=True)
     with usage_errors():
         for name, value, least in (("columns", columns, 2), ("channels", channels, 1)):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        if not (isfinite(extent) and extent > 0):
-            raise ValueError(f"extent must be a finite positive number, got {extent}")
+            at_least(least)(name, value)
+        positive("extent", extent)
         trained = open_run(run, device, data=data)
         moved = channels_of(trained.history[-1])[:channels]
         folder = results_folder(trained.folder.pictures if out is None else out).path

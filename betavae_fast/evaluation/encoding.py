@@ -74,16 +74,18 @@ def encode(
     size = _BATCH.get(device.type, 1024) if batch_size is None else batch_size
     if size < 1:
         raise ValueError(f"batch_size must be at least 1, got {size}")
-    if device.type == "cpu" and batch_size is None:  # a part for each thread
-        size = max(1, min(size, -(-len(chosen) // torch.get_num_threads())))
+    rows = min(size, len(chosen))
+    if batch_size is None:  # a part for each thread
+        rows = min(rows, -(-len(chosen) // torch.get_num_threads()))
+    packed = _packed(model, dataset, rows, precision)
+    if packed is not None:
+        size = rows
     moments = torch.empty(2, len(chosen), model.latent_dim, device=device)
-
-    parts = range(0, len(chosen), size)
     reading = Lock()  # a data set serves one thread at a time
 
     def write(moments_of: Callable[[Tensor], Tensor], start: int) -> int:
         batch = chosen[start : start + size]
-        with torch.inference_mode():  # which holds for one thread
+        with torch.inference_mode():  # inference mode holds for one thread
             with reading:
                 images = dataset.gather(batch)
             moments[:, start : start + size] = moments_of(images).unflatten(1, (2, -1)).movedim(1, 0)
@@ -93,7 +95,7 @@ def encode(
         with autocast(device, precision):
             return torch.cat(model.encode(images), dim=1)
 
-    packed = _packed(model, dataset, min(size, len(chosen)), precision)
+    parts = range(0, len(chosen), size)
     with nullcontext(map) if packed is None else side_by_side() as run:
         for count in run(partial(write, packed or layer_by_layer), parts):
             on_images(count)
@@ -104,7 +106,11 @@ def encode(
 def _packed(
     model: BetaVAE, dataset: ImageDataset, rows: int, precision: torch.dtype
 ) -> Callable[[Tensor], Tensor] | None:
-    """The function from images to their moments (B, 2·D), where the model's own ``encode`` is not faster."""
+    """The packed encoder, from images to their moments (B, 2·D).
+
+    None if ``model.encode`` must run itself: off the CPU, replaced, for images that it refuses, or with layers that
+    ``pack`` does not take.
+    """
     if (
         dataset.device.type != "cpu"
         or type(model).encode is not BetaVAE.encode

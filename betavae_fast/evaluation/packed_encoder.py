@@ -32,7 +32,7 @@ def pack(encoder: nn.Module, images: Tensor, dtype: torch.dtype) -> Callable[[Te
     if type(encoder) not in (nn.Sequential, Sequential) or not _serves(dtype):
         return None
     layers = list(encoder.children())
-    if not all(_is_known(layer) for layer in (encoder, *layers)):
+    if not (is_bare(encoder) and all(map(_is_known, layers))):
         return None
     steps: list[Callable[[Tensor], Tensor]] = []
     x = images.to(dtype)
@@ -97,7 +97,7 @@ def _is_known(layer: nn.Module) -> bool:
     plain = type(layer) is not nn.Conv2d or (
         layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     )
-    known = type(layer) in (*_PACK, nn.ReLU, nn.Flatten, nn.Sequential, Sequential)
+    known = type(layer) in (*_PACK, nn.ReLU, nn.Flatten)
     own = layer.parameters(recurse=False)
     return (
         known
@@ -141,7 +141,7 @@ def _linear(layer: Any, x: Tensor, end: str) -> Callable[[Tensor], Tensor]:
     return step
 
 
-# Layer -> what packs its weight for an input like ``x``.
+# The function that packs a layer's weight for inputs like ``x``, by the layer's type.
 _PACK: dict[type[nn.Module], Callable[[Any, Tensor, str], Callable[[Tensor], Tensor]]] = {
     nn.Conv2d: _convolution,
     nn.Linear: _linear,

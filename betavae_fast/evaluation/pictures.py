@@ -27,6 +27,8 @@ FADED = "#8a8a8a"  # the colour of an inactive channel
 _DISPERSION_COLOUR, _VARIANCE_COLOUR = "#1f6fb4", "#f2a241"
 _LIMIT = 4.0  # standard deviations of the prior on either side, in the aggregated posterior
 
+PRIOR_LABEL = "value of the channel, in standard deviations of the prior"
+
 
 def reconstructions(originals: Images, reconstructed: Images, *, columns: int = 10) -> Figure:
     """Draw originals above their reconstructions, in bands of ``columns`` pairs.
@@ -110,7 +112,7 @@ def traversal(
     images: Images,
     channels: Sequence[Channel],
     values: Sequence[float],
-    axis_label: str = "value of the channel, in standard deviations of the prior",
+    axis_label: str = PRIOR_LABEL,
 ) -> Figure:
     """Draw one row per channel, in the order given; each column sets the channel to the value above it.
 

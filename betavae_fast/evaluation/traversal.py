@@ -16,7 +16,6 @@ from betavae_fast.files import atomic_writer
 from betavae_fast.nn import BetaVAE
 
 _FRAMES, _FRAME_MS = 21, 90
-_PRIOR_LABEL = "value of the channel, in standard deviations of the prior"
 _POSTERIOR_LABEL = "standard deviations of the channel's aggregated posterior from its mean"
 
 
@@ -79,7 +78,7 @@ def write_traversal(
     """
     deviations = _steps(extent, columns)
     images = _moved(model, image, channels, encoding, deviations)
-    label = _PRIOR_LABEL if encoding is None else _POSTERIOR_LABEL
+    label = pictures.PRIOR_LABEL if encoding is None else _POSTERIOR_LABEL
     pictures.save(pictures.traversal(images, channels, deviations, label), path)
 
 

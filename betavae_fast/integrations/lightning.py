@@ -21,6 +21,7 @@ from betavae_fast.evaluation import pictures
 from betavae_fast.evaluation.summary import Channel
 from betavae_fast.evaluation.traversal import traverse
 from betavae_fast.nn import BetaVAE, BetaVAELoss, split_kl
+from betavae_fast.settings import at_least
 
 
 class LitBetaVAE(lightning.LightningModule):
@@ -122,8 +123,7 @@ class TraversalLogger(lightning.Callback):
         values: Sequence[float] = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0),
         directory: str | Path | None = None,
     ) -> None:
-        if every_n_epochs < 1:
-            raise ValueError(f"every_n_epochs must be at least 1, got {every_n_epochs}")
+        at_least(1)("every_n_epochs", every_n_epochs)
         self.image, self.values = image, values
         self.every_n_epochs = every_n_epochs
         self.directory = directory

@@ -23,9 +23,8 @@ from betavae_fast.nn.sequential import Sequential
 
 ImageShape = tuple[int, int, int]
 
-_SMALLEST_MAP = (
-    4  # height and width of the feature map between the convolutions and the fully connected layers
-)
+# Height and width of the feature map between the convolutions and the fully connected layers.
+_SMALLEST_MAP = 4
 
 
 def build(

@@ -1,6 +1,6 @@
 """A transposed convolution that is faster on a CPU.
 
-oneDNN takes two to three times as long as necessary for two parts of a transposed convolution: the gradient of the
+oneDNN takes up to three times as long as necessary for two parts of a transposed convolution: the gradient of the
 weight, if the gradient of the bias is computed in the same call, and the forward pass to a single channel.
 """
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_DTYPES = (torch.float32, torch.bfloat16)
+_DTYPES = {torch.float32, torch.bfloat16}
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
@@ -34,20 +34,24 @@ class ConvTranspose2d(nn.ConvTranspose2d):
             and not torch.compiler.is_compiling()
             and not torch._C._is_tracing()
         )
-        dtype = _computing_dtype(input, self.weight) if faster else None
-        if dtype is None or self.bias is None:
-            return super().forward(input, output_size)
-        tensors = (tensor.to(dtype) for tensor in (input, self.weight, self.bias))
-        result: Tensor = _ConvTranspose.apply(*tensors, self.stride, self.padding)
-        return result
+        if faster and self.bias is not None:
+            tensors = (input, self.weight, self.bias)
+            dtype = _computing_dtype({tensor.dtype for tensor in tensors})
+            if dtype is not None:
+                result: Tensor = _ConvTranspose.apply(
+                    *(tensor.to(dtype) for tensor in tensors), self.stride, self.padding
+                )
+                return result
+        return super().forward(input, output_size)
 
 
-def _computing_dtype(x: Tensor, weight: Tensor) -> torch.dtype | None:
-    """The dtype in which torch convolves ``x`` on a CPU, or None where it is not one of ``_DTYPES`` or torch refuses."""
+def _computing_dtype(dtypes: set[torch.dtype]) -> torch.dtype | None:
+    """The dtype in which torch convolves tensors of ``dtypes`` on a CPU; None for others than ``_DTYPES``, or if torch
+    refuses."""
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
-        return dtype if dtype in _DTYPES and x.dtype in _DTYPES and weight.dtype in _DTYPES else None
-    return x.dtype if x.dtype in _DTYPES and x.dtype == weight.dtype else None
+        return dtype if {dtype, *dtypes} <= _DTYPES else None
+    return next(iter(dtypes)) if len(dtypes) == 1 and dtypes <= _DTYPES else None
 
 
 class _ConvTranspose(torch.autograd.Function):
@@ -105,7 +109,7 @@ def _doubling_by_blocks(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     It is computed as a convolution of stride 2 to the 16 pixels that each block becomes. A convolution to the four
     pixels that each input pixel becomes (Shi et al. 2016, "Is the deconvolution layer the same as a convolutional
-    layer?") needs as many multiplications, but oneDNN computes 16 channels for it.
+    layer?") needs fewer multiplications, but oneDNN computes 16 channels for it, which are more than twice as many.
     """
     batch, _, height, width = x.shape
     rows = torch.tensor(_KERNEL_ROWS, device=weight.device)

@@ -106,8 +106,6 @@ class GaussianLatent(nn.Module):
 def split_kl(mu: Tensor, logvar: Tensor) -> KLSplit:
     """Each channel's KL to N(0, 1) as mean dispersion ½ μ² plus variance ½ (expm1(log σ²) − log σ²).
 
-    It is the formula of ``ops/reference/latent.py`` in two parts.
-
     Args:
         mu, logvar: posterior mean and log-variance, same shape (B, ...), any floating-point dtype.
     Returns: two tensors of shape ``mu.shape[1:]``, means over the batch in nats, float32 (float64 for float64
@@ -123,4 +121,5 @@ def split_kl(mu: Tensor, logvar: Tensor) -> KLSplit:
         )
     dtype = torch.promote_types(mu.dtype, torch.float32)
     mu, logvar = mu.to(dtype), logvar.to(dtype)
+    # The formula of ops/reference/latent.py in two parts, without its bounds.
     return KLSplit(0.5 * mu.square().mean(0), 0.5 * (logvar.expm1() - logvar).mean(0))

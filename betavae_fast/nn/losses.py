@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import inf
 from typing import NamedTuple, get_args
 
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from betavae_fast.choices import Likelihood
 from betavae_fast.functional import PackedBits, bernoulli_nll, gaussian_nll, laplace_nll
 from betavae_fast.nn.pixels import TargetCheck
 from betavae_fast.ops.backends import Backend
+from betavae_fast.settings import not_negative, positive
 
 
 class LossOutput(NamedTuple):
@@ -48,8 +48,7 @@ class ReconstructionLoss(nn.Module):
             raise ValueError(
                 f"likelihood must be one of {', '.join(get_args(Likelihood))}; got {likelihood!r}"
             )
-        if not 0 < scale < inf:
-            raise ValueError(f"scale must be a finite positive number, got {scale}")
+        positive("scale", scale)
         if likelihood == "bernoulli" and scale != 1.0:
             raise ValueError(f"a Bernoulli likelihood has no scale, got scale={scale}")
         self.likelihood: Likelihood = likelihood
@@ -99,8 +98,7 @@ class BetaVAELoss(nn.Module):
         backend: Backend = "auto",
     ) -> None:
         super().__init__()
-        if not 0 <= beta < inf:
-            raise ValueError(f"beta must be a finite number of at least 0, got {beta}")
+        not_negative("beta", beta)
         self.beta = beta
         self.reconstruction = ReconstructionLoss(likelihood, scale=scale, backend=backend)
         self.reconstruction.check.caller = type(self).__name__

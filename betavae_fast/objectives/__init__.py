@@ -50,3 +50,7 @@ def __getattr__(name: str) -> Any:
         module = import_module(f"{__name__}.{file}")
         globals().update({public: getattr(module, public) for public in __all__ if hasattr(module, public)})
     return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,6 +1,6 @@
 // The figures that determine how launches are cut into CTAs. The best values differ between GPUs;
 // `python -m benchmarks.tuning` tries some. benchmarks/cuts.py mirrors the struct. The threads of a CTA and the width
-// of a panel are constants of partition.h.
+// of a panel are constants of partition.h and, for the log densities, log_densities.h.
 #pragma once
 
 #include <cstdint>

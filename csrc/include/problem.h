@@ -19,7 +19,7 @@ struct Problem {
 };
 
 // The elements that one KL, one NLL or one gradient of it belongs to. The numbers are those of
-// betavae_fast/ops/reductions.py; `absent` says that there is no KL, and stands only in the arguments of kernels.
+// betavae_fast/ops/reductions.py; `absent` says that there is no KL, and is never an operator's argument.
 enum class Reduction : int64_t { absent = -1, none = 0, dim = 1, sample = 2, batchmean = 3, sum = 4 };
 enum class Likelihood : int64_t { bernoulli = 0, gaussian = 1, laplace = 2 };
 

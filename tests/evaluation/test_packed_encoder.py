@@ -76,6 +76,12 @@ def with_another_encoding(model):
     model.encode = lambda images: tuple(2 * moment for moment in plain(images))
 
 
+def with_a_hook_inside(model):
+    inner = nn.Sequential(model.encoder.fc1)
+    model.encoder.fc1 = inner
+    inner[0].register_forward_hook(lambda layer, inputs, output: output + 1)
+
+
 def of_float64(model):
     model.double()
 
@@ -86,7 +92,8 @@ def not_a_number(model):
 
 
 @pytest.mark.parametrize(
-    "change", [hooked, with_another_layer, with_another_encoding, of_float64, not_a_number]
+    "change",
+    [hooked, with_a_hook_inside, with_another_layer, with_another_encoding, of_float64, not_a_number],
 )
 def test_a_model_that_differs_is_run_layer_by_layer(change):
     model, images = BetaVAE((1, 8, 8), 3).eval(), pictures((1, 8, 8))

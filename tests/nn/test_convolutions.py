@@ -278,6 +278,10 @@ def test_mixed_dtypes_are_refused(dtype: torch.dtype) -> None:
     for channels in ((3, 1), (3, 2)):
         with pytest.raises(RuntimeError, match="type"):
             ConvTranspose2d(*channels, **DOUBLING).to(dtype)(torch.zeros(2, 3, 4, 6))
+        layer = ConvTranspose2d(*channels, **DOUBLING)
+        layer.bias = nn.Parameter(layer.bias.detach().to(dtype))
+        with pytest.raises(RuntimeError, match="type"):
+            layer(torch.zeros(2, 3, 4, 6))
 
 
 def test_state_and_copies_go_both_ways() -> None:

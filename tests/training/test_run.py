@@ -24,6 +24,7 @@ CONFIG = TrainConfig(
     steps=4,
     batch_size=8,
     log_every=2,
+    device="cpu",
     precision="fp32",
     objective=CapacityOptions(3.0, steps=2),
 )
@@ -39,11 +40,13 @@ def weights(folder: Path) -> list[torch.Tensor]:
     return [tensor for _, tensor in sorted(load_checkpoint(folder / "checkpoint").model.items())]
 
 
-def test_it_leaves_what_the_command_leaves(capfd):
+def test_it_leaves_what_the_command_leaves():
     entries = []
     run = runs.train_run(CONFIG, "mine", on_entry=entries.append)
     summary = report.write_summary(run)
-    options = "--data=tiny.npy --latent-dim=2 --steps=4 --batch-size=8 --log-every=2 --precision=fp32"
+    options = (
+        "--data=tiny.npy --latent-dim=2 --steps=4 --batch-size=8 --log-every=2 --precision=fp32 --device=cpu"
+    )
     with pytest.raises(SystemExit) as exit_:
         cli.main(
             [

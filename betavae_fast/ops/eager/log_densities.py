@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import log, pi
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ def _row_groups(z: Tensor, mu: Tensor) -> Iterator[slice]:
     return (slice(start, min(start + size, len(z))) for start in range(0, len(z), size))
 
 
-def _log_weights(rows: slice, first_row: int, like: Tensor, dataset_size: int, estimator: int) -> Tensor:
+def _log_weights(rows: slice, like: Tensor, first_row: int, dataset_size: int, estimator: int) -> Tensor:
     """log w_ij of these rows of z, which are numbered from ``first_row`` in the batch, for all posteriors."""
     batch = len(like)
     if estimator == ESTIMATORS["mws"]:
@@ -55,14 +56,12 @@ def _peak(v: Tensor) -> Tensor:
     return torch.add(v, log(2 * pi)).mul_(-0.5)
 
 
-def log_densities_forward(
-    z: Tensor, mu: Tensor, logvar: Tensor, first_row: int, dataset_size: int, estimator: int
-) -> tuple[Tensor, Tensor]:
+def log_densities_forward(z: Tensor, mu: Tensor, logvar: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
     means, v = _channels_first(mu), _channels_first(logvar)
     inverse, peak = _inverse_sigma(v), _peak(v)
     joint, marginals = means.new_empty(z.shape[:1]), means.new_empty(z.shape)
     for rows in _row_groups(z, mu):
-        weights = _log_weights(rows, first_row, means.t(), dataset_size, estimator)
+        weights = _log_weights(rows, means.t(), *settings)
         standardised = _standardised(z[rows], means, inverse)
         terms = torch.addcmul(peak, standardised, standardised, value=-0.5, out=standardised)
         joint[rows] = torch.logsumexp(terms.sum(1).add_(weights), 1)
@@ -79,16 +78,14 @@ def log_densities_backward(
     logvar: Tensor,
     joint: Tensor,
     marginals: Tensor,
-    first_row: int,
-    dataset_size: int,
-    estimator: int,
+    *settings: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     means, v = _channels_first(mu), _channels_first(logvar)
     inverse, peak = _inverse_sigma(v), _peak(v)
     grad_z = means.new_empty(z.shape)
     grad_mu, grad_logvar = torch.zeros_like(means), torch.zeros_like(means)
     for rows in _row_groups(z, mu):
-        weights = _log_weights(rows, first_row, means.t(), dataset_size, estimator)
+        weights = _log_weights(rows, means.t(), *settings)
         standardised = _standardised(z[rows], means, inverse)
         terms = torch.addcmul(peak, standardised, standardised, value=-0.5)
         # Responsibilities by softmax: all posteriors are at hand, and the rounding of joint and marginals does not enter.

@@ -32,7 +32,7 @@ _ELEMENTS_AT_ONCE = 1 << 22
 def _row_groups(z: Tensor, mu: Tensor) -> Iterator[slice]:
     """Groups of rows of z, small enough for the terms of their pairs to fit into memory."""
     size = max(1, _ELEMENTS_AT_ONCE // max(1, mu.numel()))
-    return (slice(start, start + size) for start in range(0, len(z), size))
+    return (slice(start, min(start + size, len(z))) for start in range(0, len(z), size))
 
 
 def _log_weights(rows: slice, first_row: int, like: Tensor, dataset_size: int, estimator: int) -> Tensor:
@@ -66,7 +66,6 @@ def log_densities_forward(
     wide_z, wide_mu, wide_logvar = wide(z), wide(mu), wide(logvar)
     joint, marginals = [wide_z.new_empty(0)], [wide_z.new_empty(0, z.shape[1])]
     for rows in _row_groups(z, mu):
-        rows = slice(rows.start, min(rows.stop, len(z)))
         terms = _log_density(_standardised(wide_z[rows], wide_mu, wide_logvar), wide_logvar)
         weights = _log_weights(rows, first_row, mu, dataset_size, estimator)
         joint.append(torch.logsumexp(terms.sum(2) + weights, 1))
@@ -91,7 +90,6 @@ def log_densities_backward(
     grad_z = [wide_z.new_empty(0, z.shape[1])]
     grad_mu, grad_logvar = torch.zeros_like(wide_mu), torch.zeros_like(wide_mu)
     for rows in _row_groups(z, mu):
-        rows = slice(rows.start, min(rows.stop, len(z)))
         standardised = _standardised(wide_z[rows], wide_mu, wide_logvar)
         terms = _log_density(standardised, wide_logvar)
         weights = _log_weights(rows, first_row, mu, dataset_size, estimator)

@@ -13,7 +13,6 @@ import triton.language as tl
 from torch import Tensor
 
 from betavae_fast.ops import kl_parts as plain
-from betavae_fast.ops.kl_parts import SMALLEST_LOGVAR
 from betavae_fast.ops.reductions import kl_dtype
 from betavae_fast.ops.triton.registration import register
 from betavae_fast.ops.triton.sums import sum_partials
@@ -109,7 +108,7 @@ def kl_parts(z: Tensor, mu: Tensor, logvar: Tensor, joint: Tensor, marginals: Te
         kl_parts_sums[(programs,)](
             *(z, mu, logvar, joint.contiguous(), marginals.contiguous(), partials, count, z.shape[1]),
             *(*z.stride(), *mu.stride(), *logvar.stride(), len(z)),
-            FLOOR=SMALLEST_LOGVAR[z.dtype],
+            FLOOR=plain.SMALLEST_LOGVAR[z.dtype],
             BLOCKS=min(triton.next_power_of_2(blocks), BLOCKS_A_PROGRAM),
             BLOCK=BLOCK,
             num_warps=WARPS,
@@ -137,7 +136,7 @@ def kl_parts_backward(
         kl_parts_gradients[(triton.cdiv(count, BLOCK),)](
             *(grad, z, mu, logvar, *given, *results, count, z.shape[1]),
             *(*z.stride(), *mu.stride(), *logvar.stride(), grad.stride(0), len(z)),
-            FLOOR=SMALLEST_LOGVAR[z.dtype],
+            FLOOR=plain.SMALLEST_LOGVAR[z.dtype],
             BLOCK=BLOCK,
             num_warps=WARPS,
         )

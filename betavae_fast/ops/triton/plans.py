@@ -133,10 +133,9 @@ def plan(
         default=0,
     )
     shared_strides = places.pop() if expanded else (0, 0, 0)
-    unit, run = (
-        1,
-        8 if element_size == 2 else 4,
-    )  # neighbours that take 16 bytes or more in each large operand
+    # Neighbours that take 16 bytes or more in each large operand.
+    run = 8 if element_size == 2 else 4
+    unit = 1
     if flat:
         places = [(0, 0, 0)] * len(own)
         if not phased:
