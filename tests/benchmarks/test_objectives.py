@@ -27,4 +27,15 @@ def test_a_short_run_is_measured_drawn_and_read_again(tmp_path, capsys: pytest.C
     assert [run.name for run in results.runs] == list(OPTIONS)
     assert all(run.step == [10, 20] for run in results.runs)
     assert main(["--draw", *places]) == 0
-    assert capsys.readouterr().out.count("--objective lagrangian --kl-limit 8") == 2
+    output = capsys.readouterr().out
+    assert output.count("--objective lagrangian --kl-limit 8") == 2
+    assert f"Drawn from {out / 'objectives.json'}" in output
+
+
+def test_drawing_without_a_file_is_one_line(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    places = ["--out", str(tmp_path), "--pictures", str(tmp_path)]
+    assert main(["--draw", *places]) == 1
+    assert "objectives.json" in capsys.readouterr().out
+    (tmp_path / "objectives.json").write_text("{}")
+    assert main(["--draw", *places]) == 1
+    assert "is not a result file" in capsys.readouterr().out

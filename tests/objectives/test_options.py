@@ -81,3 +81,7 @@ def test_annotations_of_a_subclass_are_its_own_business():
             super().__init__(3.0)
 
     assert Mine().beta == 3.0
+
+
+def test_names_that_are_imported_on_use_are_listed():
+    assert set(objectives.__all__) <= set(dir(objectives))
