@@ -75,7 +75,7 @@ class LitBetaVAE(lightning.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=self.lr)
 
     def auto_precision(self, batch_size: int, device: str = "auto") -> Literal["bf16-mixed", "32-true"]:
-        """The precision of ``betavae-fast train --precision auto`` for this module, as ``Trainer(precision=...)`` wants it.
+        """The ``precision`` for a Trainer of this module that ``betavae-fast train --precision auto`` would take.
 
         On a CPU it is measured with the module's own networks, before ``fit``.
         """
