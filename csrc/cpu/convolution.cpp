@@ -1,0 +1,352 @@
+// The kernels of the convolutions with kernel 4, stride 2 and padding 1.
+//
+// With the fine image, shifted by its padding, cut into cells of 2x2 pixels (Sheng et al.), such a convolution is one of
+// kernel 2 and stride 1. Both directions are, with the cells of either image in a grid of (rows + 1) x (cols + 1):
+//
+//   coarse (i, j) = sum over a, b of W[a, b] fine cell (i + a, j + b)               ordinary
+//   fine cell (i, j) = sum over a, b of W'[a, b] coarse (i - 1 + a, j - 1 + b)      transposed
+//
+// The coarse image stands in its grid one row and one column further, after zeros. So both are one sum over a position
+// and its right, lower and lower right neighbours. As it has stride 1, positions are numbered through all rows and images;
+// a result that wraps around the end of a row is not used, or sees the zeros that begin the next row. The gradient of the
+// weight is a product of the two grids, summed over all positions, with the coarse one shifted by a rows and b columns.
+
+#include "convolution.h"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+
+#include "tile_products.h"
+
+namespace betavae_fast::BVF_ISA {
+namespace {
+
+constexpr int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+
+template <int width>
+inline auto first_lanes(int64_t count) {
+  return static_cast<std::conditional_t<width == 32, __mmask32, __mmask16>>(
+      count >= width ? ~uint64_t{0} : (uint64_t{1} << count) - 1);
+}
+
+// A buffer of this thread, which later calls use again.
+template <class T, int which>
+inline T* scratch(int64_t size) {
+  struct Free {
+    void operator()(T* memory) const { _mm_free(memory); }
+  };
+  thread_local std::unique_ptr<T, Free> memory;
+  thread_local int64_t available = 0;
+  if (available < size) {
+    memory.reset(static_cast<T*>(_mm_malloc(static_cast<size_t>(size) * sizeof(T), 64)));
+    available = size;
+  }
+  return memory.get();
+}
+
+// Some whole images.
+struct Part : Convolution {
+  Part(const Convolution& whole, int64_t number) : Convolution(whole), first(number * part()) {
+    images = std::min(part(), images - first);
+  }
+  int64_t first;
+  int64_t positions() const { return round_up(images * cells(), depth); }
+  // With the neighbours of the last position. An odd number of cache lines, which spreads the rows over all sets of L1.
+  int64_t grid() const { return round_up(positions() + cols + 2, 2 * depth) + depth; }
+};
+
+// Calls visit(position in the images or -1 for padding, position in the grid, count) for runs of consecutive numbers.
+template <class Visit>
+inline void fine_runs(const Part& p, int64_t cell, Visit visit) {
+  const int64_t f = p.fine, width = 2 * p.cols;
+  for (int64_t image = 0; image < p.images; ++image)
+    for (int64_t i = 0; i <= p.rows; ++i)
+      for (int64_t half = 0; half < 2; ++half) {
+        const int64_t row = 2 * i - 1 + half;
+        int64_t to = (image * p.cells() + i * (p.cols + 1)) * cell + half * 2 * f;
+        if (row < 0 || row == 2 * p.rows) {
+          for (int64_t j = 0; j <= p.cols; ++j) visit(-1, to + j * cell, 2 * f);
+          continue;
+        }
+        int64_t from = (((p.first + image) * 2 * p.rows + row) * width) * f;
+        visit(-1, to, f);
+        visit(from, to + f, f);
+        from += f;
+        to += cell;
+        for (int64_t j = 1; j < p.cols; ++j, from += 2 * f, to += cell) visit(from, to, 2 * f);
+        visit(from, to, f);
+        visit(-1, to + f, f);
+      }
+}
+
+// shift: the rows and columns of zeros before each image, 0 or 1.
+template <class Visit>
+inline void coarse_runs(const Part& p, int64_t shift, Visit visit) {
+  const int64_t c = p.coarse, row = (p.cols + 1) * c;
+  for (int64_t image = 0; image < p.images; ++image) {
+    int64_t to = image * p.cells() * c;
+    if (shift) visit(-1, to, row);
+    to += shift * row;
+    for (int64_t i = 0; i < p.rows; ++i, to += row) {
+      if (shift) visit(-1, to, c);
+      visit(((p.first + image) * p.rows + i) * p.cols * c, to + shift * c, p.cols * c);
+    }
+  }
+}
+
+template <class Visit>
+inline void runs(const Part& p, bool of_fine, int64_t cell, int64_t shift, Visit visit) {
+  if (of_fine)
+    fine_runs(p, cell, visit);
+  else
+    coarse_runs(p, shift, visit);
+}
+
+// Lanes in which the output of a ReLU is positive or NaN.
+inline __mmask32 passes(__m512i output) {
+  const __mmask32 nan = _mm512_cmpgt_epu16_mask(output, _mm512_set1_epi16(static_cast<int16_t>(0xFF80)));
+  return nan | _mm512_cmpgt_epi16_mask(output, _mm512_setzero_si512());
+}
+
+// Copies the images into the grid. Where output, the result of a ReLU, is given, numbers at which it is not positive
+// become zero.
+inline void load(const Part& p, bool of_fine, const BFloat16* images, const BFloat16* output, BFloat16* grid) {
+  const int64_t cell = of_fine ? p.cell() : p.coarse;
+  runs(p, of_fine, cell, 1, [=](int64_t from, int64_t to, int64_t count) {
+    for (int64_t k = 0; k < count; k += 32) {
+      const __mmask32 lanes = first_lanes<32>(count - k);
+      __mmask32 wanted = from < 0 ? 0 : lanes;
+      if (output && from >= 0) wanted &= passes(_mm512_maskz_loadu_epi16(lanes, output + from + k));
+      _mm512_mask_storeu_epi16(grid + to + k, lanes, _mm512_maskz_loadu_epi16(wanted, images + from + k));
+    }
+  });
+  std::fill(grid + p.images * p.cells() * cell, grid + p.grid() * cell, BFloat16{0});
+}
+
+inline void store(const Part& p, bool of_fine, const BFloat16* grid, BFloat16* images) {
+  runs(p, of_fine, p.padded_cell(), 0, [=](int64_t to, int64_t from, int64_t count) {
+    if (to < 0) return;
+    for (int64_t k = 0; k < count; k += 32) {
+      const __mmask32 lanes = first_lanes<32>(count - k);
+      _mm512_mask_storeu_epi16(images + to + k, lanes, _mm512_maskz_loadu_epi16(lanes, grid + from + k));
+    }
+  });
+}
+
+// Computes the sum over the four neighbours: from the grid of one image to that of the other.
+void convolve(const Part& p, bool to_fine, const BFloat16* in, const BFloat16* packed, const float* bias, bool relu,
+              BFloat16* out) {
+  const int64_t cell = to_fine ? p.coarse : p.cell(), columns = to_fine ? p.padded_cell() : p.coarse;
+  const Tiles tiles(std::min(2 * cell, depth));
+  alignas(64) float sums[2 * side * 2 * side];
+  TileProduct product;
+  product.a_row = cell;
+  product.a_tap = (p.cols + 1) * cell;
+  product.b_step = columns / side * tile_of_b;
+  product.taps = 2;
+  product.steps = round_up(2 * cell, depth) / depth;
+  product.start_row = 0;
+  product.c = sums;
+  product.c_row = 2 * side;
+  const __m512 zero = _mm512_setzero_ps(), lowest = relu ? zero : _mm512_set1_ps(-INFINITY);
+  // The second operand of max is its result if one of them is NaN.
+  const auto at = [&](int64_t k) { return _mm512_max_ps(lowest, _mm512_load_ps(sums + k)); };
+  for (int64_t m = 0; m < p.positions(); m += 2 * side) {
+    product.a = in + m * cell;
+    for (int64_t n = 0; n < columns; n += 2 * side) {
+      const bool two = n + side < columns;
+      product.b = packed + n * depth;
+      product.start = bias + n;
+      if (two)
+        tiles.multiply<2, 2>(product);
+      else
+        tiles.multiply<2, 1>(product);
+      for (int64_t i = 0; i < 2 * side; ++i) {
+        const __m512bh narrowed = _mm512_cvtne2ps_pbh(at(i * 2 * side + (two ? side : 0)), at(i * 2 * side));
+        _mm512_mask_storeu_epi16(out + (m + i) * columns + n, two ? ~0u : 0xFFFFu, (__m512i)narrowed);
+      }
+    }
+  }
+}
+
+// Loads the tile of B that 16 columns of 32 grid cells are, and adds the columns' sums to sum.
+inline void interleave(const BFloat16* grid, int64_t cell, int64_t columns, __m512i (&tile)[side], __m512& sum) {
+  const __m512i order = _mm512_mask_blend_epi16(0xAAAAAAAAu, _mm512_cvtepu16_epi32(_mm256_set_epi16(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)),
+      _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_set_epi16(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16)), 16));
+  const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3F80);
+  const __mmask16 lanes = first_lanes<16>(columns);
+#pragma GCC unroll 16
+  for (int k = 0; k < side; ++k) {
+    const __m256i even = _mm256_maskz_loadu_epi16(lanes, grid + 2 * k * cell);
+    const __m256i odd = _mm256_maskz_loadu_epi16(lanes, grid + (2 * k + 1) * cell);
+    tile[k] = _mm512_permutexvar_epi16(order, _mm512_inserti64x4(_mm512_castsi256_si512(even), odd, 1));
+    sum = _mm512_dpbf16_ps(sum, (__m512bh)tile[k], ones);
+  }
+}
+
+inline void transpose(__m512i (&x)[side]) {
+  __m512i y[side];
+#pragma GCC unroll 16
+  for (int i = 0; i < side; i += 2) {
+    y[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
+    y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < side; i += 4) {
+    x[i] = _mm512_unpacklo_epi64(y[i], y[i + 2]);
+    x[i + 1] = _mm512_unpackhi_epi64(y[i], y[i + 2]);
+    x[i + 2] = _mm512_unpacklo_epi64(y[i + 1], y[i + 3]);
+    x[i + 3] = _mm512_unpackhi_epi64(y[i + 1], y[i + 3]);
+  }
+  // Now lane l of x[4 i + j] holds rows 4 i to 4 i + 3 of column 4 l + j.
+#pragma GCC unroll 16
+  for (int j = 0; j < 4; ++j) {
+    const __m512i even_low = _mm512_shuffle_i32x4(x[j], x[4 + j], 0x88), even_high = _mm512_shuffle_i32x4(x[8 + j], x[12 + j], 0x88);
+    const __m512i odd_low = _mm512_shuffle_i32x4(x[j], x[4 + j], 0xDD), odd_high = _mm512_shuffle_i32x4(x[8 + j], x[12 + j], 0xDD);
+    y[j] = _mm512_shuffle_i32x4(even_low, even_high, 0x88);
+    y[8 + j] = _mm512_shuffle_i32x4(even_low, even_high, 0xDD);
+    y[4 + j] = _mm512_shuffle_i32x4(odd_low, odd_high, 0x88);
+    y[12 + j] = _mm512_shuffle_i32x4(odd_low, odd_high, 0xDD);
+  }
+  std::copy(y, y + side, x);
+}
+
+inline void add_to(float* sums, __m512 x) { _mm512_storeu_ps(sums, _mm512_add_ps(_mm512_loadu_ps(sums), x)); }
+
+// Adds the gradient of the weight: sums[a, b][coarse channel][number of the cell].
+void multiply_grids(const Part& p, const BFloat16* coarse, const BFloat16* fine, bool transposed, float* sums) {
+  const int64_t columns = p.padded_cell(), length = p.grid(), positions = p.positions();
+  BFloat16* across = scratch<BFloat16, 3>(p.coarse * length);     // the coarse grid, transposed
+  BFloat16* tiled = scratch<BFloat16, 4>(columns * positions);    // the fine grid in tiles of B
+  float* bias = sums + 4 * p.coarse * columns;
+  __m512i tile[side];
+  for (int64_t c = 0; c < p.coarse; c += side) {
+    __m512 sum = _mm512_setzero_ps();
+    for (int64_t m = 0; m < length; m += depth) {
+      interleave(coarse + m * p.coarse + c, p.coarse, side, tile, sum);
+      transpose(tile);
+#pragma GCC unroll 16
+      for (int i = 0; i < side; ++i) _mm512_storeu_si512(across + (c + i) * length + m, tile[i]);
+    }
+    if (!transposed) add_to(bias + c, sum);
+  }
+  for (int64_t n = 0; n < columns; n += side) {
+    __m512 sum = _mm512_setzero_ps();
+    for (int64_t m = 0; m < positions; m += depth) {
+      interleave(fine + m * p.cell() + n, p.cell(), p.cell() - n, tile, sum);
+      BFloat16* to = tiled + m * columns + n * depth;
+#pragma GCC unroll 16
+      for (int i = 0; i < side; ++i) _mm512_storeu_si512(to + i * depth, tile[i]);
+    }
+    if (transposed) add_to(bias + n, sum);
+  }
+
+  const Tiles tiles;
+  TileProduct product;
+  product.a_row = length;
+  product.b_step = columns * depth;
+  product.taps = 1;
+  product.steps = positions / depth;
+  product.start_row = product.c_row = columns;
+  for (int64_t n = 0; n < columns; n += 2 * side)
+    for (int64_t shift = 0; shift < 4; ++shift)
+      for (int64_t c = 0; c < p.coarse; c += 2 * side) {
+        product.a = across + c * length + shift / 2 * (p.cols + 1) + shift % 2;
+        product.b = tiled + n * depth;
+        product.start = product.c = sums + (shift * p.coarse + c) * columns + n;
+        const bool two_rows = c + side < p.coarse, two_cols = n + side < columns;
+        if (two_rows && two_cols)
+          tiles.multiply<2, 2>(product);
+        else if (two_rows)
+          tiles.multiply<2, 1>(product);
+        else if (two_cols)
+          tiles.multiply<1, 2>(product);
+        else
+          tiles.multiply<1, 1>(product);
+      }
+}
+
+void forward(const ConvolutionForward& whole, int64_t first, int64_t last) {
+  for (int64_t number = first; number < last; ++number) {
+    const Part p(whole, number);
+    const bool to_fine = whole.transposed;
+    BFloat16* in = scratch<BFloat16, 0>(p.grid() * std::max(p.padded_cell(), p.coarse));
+    BFloat16* out = scratch<BFloat16, 1>(p.grid() * std::max(p.padded_cell(), p.coarse));
+    load(p, !to_fine, whole.input, nullptr, in);
+    convolve(p, to_fine, in, whole.packed, whole.bias, whole.relu, out);
+    store(p, to_fine, out, whole.output);
+  }
+}
+
+void backward(const ConvolutionBackward& whole, int64_t first, int64_t last) {
+  const bool transposed = whole.transposed;
+  for (int64_t group = first; group < last; ++group) {
+    float* sums = whole.partials + group * whole.partial_size();
+    std::fill_n(sums, whole.partial_size(), 0.0f);
+    const int64_t begin = group * whole.parts_of_group();
+    for (int64_t number = begin; number < std::min(begin + whole.parts_of_group(), whole.parts()); ++number) {
+      const Part p(whole, number);
+      const int64_t most = p.grid() * std::max(p.padded_cell(), p.coarse);
+      BFloat16 *grad = scratch<BFloat16, 0>(most), *grad_in = scratch<BFloat16, 1>(most), *in = scratch<BFloat16, 2>(most);
+      load(p, transposed, whole.grad, whole.output, grad);
+      load(p, !transposed, whole.input, nullptr, in);
+      multiply_grids(p, transposed ? in : grad, transposed ? grad : in, transposed, sums);
+      if (whole.grad_input == nullptr) continue;
+      alignas(64) static const float zeros[1024] = {};
+      convolve(p, !transposed, grad, whole.packed, zeros, false, grad_in);
+      store(p, !transposed, grad_in, whole.grad_input);
+    }
+  }
+}
+
+// Calls visit(row and column of the kernel, a, b and the pixel of the cell that they are).
+template <class Visit>
+inline void kernel_positions(bool shifted, Visit visit) {
+  for (int64_t y = 0; y < 4; ++y)
+    for (int64_t x = 0; x < 4; ++x) {
+      const int64_t a = shifted ? 1 - y / 2 : y / 2, b = shifted ? 1 - x / 2 : x / 2;
+      visit(y, x, a, b, y % 2 * 2 + x % 2);
+    }
+}
+
+void pack(const Convolution& p, const ConvolutionWeight& weight, bool to_fine, BFloat16* packed, int64_t first,
+          int64_t last) {
+  const int64_t cell = to_fine ? p.coarse : p.cell(), tiles = (to_fine ? p.padded_cell() : p.coarse) / side;
+  const int64_t steps = round_up(2 * cell, depth) / depth;
+  kernel_positions(to_fine, [&](int64_t y, int64_t x, int64_t a, int64_t b, int64_t pixel) {
+    for (int64_t c = first; c < last; ++c) {
+      const int64_t from = c * weight.strides[0] + y * weight.strides[2] + x * weight.strides[3];
+      for (int64_t f = 0; f < p.fine; ++f) {
+        const int64_t number = pixel * p.fine + f, k = b * cell + (to_fine ? c : number), n = to_fine ? number : c;
+        const int64_t to = ((a * steps + k / depth) * tiles + n / side) * tile_of_b + k % depth / 2 * depth + n % side * 2 + k % 2;
+        const int64_t at = from + f * weight.strides[1];
+        if (weight.narrow)
+          packed[to] = static_cast<const BFloat16*>(weight.data)[at];
+        else
+          narrow(static_cast<const float*>(weight.data)[at], packed[to]);
+      }
+    }
+  });
+}
+
+void add(const ConvolutionBackward& p, float* grad_weight, const int64_t* strides, int64_t first, int64_t last) {
+  const int64_t columns = p.padded_cell();
+  for (int64_t c = first; c < last; ++c)
+    kernel_positions(true, [&](int64_t y, int64_t x, int64_t a, int64_t b, int64_t pixel) {
+      const float* from = p.partials + ((2 * a + b) * p.coarse + c) * columns + pixel * p.fine;
+      float* to = grad_weight + c * strides[0] + y * strides[2] + x * strides[3];
+      for (int64_t f = 0; f < p.fine; ++f) {
+        float sum = 0;
+        for (int64_t group = 0; group < p.groups(); ++group) sum += from[group * p.partial_size() + f];
+        to[f * strides[1]] = sum;
+      }
+    });
+}
+
+}  // namespace
+
+extern const ConvolutionKernels convolution_kernels;
+const ConvolutionKernels convolution_kernels = {pack, forward, backward, add};
+
+}  // namespace betavae_fast::BVF_ISA
