@@ -2,6 +2,7 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <array>
 #include <memory>
 #include <tuple>
@@ -56,14 +57,26 @@ Tensor empty_fine(const Convolution& c, const Tensor& like) {
   return empty_images(like, c.images, c.fine, 2 * c.rows, 2 * c.cols);
 }
 
-std::unique_ptr<BFloat16[]> packed(const Convolution& c, const Tensor& weight, bool to_fine) {
+// Memory whose tiles each row of which is one cache line.
+template <class T>
+struct Lines {
+  explicit Lines(int64_t size) : memory(new Line[static_cast<size_t>(size) * sizeof(T) / sizeof(Line) + 1]) {}
+  T* data() const { return reinterpret_cast<T*>(memory.get()); }
+  struct alignas(64) Line {
+    char bytes[64];
+  };
+  std::unique_ptr<Line[]> memory;
+};
+
+Lines<BFloat16> packed(const Convolution& c, const Tensor& weight, bool to_fine) {
   STD_TORCH_CHECK(weight.scalar_type() == ScalarType::BFloat16 || weight.scalar_type() == ScalarType::Float,
                   "expected a weight in float32 or bfloat16");
   ConvolutionWeight view{weight.data_ptr(), weight.scalar_type() == ScalarType::BFloat16, {}};
   for (int d = 0; d < 4; ++d) view.strides[d] = weight.stride(d);
-  std::unique_ptr<BFloat16[]> result(new BFloat16[static_cast<size_t>(c.packed_size())]());
+  Lines<BFloat16> result(c.packed_size());
+  std::fill_n(result.data(), c.packed_size(), BFloat16{0});
   torch::stable::parallel_for(0, c.coarse, 16, [&](int64_t first, int64_t last) {
-    convolution_kernels()->pack(c, view, to_fine, result.get(), first, last);
+    convolution_kernels()->pack(c, view, to_fine, result.data(), first, last);
   });
   return result;
 }
@@ -76,7 +89,7 @@ Tensor convolution(Tensor input, Tensor weight, Tensor bias, bool transposed, bo
   Tensor output = transposed ? empty_fine(p, input) : empty_coarse(p, input);
   p.output = static_cast<BFloat16*>(output.data_ptr());
   const auto weights = packed(p, weight, transposed);
-  p.packed = weights.get();
+  p.packed = weights.data();
   const int64_t channels = transposed ? p.fine : p.coarse;
   STD_TORCH_CHECK(bias.scalar_type() == ScalarType::Float && bias.dim() == 1 && bias.size(0) == channels,
                   "expected a bias in float32 for ", channels, " channels");
@@ -99,16 +112,16 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(Tensor grad, std::option
   p.grad = transposed ? fine_images(p, grad) : coarse_images(p, grad);
   p.output = !output ? nullptr : transposed ? fine_images(p, *output) : coarse_images(p, *output);
   Tensor grad_input = !need_input ? no_elements(input) : transposed ? empty_coarse(p, input) : empty_fine(p, input);
-  std::unique_ptr<BFloat16[]> weights;
+  std::optional<Lines<BFloat16>> weights;
   p.packed = nullptr;
   p.grad_input = nullptr;
   if (need_input) {
     weights = packed(p, weight, !transposed);
-    p.packed = weights.get();
+    p.packed = weights->data();
     p.grad_input = static_cast<BFloat16*>(grad_input.data_ptr());
   }
-  const std::unique_ptr<float[]> partials(new float[static_cast<size_t>(p.groups() * p.partial_size())]);
-  p.partials = partials.get();
+  const Lines<float> partials(p.groups() * p.partial_size());
+  p.partials = partials.data();
   torch::stable::parallel_for(0, p.groups(), 1, [&](int64_t first, int64_t last) {
     convolution_kernels()->backward(p, first, last);
   });

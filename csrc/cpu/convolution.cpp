@@ -109,28 +109,76 @@ inline __mmask32 passes(__m512i output) {
   return nan | _mm512_cmpgt_epi16_mask(output, _mm512_setzero_si512());
 }
 
-// Copies the images into the grid. Where output, the result of a ReLU, is given, numbers at which it is not positive
-// become zero.
+// Copies numbers; those at which output, the result of a ReLU, is not positive become zero.
+template <bool masked>
+inline void copy(const BFloat16* from, const BFloat16* output, int64_t count, BFloat16* to) {
+  const auto move = [&](int64_t k, __mmask32 lanes) {
+    const __mmask32 wanted = masked ? passes(_mm512_maskz_loadu_epi16(lanes, output + k)) : lanes;
+    _mm512_mask_storeu_epi16(to + k, lanes, _mm512_maskz_loadu_epi16(wanted, from + k));
+  };
+  int64_t k = 0;
+  for (; k + 32 <= count; k += 32) move(k, ~__mmask32{0});
+  if (k < count) move(k, first_lanes<32>(count - k));
+}
+
+// One channel, of which a row of cells is woven from two rows of the image in pairs of pixels.
+struct Weave {
+  __m512i first = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  __m512i second = _mm512_set_epi32(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8);
+  __m512i upper = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  __m512i lower = _mm512_set_epi32(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+
+  // Calls visit(position of the cells in the grid, of 32 pixels in the images, which of these exist in the two rows).
+  template <class Visit>
+  static void rows(const Part& p, Visit visit) {
+    const int64_t width = 2 * p.cols;
+    for (int64_t image = 0; image < p.images; ++image)
+      for (int64_t i = 0; i <= p.rows; ++i)
+        for (int64_t j = 0; j <= p.cols; j += 16) {
+          const int64_t at = ((p.first + image) * 2 * p.rows + 2 * i - 1) * width + 2 * j - 1;
+          const __mmask32 here = first_lanes<32>(width + 1 - 2 * j) & (j == 0 ? ~1u : ~0u);
+          visit((image * p.cells() + i * (p.cols + 1) + j) * 4, at, i > 0 ? here : 0, i < p.rows ? here : 0);
+        }
+  }
+};
+
+// Copies the images into the grid.
+template <bool masked>
 inline void load(const Part& p, bool of_fine, const BFloat16* images, const BFloat16* output, BFloat16* grid) {
   const int64_t cell = of_fine ? p.cell() : p.coarse;
-  runs(p, of_fine, cell, 1, [=](int64_t from, int64_t to, int64_t count) {
-    for (int64_t k = 0; k < count; k += 32) {
-      const __mmask32 lanes = first_lanes<32>(count - k);
-      __mmask32 wanted = from < 0 ? 0 : lanes;
-      if (output && from >= 0) wanted &= passes(_mm512_maskz_loadu_epi16(lanes, output + from + k));
-      _mm512_mask_storeu_epi16(grid + to + k, lanes, _mm512_maskz_loadu_epi16(wanted, images + from + k));
-    }
-  });
+  if (of_fine && p.fine == 1) {
+    const Weave weave;
+    const auto row = [=](int64_t from, __mmask32 lanes) {
+      if (masked) lanes &= passes(_mm512_maskz_loadu_epi16(lanes, output + from));
+      return _mm512_maskz_loadu_epi16(lanes, images + from);
+    };
+    Weave::rows(p, [=](int64_t to, int64_t from, __mmask32 upper, __mmask32 lower) {
+      const __m512i a = row(from, upper), b = row(from + 2 * p.cols, lower);
+      _mm512_storeu_si512(grid + to, _mm512_permutex2var_epi32(a, weave.first, b));
+      _mm512_storeu_si512(grid + to + 32, _mm512_permutex2var_epi32(a, weave.second, b));
+    });
+  } else {
+    runs(p, of_fine, cell, 1, [=](int64_t from, int64_t to, int64_t count) {
+      if (from < 0)
+        std::fill_n(grid + to, count, BFloat16{0});
+      else
+        copy<masked>(images + from, masked ? output + from : nullptr, count, grid + to);
+    });
+  }
   std::fill(grid + p.images * p.cells() * cell, grid + p.grid() * cell, BFloat16{0});
 }
 
 inline void store(const Part& p, bool of_fine, const BFloat16* grid, BFloat16* images) {
-  runs(p, of_fine, p.padded_cell(), 0, [=](int64_t to, int64_t from, int64_t count) {
-    if (to < 0) return;
-    for (int64_t k = 0; k < count; k += 32) {
-      const __mmask32 lanes = first_lanes<32>(count - k);
-      _mm512_mask_storeu_epi16(images + to + k, lanes, _mm512_maskz_loadu_epi16(lanes, grid + from + k));
-    }
+  if (of_fine && p.fine == 1) {
+    const Weave weave;
+    return Weave::rows(p, [=](int64_t from, int64_t to, __mmask32 upper, __mmask32 lower) {
+      const __m512i a = _mm512_loadu_si512(grid + from), b = _mm512_loadu_si512(grid + from + 32);
+      _mm512_mask_storeu_epi16(images + to, upper, _mm512_permutex2var_epi32(a, weave.upper, b));
+      _mm512_mask_storeu_epi16(images + to + 2 * p.cols, lower, _mm512_permutex2var_epi32(a, weave.lower, b));
+    });
+  }
+  runs(p, of_fine, p.cell(), 0, [=](int64_t to, int64_t from, int64_t count) {
+    if (to >= 0) copy<false>(grid + from, nullptr, count, images + to);
   });
 }
 
@@ -138,6 +186,7 @@ inline void store(const Part& p, bool of_fine, const BFloat16* grid, BFloat16* i
 void convolve(const Part& p, bool to_fine, const BFloat16* in, const BFloat16* packed, const float* bias, bool relu,
               BFloat16* out) {
   const int64_t cell = to_fine ? p.coarse : p.cell(), columns = to_fine ? p.padded_cell() : p.coarse;
+  const int64_t used = to_fine ? p.cell() : p.coarse;  // the others are padding
   const Tiles tiles(std::min(2 * cell, depth));
   alignas(64) float sums[2 * side * 2 * side];
   TileProduct product;
@@ -156,6 +205,7 @@ void convolve(const Part& p, bool to_fine, const BFloat16* in, const BFloat16* p
     product.a = in + m * cell;
     for (int64_t n = 0; n < columns; n += 2 * side) {
       const bool two = n + side < columns;
+      const __mmask32 lanes = first_lanes<32>(used - n);
       product.b = packed + n * depth;
       product.start = bias + n;
       if (two)
@@ -164,7 +214,7 @@ void convolve(const Part& p, bool to_fine, const BFloat16* in, const BFloat16* p
         tiles.multiply<2, 1>(product);
       for (int64_t i = 0; i < 2 * side; ++i) {
         const __m512bh narrowed = _mm512_cvtne2ps_pbh(at(i * 2 * side + (two ? side : 0)), at(i * 2 * side));
-        _mm512_mask_storeu_epi16(out + (m + i) * columns + n, two ? ~0u : 0xFFFFu, (__m512i)narrowed);
+        _mm512_mask_storeu_epi16(out + (m + i) * used + n, lanes, (__m512i)narrowed);
       }
     }
   }
@@ -273,7 +323,7 @@ void forward(const ConvolutionForward& whole, int64_t first, int64_t last) {
     const bool to_fine = whole.transposed;
     BFloat16* in = scratch<BFloat16, 0>(p.grid() * std::max(p.padded_cell(), p.coarse));
     BFloat16* out = scratch<BFloat16, 1>(p.grid() * std::max(p.padded_cell(), p.coarse));
-    load(p, !to_fine, whole.input, nullptr, in);
+    load<false>(p, !to_fine, whole.input, nullptr, in);
     convolve(p, to_fine, in, whole.packed, whole.bias, whole.relu, out);
     store(p, to_fine, out, whole.output);
   }
@@ -289,8 +339,11 @@ void backward(const ConvolutionBackward& whole, int64_t first, int64_t last) {
       const Part p(whole, number);
       const int64_t most = p.grid() * std::max(p.padded_cell(), p.coarse);
       BFloat16 *grad = scratch<BFloat16, 0>(most), *grad_in = scratch<BFloat16, 1>(most), *in = scratch<BFloat16, 2>(most);
-      load(p, transposed, whole.grad, whole.output, grad);
-      load(p, !transposed, whole.input, nullptr, in);
+      if (whole.output)
+        load<true>(p, transposed, whole.grad, whole.output, grad);
+      else
+        load<false>(p, transposed, whole.grad, nullptr, grad);
+      load<false>(p, !transposed, whole.input, nullptr, in);
       multiply_grids(p, transposed ? in : grad, transposed ? grad : in, transposed, sums);
       if (whole.grad_input == nullptr) continue;
       alignas(64) static const float zeros[1024] = {};
@@ -334,12 +387,16 @@ void add(const ConvolutionBackward& p, float* grad_weight, const int64_t* stride
   const int64_t columns = p.padded_cell();
   for (int64_t c = first; c < last; ++c)
     kernel_positions(true, [&](int64_t y, int64_t x, int64_t a, int64_t b, int64_t pixel) {
-      const float* from = p.partials + ((2 * a + b) * p.coarse + c) * columns + pixel * p.fine;
       float* to = grad_weight + c * strides[0] + y * strides[2] + x * strides[3];
-      for (int64_t f = 0; f < p.fine; ++f) {
-        float sum = 0;
-        for (int64_t group = 0; group < p.groups(); ++group) sum += from[group * p.partial_size() + f];
-        to[f * strides[1]] = sum;
+      for (int64_t f = 0; f < p.fine; f += side) {
+        const float* from = p.partials + ((2 * a + b) * p.coarse + c) * columns + pixel * p.fine + f;
+        const __mmask16 lanes = first_lanes<16>(p.fine - f);
+        __m512 sum = _mm512_setzero_ps();
+        for (int64_t group = 0; group < p.groups(); ++group)
+          sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, from + group * p.partial_size()));
+        alignas(64) float sums[side];
+        _mm512_store_ps(sums, sum);
+        for (int64_t k = 0; k < std::min(side, p.fine - f); ++k) to[(f + k) * strides[1]] = sums[k];
       }
     });
 }
