@@ -128,7 +128,7 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(Tensor grad, std::option
   Tensor grad_weight = empty_like(weight, ScalarType::Float);
   std::array<int64_t, 4> strides;
   for (int d = 0; d < 4; ++d) strides[static_cast<size_t>(d)] = grad_weight.stride(d);
-  torch::stable::parallel_for(0, p.coarse, 8, [&](int64_t first, int64_t last) {
+  torch::stable::parallel_for(0, p.coarse / 16, 1, [&](int64_t first, int64_t last) {
     convolution_kernels()->add(p, static_cast<float*>(grad_weight.data_ptr()), strides.data(), first, last);
   });
   const int64_t channels = transposed ? p.fine : p.coarse;
@@ -136,7 +136,7 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(Tensor grad, std::option
   float* to = static_cast<float*>(grad_bias.data_ptr());
   std::fill_n(to, channels, 0.0f);
   for (int64_t group = 0; group < p.groups(); ++group) {
-    const float* sums = p.partials + group * p.partial_size() + 4 * p.coarse * p.padded_cell();
+    const float* sums = p.partials + group * p.partial_size() + 4 * p.cell() * p.coarse;
     for (int64_t n = 0; n < (transposed ? p.cell() : p.coarse); ++n) to[n % channels] += sums[n];
   }
   return {grad_input, grad_weight, grad_bias};

@@ -220,19 +220,33 @@ void convolve(const Part& p, bool to_fine, const BFloat16* in, const BFloat16* p
   }
 }
 
-// Loads the tile of B that 16 columns of 32 grid cells are, and adds the columns' sums to sum.
-inline void interleave(const BFloat16* grid, int64_t cell, int64_t columns, __m512i (&tile)[side], __m512& sum) {
-  const __m512i order = _mm512_mask_blend_epi16(0xAAAAAAAAu, _mm512_cvtepu16_epi32(_mm256_set_epi16(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)),
-      _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_set_epi16(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16)), 16));
-  const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3F80);
-  const __mmask16 lanes = first_lanes<16>(columns);
+// Loads the tile of B that 16 columns of 32 rows are, the left and the right eight.
+inline void interleave(const BFloat16* left, const BFloat16* right, int64_t row, __m512i (&tile)[side]) {
+  // Pairs number k with number k + 16.
+  const __m512i order = _mm512_add_epi32(_mm512_set1_epi32(16 << 16), _mm512_mullo_epi32(_mm512_set1_epi32(0x10001), _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)));
+  const auto eight = [](const BFloat16* from) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)); };
 #pragma GCC unroll 16
-  for (int k = 0; k < side; ++k) {
-    const __m256i even = _mm256_maskz_loadu_epi16(lanes, grid + 2 * k * cell);
-    const __m256i odd = _mm256_maskz_loadu_epi16(lanes, grid + (2 * k + 1) * cell);
+  for (int k = 0; k < side; ++k, left += 2 * row, right += 2 * row) {
+    const __m256i even = _mm256_set_m128i(eight(right), eight(left)), odd = _mm256_set_m128i(eight(right + row), eight(left + row));
     tile[k] = _mm512_permutexvar_epi16(order, _mm512_inserti64x4(_mm512_castsi256_si512(even), odd, 1));
-    sum = _mm512_dpbf16_ps(sum, (__m512bh)tile[k], ones);
   }
+}
+
+// Adds the sums of the tile's columns.
+inline void add_columns(const __m512i (&tile)[side], float* sums) {
+  const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3F80);
+  __m512 even = _mm512_loadu_ps(sums), odd = _mm512_setzero_ps();
+#pragma GCC unroll 16
+  for (int k = 0; k < side; k += 2) {
+    even = _mm512_dpbf16_ps(even, (__m512bh)tile[k], ones);
+    odd = _mm512_dpbf16_ps(odd, (__m512bh)tile[k + 1], ones);
+  }
+  _mm512_storeu_ps(sums, _mm512_add_ps(even, odd));
+}
+
+inline void put(const __m512i (&tile)[side], BFloat16* to, int64_t row) {
+#pragma GCC unroll 16
+  for (int k = 0; k < side; ++k) _mm512_storeu_si512(to + k * row, tile[k]);
 }
 
 inline void transpose(__m512i (&x)[side]) {
@@ -262,50 +276,46 @@ inline void transpose(__m512i (&x)[side]) {
   std::copy(y, y + side, x);
 }
 
-inline void add_to(float* sums, __m512 x) { _mm512_storeu_ps(sums, _mm512_add_ps(_mm512_loadu_ps(sums), x)); }
-
-// Adds the gradient of the weight: sums[a, b][coarse channel][number of the cell].
+// Adds the gradient of the weight, sums[a, b][number of the fine cell][coarse channel], and that of the bias behind it.
 void multiply_grids(const Part& p, const BFloat16* coarse, const BFloat16* fine, bool transposed, float* sums) {
-  const int64_t columns = p.padded_cell(), length = p.grid(), positions = p.positions();
-  BFloat16* across = scratch<BFloat16, 3>(p.coarse * length);     // the coarse grid, transposed
-  BFloat16* tiled = scratch<BFloat16, 4>(columns * positions);    // the fine grid in tiles of B
-  float* bias = sums + 4 * p.coarse * columns;
+  const int64_t cell = p.cell(), row = p.cols + 1, positions = p.positions(), length = p.grid();
+  // A shift of the grid leads to the neighbours (a, b). But cells of less than a tile are stacked with their neighbours.
+  const bool stacked = cell < side;
+  const int64_t rows = stacked ? 4 * cell : cell, shifts = stacked ? 1 : 4;
+  BFloat16* across = scratch<BFloat16, 3>(rows * length);          // the fine grid, transposed
+  BFloat16* tiled = scratch<BFloat16, 4>(p.coarse * positions);  // the coarse grid in tiles of B, without leading zeros
+  float* bias = sums + 4 * cell * p.coarse;
   __m512i tile[side];
-  for (int64_t c = 0; c < p.coarse; c += side) {
-    __m512 sum = _mm512_setzero_ps();
-    for (int64_t m = 0; m < length; m += depth) {
-      interleave(coarse + m * p.coarse + c, p.coarse, side, tile, sum);
+  for (int64_t m = 0; m < (stacked ? positions : length); m += depth)
+    for (int64_t r = 0; r < rows; r += side) {
+      const auto from = [&](int64_t r) { return fine + (m + r / (2 * cell) * row) * cell + r % (2 * cell); };
+      interleave(from(r), from(r + side / 2), cell, tile);
+      if (transposed) add_columns(tile, bias + r);
       transpose(tile);
-#pragma GCC unroll 16
-      for (int i = 0; i < side; ++i) _mm512_storeu_si512(across + (c + i) * length + m, tile[i]);
+      put(tile, across + r * length + m, length);
     }
-    if (!transposed) add_to(bias + c, sum);
-  }
-  for (int64_t n = 0; n < columns; n += side) {
-    __m512 sum = _mm512_setzero_ps();
-    for (int64_t m = 0; m < positions; m += depth) {
-      interleave(fine + m * p.cell() + n, p.cell(), p.cell() - n, tile, sum);
-      BFloat16* to = tiled + m * columns + n * depth;
-#pragma GCC unroll 16
-      for (int i = 0; i < side; ++i) _mm512_storeu_si512(to + i * depth, tile[i]);
+  for (int64_t m = 0; m < positions; m += depth)
+    for (int64_t n = 0; n < p.coarse; n += side) {
+      const BFloat16* from = coarse + (m + row + 1) * p.coarse + n;
+      interleave(from, from + side / 2, p.coarse, tile);
+      if (!transposed) add_columns(tile, bias + n);
+      put(tile, tiled + m * p.coarse + n * depth, depth);
     }
-    if (transposed) add_to(bias + n, sum);
-  }
 
   const Tiles tiles;
   TileProduct product;
   product.a_row = length;
-  product.b_step = columns * depth;
+  product.b_step = p.coarse * depth;
   product.taps = 1;
   product.steps = positions / depth;
-  product.start_row = product.c_row = columns;
-  for (int64_t n = 0; n < columns; n += 2 * side)
-    for (int64_t shift = 0; shift < 4; ++shift)
-      for (int64_t c = 0; c < p.coarse; c += 2 * side) {
-        product.a = across + c * length + shift / 2 * (p.cols + 1) + shift % 2;
+  product.start_row = product.c_row = p.coarse;
+  for (int64_t n = 0; n < p.coarse; n += 2 * side)
+    for (int64_t r = 0; r < rows; r += 2 * side)
+      for (int64_t shift = 0; shift < shifts; ++shift) {
+        product.a = across + r * length + shift / 2 * row + shift % 2;
         product.b = tiled + n * depth;
-        product.start = product.c = sums + (shift * p.coarse + c) * columns + n;
-        const bool two_rows = c + side < p.coarse, two_cols = n + side < columns;
+        product.start = product.c = sums + (shift * cell + r) * p.coarse + n;
+        const bool two_rows = r + side < rows, two_cols = n + side < p.coarse;
         if (two_rows && two_cols)
           tiles.multiply<2, 2>(product);
         else if (two_rows)
@@ -384,21 +394,18 @@ void pack(const Convolution& p, const ConvolutionWeight& weight, bool to_fine, B
 }
 
 void add(const ConvolutionBackward& p, float* grad_weight, const int64_t* strides, int64_t first, int64_t last) {
-  const int64_t columns = p.padded_cell();
-  for (int64_t c = first; c < last; ++c)
-    kernel_positions(true, [&](int64_t y, int64_t x, int64_t a, int64_t b, int64_t pixel) {
-      float* to = grad_weight + c * strides[0] + y * strides[2] + x * strides[3];
-      for (int64_t f = 0; f < p.fine; f += side) {
-        const float* from = p.partials + ((2 * a + b) * p.coarse + c) * columns + pixel * p.fine + f;
-        const __mmask16 lanes = first_lanes<16>(p.fine - f);
+  kernel_positions(false, [&](int64_t y, int64_t x, int64_t a, int64_t b, int64_t pixel) {
+    for (int64_t f = 0; f < p.fine; ++f)
+      for (int64_t c = first * side; c < last * side; c += side) {
+        const float* from = p.partials + ((2 * a + b) * p.cell() + pixel * p.fine + f) * p.coarse + c;
         __m512 sum = _mm512_setzero_ps();
         for (int64_t group = 0; group < p.groups(); ++group)
-          sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes, from + group * p.partial_size()));
-        alignas(64) float sums[side];
-        _mm512_store_ps(sums, sum);
-        for (int64_t k = 0; k < std::min(side, p.fine - f); ++k) to[(f + k) * strides[1]] = sums[k];
+          sum = _mm512_add_ps(sum, _mm512_loadu_ps(from + group * p.partial_size()));
+        float sums[side], *to = grad_weight + c * strides[0] + f * strides[1] + y * strides[2] + x * strides[3];
+        _mm512_storeu_ps(sums, sum);
+        for (int64_t k = 0; k < side; ++k) to[k * strides[0]] = sums[k];
       }
-    });
+  });
 }
 
 }  // namespace

@@ -31,7 +31,7 @@ struct Convolution {
   int64_t groups() const { return (parts() + parts_of_group() - 1) / parts_of_group(); }
 
   int64_t packed_size() const { return 8 * coarse * padded_cell() * 2; }
-  int64_t partial_size() const { return 4 * coarse * padded_cell() + (coarse > padded_cell() ? coarse : padded_cell()); }
+  int64_t partial_size() const { return 4 * cell() * (coarse + 1) + coarse; }
 };
 
 struct ConvolutionWeight {
@@ -64,7 +64,7 @@ struct ConvolutionKernels {
   void (*forward)(const ConvolutionForward&, int64_t first, int64_t last);                     // parts
   void (*backward)(const ConvolutionBackward&, int64_t first, int64_t last);                   // groups
   void (*add)(const ConvolutionBackward&, float* grad_weight, const int64_t* strides, int64_t first,
-              int64_t last);  // coarse channels
+              int64_t last);  // sixteens of coarse channels
 };
 
 }  // namespace betavae_fast
