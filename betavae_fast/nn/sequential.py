@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
-from betavae_fast.nn.convolutions import ConvTranspose2d
+from betavae_fast.nn.convolutions import ConvTranspose2d, convolve, convolves
 from betavae_fast.ops.backends import triton_serves
 from betavae_fast.ops.bias_relu import BiasReluFunction, LinearReluFunction
 from betavae_fast.ops.casting import CastAll
@@ -55,6 +55,8 @@ class Sequential(nn.Sequential):
         if not is_scripting():  # noqa: SIM102
             if fuses(input):
                 return _run(list(self), input)
+            if input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+                return _run_on_cpu(list(self), input)
         for layer in self:
             input = layer(input)
         return input
@@ -70,6 +72,25 @@ def _run(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
         elif i in weights and x.dim() == _TOGETHER[type(layer)][0]:
             taken = True
             x = _TOGETHER[type(layer)][1](layer, weights[i], x)
+        else:
+            x = layer(x)
+    return x
+
+
+def _run_on_cpu(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
+    taken = False  # by the layer before
+    for layer, following in pairwise([*layers, nn.Identity()]):
+        if taken:
+            taken = False
+        elif (
+            type(layer) in (nn.Conv2d, nn.ConvTranspose2d, ConvTranspose2d)
+            and type(following) is nn.ReLU
+            and is_bare(layer)
+            and is_bare(following)
+            and convolves(layer, x)
+        ):
+            taken = True
+            x = convolve(layer, x, relu=True)
         else:
             x = layer(x)
     return x
