@@ -98,9 +98,8 @@ Tensor convolution(Tensor input, Tensor weight, Tensor bias, bool transposed, bo
   for (int64_t n = 0; n < (transposed ? p.cell() : p.coarse); ++n)
     columns[static_cast<size_t>(n)] = number[n % channels * bias.stride(0)];
   p.bias = columns.data();
-  torch::stable::parallel_for(0, p.parts(), 1, [&](int64_t first, int64_t last) {
-    convolution_kernels()->forward(p, first, last);
-  });
+  torch::stable::parallel_for(0, p.parts(), 1,
+                              [&](int64_t first, int64_t last) { convolution_kernels()->forward(p, first, last); });
   return output;
 }
 
@@ -122,9 +121,8 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(Tensor grad, std::option
   }
   const Lines<float> partials(p.groups() * p.partial_size());
   p.partials = partials.data();
-  torch::stable::parallel_for(0, p.groups(), 1, [&](int64_t first, int64_t last) {
-    convolution_kernels()->backward(p, first, last);
-  });
+  torch::stable::parallel_for(0, p.groups(), 1,
+                              [&](int64_t first, int64_t last) { convolution_kernels()->backward(p, first, last); });
   Tensor grad_weight = empty_like(weight, ScalarType::Float);
   std::array<int64_t, 4> strides;
   for (int d = 0; d < 4; ++d) strides[static_cast<size_t>(d)] = grad_weight.stride(d);

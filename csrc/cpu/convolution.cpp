@@ -1,15 +1,16 @@
 // The kernels of the convolutions with kernel 4, stride 2 and padding 1.
 //
-// With the fine image, shifted by its padding, cut into cells of 2x2 pixels (Sheng et al.), such a convolution is one of
-// kernel 2 and stride 1. Both directions are, with the cells of either image in a grid of (rows + 1) x (cols + 1):
+// With the fine image, shifted by its padding, cut into cells of 2x2 pixels (Sheng et al.), such a convolution is one
+// of kernel 2 and stride 1. Both directions are, with the cells of either image in a grid of (rows + 1) x (cols + 1):
 //
 //   coarse (i, j) = sum over a, b of W[a, b] fine cell (i + a, j + b)               ordinary
 //   fine cell (i, j) = sum over a, b of W'[a, b] coarse (i - 1 + a, j - 1 + b)      transposed
 //
 // The coarse image stands in its grid one row and one column further, after zeros. So both are one sum over a position
-// and its right, lower and lower right neighbours. As it has stride 1, positions are numbered through all rows and images;
-// a result that wraps around the end of a row is not used, or sees the zeros that begin the next row. The gradient of the
-// weight is a product of the two grids, summed over all positions, with the coarse one shifted by a rows and b columns.
+// and its right, lower and lower right neighbours. As it has stride 1, positions are numbered through all rows and
+// images; a result that wraps around the end of a row is not used, or sees the zeros that begin the next row. The
+// gradient of the weight is a product of the two grids, summed over all positions, with the coarse one shifted by a
+// rows and b columns.
 
 #include "convolution.h"
 
@@ -51,9 +52,10 @@ struct Part : Convolution {
     images = std::min(part(), images - first);
   }
   int64_t first;
-  int64_t positions() const { return round_up(images * cells(), depth); }
+  int64_t fine_positions() const { return images * cells(); }
+  int64_t coarse_positions() const { return fine_positions() - cols - 2; }  // up to the last that counts
   // With the neighbours of the last position. An odd number of cache lines, which spreads the rows over all sets of L1.
-  int64_t grid() const { return round_up(positions() + cols + 2, 2 * depth) + depth; }
+  int64_t grid() const { return round_up(round_up(fine_positions(), depth) + cols + 2, 2 * depth) + depth; }
 };
 
 // Calls visit(position in the images or -1 for padding, position in the grid, count) for runs of consecutive numbers.
@@ -188,7 +190,6 @@ void convolve(const Part& p, bool to_fine, const BFloat16* in, const BFloat16* p
   const int64_t cell = to_fine ? p.coarse : p.cell(), columns = to_fine ? p.padded_cell() : p.coarse;
   const int64_t used = to_fine ? p.cell() : p.coarse;  // the others are padding
   const Tiles tiles(std::min(2 * cell, depth));
-  alignas(64) float sums[2 * side * 2 * side];
   TileProduct product;
   product.a_row = cell;
   product.a_tap = (p.cols + 1) * cell;
@@ -196,26 +197,29 @@ void convolve(const Part& p, bool to_fine, const BFloat16* in, const BFloat16* p
   product.taps = 2;
   product.steps = round_up(2 * cell, depth) / depth;
   product.start_row = 0;
-  product.c = sums;
   product.c_row = 2 * side;
-  const __m512 zero = _mm512_setzero_ps(), lowest = relu ? zero : _mm512_set1_ps(-INFINITY);
   // The second operand of max is its result if one of them is NaN.
-  const auto at = [&](int64_t k) { return _mm512_max_ps(lowest, _mm512_load_ps(sums + k)); };
-  for (int64_t m = 0; m < p.positions(); m += 2 * side) {
+  const __m512 lowest = relu ? _mm512_setzero_ps() : _mm512_set1_ps(-INFINITY);
+  const auto finish = [&](const float* sums, int64_t m, int64_t n, int64_t rows, bool two_cols) {
+    const __mmask32 lanes = first_lanes<32>(used - n);
+    for (int64_t i = 0; i < rows; ++i, sums += 2 * side) {
+      const __m512 left = _mm512_max_ps(lowest, _mm512_load_ps(sums));
+      const __m512 right = _mm512_max_ps(lowest, _mm512_load_ps(sums + (two_cols ? side : 0)));
+      _mm512_mask_storeu_epi16(out + (m + i) * used + n, lanes, (__m512i)_mm512_cvtne2ps_pbh(right, left));
+    }
+  };
+  alignas(64) float sums[2 * side * 2 * side];
+  product.c = sums;
+  const int64_t positions = to_fine ? p.fine_positions() : p.coarse_positions();
+  for (int64_t m = 0; m < positions; m += 2 * side) {
     product.a = in + m * cell;
+    const bool two_rows = m + side < positions;
     for (int64_t n = 0; n < columns; n += 2 * side) {
-      const bool two = n + side < columns;
-      const __mmask32 lanes = first_lanes<32>(used - n);
+      const bool two_cols = n + side < columns;
       product.b = packed + n * depth;
       product.start = bias + n;
-      if (two)
-        tiles.multiply<2, 2>(product);
-      else
-        tiles.multiply<2, 1>(product);
-      for (int64_t i = 0; i < 2 * side; ++i) {
-        const __m512bh narrowed = _mm512_cvtne2ps_pbh(at(i * 2 * side + (two ? side : 0)), at(i * 2 * side));
-        _mm512_mask_storeu_epi16(out + (m + i) * used + n, lanes, (__m512i)narrowed);
-      }
+      multiply(tiles, product, two_rows, two_cols);
+      finish(sums, m, n, two_rows ? 2 * side : side, two_cols);
     }
   }
 }
@@ -223,11 +227,15 @@ void convolve(const Part& p, bool to_fine, const BFloat16* in, const BFloat16* p
 // Loads the tile of B that 16 columns of 32 rows are, the left and the right eight.
 inline void interleave(const BFloat16* left, const BFloat16* right, int64_t row, __m512i (&tile)[side]) {
   // Pairs number k with number k + 16.
-  const __m512i order = _mm512_add_epi32(_mm512_set1_epi32(16 << 16), _mm512_mullo_epi32(_mm512_set1_epi32(0x10001), _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)));
+  const __m512i order =
+      _mm512_add_epi32(_mm512_set1_epi32(16 << 16),
+                       _mm512_mullo_epi32(_mm512_set1_epi32(0x10001),
+                                          _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)));
   const auto eight = [](const BFloat16* from) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)); };
 #pragma GCC unroll 16
   for (int k = 0; k < side; ++k, left += 2 * row, right += 2 * row) {
-    const __m256i even = _mm256_set_m128i(eight(right), eight(left)), odd = _mm256_set_m128i(eight(right + row), eight(left + row));
+    const __m256i even = _mm256_set_m128i(eight(right), eight(left)),
+                  odd = _mm256_set_m128i(eight(right + row), eight(left + row));
     tile[k] = _mm512_permutexvar_epi16(order, _mm512_inserti64x4(_mm512_castsi256_si512(even), odd, 1));
   }
 }
@@ -266,8 +274,10 @@ inline void transpose(__m512i (&x)[side]) {
   // Now lane l of x[4 i + j] holds rows 4 i to 4 i + 3 of column 4 l + j.
 #pragma GCC unroll 16
   for (int j = 0; j < 4; ++j) {
-    const __m512i even_low = _mm512_shuffle_i32x4(x[j], x[4 + j], 0x88), even_high = _mm512_shuffle_i32x4(x[8 + j], x[12 + j], 0x88);
-    const __m512i odd_low = _mm512_shuffle_i32x4(x[j], x[4 + j], 0xDD), odd_high = _mm512_shuffle_i32x4(x[8 + j], x[12 + j], 0xDD);
+    const __m512i even_low = _mm512_shuffle_i32x4(x[j], x[4 + j], 0x88),
+                  even_high = _mm512_shuffle_i32x4(x[8 + j], x[12 + j], 0x88);
+    const __m512i odd_low = _mm512_shuffle_i32x4(x[j], x[4 + j], 0xDD),
+                  odd_high = _mm512_shuffle_i32x4(x[8 + j], x[12 + j], 0xDD);
     y[j] = _mm512_shuffle_i32x4(even_low, even_high, 0x88);
     y[8 + j] = _mm512_shuffle_i32x4(even_low, even_high, 0xDD);
     y[4 + j] = _mm512_shuffle_i32x4(odd_low, odd_high, 0x88);
@@ -278,15 +288,16 @@ inline void transpose(__m512i (&x)[side]) {
 
 // Adds the gradient of the weight, sums[a, b][number of the fine cell][coarse channel], and that of the bias behind it.
 void multiply_grids(const Part& p, const BFloat16* coarse, const BFloat16* fine, bool transposed, float* sums) {
-  const int64_t cell = p.cell(), row = p.cols + 1, positions = p.positions(), length = p.grid();
-  // A shift of the grid leads to the neighbours (a, b). But cells of less than a tile are stacked with their neighbours.
+  const int64_t cell = p.cell(), row = p.cols + 1, positions = round_up(p.coarse_positions(), depth), length = p.grid();
+  // A shift of the grid leads to the neighbours (a, b). But cells of less than a tile are stacked with their
+  // neighbours.
   const bool stacked = cell < side;
   const int64_t rows = stacked ? 4 * cell : cell, shifts = stacked ? 1 : 4;
-  BFloat16* across = scratch<BFloat16, 3>(rows * length);          // the fine grid, transposed
+  BFloat16* across = scratch<BFloat16, 3>(rows * length);        // the fine grid, transposed
   BFloat16* tiled = scratch<BFloat16, 4>(p.coarse * positions);  // the coarse grid in tiles of B, without leading zeros
   float* bias = sums + 4 * cell * p.coarse;
   __m512i tile[side];
-  for (int64_t m = 0; m < (stacked ? positions : length); m += depth)
+  for (int64_t m = 0; m < (stacked ? p.fine_positions() : length); m += depth)
     for (int64_t r = 0; r < rows; r += side) {
       const auto from = [&](int64_t r) { return fine + (m + r / (2 * cell) * row) * cell + r % (2 * cell); };
       interleave(from(r), from(r + side / 2), cell, tile);
@@ -315,15 +326,7 @@ void multiply_grids(const Part& p, const BFloat16* coarse, const BFloat16* fine,
         product.a = across + r * length + shift / 2 * row + shift % 2;
         product.b = tiled + n * depth;
         product.start = product.c = sums + (shift * cell + r) * p.coarse + n;
-        const bool two_rows = r + side < rows, two_cols = n + side < p.coarse;
-        if (two_rows && two_cols)
-          tiles.multiply<2, 2>(product);
-        else if (two_rows)
-          tiles.multiply<2, 1>(product);
-        else if (two_cols)
-          tiles.multiply<1, 2>(product);
-        else
-          tiles.multiply<1, 1>(product);
+        multiply(tiles, product, r + side < rows, n + side < p.coarse);
       }
 }
 
@@ -348,7 +351,8 @@ void backward(const ConvolutionBackward& whole, int64_t first, int64_t last) {
     for (int64_t number = begin; number < std::min(begin + whole.parts_of_group(), whole.parts()); ++number) {
       const Part p(whole, number);
       const int64_t most = p.grid() * std::max(p.padded_cell(), p.coarse);
-      BFloat16 *grad = scratch<BFloat16, 0>(most), *grad_in = scratch<BFloat16, 1>(most), *in = scratch<BFloat16, 2>(most);
+      BFloat16 *grad = scratch<BFloat16, 0>(most), *grad_in = scratch<BFloat16, 1>(most),
+               *in = scratch<BFloat16, 2>(most);
       if (whole.output)
         load<true>(p, transposed, whole.grad, whole.output, grad);
       else
@@ -382,7 +386,8 @@ void pack(const Convolution& p, const ConvolutionWeight& weight, bool to_fine, B
       const int64_t from = c * weight.strides[0] + y * weight.strides[2] + x * weight.strides[3];
       for (int64_t f = 0; f < p.fine; ++f) {
         const int64_t number = pixel * p.fine + f, k = b * cell + (to_fine ? c : number), n = to_fine ? number : c;
-        const int64_t to = ((a * steps + k / depth) * tiles + n / side) * tile_of_b + k % depth / 2 * depth + n % side * 2 + k % 2;
+        const int64_t to =
+            ((a * steps + k / depth) * tiles + n / side) * tile_of_b + k % depth / 2 * depth + n % side * 2 + k % 2;
         const int64_t at = from + f * weight.strides[1];
         if (weight.narrow)
           packed[to] = static_cast<const BFloat16*>(weight.data)[at];

@@ -60,9 +60,9 @@ struct ConvolutionBackward : Convolution {
 
 struct ConvolutionKernels {
   void (*pack)(const Convolution&, const ConvolutionWeight&, bool to_fine, BFloat16* packed, int64_t first,
-               int64_t last);                                                                  // coarse channels
-  void (*forward)(const ConvolutionForward&, int64_t first, int64_t last);                     // parts
-  void (*backward)(const ConvolutionBackward&, int64_t first, int64_t last);                   // groups
+               int64_t last);                                                 // coarse channels
+  void (*forward)(const ConvolutionForward&, int64_t first, int64_t last);    // parts
+  void (*backward)(const ConvolutionBackward&, int64_t first, int64_t last);  // groups
   void (*add)(const ConvolutionBackward&, float* grad_weight, const int64_t* strides, int64_t first,
               int64_t last);  // sixteens of coarse channels
 };

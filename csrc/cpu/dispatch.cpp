@@ -67,7 +67,8 @@ const Capability& chosen() {
 #if defined(__x86_64__)
         {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), &avx2::latent_kernels,
          &avx2::likelihood_kernels, &avx2::log_densities_kernels, nullptr},
-        {"avx512", avx512, &avx512::latent_kernels, &avx512::likelihood_kernels, &avx512::log_densities_kernels, nullptr},
+        {"avx512", avx512, &avx512::latent_kernels, &avx512::likelihood_kernels, &avx512::log_densities_kernels,
+         nullptr},
 #endif
 #if defined(BVF_AVX512_BF16)
         {"avx512_bf16", avx512_bf16, &avx512::latent_kernels, &avx512::likelihood_kernels,

@@ -8,8 +8,8 @@
 
 namespace betavae_fast {
 
-// The chosen instruction set: "baseline", "avx2", "avx512", "avx512_bf16" or "amx". It is the widest that this CPU has, or the one that the
-// variable BETAVAE_FAST_CPU_CAPABILITY names if this CPU has it. The variable is read once.
+// The chosen instruction set: "baseline", "avx2", "avx512", "avx512_bf16" or "amx". It is the widest that this CPU has,
+// or the one that the variable BETAVAE_FAST_CPU_CAPABILITY names if this CPU has it. The variable is read once.
 const char* cpu_capability();
 
 const LatentKernels& latent_kernels();

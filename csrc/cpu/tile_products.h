@@ -1,12 +1,13 @@
 // Products of 16x16 tiles in bfloat16, summed in float32, by AMX or by avx512_bf16.
 //
-// A tile of A is 16 rows of 32 numbers. A tile of B, which is 32x16, is stored as 16 rows, each of the 16 pairs of numbers
-// that its rows 2k and 2k + 1 have in a column. So is a tile of C, 16x16 floats.
+// A tile of A is 16 rows of 32 numbers. A tile of B, which is 32x16, is stored as 16 rows, each of the 16 pairs of
+// numbers that its rows 2k and 2k + 1 have in a column. So is a tile of C, 16x16 floats.
 #pragma once
 
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 #include "../include/storage.h"
 
@@ -118,5 +119,13 @@ class Tiles {
 };
 
 #endif
+
+// C has one or two tiles in each direction.
+inline void multiply(const Tiles& tiles, const TileProduct& product, bool two_rows, bool two_cols) {
+  if (two_rows && two_cols) return tiles.multiply<2, 2>(product);
+  if (two_rows) return tiles.multiply<2, 1>(product);
+  if (two_cols) return tiles.multiply<1, 2>(product);
+  tiles.multiply<1, 1>(product);
+}
 
 }  // namespace betavae_fast::BVF_ISA
