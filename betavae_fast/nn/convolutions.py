@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 from betavae_fast.ops.convolution import ConvolutionFunction, serves
 
+
 def convolves(layer: Any, x: Tensor) -> bool:
-    """True if kernels of this library run the convolution ``layer`` on ``x``: under autocast to bfloat16 on a CPU that has
-    instructions for it, with kernel 4, stride 2 and padding 1, from or to images of even height and width."""
+    """True if kernels of this library run the convolution ``layer`` on ``x``: under autocast to bfloat16, on a CPU that has
+    instructions for it, with kernel 4, stride 2 and padding 1, and an even height and width of the larger image."""
     parameters = (layer.weight, layer.bias)
     return (
         x.device.type == "cpu"
@@ -42,7 +43,7 @@ def convolves(layer: Any, x: Tensor) -> bool:
 
 
 def convolve(layer: Any, x: Tensor, relu: bool) -> Tensor:
-    """Run ``layer`` on ``x``, for which it :func:`convolves`."""
+    """Run ``layer``, which :func:`convolves` ``x``, and its ReLU."""
     y: Tensor = ConvolutionFunction.apply(
         x.to(torch.bfloat16), layer.weight, layer.bias, layer.transposed, relu
     )

@@ -52,7 +52,7 @@ class Sequential(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         # Two conditions, as TorchScript leaves out only what stands under the first.
-        if not is_scripting():  # noqa: SIM102
+        if not is_scripting():
             if fuses(input):
                 return _run(list(self), input)
             if input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):

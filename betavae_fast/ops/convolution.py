@@ -59,9 +59,7 @@ class ConvolutionFunction(torch.autograd.Function):
     """(x, weight, bias, transposed, relu) -> y, with the dtypes of the operators."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, transposed: bool, relu: bool
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, transposed: bool, relu: bool) -> Tensor:
         y: Tensor = _FORWARD(x.contiguous(memory_format=torch.channels_last), weight, bias, transposed, relu)
         ctx.save_for_backward(x, weight, y if relu else None)
         ctx.transposed = transposed

@@ -57,7 +57,7 @@ Tensor empty_fine(const Convolution& c, const Tensor& like) {
   return empty_images(like, c.images, c.fine, 2 * c.rows, 2 * c.cols);
 }
 
-// Memory whose tiles each row of which is one cache line.
+// Memory that begins with a cache line, so that each row of a tile lies in one.
 template <class T>
 struct Lines {
   explicit Lines(int64_t size) : memory(new Line[static_cast<size_t>(size) * sizeof(T) / sizeof(Line) + 1]) {}

@@ -1,21 +1,24 @@
 // The kernels of the convolutions with kernel 4, stride 2 and padding 1.
 //
-// With the fine image, shifted by its padding, cut into cells of 2x2 pixels (Sheng et al.), such a convolution is one
-// of kernel 2 and stride 1. Both directions are, with the cells of either image in a grid of (rows + 1) x (cols + 1):
+// With the fine image, shifted by its padding, cut into cells of 2x2 pixels, such a convolution is one of kernel 2 and
+// stride 1. Both directions are, with the cells of either image in a grid of (rows + 1) x (cols + 1):
 //
 //   coarse (i, j) = sum over a, b of W[a, b] fine cell (i + a, j + b)               ordinary
 //   fine cell (i, j) = sum over a, b of W'[a, b] coarse (i - 1 + a, j - 1 + b)      transposed
 //
 // The coarse image stands in its grid one row and one column further, after zeros. So both are one sum over a position
-// and its right, lower and lower right neighbours. As it has stride 1, positions are numbered through all rows and
-// images; a result that wraps around the end of a row is not used, or sees the zeros that begin the next row. The
-// gradient of the weight is a product of the two grids, summed over all positions, with the coarse one shifted by a
-// rows and b columns.
+// and its right, lower and lower right neighbours. As its stride is 1, positions are numbered through all rows and
+// images, and tiles of 16 positions need no regard to where a row ends: there the right neighbour is the zero that
+// begins the next row, or the result belongs to no pixel. The gradient of the weight is a product of the two grids,
+// summed over all positions, for each of the four neighbours.
+//
+// Numbers that are not finite reach the results that they should. In the gradient of the weight they reach more,
+// because they meet zeros of the padding.
 
 #include "convolution.h"
 
 #include <algorithm>
-#include <cstring>
+#include <cmath>
 #include <memory>
 
 #include "tile_products.h"
@@ -25,11 +28,7 @@ namespace {
 
 constexpr int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
-template <int width>
-inline auto first_lanes(int64_t count) {
-  return static_cast<std::conditional_t<width == 32, __mmask32, __mmask16>>(
-      count >= width ? ~uint64_t{0} : (uint64_t{1} << count) - 1);
-}
+inline __mmask32 first_lanes(int64_t count) { return count >= 32 ? ~0u : (1u << count) - 1; }
 
 // A buffer of this thread, which later calls use again.
 template <class T, int which>
@@ -120,7 +119,7 @@ inline void copy(const BFloat16* from, const BFloat16* output, int64_t count, BF
   };
   int64_t k = 0;
   for (; k + 32 <= count; k += 32) move(k, ~__mmask32{0});
-  if (k < count) move(k, first_lanes<32>(count - k));
+  if (k < count) move(k, first_lanes(count - k));
 }
 
 // One channel, of which a row of cells is woven from two rows of the image in pairs of pixels.
@@ -138,7 +137,7 @@ struct Weave {
       for (int64_t i = 0; i <= p.rows; ++i)
         for (int64_t j = 0; j <= p.cols; j += 16) {
           const int64_t at = ((p.first + image) * 2 * p.rows + 2 * i - 1) * width + 2 * j - 1;
-          const __mmask32 here = first_lanes<32>(width + 1 - 2 * j) & (j == 0 ? ~1u : ~0u);
+          const __mmask32 here = first_lanes(width + 1 - 2 * j) & (j == 0 ? ~1u : ~0u);
           visit((image * p.cells() + i * (p.cols + 1) + j) * 4, at, i > 0 ? here : 0, i < p.rows ? here : 0);
         }
   }
@@ -184,7 +183,7 @@ inline void store(const Part& p, bool of_fine, const BFloat16* grid, BFloat16* i
   });
 }
 
-// Computes the sum over the four neighbours: from the grid of one image to that of the other.
+// Computes the sum over the four neighbours: from the grid of one image to that of the other. There may be no bias.
 void convolve(const Part& p, bool to_fine, const BFloat16* in, const BFloat16* packed, const float* bias, bool relu,
               BFloat16* out) {
   const int64_t cell = to_fine ? p.coarse : p.cell(), columns = to_fine ? p.padded_cell() : p.coarse;
@@ -201,7 +200,7 @@ void convolve(const Part& p, bool to_fine, const BFloat16* in, const BFloat16* p
   // The second operand of max is its result if one of them is NaN.
   const __m512 lowest = relu ? _mm512_setzero_ps() : _mm512_set1_ps(-INFINITY);
   const auto finish = [&](const float* sums, int64_t m, int64_t n, int64_t rows, bool two_cols) {
-    const __mmask32 lanes = first_lanes<32>(used - n);
+    const __mmask32 lanes = first_lanes(used - n);
     for (int64_t i = 0; i < rows; ++i, sums += 2 * side) {
       const __m512 left = _mm512_max_ps(lowest, _mm512_load_ps(sums));
       const __m512 right = _mm512_max_ps(lowest, _mm512_load_ps(sums + (two_cols ? side : 0)));
@@ -209,6 +208,7 @@ void convolve(const Part& p, bool to_fine, const BFloat16* in, const BFloat16* p
     }
   };
   alignas(64) float sums[2 * side * 2 * side];
+  alignas(64) static constexpr float zeros[2 * side] = {};
   product.c = sums;
   const int64_t positions = to_fine ? p.fine_positions() : p.coarse_positions();
   for (int64_t m = 0; m < positions; m += 2 * side) {
@@ -217,7 +217,7 @@ void convolve(const Part& p, bool to_fine, const BFloat16* in, const BFloat16* p
     for (int64_t n = 0; n < columns; n += 2 * side) {
       const bool two_cols = n + side < columns;
       product.b = packed + n * depth;
-      product.start = bias + n;
+      product.start = bias ? bias + n : zeros;
       multiply(tiles, product, two_rows, two_cols);
       finish(sums, m, n, two_rows ? 2 * side : side, two_cols);
     }
@@ -360,8 +360,7 @@ void backward(const ConvolutionBackward& whole, int64_t first, int64_t last) {
       load<false>(p, !transposed, whole.input, nullptr, in);
       multiply_grids(p, transposed ? in : grad, transposed ? grad : in, transposed, sums);
       if (whole.grad_input == nullptr) continue;
-      alignas(64) static const float zeros[1024] = {};
-      convolve(p, !transposed, grad, whole.packed, zeros, false, grad_in);
+      convolve(p, !transposed, grad, whole.packed, nullptr, false, grad_in);
       store(p, !transposed, grad_in, whole.grad_input);
     }
   }
@@ -415,7 +414,6 @@ void add(const ConvolutionBackward& p, float* grad_weight, const int64_t* stride
 
 }  // namespace
 
-extern const ConvolutionKernels convolution_kernels;
-const ConvolutionKernels convolution_kernels = {pack, forward, backward, add};
+extern const ConvolutionKernels convolution_kernels = {pack, forward, backward, add};
 
 }  // namespace betavae_fast::BVF_ISA

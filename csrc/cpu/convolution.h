@@ -30,7 +30,7 @@ struct Convolution {
   int64_t parts_of_group() const { return parts() < 16 ? 1 : parts() < 1024 ? (parts() + 15) / 16 : parts() / 64; }
   int64_t groups() const { return (parts() + parts_of_group() - 1) / parts_of_group(); }
 
-  int64_t packed_size() const { return 8 * coarse * padded_cell() * 2; }
+  int64_t packed_size() const { return 4 * coarse * padded_cell(); }
   int64_t partial_size() const { return 4 * cell() * (coarse + 1) + coarse; }
 };
 
@@ -59,12 +59,13 @@ struct ConvolutionBackward : Convolution {
 };
 
 struct ConvolutionKernels {
+  // Brings the weight of some coarse channels into tiles, for the sum that leads to the fine or to the coarse image.
   void (*pack)(const Convolution&, const ConvolutionWeight&, bool to_fine, BFloat16* packed, int64_t first,
-               int64_t last);                                                 // coarse channels
-  void (*forward)(const ConvolutionForward&, int64_t first, int64_t last);    // parts
-  void (*backward)(const ConvolutionBackward&, int64_t first, int64_t last);  // groups
-  void (*add)(const ConvolutionBackward&, float* grad_weight, const int64_t* strides, int64_t first,
-              int64_t last);  // sixteens of coarse channels
+               int64_t last);
+  void (*forward)(const ConvolutionForward&, int64_t first_part, int64_t last_part);
+  void (*backward)(const ConvolutionBackward&, int64_t first_group, int64_t last_group);
+  // Adds up the groups' sums of some sixteens of coarse channels.
+  void (*add)(const ConvolutionBackward&, float* grad_weight, const int64_t* strides, int64_t first, int64_t last);
 };
 
 }  // namespace betavae_fast

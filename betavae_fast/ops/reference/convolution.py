@@ -1,4 +1,4 @@
-"""The convolutions with kernel 4, stride 2 and padding 1 in plain torch: the reference with which the kernels are compared.
+"""The convolutions with kernel 4, stride 2 and padding 1 in plain torch: the reference of the kernels.
 
 An ordinary convolution halves height and width, a transposed one doubles them; bias and ReLU follow. The weight has the
 shape (channels of the smaller image, channels of the larger one, 4, 4) in both.
