@@ -16,16 +16,27 @@ from torch.nn import functional as F
 from betavae_fast.ops.convolution import ConvolutionFunction, serves
 
 
-def convolves(layer: Any, x: Tensor) -> bool:
-    """True if kernels of this library run the convolution ``layer`` on ``x``: under autocast to bfloat16, on a CPU that has
-    instructions for it, with kernel 4, stride 2 and padding 1, and an even height and width of the larger image."""
-    parameters = (layer.weight, layer.bias)
+def computes_in_bfloat16(x: Tensor) -> bool:
+    """True on a CPU under autocast to bfloat16, unless something looks into the layers, as torch.compile, torch.export,
+    torch.func and forward-mode differentiation do."""
     return (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()
+        and type(x) is Tensor
+        and x.device.type == "cpu"
         and torch.is_autocast_enabled("cpu")
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        and not torch.compiler.is_compiling()
-        and type(x) is Tensor
+        and not torch._C._is_tracing()
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+    )
+
+
+def convolves(layer: Any, x: Tensor) -> bool:
+    """True if kernels of this library run the convolution ``layer`` on ``x``, which :func:`computes_in_bfloat16`: the
+    CPU has instructions for it, kernel 4, stride 2 and padding 1 halve or double an image, and there is a bias."""
+    parameters = (layer.weight, layer.bias)
+    return (
+        computes_in_bfloat16(x)
         and x.dim() == 4
         and x.numel() > 0
         and x.dtype in _DTYPES
@@ -36,9 +47,6 @@ def convolves(layer: Any, x: Tensor) -> bool:
         and layer.padding_mode == "zeros"
         and (layer.transposed or all(size % 2 == 0 for size in x.shape[2:]))
         and serves(layer.weight)
-        and not torch._C._is_tracing()
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
     )
 
 

@@ -1,4 +1,5 @@
-"""``nn.Sequential`` that runs a hidden layer and its ReLU together on a GPU, where each kernel launched costs time.
+"""``nn.Sequential`` that runs a hidden layer and its ReLU together on a GPU, where each kernel launched costs time, and
+convolutions in bfloat16 and their ReLUs on a CPU.
 
 After a convolution torch launches one kernel for the bias and one for the ReLU; in the backward pass one for the ReLU,
 and one that sums up the bias's gradient. Here each of these two is one, which also goes through the memory once. The
@@ -19,7 +20,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
-from betavae_fast.nn.convolutions import ConvTranspose2d, convolve, convolves
+from betavae_fast.nn.convolutions import ConvTranspose2d, computes_in_bfloat16, convolve, convolves
 from betavae_fast.ops.backends import triton_serves
 from betavae_fast.ops.bias_relu import BiasReluFunction, LinearReluFunction
 from betavae_fast.ops.casting import CastAll
@@ -40,7 +41,7 @@ def fuses(x: Tensor) -> bool:
 
 
 class Sequential(nn.Sequential):
-    """``torch.nn.Sequential``: the same modules, parameters and results, with fewer kernels on a GPU.
+    """``torch.nn.Sequential``: the same modules, parameters and results, but faster.
 
     A layer runs by itself as soon as it or its ReLU has a hook.
 
@@ -55,7 +56,7 @@ class Sequential(nn.Sequential):
         if not is_scripting():
             if fuses(input):
                 return _run(list(self), input)
-            if input.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            if computes_in_bfloat16(input):
                 return _run_on_cpu(list(self), input)
         for layer in self:
             input = layer(input)
