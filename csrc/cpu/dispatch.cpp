@@ -1,5 +1,8 @@
 #include "dispatch.h"
 
+#if !defined(__linux__)
+#undef BVF_AMX  // how to ask for the tile registers is known for Linux only
+#endif
 #if defined(BVF_AMX)
 #include <cpuid.h>
 #include <sys/syscall.h>
@@ -41,7 +44,7 @@ struct Capability {
 };
 
 #if defined(BVF_AMX)
-// Linux lets a process use the tile registers only if it asks.
+// Linux gives a process the tile registers only if it asks for them.
 bool has_amx() {
   constexpr int leaf = 7, tile_bit = 24, bf16_bit = 22, request_permission = 0x1023, tile_data = 18;
   unsigned a, b, c, d;
