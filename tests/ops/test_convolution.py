@@ -25,6 +25,7 @@ SHAPES = (
     (9, 32, 4, 2, 3),
     (2, 64, 64, 8, 2),
     (33, 32, 32, 8, 8),
+    (2, 272, 272, 2, 2),
     (0, 32, 32, 4, 4),
 )
 KINDS = [(transposed, relu) for transposed in (False, True) for relu in (False, True)]
@@ -33,6 +34,18 @@ needs_kernels = pytest.mark.skipif(
     not serves(torch.empty(16, 16, 4, 4)), reason="this CPU, or the build, has no kernels in bfloat16"
 )
 kinds = pytest.mark.parametrize(("transposed", "relu"), KINDS)
+
+
+@pytest.fixture(autouse=True)
+def poisoned_buffers() -> None:
+    """Leave NaN in the threads' buffers, which every call uses again."""
+    if serves(torch.empty(16, 16, 4, 4)):
+        for transposed in (False, True):
+            x, weight, bias = (
+                torch.full_like(t, float("nan")) for t in operands((64, 32, 32, 16, 16), transposed)
+            )
+            y = convolution._FORWARD(x, weight, bias, transposed, False)
+            convolution._BACKWARD(y, None, x, weight, transposed, True)
 
 
 def operands(shape: tuple[int, ...], transposed: bool) -> tuple[Tensor, Tensor, Tensor]:
