@@ -378,20 +378,20 @@ inline void kernel_positions(bool shifted, Visit visit) {
 
 void pack(const Convolution& p, const ConvolutionWeight& weight, bool to_fine, BFloat16* packed, int64_t first,
           int64_t last) {
-  const int64_t cell = to_fine ? p.coarse : p.cell(), tiles = (to_fine ? p.padded_cell() : p.coarse) / side;
-  const int64_t steps = round_up(2 * cell, depth) / depth;
+  const int64_t cell = to_fine ? p.coarse : p.cell();
+  const uint64_t step = (to_fine ? p.padded_cell() : p.coarse) * depth, steps = round_up(2 * cell, depth) / depth;
+  const auto at_row = [=](uint64_t k) { return k / depth * step + k % depth / 2 * depth + k % 2; };
+  const auto at_column = [](uint64_t n) { return n / side * tile_of_b + n % side * 2; };
   kernel_positions(to_fine, [&](int64_t y, int64_t x, int64_t a, int64_t b, int64_t pixel) {
     for (int64_t c = first; c < last; ++c) {
       const int64_t from = c * weight.strides[0] + y * weight.strides[2] + x * weight.strides[3];
       for (int64_t f = 0; f < p.fine; ++f) {
         const int64_t number = pixel * p.fine + f, k = b * cell + (to_fine ? c : number), n = to_fine ? number : c;
-        const int64_t to =
-            ((a * steps + k / depth) * tiles + n / side) * tile_of_b + k % depth / 2 * depth + n % side * 2 + k % 2;
-        const int64_t at = from + f * weight.strides[1];
+        BFloat16& to = packed[a * steps * step + at_row(k) + at_column(n)];
         if (weight.narrow)
-          packed[to] = static_cast<const BFloat16*>(weight.data)[at];
+          to = static_cast<const BFloat16*>(weight.data)[from + f * weight.strides[1]];
         else
-          narrow(static_cast<const float*>(weight.data)[at], packed[to]);
+          narrow(static_cast<const float*>(weight.data)[from + f * weight.strides[1]], to);
       }
     }
   });
