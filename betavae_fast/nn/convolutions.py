@@ -32,12 +32,16 @@ def computes_in_bfloat16(x: Tensor) -> bool:
 
 
 def convolves(layer: Any, x: Tensor) -> bool:
-    """True if kernels of this library run the convolution ``layer`` on ``x``, which :func:`computes_in_bfloat16`: the
-    CPU has instructions for it, kernel 4, stride 2 and padding 1 halve or double an image, and there is a bias."""
+    """True if :func:`convolve` runs the convolution ``layer`` on ``x`` in the current context."""
+    return computes_in_bfloat16(x) and has_kernel(layer, x)
+
+
+def has_kernel(layer: Any, x: Tensor) -> bool:
+    """True if this library can run the convolution ``layer`` on ``x`` in bfloat16: the CPU has instructions for it,
+    kernel 4, stride 2 and padding 1 halve or double an image, and there is a bias."""
     parameters = (layer.weight, layer.bias)
     return (
-        computes_in_bfloat16(x)
-        and x.dim() == 4
+        x.dim() == 4
         and x.numel() > 0
         and x.dtype in _DTYPES
         and x.shape[1] == layer.in_channels
@@ -51,7 +55,7 @@ def convolves(layer: Any, x: Tensor) -> bool:
 
 
 def convolve(layer: Any, x: Tensor, relu: bool) -> Tensor:
-    """Run ``layer``, which :func:`convolves` ``x``, and its ReLU."""
+    """Run ``layer``, which :func:`has_kernel` for ``x``, in bfloat16, and its ReLU."""
     y: Tensor = ConvolutionFunction.apply(
         x.to(torch.bfloat16), layer.weight, layer.bias, layer.transposed, relu
     )
