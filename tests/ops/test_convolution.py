@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -238,6 +240,28 @@ def test_other_layers_and_modes_keep_torch_s_convolution() -> None:
         assert not any(convolves(other, x) for other in others)
         for unfit in (x[:, :, 1:], x[0], x[:0], x.double(), x[:, :8], x.to("meta")):
             assert not convolves(layer, unfit)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits its memory as Linux does")
+@needs_kernels
+def test_too_large_an_image_is_an_error_and_no_crash() -> None:
+    process = fresh_process(
+        "-c",
+        "import resource, torch\n"
+        "from betavae_fast.ops import convolution\n"
+        "torch.set_num_threads(1)\n"
+        "small, large = (torch.zeros(1, 1, n, n, dtype=torch.bfloat16) for n in (4, 4096))\n"
+        "operands = torch.zeros(16, 1, 4, 4), torch.zeros(16), False, False\n"
+        "assert convolution.serves(operands[0])\n"
+        "convolution._FORWARD(small, *operands)\n"
+        "pages = int(open('/proc/self/statm').read().split()[0])\n"
+        "limit = pages * resource.getpagesize() + (200 << 20)\n"  # the result takes 128 MiB, and each buffer, too
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
+        "try:\n    convolution._FORWARD(large, *operands)\n"
+        "except (MemoryError, RuntimeError) as error:\n    print('refused', error)\n"
+        "print(convolution._FORWARD(small, *operands).shape)\n",
+    )  # fmt: skip
+    assert process.returncode == 0 and process.stdout.startswith("refused"), process.stdout + process.stderr
 
 
 @pytest.mark.parametrize("capability", ["avx512_bf16", "avx512"])
