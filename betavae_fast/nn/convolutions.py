@@ -51,11 +51,17 @@ def convolves(layer: Any, x: Tensor) -> bool:
 
 
 def convolve(layer: Any, x: Tensor, relu: bool) -> Tensor:
-    """Run ``layer``, which :func:`convolves` ``x``, and its ReLU."""
+    """Run ``layer``, which :func:`convolves` ``x``, and its ReLU. The result has the memory format of torch's own
+    convolution, because the caller may view it in another shape."""
     y: Tensor = ConvolutionFunction.apply(
         x.to(torch.bfloat16), layer.weight, layer.bias, layer.transposed, relu
     )
-    return y
+    return y if _is_channels_last(x) or _is_channels_last(layer.weight) else y.contiguous()
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    """Tell the formats apart for a single channel, too, where ``is_contiguous`` is true of both."""
+    return x.shape[1] * x.stride(1) <= x.stride(3)
 
 
 _DTYPES = {torch.float32, torch.bfloat16}

@@ -16,7 +16,8 @@ from betavae_fast.ops.reference import convolution as reference
 
 
 def _empty_images(x: Tensor, channels: int, height: int, width: int) -> Tensor:
-    return x.new_empty((x.shape[0], height, width, channels)).permute(0, 3, 1, 2)
+    sizes = (x.shape[0], channels, height, width)
+    return torch.empty(sizes, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
 def _empty_output(a: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 
 import pytest
@@ -240,6 +241,30 @@ def test_other_layers_and_modes_keep_torch_s_convolution() -> None:
         assert not any(convolves(other, x) for other in others)
         for unfit in (x[:, :, 1:], x[0], x[:0], x.double(), x[:, :8], x.to("meta")):
             assert not convolves(layer, unfit)
+
+
+@needs_kernels
+@pytest.mark.parametrize("channels", [1, 16])
+def test_the_result_may_be_overwritten_and_viewed(channels: int) -> None:
+    """The result is no view of another tensor, and has the memory format of torch's layer."""
+    x = torch.rand(2, 16, 6, 4)
+    for of_x, of_weight in itertools.product((torch.contiguous_format, torch.channels_last), repeat=2):
+        layer = ConvTranspose2d(16, channels, 4, 2, 1).to(memory_format=of_weight)
+        with torch.autocast("cpu", torch.bfloat16):
+            y = layer(x.to(memory_format=of_x))
+            theirs = torch.nn.ConvTranspose2d.forward(layer, x.to(memory_format=of_x))
+        assert y.is_contiguous() == theirs.is_contiguous()
+        y.mul_(2).sum().backward()
+
+
+@needs_kernels
+def test_images_of_one_channel_tell_their_memory_format() -> None:
+    """Such images are contiguous and channels_last at once, up to a stride that nothing needs."""
+    layer = torch.nn.Conv2d(1, 16, 4, 2, 1)
+    x = torch.rand(2, 1, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        for image in (x, x.to(memory_format=torch.channels_last)):
+            assert Sequential(layer, torch.nn.ReLU())(image).stride() == layer(image).stride()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits its memory as Linux does")
