@@ -33,20 +33,29 @@ def computes_in_bfloat16(x: Tensor) -> bool:
 
 def convolves(layer: Any, x: Tensor) -> bool:
     """True if kernels of this library run the convolution ``layer`` on ``x``, which :func:`computes_in_bfloat16`: the
-    CPU has instructions for it, kernel 4, stride 2 and padding 1 halve or double an image, and there is a bias."""
-    parameters = (layer.weight, layer.bias)
+    CPU has instructions for it, kernel 4, stride 2 and padding 1 halve or double an image, and there is a bias.
+
+    A parametrization computes its tensor at each access, and may count accesses. So only the layer's own parameters are
+    looked at.
+    """
+    weight, bias = (layer._parameters.get(name) for name in ("weight", "bias"))
     return (
         computes_in_bfloat16(x)
         and x.dim() == 4
         and x.numel() > 0
         and x.dtype in _DTYPES
         and x.shape[1] == layer.in_channels
-        and all(p is not None and p.dtype == torch.float32 and p.device == x.device for p in parameters)
+        and all(
+            type(parameter) in (nn.Parameter, Tensor)
+            and parameter.dtype == torch.float32
+            and parameter.device == x.device
+            for parameter in (weight, bias)
+        )
         and (layer.kernel_size, layer.stride, layer.padding) == ((4, 4), (2, 2), (1, 1))
         and (layer.dilation, layer.groups, layer.output_padding) == ((1, 1), 1, (0, 0))
         and layer.padding_mode == "zeros"
         and (layer.transposed or all(size % 2 == 0 for size in x.shape[2:]))
-        and serves(layer.weight)
+        and serves(weight)
     )
 
 

@@ -53,7 +53,13 @@ def _has_kernels() -> bool:
 def serves(weight: Tensor) -> bool:
     """True if this CPU has kernels for a convolution with that weight."""
     coarse, fine, *kernel = weight.shape
-    return kernel == [4, 4] and coarse % 16 == 0 and (fine % 16 == 0 or fine <= 4) and _has_kernels()
+    return (
+        kernel == [4, 4]
+        and weight.numel() > 0
+        and coarse % 16 == 0
+        and (fine % 16 == 0 or fine <= 4)
+        and _has_kernels()
+    )
 
 
 class ConvolutionFunction(torch.autograd.Function):

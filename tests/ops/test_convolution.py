@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import sys
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.testing._internal.two_tensor import TwoTensor
 
 from betavae_fast.nn.convolutions import ConvTranspose2d, convolves
 from betavae_fast.nn.sequential import Sequential
@@ -221,6 +223,10 @@ def test_layers_run_by_the_kernels_under_autocast() -> None:
 def test_other_layers_and_modes_keep_torch_s_convolution() -> None:
     x = torch.rand(2, 16, 8, 8)
     layer = torch.nn.Conv2d(16, 32, 4, 2, 1)
+    with_weight_of_a_subclass = torch.nn.Conv2d(16, 32, 4, 2, 1)
+    with_weight_of_a_subclass.weight = torch.nn.Parameter(
+        TwoTensor(*layer.weight.detach().expand(2, -1, -1, -1, -1))
+    )
     others = (
         torch.nn.Conv2d(16, 32, 4, 2, 0),
         torch.nn.Conv2d(16, 32, 4, 2, 1, bias=False),
@@ -232,8 +238,9 @@ def test_other_layers_and_modes_keep_torch_s_convolution() -> None:
         torch.nn.ConvTranspose2d(16, 8, 4, 2, 1),
         torch.nn.ConvTranspose2d(16, 32, 4, 2, 1, output_padding=1),
         torch.nn.Conv2d(16, 32, 4, 2, 1).bfloat16(),
+        with_weight_of_a_subclass,
     )
-    assert not convolves(layer, x)
+    assert not convolves(layer, x) and not serves(torch.empty(16, 0, 4, 4))
     with torch.autocast("cpu", torch.float16):
         assert not convolves(layer, x)
     with torch.autocast("cpu", torch.bfloat16):
@@ -265,6 +272,19 @@ def test_images_of_one_channel_tell_their_memory_format() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         for image in (x, x.to(memory_format=torch.channels_last)):
             assert Sequential(layer, torch.nn.ReLU())(image).stride() == layer(image).stride()
+
+
+@needs_kernels
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_parametrization_is_computed_once(autocast: bool) -> None:
+    """Spectral normalization takes a step of its iteration at each access to the weight."""
+    layer = ConvTranspose2d(16, 16, 4, 2, 1)
+    computed = torch.nn.utils.parametrizations.spectral_norm(layer).parametrizations.weight
+    calls: list[Any] = []
+    computed.register_forward_hook(lambda *_: calls.append(_))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        layer(torch.rand(2, 16, 4, 4)).sum().backward()
+    assert len(calls) == 1 and computed.original.grad is not None
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits its memory as Linux does")
