@@ -38,28 +38,43 @@ def convolves(layer: Any, x: Tensor) -> bool:
 
 def has_kernel(layer: Any, x: Tensor) -> bool:
     """True if this library can run the convolution ``layer`` on ``x`` in bfloat16: the CPU has instructions for it,
-    kernel 4, stride 2 and padding 1 halve or double an image, and there is a bias."""
-    parameters = (layer.weight, layer.bias)
+    kernel 4, stride 2 and padding 1 halve or double an image, and there is a bias.
+
+    A parametrization computes its tensor at each access, and may count accesses. So only the layer's own parameters are
+    looked at.
+    """
+    weight, bias = (layer._parameters.get(name) for name in ("weight", "bias"))
     return (
         x.dim() == 4
         and x.numel() > 0
         and x.dtype in _DTYPES
         and x.shape[1] == layer.in_channels
-        and all(p is not None and p.dtype == torch.float32 and p.device == x.device for p in parameters)
+        and all(
+            type(parameter) in (nn.Parameter, Tensor)
+            and parameter.dtype == torch.float32
+            and parameter.device == x.device
+            for parameter in (weight, bias)
+        )
         and (layer.kernel_size, layer.stride, layer.padding) == ((4, 4), (2, 2), (1, 1))
         and (layer.dilation, layer.groups, layer.output_padding) == ((1, 1), 1, (0, 0))
         and layer.padding_mode == "zeros"
         and (layer.transposed or all(size % 2 == 0 for size in x.shape[2:]))
-        and serves(layer.weight)
+        and serves(weight)
     )
 
 
 def convolve(layer: Any, x: Tensor, relu: bool) -> Tensor:
-    """Run ``layer``, which :func:`has_kernel` for ``x``, in bfloat16, and its ReLU."""
+    """Run ``layer``, which :func:`has_kernel` for ``x``, in bfloat16, and its ReLU. The result has the memory format of
+    torch's own convolution, because the caller may view it in another shape."""
     y: Tensor = ConvolutionFunction.apply(
         x.to(torch.bfloat16), layer.weight, layer.bias, layer.transposed, relu
     )
-    return y
+    return y if _is_channels_last(x) or _is_channels_last(layer.weight) else y.contiguous()
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    """Tell the formats apart for a single channel, too, where ``is_contiguous`` is true of both."""
+    return x.shape[1] * x.stride(1) <= x.stride(3)
 
 
 _DTYPES = {torch.float32, torch.bfloat16}

@@ -16,7 +16,8 @@ from betavae_fast.ops.reference import convolution as reference
 
 
 def _empty_images(x: Tensor, channels: int, height: int, width: int) -> Tensor:
-    return x.new_empty((x.shape[0], height, width, channels)).permute(0, 3, 1, 2)
+    sizes = (x.shape[0], channels, height, width)
+    return torch.empty(sizes, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
 def _empty_output(a: Any) -> Tensor:
@@ -52,7 +53,13 @@ def _has_kernels() -> bool:
 def serves(weight: Tensor) -> bool:
     """True if this CPU has kernels for a convolution with that weight."""
     coarse, fine, *kernel = weight.shape
-    return kernel == [4, 4] and coarse % 16 == 0 and (fine % 16 == 0 or fine <= 4) and _has_kernels()
+    return (
+        kernel == [4, 4]
+        and weight.numel() > 0
+        and coarse % 16 == 0
+        and (fine % 16 == 0 or fine <= 4)
+        and _has_kernels()
+    )
 
 
 class ConvolutionFunction(torch.autograd.Function):

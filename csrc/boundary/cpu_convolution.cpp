@@ -14,11 +14,12 @@
 namespace betavae_fast {
 namespace {
 
-// A tensor of images (batch, channels, height, width) in channels_last.
+// A tensor of images (batch, channels, height, width) in channels_last. It is no view of another tensor, because
+// autograd lets nobody write over a view that an autograd.Function returns.
 Tensor empty_images(const Tensor& like, int64_t batch, int64_t channels, int64_t height, int64_t width) {
-  const int64_t sizes[] = {batch, height, width, channels};
-  const Tensor rows = with_huge_pages(torch::stable::new_empty(like, Sizes(sizes, 4), ScalarType::BFloat16));
-  return torch::stable::transpose(torch::stable::transpose(rows, 1, 3), 2, 3);
+  const int64_t sizes[] = {batch, channels, height, width};
+  return with_huge_pages(torch::stable::empty(Sizes(sizes, 4), ScalarType::BFloat16, std::nullopt, like.device(),
+                                              std::nullopt, torch::headeronly::MemoryFormat::ChannelsLast));
 }
 
 const BFloat16* images(const Tensor& x, int64_t batch, int64_t channels, int64_t height, int64_t width) {

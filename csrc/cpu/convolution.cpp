@@ -12,14 +12,15 @@
 // begins the next row, or the result belongs to no pixel. The gradient of the weight is a product of the two grids,
 // summed over all positions, for each of the four neighbours.
 //
-// Numbers that are not finite reach the results that they should. In the gradient of the weight they reach more,
-// because they meet zeros of the padding.
+// Numbers that are not finite in the image or its gradient reach the results that they should. In the gradient of the
+// weight they reach more, because they meet zeros of the padding; so do those in the weight, at the images' borders.
 
 #include "convolution.h"
 
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <new>
 
 #include "tile_products.h"
 
@@ -39,7 +40,10 @@ inline T* scratch(int64_t size) {
   thread_local std::unique_ptr<T, Free> memory;
   thread_local int64_t available = 0;
   if (available < size) {
+    available = 0;
+    memory.reset();
     memory.reset(static_cast<T*>(_mm_malloc(static_cast<size_t>(size) * sizeof(T), 64)));
+    if (!memory) throw std::bad_alloc();
     available = size;
   }
   return memory.get();

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.testing._internal.two_tensor import TwoTensor
 
 from betavae_fast.nn.convolutions import ConvTranspose2d, convolves
 from betavae_fast.nn.sequential import Sequential
@@ -218,6 +223,10 @@ def test_layers_run_by_the_kernels_under_autocast() -> None:
 def test_other_layers_and_modes_keep_torch_s_convolution() -> None:
     x = torch.rand(2, 16, 8, 8)
     layer = torch.nn.Conv2d(16, 32, 4, 2, 1)
+    with_weight_of_a_subclass = torch.nn.Conv2d(16, 32, 4, 2, 1)
+    with_weight_of_a_subclass.weight = torch.nn.Parameter(
+        TwoTensor(*layer.weight.detach().expand(2, -1, -1, -1, -1))
+    )
     others = (
         torch.nn.Conv2d(16, 32, 4, 2, 0),
         torch.nn.Conv2d(16, 32, 4, 2, 1, bias=False),
@@ -229,8 +238,9 @@ def test_other_layers_and_modes_keep_torch_s_convolution() -> None:
         torch.nn.ConvTranspose2d(16, 8, 4, 2, 1),
         torch.nn.ConvTranspose2d(16, 32, 4, 2, 1, output_padding=1),
         torch.nn.Conv2d(16, 32, 4, 2, 1).bfloat16(),
+        with_weight_of_a_subclass,
     )
-    assert not convolves(layer, x)
+    assert not convolves(layer, x) and not serves(torch.empty(16, 0, 4, 4))
     with torch.autocast("cpu", torch.float16):
         assert not convolves(layer, x)
     with torch.autocast("cpu", torch.bfloat16):
@@ -238,6 +248,65 @@ def test_other_layers_and_modes_keep_torch_s_convolution() -> None:
         assert not any(convolves(other, x) for other in others)
         for unfit in (x[:, :, 1:], x[0], x[:0], x.double(), x[:, :8], x.to("meta")):
             assert not convolves(layer, unfit)
+
+
+@needs_kernels
+@pytest.mark.parametrize("channels", [1, 16])
+def test_the_result_may_be_overwritten_and_viewed(channels: int) -> None:
+    """The result is no view of another tensor, and has the memory format of torch's layer."""
+    x = torch.rand(2, 16, 6, 4)
+    for of_x, of_weight in itertools.product((torch.contiguous_format, torch.channels_last), repeat=2):
+        layer = ConvTranspose2d(16, channels, 4, 2, 1).to(memory_format=of_weight)
+        with torch.autocast("cpu", torch.bfloat16):
+            y = layer(x.to(memory_format=of_x))
+            theirs = torch.nn.ConvTranspose2d.forward(layer, x.to(memory_format=of_x))
+        assert y.is_contiguous() == theirs.is_contiguous()
+        y.mul_(2).sum().backward()
+
+
+@needs_kernels
+def test_images_of_one_channel_tell_their_memory_format() -> None:
+    """Such images are contiguous and channels_last at once, up to a stride that nothing needs."""
+    layer = torch.nn.Conv2d(1, 16, 4, 2, 1)
+    x = torch.rand(2, 1, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        for image in (x, x.to(memory_format=torch.channels_last)):
+            assert Sequential(layer, torch.nn.ReLU())(image).stride() == layer(image).stride()
+
+
+@needs_kernels
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_parametrization_is_computed_once(autocast: bool) -> None:
+    """Spectral normalization takes a step of its iteration at each access to the weight."""
+    layer = ConvTranspose2d(16, 16, 4, 2, 1)
+    computed = torch.nn.utils.parametrizations.spectral_norm(layer).parametrizations.weight
+    calls: list[Any] = []
+    computed.register_forward_hook(lambda *_: calls.append(_))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        layer(torch.rand(2, 16, 4, 4)).sum().backward()
+    assert len(calls) == 1 and computed.original.grad is not None
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits its memory as Linux does")
+@needs_kernels
+def test_too_large_an_image_is_an_error_and_no_crash() -> None:
+    process = fresh_process(
+        "-c",
+        "import resource, torch\n"
+        "from betavae_fast.ops import convolution\n"
+        "torch.set_num_threads(1)\n"
+        "small, large = (torch.zeros(1, 1, n, n, dtype=torch.bfloat16) for n in (4, 4096))\n"
+        "operands = torch.zeros(16, 1, 4, 4), torch.zeros(16), False, False\n"
+        "assert convolution.serves(operands[0])\n"
+        "convolution._FORWARD(small, *operands)\n"
+        "pages = int(open('/proc/self/statm').read().split()[0])\n"
+        "limit = pages * resource.getpagesize() + (200 << 20)\n"  # the result takes 128 MiB, and each buffer, too
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
+        "try:\n    convolution._FORWARD(large, *operands)\n"
+        "except (MemoryError, RuntimeError) as error:\n    print('refused', error)\n"
+        "print(convolution._FORWARD(small, *operands).shape)\n",
+    )  # fmt: skip
+    assert process.returncode == 0 and process.stdout.startswith("refused"), process.stdout + process.stderr
 
 
 @pytest.mark.parametrize("capability", ["avx512_bf16", "avx512"])
