@@ -73,7 +73,7 @@ def grid(entries: Mapping[str, Any]) -> list[SweptRun]:
     return runs
 
 
-def options_of_all() -> dict[str, Declared]:
+def settings_by_option() -> dict[str, Declared]:
     """Every setting that a sweep may vary, by its name on the command line; an objective's option in one of its forms."""
     own = {found.name: found for found in declared(TrainConfig)}
     return own | {option: next(iter(by.values())) for option, by in options.by_option().items()}
@@ -81,7 +81,7 @@ def options_of_all() -> dict[str, Declared]:
 
 def _values(name: str, value: Any) -> Sequence[Any]:
     """The values of an axis. A list-valued setting is one value, and an axis of it is a list of lists."""
-    found = options_of_all().get(name)
+    found = settings_by_option().get(name)
     is_axis = isinstance(value, list)
     if found is not None and get_origin(found.type) is list:
         is_axis = is_axis and bool(value) and isinstance(value[0], list)
@@ -98,7 +98,7 @@ def _check_names(axes: Mapping[str, Any], objectives: Sequence[str]) -> None:
     for objective in objectives:
         if objective not in OBJECTIVES:
             raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}; got {objective!r}")
-    by_option, known = options.by_option(), options_of_all()
+    by_option, known = options.by_option(), settings_by_option()
     for name in axes:
         if name not in known:
             raise ValueError(f"a sweep has no setting {name!r}; it takes {', '.join(known)} and objective")
