@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 import torch
 from torch import multiprocessing
@@ -26,6 +27,14 @@ from betavae_fast.training.trained_run import load_images
 ATTEMPTS = 3
 """A run whose process is killed this many times is given up."""
 _POLL_SECONDS = 0.2
+_PRELOADED = [
+    "betavae_fast.sweep.worker",
+    "betavae_fast.training.run",
+    "betavae_fast.training.loop",
+    "betavae_fast.evaluation.evaluate",
+    "betavae_fast.evaluation.report",
+    "torch._dynamo",  # the optimizer imports it when it is first used
+]
 
 
 def places(device: str, jobs: int | None) -> list[str]:
@@ -108,7 +117,7 @@ def train_locally(
     After ``should_stop`` has returned True, the runs that are going on finish their steps and are saved, and no other
     begins. Raises: DatasetError.
     """
-    images = SharedImages()
+    images, processes = SharedImages(), _processes()
     waiting = [(task, 1) for task in tasks]
     free, workers = list(reversed(devices)), list[_Worker]()
     stopping = False
@@ -116,7 +125,7 @@ def train_locally(
         while workers or (waiting and not stopping):
             while waiting and free and not stopping:
                 task, attempt = waiting.pop(0)
-                workers.append(_start(task, attempt, free.pop(), images))
+                workers.append(_start(processes, task, attempt, free.pop(), images))
             if not stopping and should_stop():
                 stopping = True
                 for worker in workers:
@@ -138,10 +147,19 @@ def train_locally(
             worker.process.join()
 
 
-def _start(task: Task, attempt: int, device: str, images: SharedImages) -> _Worker:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(
+def _processes() -> Any:
+    """A maker of processes. They are forked from one that has imported everything and runs nothing, where the system has
+    ``fork``: they then begin at once."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(_PRELOADED)
+    return processes
+
+
+def _start(processes: Any, task: Task, attempt: int, device: str, images: SharedImages) -> _Worker:
+    ours, theirs = processes.Pipe()
+    process = processes.Process(
         target=work, args=(theirs, task, device, images.of(task.run.config)), name=task.run.name
     )
     process.start()
