@@ -224,6 +224,7 @@ STUDY = Study(
     show,
     options,
     threads=False,
+    partial=lambda args: args.max_batch < max(BATCHES),
     draw=lambda results: {"bias": draw(results)},
 )
 main = STUDY.main

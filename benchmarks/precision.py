@@ -2,7 +2,7 @@
 
 Each seed trains once in each precision, from the same weights, with the same batches and noise. The curves of float32
 span a band, and those of bf16 should stay within it: rounding then matters less than the seed. Writes MACHINE.json and
-precision.png into benchmarks/results/precision/.
+MACHINE.png into benchmarks/results/precision/.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ STUDY = Study(
     show,
     options,
     partial=lambda args: (args.steps, args.seeds) != (STEPS, SEEDS),
-    draw=lambda results: {"precision": draw(results)},
+    draw=lambda results: {str(results.machine["kind"]): draw(results)},
 )
 main = STUDY.main
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks import RESULTS, ROOT, latency, step, time_to_loss
+from benchmarks import RESULTS, ROOT, busy, encode, latency, scaling, step, time_to_loss
 from benchmarks.gpu import HEADLINES, STEP_BATCHES
 from benchmarks.pages import between, markdown
 from benchmarks.step import StepResults
@@ -39,6 +38,7 @@ commit, and has only contenders that agreed with the formula in float64. Times a
   `torch.compile` for it.
 - **memory**: the most memory allocated at one time in forward and backward, including outputs and gradients but not
   inputs.
+- **machine**: its GPU, or for a CPU its microarchitecture (Zen 2 to 5) or widest instruction set (amx, avx512, avx2).
 - **launches**: the number of kernels, copies and fills on a GPU.
 """
 _COLOURS = ("#e07b00", "#8c8c8c", "#7a4fa3", "#1f6fb4", "#2a9d5c", "#c0392b", "#b59a00")
@@ -67,46 +67,77 @@ _STUDIES: dict[str, Study[Any]] = {
     "Training step": step.STUDY,
     "Time to a loss": time_to_loss.STUDY,
     "A small batch": latency.STUDY,
+    "Encoding a data set": encode.STUDY,
+    "Training beside other programs": busy.STUDY,
+    "Growth of the log densities": scaling.STUDY,
 }
 
 
 def page(results: Mapping[str, Results]) -> str:
     """The text of the page: the ops of ``results``, and the studies whose files lie in folders."""
     parts = [_HEAD]
-    for file, found in sorted(results.items(), key=lambda item: entry_names().index(item[1].op)):
-        parts += _op_section(file, found)
+    for op in entry_names():
+        if files := {file: found for file, found in results.items() if found.op == op}:
+            parts += _op_section(op, files)
     for title, study in _STUDIES.items():
-        for path in sorted((RESULTS / study.file).parent.glob("*.json")):
+        parts.append(f"## {title}\n")
+        for path in sorted(RESULTS.glob(study.file.replace("MACHINE", "*"))):
             found = study.results.load(path)
-            parts.append(f"## {title}, {_machine(found.machine)}\n")
-            parts.append(f"`{found.command}` → `{path.relative_to(ROOT)}`, {found.date[:10]}.\n")
+            parts.append(
+                f"{_machine(found)}: `{found.command}` → `{path.relative_to(ROOT)}`, {found.date[:10]}.\n"
+            )
             parts.append(f"{study.show(found)}\n")
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _op_section(file: str, results: Results) -> Iterator[str]:
-    yield f"## {results.op}, {_machine(results.machine)}\n"
-    yield f"`{results.command}` → `benchmarks/results/{file}`, torch {results.versions['torch']}, {results.date[:10]}.\n"
-    yield f"![{results.op}](benchmarks/{_picture(results)})\n"
-    if results.op == _SCALING:
+def _op_section(op: str, files: Mapping[str, Results]) -> Iterator[str]:
+    """The figures of all machines for one op; the rows of a contender stand below each other."""
+    yield f"## {op}\n"
+    for file, found in files.items():
+        origin = f"torch {found.versions['torch']}, {found.date[:10]}"
+        yield f"- {_machine(found)}: `{found.command}` → `benchmarks/results/{file}`, {origin}."
+    yield ""
+    for picture in pictures(files):
+        yield f"![{op}](benchmarks/{picture})\n"
+    if op == _SCALING:
         return
-    on_gpu = any(m.launches is not None for m in results.measurements)
-    columns = ["contender", "forward:", "backward:", "both:", "eager:", "compile:", "floor:", "memory:"]
+    rows: dict[tuple[Shape, str], dict[str, dict[str, dict[str, Measurement]]]] = {}
+    for file, found in files.items():
+        for m in found.measurements:
+            of_contender = rows.setdefault((m.shape, m.dtype), {}).setdefault(m.contender, {})
+            of_contender.setdefault(file, {})[m.direction] = m
+    on_gpu = any(m.launches is not None for found in files.values() for m in found.measurements)
+    columns = [
+        "contender",
+        "machine",
+        "forward:",
+        "backward:",
+        "both:",
+        "eager:",
+        "compile:",
+        "floor:",
+        "memory:",
+    ]
     columns += ["launches:"] if on_gpu else []
-    for (shape, dtype), rows in groupby(results.measurements, lambda m: (m.shape, m.dtype)):
-        by_contender: dict[str, dict[str, Measurement]] = {}
-        for m in rows:
-            by_contender.setdefault(m.contender, {})[m.direction] = m
-        yield f"**{shape} {dtype}**\n"
-        yield markdown(columns, (_op_row(results, found, on_gpu) for found in by_contender.values())) + "\n"
+    for (shape, dtype), by_contender in rows.items():
+        cells = (
+            _op_row(files[file], by_direction, on_gpu)
+            for by_file in by_contender.values()
+            for file, by_direction in by_file.items()
+        )
+        yield f"**{shape} {dtype}**\n\n{markdown(columns, cells)}\n"
 
 
 def _op_row(results: Results, found: Mapping[str, Measurement], on_gpu: bool) -> list[str]:
     both = found["forward+backward"]
-    cells = [both.contender, *(seconds(found[d].p50) for d in ("forward", "backward", "forward+backward"))]
+    cells = [
+        both.contender,
+        _name(results),
+        *(seconds(found[d].p50) for d in ("forward", "backward", "forward+backward")),
+    ]
     cells += [_times(results.speedup(both, over)) for over in ("eager", "compile")]
     cells += [times(both.floor_ratio), "" if both.peak_bytes is None else size(both.peak_bytes)]
-    return cells + ([str(both.launches)] if on_gpu else [])
+    return cells + (["" if both.launches is None else str(both.launches)] if on_gpu else [])
 
 
 def gpu_table(folder: Path) -> str:
@@ -161,9 +192,9 @@ def _speedups(speedup: Callable[[Any, str], float | None], measurement: object) 
 
 def figures(results: Mapping[str, Results], chosen: Sequence[tuple[str, str, int]]) -> str:
     """A table of forward and backward together; ``chosen`` is a value of ``_FIGURES``."""
-    rows = []
+    rows, kind = [], newest_cpu(results)
     for op, contender, number in chosen:
-        found = results[f"{op}-cpu.json"]
+        found = results[f"{op}-{kind}.json"]
         for m in [m for m in _both(found) if m.contender == contender][:number]:
             ratios = (*_speedups(found.speedup, m), times(m.floor_ratio))
             floor = f"{size(m.bytes)} at {m.copy_gigabytes_per_second:.3g} GB/s"
@@ -172,65 +203,100 @@ def figures(results: Mapping[str, Results], chosen: Sequence[tuple[str, str, int
     return markdown(columns, rows)
 
 
+def newest_cpu(results: Mapping[str, Results]) -> str:
+    """The kind of the CPU that the pages show: of those with all ops of their tables, the one measured last."""
+    wanted = {op for chosen in _FIGURES.values() for op, _, _ in chosen}
+    dates: dict[str, dict[str, str]] = {}
+    for found in results.values():
+        if not found.machine["gpu"]:
+            dates.setdefault(str(found.machine["kind"]), {})[found.op] = found.date
+    return max((max(by_op.values()), kind) for kind, by_op in dates.items() if wanted <= by_op.keys())[1]
+
+
+def measured_on(results: Mapping[str, Results]) -> str:
+    """A sentence on the machine that the pages show, and on the others."""
+    kind = newest_cpu(results)
+    found = results[f"latent-{kind}.json"]
+    others = dict.fromkeys(_name(r) for r in results.values() if r.machine["kind"] != kind)
+    also = f" Also measured on: {', '.join(others)}." if others else ""
+    return f"Measured on {_machine(found)}, with torch {found.versions['torch']}, {found.date[:10]}.{also}"
+
+
 def with_tables(page: str, results: Mapping[str, Results], folder: Path) -> str:
     """The text of a page with its tables of figures written anew."""
     text = (ROOT / page).read_text(encoding="utf-8")
     for (of, mark), chosen in _FIGURES.items():
         if of == page:
             text = between(text, mark, figures(results, chosen))
+    text = between(text, "machine", measured_on(results))
     return between(text, "gpu", gpu_table(folder)) if page == "README.md" else text
 
 
-def draw(results: Results) -> Figure:
+def pictures(files: Mapping[str, Results]) -> dict[str, list[Results]]:
+    """The results that share a picture, by its file name: one for all CPUs, and one for each GPU, of an op."""
+    found: dict[str, list[Results]] = {}
+    for results in files.values():
+        kind = results.machine["kind"] if results.machine["gpu"] else "cpu"
+        found.setdefault(f"{results.op}-{kind}.png", []).append(results)
+    return found
+
+
+def draw(machines: Sequence[Results]) -> Figure:
     """Draw forward and backward of every problem: times as bars or, for a grid of problems, their growth as curves."""
-    return _growth(results) if results.op == _SCALING else _bars(results)
+    return _growth(machines) if machines[0].op == _SCALING else _bars(machines)
 
 
-def _bars(results: Results) -> Figure:
-    """Draw the times over the floor, as a group of bars for each problem."""
-    found = _both(results)
-    problems = list(dict.fromkeys((m.shape, m.dtype) for m in found))
-    contenders = _contenders(found)
-    figure = Figure(figsize=(10, 0.9 + 0.16 * len(problems) * (len(contenders) + 1)), layout="constrained")
-    axis = figure.subplots()
-    for i, name in enumerate(contenders):
-        places = {problems.index((m.shape, m.dtype)): m for m in found if m.contender == name}
-        at = [p * (len(contenders) + 1) + i for p in places]
-        bars = axis.barh(at, [m.floor_ratio for m in places.values()], 0.85, color=_COLOURS[i], label=name)
-        axis.bar_label(bars, [seconds(m.p50) for m in places.values()], padding=2, fontsize=7)
+def _bars(machines: Sequence[Results]) -> Figure:
+    """Draw the times over the floor, as a group of bars for each problem and side by side for the machines."""
+    every = [m for results in machines for m in _both(results)]
+    problems = list(dict.fromkeys((m.shape, m.dtype) for m in every))
+    contenders = _contenders(every)
+    figure = Figure(figsize=(10, 1.1 + 0.16 * len(problems) * (len(contenders) + 1)), layout="constrained")
+    axes = figure.subplots(1, len(machines), sharex=True, sharey=True, squeeze=False)[0]
+    bars = {}
+    for axis, results in zip(axes, machines, strict=True):
+        for i, name in enumerate(contenders):
+            places = {problems.index((m.shape, m.dtype)): m for m in _both(results) if m.contender == name}
+            at = [p * (len(contenders) + 1) + i for p in places]
+            bars[name] = axis.barh(at, [m.floor_ratio for m in places.values()], 0.85, color=_COLOURS[i])
+            axis.bar_label(bars[name], [seconds(m.p50) for m in places.values()], padding=2, fontsize=7)
+        axis.set_title(_name(results), fontsize=9)
+        axis.set_xscale("log")
+        axis.margins(x=0.12 * len(machines))
+        axis.spines[["top", "right"]].set_visible(False)
     middle = (len(contenders) - 1) / 2
-    axis.set_yticks([p * (len(contenders) + 1) + middle for p in range(len(problems))])
-    axis.set_yticklabels([f"{shape} {dtype}" for shape, dtype in problems], fontsize=8)
-    axis.invert_yaxis()
-    axis.set_xscale("log")
-    axis.set_xlabel("forward and backward, times the memory floor (labels: the time)")
-    axis.margins(x=0.12)
-    axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=len(contenders), frameon=False, fontsize=8)
+    axes[0].set_yticks([p * (len(contenders) + 1) + middle for p in range(len(problems))])
+    axes[0].set_yticklabels([f"{shape} {dtype}" for shape, dtype in problems], fontsize=8)
+    axes[0].invert_yaxis()
+    figure.supxlabel("forward and backward, times the memory floor (labels: the time)", fontsize=9)
+    figure.legend(bars.values(), bars, loc="outside upper center", ncols=len(bars), frameon=False, fontsize=8)
     return figure
 
 
-def _growth(results: Results) -> Figure:
-    """Draw the times by batch size at a fixed number of channels, and by channels at a fixed batch size."""
-    found = _both(results)
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+def _growth(machines: Sequence[Results]) -> Figure:
+    """Draw the times by batch size at a fixed number of channels, and by channels at a fixed batch size, a row for each
+    machine."""
+    figure = Figure(figsize=(10, 4.2 * len(machines)), layout="constrained")
     grids = (("batch size B, at 32 channels", 0, 32), ("channels D, at 4,096 rows", 1, 4096))
-    for axis, (label, varying, fixed) in zip(figure.subplots(1, 2, sharey=True), grids, strict=True):
-        for i, name in enumerate(_contenders(found)):
-            chosen = sorted(
-                (m for m in found if m.contender == name and m.shape[1 - varying] == fixed),
-                key=lambda m: m.shape,
-            )
-            sizes = [m.shape[varying] for m in chosen]
-            axis.plot(sizes, [m.p50 for m in chosen], "o-", color=_COLOURS[i], label=name, markersize=4)
-            if name == _contenders(found)[-1]:
-                floor = [m.bytes / m.copy_gigabytes_per_second * 1e-9 for m in chosen]
-                axis.plot(sizes, floor, "--", color="#404040", linewidth=0.8, label="floor: memory")
-        axis.set_xscale("log", base=2)
-        axis.set_yscale("log")
-        axis.set_xlabel(label)
-        tidy(axis)
-    figure.axes[0].set_ylabel("forward and backward, seconds")
+    rows = figure.subplots(len(machines), 2, sharey=True, squeeze=False)
+    for axes, results in zip(rows, machines, strict=True):
+        found = _both(results)
+        for axis, (label, varying, fixed) in zip(axes, grids, strict=True):
+            for i, name in enumerate(_contenders(found)):
+                chosen = sorted(
+                    (m for m in found if m.contender == name and m.shape[1 - varying] == fixed),
+                    key=lambda m: m.shape,
+                )
+                sizes = [m.shape[varying] for m in chosen]
+                axis.plot(sizes, [m.p50 for m in chosen], "o-", color=_COLOURS[i], label=name, markersize=4)
+                if name == _contenders(found)[-1]:
+                    floor = [m.bytes / m.copy_gigabytes_per_second * 1e-9 for m in chosen]
+                    axis.plot(sizes, floor, "--", color="#404040", linewidth=0.8, label="floor: memory")
+            axis.set_xscale("log", base=2)
+            axis.set_yscale("log")
+            axis.set_xlabel(label)
+            tidy(axis)
+        axes[0].set_ylabel(f"forward and backward on {_name(results)}, seconds")
     figure.axes[0].legend(frameon=False, fontsize=8)
     return figure
 
@@ -243,12 +309,14 @@ def _contenders(found: Sequence[Measurement]) -> list[str]:
     return list(dict.fromkeys(m.contender for m in found))
 
 
-def _picture(results: Results) -> str:
-    return f"{results.op}-{results.machine['kind']}.png"
+def _name(results: Provenance) -> str:
+    """The machine in a word: its GPU, or what ``machine.kind`` says of its CPU."""
+    return str(results.machine["gpu"] or str(results.machine["kind"]).removeprefix("cpu-"))
 
 
-def _machine(machine: Mapping[str, object]) -> str:
-    return str(machine["gpu"] or f"{machine['cpu']}, {machine['threads']} threads")
+def _machine(results: Provenance) -> str:
+    machine = results.machine
+    return str(machine["gpu"] or f"{_name(results)} ({machine['cpu']}, {machine['threads']} threads)")
 
 
 def _times(ratio: float | None) -> str:
@@ -258,8 +326,8 @@ def _times(ratio: float | None) -> str:
 def main() -> int:
     results = load_all(RESULTS)
     PICTURES.mkdir(parents=True, exist_ok=True)
-    for found in results.values():
-        draw(found).savefig(PICTURES / _picture(found), dpi=110)
+    for name, machines in pictures(results).items():
+        draw(machines).savefig(PICTURES / name, dpi=110)
     PAGE.write_text(page(results), encoding="utf-8")
     for name in PAGES:
         (ROOT / name).write_text(with_tables(name, results, RESULTS), encoding="utf-8")

@@ -1,7 +1,8 @@
 """Measures the growth of the log densities' time and memory with the batch: ``python -m benchmarks.scaling``.
 
 Forward and backward run at 10 channels. Each batch size of each contender gets a process of its own, so that nothing else
-raises its peak memory. Writes scaling.json and scaling.png into benchmarks/results/log-densities/.
+raises its peak memory. Writes scaling-MACHINE.json and scaling-MACHINE.png into
+benchmarks/results/log-densities/.
 """
 
 from __future__ import annotations
@@ -136,11 +137,12 @@ STUDY = Study(
     "benchmarks.scaling",
     __doc__,
     Scaling,
-    "log-densities/scaling.json",
+    "log-densities/scaling-MACHINE.json",
     measure,
     show,
     options,
-    draw=lambda results: {"scaling": draw(results)},
+    partial=lambda args: args.max_batch < max(BATCHES["cpp"]),
+    draw=lambda results: {f"scaling-{results.machine['kind']}": draw(results)},
 )
 main = STUDY.main
 

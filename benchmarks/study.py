@@ -20,6 +20,7 @@ from benchmarks import RESULTS, ROOT
 from benchmarks.arguments import add_device, command, parser_of, positive, writable, writable_folder
 from betavae_fast.bench import machine
 from betavae_fast.bench.results import Provenance
+from betavae_fast.files import read_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +45,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Study(Generic[R]):
-    """A benchmark that writes one file.
+    """A benchmark that writes one file for each kind of machine.
 
     Args:
         module: the name after ``python -m``, with the arguments that are always the same.
@@ -127,7 +128,8 @@ class Study(Generic[R]):
             return 130
         shown = self.show(results)
         console.print(Markdown(shown) if isinstance(shown, str) else shown)
-        for name, figure in (self.draw(results) if self.draw else {}).items():
+        drawn = only_draw or (self.draw and (args.pictures or self._to_write(args)))
+        for name, figure in (self.draw(results) if self.draw and drawn else {}).items():
             figure.savefig((args.pictures or self.pictures or path.parent) / f"{name}.png", dpi=110)
         if not results.measured:
             written = "Nothing was measured, so nothing is written."
@@ -154,10 +156,22 @@ class Study(Generic[R]):
         except (OSError, ValueError) as error:
             raise StudyError(str(error)) from error
 
+    def _check_machine(self, path: Path, here: Mapping[str, object]) -> None:
+        """Raise StudyError if ``path`` holds the figures of another CPU of the same kind."""
+        if "MACHINE" not in self.file or here["gpu"] or not path.exists():
+            return
+        there = read_json(path)["machine"]
+        if any(there[fact] != here[fact] for fact in ("cpu", "cores")):
+            raise StudyError(
+                f"{path} is of another machine, {there['cpu']} with {there['cores']} cores; --out writes elsewhere"
+            )
+
     def _to_write(self, args: argparse.Namespace) -> bool:
         return args.out is not None or not self.partial(args)
 
     def _measured(self, run: Run, path: Path) -> R:
+        if run.args.out is None and self._to_write(run.args):
+            self._check_machine(path, run.origin["machine"])
         if run.origin["machine"]["busy"]:
             run.console.print(
                 "[yellow]Other programs keep this machine busy, so the figures may be wrong.[/]"

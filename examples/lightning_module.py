@@ -26,14 +26,16 @@ def main() -> None:
     data = load_dataset(args.data)
     images = data.gather(torch.arange(min(args.images, len(data))))  # bool or uint8: a quarter of the memory
     loader = DataLoader(TensorDataset(images), args.batch_size, shuffle=True, drop_last=True)
+    module = LitBetaVAE(data.image_shape)
     trainer = lightning.Trainer(
         max_steps=args.steps,
+        precision=module.auto_precision(args.batch_size),
         callbacks=CapacityLogger(),
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
     )
-    trainer.fit(LitBetaVAE(data.image_shape), loader)
+    trainer.fit(module, loader)
     print({name: round(float(value), 2) for name, value in trainer.callback_metrics.items()})
 
 

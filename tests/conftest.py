@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--native-bf16",
         choices=("yes", "no"),
-        help="pretend in the tests' process that the device does or does not compute in bfloat16 natively, on which"
+        help="pretend in the tests' process that bfloat16 is the faster precision on any device or is not, on which"
         ' precision "auto" depends; processes that tests start get their precision by an option',
     )
 
@@ -32,8 +32,9 @@ def pytest_configure(config: pytest.Config) -> None:
     answer = config.getoption("native_bf16")
     if answer is not None:
         patch = pytest.MonkeyPatch()
-        asked = functools.wraps(precision.has_native_bf16)(lambda device: answer == "yes")
-        patch.setattr(precision, "has_native_bf16", asked)
+        for name in ("has_native_bf16", "bf16_speedup"):
+            asked = functools.wraps(getattr(precision, name))(lambda *_: 2.0 * (answer == "yes"))
+            patch.setattr(precision, name, asked)
         config.add_cleanup(patch.undo)
 
 

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -30,9 +31,9 @@ def provenance(command: str, device: torch.device) -> dict[str, Any]:
 
 
 def kind(device: torch.device) -> str:
-    """The machine's part of a result file's name: "cpu", or the name of the GPU."""
+    """The machine's part of a result file's name: "cpu-" and its ``microarchitecture``, or the name of the GPU."""
     if device.type == "cpu":
-        return "cpu"
+        return "-".join(filter(None, ("cpu", microarchitecture(_cpu_info()))))
     return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
 
 
@@ -85,10 +86,35 @@ def last_level_cache(device: torch.device) -> int:
     return max(sizes, default=_UNKNOWN_CACHE)
 
 
+def microarchitecture(info: Mapping[str, str]) -> str:
+    """A short name for the CPU that /proc/cpuinfo describes: "zen2" to "zen5" for AMD's, "amx", "avx512" or "avx2" for
+    others by the widest that they have, and "" for all that remain."""
+    flags = info.get("flags", "").split()
+    if info.get("vendor_id") == "AuthenticAMD":
+        family, model = int(info["cpu family"]), int(info["model"])
+        # Linux' table of models, arch/x86/kernel/cpu/amd.c: family 0x19 is Zen 3 and Zen 4, and only Zen 4 has AVX-512.
+        zens = {
+            0x17: "zen2" if model >= 0x30 else "",
+            0x19: "zen4" if "avx512f" in flags else "zen3",
+            0x1A: "zen5" if model < 0x80 and model >> 4 != 5 else "",
+        }
+        if name := zens.get(family):
+            return name
+    widest = {"amx_tile": "amx", "avx512f": "avx512", "avx2": "avx2"}
+    return next((name for flag, name in widest.items() if flag in flags), "")
+
+
+def _cpu_info() -> dict[str, str]:
+    """The entries of /proc/cpuinfo for the first CPU; none where there is no such file."""
+    path = Path("/proc/cpuinfo")
+    first = path.read_text().partition("\n\n")[0] if path.exists() else ""
+    return {
+        name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())
+    }
+
+
 def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
-    return found[1] if found else platform.processor() or platform.machine()
+    return _cpu_info().get("model name") or platform.processor() or platform.machine()
 
 
 def _driver() -> str | None:

@@ -14,20 +14,22 @@ def info() -> None:
 
     from betavae_fast import __version__
     from betavae_fast.data.cache import cache_directory
+    from betavae_fast.nn import BetaVAE
     from betavae_fast.ops.backends import backend_table, cpu_capability
     from betavae_fast.training.device import resolve_device
-    from betavae_fast.training.precision import resolve_precision
+    from betavae_fast.training.precision import ROWS, choose_precision
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     device = resolve_device("auto")
-    precision = str(resolve_precision("auto", device)).removeprefix("torch.")
+    model = BetaVAE().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    precision, why = choose_precision(model, ROWS, device)
     facts = {
         "betavae_fast": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "triton": _version("triton"),
         "device that auto takes": device,
-        "precision that auto takes there": precision,
+        "precision that auto takes there": f"{precision}, {why}",
         "CPU instruction set": cpu_capability(),
         "CPU threads": f"{torch.get_num_threads()} of {os.cpu_count()} CPUs",
         "threads wait": _wait_policy(),

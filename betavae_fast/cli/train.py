@@ -169,6 +169,8 @@ def _run(state: TrainState, folder: RunFolder | None) -> None:
         f"{config.describe_objective()}; {config.steps} steps of {config.batch_size} images{processes} on {state.device} "
         f"in {str(state.precision).removeprefix('torch.')}"
     )
+    if state.why_precision:
+        console.print(f"Precision: {config.precision}, {state.why_precision}")
     if folder is not None:
         console.print(f"Run folder: {folder.path}")
     if state.step:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from betavae_fast.nn.sequential import Sequential, is_bare
+from betavae_fast.training.precision import onednn_has_bf16
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -87,10 +88,7 @@ def _one_thread() -> Iterator[int]:
 def _serves(dtype: torch.dtype) -> bool:
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
         return False
-    if dtype is torch.bfloat16:
-        supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-        return bool(supported())
-    return dtype is torch.float32
+    return dtype is torch.float32 or (dtype is torch.bfloat16 and onednn_has_bf16())
 
 
 def _is_known(layer: nn.Module) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
@@ -22,6 +22,8 @@ from betavae_fast.evaluation.summary import Channel
 from betavae_fast.evaluation.traversal import traverse
 from betavae_fast.nn import BetaVAE, BetaVAELoss, split_kl
 from betavae_fast.settings import at_least
+from betavae_fast.training.device import resolve_device
+from betavae_fast.training.precision import choose_precision
 
 
 class LitBetaVAE(lightning.LightningModule):
@@ -71,6 +73,14 @@ class LitBetaVAE(lightning.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=self.lr)
+
+    def auto_precision(self, batch_size: int, device: str = "auto") -> Literal["bf16-mixed", "32-true"]:
+        """The ``precision`` for a Trainer of this module that ``betavae-fast train --precision auto`` would take.
+
+        On a CPU it is measured with the module's own networks, before ``fit``.
+        """
+        choice = choose_precision(self.model, batch_size, resolve_device(device))
+        return "bf16-mixed" if choice.precision == "bf16" else "32-true"
 
     def _step(self, batch: Tensor | Sequence[Tensor], prefix: str) -> dict[str, Tensor]:
         x = _images(batch)

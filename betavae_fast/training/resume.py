@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from betavae_fast.data.errors import DatasetError
 from betavae_fast.data.identity import describe_difference
 from betavae_fast.data.images import ImageDataset
@@ -13,7 +15,9 @@ from betavae_fast.training.checkpoint import (
     tidy_checkpoint,
 )
 from betavae_fast.training.config import TrainConfig
+from betavae_fast.training.device import resolve_device
 from betavae_fast.training.log import drop_entries_after
+from betavae_fast.training.precision import recorded_precision
 from betavae_fast.training.run_folder import RunFolder, read_config, read_data_identity, write_config
 from betavae_fast.training.state import TrainState, prepare
 
@@ -49,7 +53,8 @@ def resume(
         trained_on = read_data_identity(folder)
     if difference := describe_difference(dataset, trained_on):
         raise DatasetError(f"{difference}; give the images that the run was trained on")
-    state = prepare(config, dataset)
+    precision = recorded_precision(config.precision, resolve_device(config.device))
+    state = prepare(replace(config, precision=precision), dataset)
     if checkpoint is not None:
         checkpoint.restore(state.model, state.optimizer, state.objective)
         state.step = checkpoint.step

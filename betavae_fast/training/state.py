@@ -12,18 +12,19 @@ from betavae_fast.nn import BetaVAE, ReconstructionLoss
 from betavae_fast.objectives import Objective
 from betavae_fast.objectives.registry import build
 from betavae_fast.ops.backends import Backend, choose
+from betavae_fast.processes import world_size
 from betavae_fast.training.batch_size import largest_batch_size, rows_per_part
 from betavae_fast.training.batches import ShuffledBatches
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.device import resolve_device
-from betavae_fast.training.precision import resolve_precision
+from betavae_fast.training.precision import choose_precision, dtype_of
 
 
 @dataclass
 class TrainState:
     """The state of a training run, ready for its next step."""
 
-    config: TrainConfig  # with a number for batch_size "auto"
+    config: TrainConfig  # with what batch_size "auto" and precision "auto" stand for here
     dataset: ImageDataset  # on the model's device
     batches: ShuffledBatches
     rows: int  # images in a forward pass: a process's share of a batch, split into ``accumulate`` parts
@@ -33,6 +34,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     device: torch.device
     precision: torch.dtype  # dtype of the networks' arithmetic
+    why_precision: str  # the reason of "auto" for it in words; "" if it was given
     step: int = 0  # steps done
 
     @property
@@ -52,7 +54,6 @@ def prepare(config: TrainConfig, dataset: ImageDataset) -> TrainState:
     """
     device = resolve_device(config.device)
     choose(config.backend, device.type, torch.float32)
-    precision = resolve_precision(config.precision, device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = BetaVAE(
@@ -71,13 +72,21 @@ def prepare(config: TrainConfig, dataset: ImageDataset) -> TrainState:
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     reconstruction = ReconstructionLoss(config.likelihood, backend=cast(Backend, config.backend))
     dataset = dataset.to(device)
-    batch_size = config.batch_size
+    batch_size, precision, why = config.batch_size, config.precision, ""
+    if precision == "auto":
+        images = len(dataset) if batch_size == "auto" else batch_size
+        rows = max(1, images // (world_size() * config.accumulate))
+        precision, why = choose_precision(model, rows, device)
     if batch_size == "auto":
         batch_size = largest_batch_size(
-            model, reconstruction, dataset, precision=precision, accumulate=config.accumulate
+            model,
+            reconstruction,
+            dataset,
+            precision=dtype_of(precision),
+            accumulate=config.accumulate,
         )
     return TrainState(
-        config=replace(config, batch_size=batch_size),
+        config=replace(config, batch_size=batch_size, precision=precision),
         dataset=dataset,
         batches=ShuffledBatches(len(dataset), batch_size, config.seed),
         rows=rows_per_part(batch_size, config.accumulate),
@@ -86,7 +95,8 @@ def prepare(config: TrainConfig, dataset: ImageDataset) -> TrainState:
         objective=objective.to(device),
         optimizer=_adam(model, config.lr, device),
         device=device,
-        precision=precision,
+        precision=dtype_of(precision),
+        why_precision=why,
     )
 
 

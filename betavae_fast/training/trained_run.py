@@ -15,7 +15,7 @@ from betavae_fast.training.checkpoint import load_checkpoint
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.device import resolve_device
 from betavae_fast.training.log import LogEntry, read_log
-from betavae_fast.training.precision import resolve_precision
+from betavae_fast.training.precision import dtype_of, recorded_precision
 from betavae_fast.training.run_folder import RunFolder
 from betavae_fast.training.state import TrainState
 
@@ -29,7 +29,7 @@ class TrainedRun:
         config: the run's configuration; its ``data`` are the images to load.
         step: the number of training steps done.
         model: the model, in evaluation mode.
-        precision: dtype of the network's arithmetic on this device, float32 or bfloat16.
+        precision: dtype of the network's arithmetic in training, float32 or bfloat16.
         trained_on: the identity of the training images; None if the run did not record it.
         history: the entries of metrics.jsonl, in order, at least one.
         dataset: the images, if they are loaded already; they are then used whatever ``config`` names.
@@ -98,7 +98,7 @@ def open_run(
     config = checkpoint.config
     if data is not None:
         config = replace(config, data=datasets.absolute(data))
-    precision = resolve_precision(config.precision, where)
+    precision = dtype_of(recorded_precision(config.precision, where))
     history = read_log(folder.metrics)
     return TrainedRun(folder, config, checkpoint.step, model, precision, checkpoint.data, history)
 

@@ -22,7 +22,7 @@ def test_a_short_comparison(
     ]
     assert all(abs(loss / 1e3) < 10 for curve in results.curves for loss in curve.loss)
     assert "of 2 logged steps" in capsys.readouterr().out
-    assert (tmp_path / "precision.png").is_file()
+    assert file.with_suffix(".png").is_file()
 
 
 def test_the_bands_are_those_of_the_curves() -> None:

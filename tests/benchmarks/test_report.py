@@ -8,9 +8,21 @@ import pytest
 
 from benchmarks import RESULTS, ROOT, latency, time_to_loss
 from benchmarks.all import COMMANDS
-from benchmarks.report import PAGE, PAGES, PICTURES, draw, gpu_table, page, with_tables
+from benchmarks.report import (
+    PAGE,
+    PAGES,
+    PICTURES,
+    draw,
+    gpu_table,
+    measured_on,
+    newest_cpu,
+    page,
+    pictures,
+    with_tables,
+)
 from betavae_fast.bench.results import load_all
 from betavae_fast.bench.timing import QUICK, Timing
+from betavae_fast.files import read_json
 
 FILES = load_all(RESULTS)
 
@@ -26,7 +38,7 @@ def test_tables_state_the_figures_of_the_files(name):
 
 def test_a_gpu_figure_is_that_of_our_fastest(tmp_path):
     assert gpu_table(tmp_path).count("not measured yet") == gpu_table(tmp_path).count("\n") - 1
-    found = FILES["latent-cpu.json"]
+    found = FILES["latent-cpu-zen3.json"]
     both = next(
         m
         for m in found.measurements
@@ -44,17 +56,60 @@ def test_a_gpu_figure_is_that_of_our_fastest(tmp_path):
 
 def test_every_picture_on_the_page_is_there():
     text = PAGE.read_text(encoding="utf-8")
-    pictures = {path.name for path in PICTURES.glob("*.png")}
-    assert pictures == {name for name in pictures if f"(benchmarks/{name})" in text}
-    assert text.count("](benchmarks/") == len(pictures)
+    there = {path.name for path in PICTURES.glob("*.png")}
+    assert there == pictures(FILES).keys() == {name for name in there if f"(benchmarks/{name})" in text}
+    assert text.count("](benchmarks/") == len(there)
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_picture_shows_each_contender(name):
-    figure = draw(FILES[name])
+@pytest.mark.parametrize("name", pictures(FILES))
+def test_a_picture_shows_each_contender_and_machine(name):
+    machines = pictures(FILES)[name]
+    figure = draw([*machines, of_another_machine(machines[0], "cpu-abacus", "2000-01-01")])
     legends = [*figure.legends, *(axis.get_legend() for axis in figure.axes)]
     labels = {text.get_text() for legend in legends if legend for text in legend.get_texts()}
-    assert {m.contender for m in FILES[name].measurements} - {"reference"} <= labels
+    assert {m.contender for found in machines for m in found.measurements} - {"reference"} <= labels
+    told = " ".join(text for axis in figure.axes for text in (axis.get_title(), axis.get_ylabel()))
+    assert (
+        all(str(found.machine["kind"]).removeprefix("cpu-") in told for found in machines)
+        and "abacus" in told
+    )
+
+
+def of_another_machine(results, kind, date):
+    faster = tuple(replace(m, p50=m.p50 / 2) for m in results.measurements)
+    return replace(results, machine=results.machine | {"kind": kind}, date=date, measurements=faster)
+
+
+def test_machines_stand_side_by_side():
+    found = FILES["latent-cpu-zen3.json"]
+    other = of_another_machine(found, "cpu-abacus", "2000-01-01")
+    text = page({"latent-cpu-abacus.json": other, "latent-cpu-zen3.json": found})
+    lines = text.partition("## Training step")[0].splitlines()
+    rows = [line.split(" | ")[1] for line in lines if line.startswith("| cpp | ")]
+    assert rows == ["abacus", "zen3"] * len({(m.shape, m.dtype) for m in found.measurements})
+    assert text.count("](benchmarks/latent-cpu.png)") == 1
+
+
+def test_the_pages_show_the_cpu_measured_last_that_has_all_tables():
+    shown = newest_cpu(FILES)
+    later = {
+        f"{found.op}-cpu-abacus.json": of_another_machine(found, "cpu-abacus", "9999-01-01")
+        for found in FILES.values()
+        if found.machine["kind"] == shown
+    }
+    assert newest_cpu({**FILES, **later}) == "cpu-abacus"
+    assert "on abacus (" in measured_on({**FILES, **later})
+    assert shown.removeprefix("cpu-") in measured_on({**FILES, **later}).partition("Also measured on")[2]
+    del later["latent-cpu-abacus.json"]
+    assert newest_cpu({**FILES, **later}) == shown
+    earlier = {file: of_another_machine(f, "cpu-abacus", "1999-01-01") for file, f in later.items()}
+    assert newest_cpu({**FILES, **earlier}) == shown
+
+
+def test_files_are_named_after_their_machines():
+    for path in RESULTS.rglob("*.json"):
+        machine = read_json(path).get("machine", {}) if "cpu" in path.name else {}
+        assert path.stem.endswith(machine.get("kind", "")), path
 
 
 def test_all_benchmarks_write_what_is_committed():

@@ -99,7 +99,7 @@ def test_wrong_arguments_are_refused(argument, capsys):
 def test_the_results_page_names_every_file_and_its_command():
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
     for name, results in load_all(RESULTS).items():
-        assert f"| `{name}` | `{results.command}` |" in page
+        assert f"| `{results.op}-MACHINE.json` | `{results.command}` |" in page
         assert name == f"{results.op}-{results.machine['kind']}.json"
 
 

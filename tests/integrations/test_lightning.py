@@ -14,6 +14,7 @@ lightning = pytest.importorskip("lightning", reason="lightning is not installed"
 
 from betavae_fast import BetaVAELoss  # noqa: E402
 from betavae_fast.integrations.lightning import CapacityLogger, LitBetaVAE, TraversalLogger  # noqa: E402
+from betavae_fast.training import precision  # noqa: E402
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def images() -> Tensor:
     return (one + noise).to(torch.uint8)
 
 
-def trainer(folder: Path, *callbacks: Any, logger: Any = False, epochs: int = 1) -> Any:
+def trainer(folder: Path, *callbacks: Any, logger: Any = False, epochs: int = 1, **settings: Any) -> Any:
     return lightning.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -38,12 +39,24 @@ def trainer(folder: Path, *callbacks: Any, logger: Any = False, epochs: int = 1)
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=False,
+        **settings,
     )
 
 
 def module() -> LitBetaVAE:
     torch.manual_seed(0)
     return LitBetaVAE((1, 8, 8), latent_dim=3, architecture="mlp", beta=2.0)
+
+
+@pytest.mark.parametrize("speedup, expected", [(2.0, "bf16-mixed"), (1.0, "32-true")])
+def test_auto_precision_is_that_of_the_command_line(
+    images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speedup: float, expected: str
+) -> None:
+    monkeypatch.setattr(precision, "bf16_speedup", lambda model, rows: speedup)
+    lit = module()
+    chosen = lit.auto_precision(64, "cpu")
+    assert chosen == expected
+    trainer(tmp_path, precision=chosen).fit(lit, DataLoader(TensorDataset(images), 64))
 
 
 def test_a_step_is_the_loss_of_a_hand_written_one(images: Tensor) -> None:
