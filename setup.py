@@ -31,6 +31,8 @@ CPP_SOURCES = [
     "csrc/cpu/dispatch.cpp",
     *(f"csrc/cpu/{op}.cpp" for op in OPS),
     *(f"csrc/boundary/cpu_{op}.cpp" for op in OPS),
+    "csrc/cpu/convolution.cpp",
+    "csrc/boundary/cpu_convolution.cpp",
 ]
 CUDA_SOURCES = [
     *(f"csrc/cuda/{name}.cu" for name in ("probe", "reduce", "log_densities_prepare")),
@@ -49,6 +51,12 @@ SCHEDULING_FLAGS = "-fschedule-insns -fsched-pressure"
 INSTRUCTION_SETS = {
     "avx2": "-mavx2 -mfma",
     "avx512": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512",
+}
+# Those with instructions for bfloat16, in which there are convolutions; left out if the compiler does not know them. g++
+# 12 wrongly sees uninitialized variables in its own intrinsics.
+BFLOAT16_INSTRUCTION_SETS = {
+    "avx512_bf16": f"{INSTRUCTION_SETS['avx512']} -mavx512bf16 -Wno-maybe-uninitialized",
+    "amx": f"{INSTRUCTION_SETS['avx512']} -mavx512bf16 -mamx-tile -mamx-bf16 -Wno-maybe-uninitialized",
 }
 NVCC_FLAGS = "-std=c++17 -O3 --fmad=false -Xcompiler=-fPIC,-fvisibility=hidden"
 # Default architectures; those that nvcc does not know are left out. TORCH_CUDA_ARCH_LIST replaces them, in the same form.
@@ -111,9 +119,9 @@ def torch_paths() -> tuple[Path, Path]:
     return folder / "include", folder / "lib"
 
 
-def accepts(compiler: str, flag: str) -> bool:
-    """Tell whether the compiler knows ``flag``, by compiling an empty file."""
-    command = [compiler, "-Werror", flag, "-fsyntax-only", "-xc++", os.devnull]
+def accepts(compiler: str, *flags: str) -> bool:
+    """Tell whether the compiler knows ``flags``, by compiling an empty file."""
+    command = [compiler, "-Werror", *flags, "-fsyntax-only", "-xc++", os.devnull]
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
@@ -190,9 +198,15 @@ def build_cpp(folder: Path) -> Path:
         for name, isa_flags in instruction_sets.items():
             flags = f"{CXX_FLAGS} {scheduling} {own_flags} {isa_flags} -DBVF_ISA={name}"
             ninja.compile([cxx, *flags.split()], f"csrc/cpu/{op}.cpp", f"{op}_{name}")
-    ninja.compile([cxx, *CXX_FLAGS.split()], "csrc/cpu/dispatch.cpp", "dispatch")
+    dispatch = [cxx, *CXX_FLAGS.split()]
+    for name, isa_flags in BFLOAT16_INSTRUCTION_SETS.items():
+        if platform.machine() in ("x86_64", "AMD64") and accepts(cxx, *isa_flags.split()):
+            flags = f"{CXX_FLAGS} {isa_flags} -DBVF_ISA={name}"
+            ninja.compile([cxx, *flags.split()], "csrc/cpu/convolution.cpp", f"convolution_{name}")
+            dispatch.append(f"-DBVF_{name.upper()}")
+    ninja.compile(dispatch, "csrc/cpu/dispatch.cpp", "dispatch")
     command = [cxx, *CXX_FLAGS.split(), STABLE_ABI, "-isystem", str(include)]
-    for op in OPS:
+    for op in (*OPS, "convolution"):
         ninja.compile(command, f"csrc/boundary/cpu_{op}.cpp", f"register_{op}")
     return ninja.link([cxx], [f"-L{torch_lib}", "-ltorch_cpu"])
 

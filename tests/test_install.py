@@ -308,10 +308,12 @@ def test_flags_are_those_of_the_machine_and_of_the_compiler(
     folder.mkdir(parents=True)
     assert build.build_cpp(folder).exists()
     commands = (folder / "build.ninja").read_text()
-    kernels = sets * len(build.OPS)
+    kernels, convolutions = sets * len(build.OPS), 2 if sets == 3 else 0
     assert commands.count("-DBVF_ISA=baseline") == len(build.OPS)
-    assert commands.count("-DBVF_ISA=") == kernels
-    assert commands.count("-mavx2") == commands.count("-mavx512f") == (len(build.OPS) if sets == 3 else 0)
+    assert commands.count("-DBVF_ISA=") == kernels + convolutions
+    assert commands.count("-mavx512bf16") == convolutions and commands.count("-mamx-bf16") == convolutions / 2
+    assert commands.count("-mavx2") == (len(build.OPS) if sets == 3 else 0)
+    assert commands.count("-mavx512f") == commands.count("-mavx2") + convolutions
     assert (
         commands.count("-fschedule-insns") == commands.count("-fsched-pressure") == (kernels if knows else 0)
     )

@@ -1,7 +1,8 @@
 """The encoder of a trained model on a CPU, with weights packed once and each ReLU within the layer before it.
 
 Each part of the data runs through all layers on one thread, so its activations stay in that core's cache and no thread
-waits for another after every layer. The operators are oneDNN's that torch.compile calls in a frozen graph.
+waits for another after every layer. The operators are oneDNN's that torch.compile calls in a frozen graph, and the
+convolutions of ``nn.convolutions`` in bfloat16.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from betavae_fast.nn.convolutions import convolve, has_kernel
 from betavae_fast.nn.sequential import Sequential, is_bare
 from betavae_fast.training.precision import onednn_has_bf16
 
@@ -112,6 +114,8 @@ def _is_known(layer: nn.Module) -> bool:
 
 
 def _convolution(layer: Any, x: Tensor, end: str) -> Callable[[Tensor], Tensor]:
+    if x.dtype is torch.bfloat16 and has_kernel(layer, x):
+        return lambda x: convolve(layer, x, relu=end == "relu")
     settings = list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups
     weight = torch.ops.mkldnn._reorder_convolution_weight(
         layer.weight.detach().to(x.dtype), *settings, list(x.shape)

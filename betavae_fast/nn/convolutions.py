@@ -10,7 +10,57 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
+
+from betavae_fast.ops.convolution import ConvolutionFunction, serves
+
+
+def computes_in_bfloat16(x: Tensor) -> bool:
+    """True on a CPU under autocast to bfloat16, unless something looks into the layers, as torch.compile, torch.export,
+    torch.func and forward-mode differentiation do."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) is Tensor
+        and x.device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and not torch._C._is_tracing()
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+    )
+
+
+def convolves(layer: Any, x: Tensor) -> bool:
+    """True if :func:`convolve` runs the convolution ``layer`` on ``x`` in the current context."""
+    return computes_in_bfloat16(x) and has_kernel(layer, x)
+
+
+def has_kernel(layer: Any, x: Tensor) -> bool:
+    """True if this library can run the convolution ``layer`` on ``x`` in bfloat16: the CPU has instructions for it,
+    kernel 4, stride 2 and padding 1 halve or double an image, and there is a bias."""
+    parameters = (layer.weight, layer.bias)
+    return (
+        x.dim() == 4
+        and x.numel() > 0
+        and x.dtype in _DTYPES
+        and x.shape[1] == layer.in_channels
+        and all(p is not None and p.dtype == torch.float32 and p.device == x.device for p in parameters)
+        and (layer.kernel_size, layer.stride, layer.padding) == ((4, 4), (2, 2), (1, 1))
+        and (layer.dilation, layer.groups, layer.output_padding) == ((1, 1), 1, (0, 0))
+        and layer.padding_mode == "zeros"
+        and (layer.transposed or all(size % 2 == 0 for size in x.shape[2:]))
+        and serves(layer.weight)
+    )
+
+
+def convolve(layer: Any, x: Tensor, relu: bool) -> Tensor:
+    """Run ``layer``, which :func:`has_kernel` for ``x``, in bfloat16, and its ReLU."""
+    y: Tensor = ConvolutionFunction.apply(
+        x.to(torch.bfloat16), layer.weight, layer.bias, layer.transposed, relu
+    )
+    return y
+
 
 _DTYPES = {torch.float32, torch.bfloat16}
 
@@ -26,6 +76,8 @@ class ConvTranspose2d(nn.ConvTranspose2d):
     """
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        if output_size is None and convolves(self, input):
+            return convolve(self, input, relu=False)
         faster = (
             input.device.type == "cpu"
             and input.dim() == 4

@@ -1,4 +1,5 @@
-"""``nn.Sequential`` that runs a hidden layer and its ReLU together on a GPU, where each kernel launched costs time.
+"""``nn.Sequential`` that runs a hidden layer and its ReLU together on a GPU, where each kernel launched costs time, and
+convolutions in bfloat16 and their ReLUs on a CPU.
 
 After a convolution torch launches one kernel for the bias and one for the ReLU; in the backward pass one for the ReLU,
 and one that sums up the bias's gradient. Here each of these two is one, which also goes through the memory once. The
@@ -19,7 +20,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
-from betavae_fast.nn.convolutions import ConvTranspose2d
+from betavae_fast.nn.convolutions import ConvTranspose2d, computes_in_bfloat16, convolve, convolves
 from betavae_fast.ops.backends import triton_serves
 from betavae_fast.ops.bias_relu import BiasReluFunction, LinearReluFunction
 from betavae_fast.ops.casting import CastAll
@@ -40,7 +41,7 @@ def fuses(x: Tensor) -> bool:
 
 
 class Sequential(nn.Sequential):
-    """``torch.nn.Sequential``: the same modules, parameters and results, with fewer kernels on a GPU.
+    """``torch.nn.Sequential``: the same modules, parameters and results, but faster.
 
     A layer runs by itself as soon as it or its ReLU has a hook.
 
@@ -52,9 +53,11 @@ class Sequential(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         # Two conditions, as TorchScript leaves out only what stands under the first.
-        if not is_scripting():  # noqa: SIM102
+        if not is_scripting():
             if fuses(input):
                 return _run(list(self), input)
+            if computes_in_bfloat16(input):
+                return _run_on_cpu(list(self), input)
         for layer in self:
             input = layer(input)
         return input
@@ -70,6 +73,25 @@ def _run(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
         elif i in weights and x.dim() == _TOGETHER[type(layer)][0]:
             taken = True
             x = _TOGETHER[type(layer)][1](layer, weights[i], x)
+        else:
+            x = layer(x)
+    return x
+
+
+def _run_on_cpu(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
+    taken = False  # by the layer before
+    for layer, following in pairwise([*layers, nn.Identity()]):
+        if taken:
+            taken = False
+        elif (
+            type(layer) in (nn.Conv2d, nn.ConvTranspose2d, ConvTranspose2d)
+            and type(following) is nn.ReLU
+            and is_bare(layer)
+            and is_bare(following)
+            and convolves(layer, x)
+        ):
+            taken = True
+            x = convolve(layer, x, relu=True)
         else:
             x = layer(x)
     return x

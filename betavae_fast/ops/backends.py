@@ -202,7 +202,8 @@ def backend_table() -> list[BackendStatus]:
 
 
 def cpu_capability() -> str | None:
-    """The instruction set the C++ kernels chose ("baseline", "avx2", "avx512"); None if they are missing."""
+    """The instruction set the C++ kernels chose: "baseline", "avx2", "avx512", "avx512_bf16" or "amx"; None if they are
+    missing."""
     if missing("cpp"):
         return None
     name = ctypes.CDLL(str(CPP_LIBRARY)).betavae_fast_cpu_capability

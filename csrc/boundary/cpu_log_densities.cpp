@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <new>
 
 #include "../cpu/dispatch.h"
 #include "../include/log_densities.h"
@@ -16,12 +17,19 @@ namespace {
 
 constexpr int64_t lanes = Pairs::lanes;
 
+// An uninitialised array that begins at a cache line, so that no vector of the kernels lies across two.
+constexpr std::align_val_t cache_line{64};
+
 template <class Real>
-using Buffer = std::unique_ptr<Real[]>;
+struct Delete {
+  void operator()(Real* x) const { ::operator delete[](x, cache_line); }
+};
+template <class Real>
+using Buffer = std::unique_ptr<Real[], Delete<Real>>;
 
 template <class Real>
 Buffer<Real> buffer(int64_t size) {
-  return Buffer<Real>(new Real[static_cast<size_t>(size)]);
+  return Buffer<Real>(static_cast<Real*>(::operator new[](static_cast<size_t>(size) * sizeof(Real), cache_line)));
 }
 
 // Calls visit(i) for every i below size, on all threads.
@@ -144,12 +152,29 @@ void forward(const LogDensitiesCall& call, Tensor& joint, Tensor& marginals) {
                               [&](int64_t first, int64_t last) { kernels<Real>().forward(p, first, last); });
 }
 
-// Writes visit(i) to every element i of the result, rounded to its dtype.
-template <class Visit>
-void write(Tensor& result, Visit visit) {
+// Calls use() with a pointer through which the result's elements can be written.
+template <class Use>
+void typed_result(Tensor& result, Use use) {
   typed(result, [&](const auto* elements) {
-    auto* to = const_cast<std::remove_const_t<std::remove_pointer_t<decltype(elements)>>*>(elements);
-    for_each(result.numel(), [&](int64_t i) { narrow(visit(i), to[i]); });
+    use(const_cast<std::remove_const_t<std::remove_pointer_t<decltype(elements)>>*>(elements));
+  });
+}
+
+// Adds up the chunks' gradients of mu or logvar, stored as [chunk][tile][d][j], and writes the sums to the result.
+template <class Real>
+void write_sums(const Pairs& pairs, const Real* parts, Tensor& result) {
+  const int64_t dims = pairs.dims, units = pairs.tiles() * dims;
+  typed_result(result, [&](auto* to) {
+    torch::stable::parallel_for(0, units, 4096 / Pairs::tile, [&](int64_t first, int64_t last) {
+      for (int64_t unit = first; unit < last; ++unit) {
+        double sums[Pairs::tile] = {};
+        for (int64_t chunk = 0; chunk < pairs.chunks(); ++chunk)
+          for (int64_t j = 0; j < Pairs::tile; ++j) sums[j] += parts[(chunk * units + unit) * Pairs::tile + j];
+        const int64_t row = unit / dims * Pairs::tile, d = unit % dims;
+        for (int64_t j = 0; j < Pairs::tile && row + j < pairs.posteriors; ++j)
+          narrow(static_cast<Real>(sums[j]), to[(row + j) * dims + d]);
+      }
+    });
   });
 }
 
@@ -159,28 +184,20 @@ void backward(const LogDensitiesCall& call, const LogDensitiesResults& logs, Log
   const Inputs<Real> inputs(call, p);
   const Saved<Real> joints(logs.joint, logs.grad_joint, p.pairs, p.weights.all),
       each(logs.marginals, logs.grad_marginals, p.pairs, p.weights.all);
-  const int64_t copies = p.pairs.chunks(), size = call.mu.numel();
-  const Buffer<Real> z_sums = buffer<Real>(call.z.numel());
-  const Buffer<Real> mu_sums = buffer<Real>(copies * size), v_sums = buffer<Real>(copies * size);
+  const int64_t parts = p.pairs.chunks() * p.pairs.tiles() * p.pairs.dims * Pairs::tile;
+  const Buffer<Real> z = buffer<Real>(call.z.numel()), mu = buffer<Real>(parts), logvar = buffer<Real>(parts);
   p.grad_joint = joints.grad.get();
   p.grad_marginals = each.grad.get();
   p.joint = joints.log.get();
   p.marginals = each.log.get();
-  p.grad_z = z_sums.get();
-  p.grad_mu = mu_sums.get();
-  p.grad_logvar = v_sums.get();
-  torch::stable::parallel_for(0, copies, 1,
+  p.grad_z = z.get();
+  p.grad_mu = mu.get();
+  p.grad_logvar = logvar.get();
+  torch::stable::parallel_for(0, p.pairs.chunks(), 1,
                               [&](int64_t first, int64_t last) { kernels<Real>().backward(p, first, last); });
-  const auto sum = [copies, size](const Buffer<Real>& parts) {
-    return [&parts, copies, size](int64_t i) {
-      double total = 0;
-      for (int64_t copy = 0; copy < copies; ++copy) total += static_cast<double>(parts[copy * size + i]);
-      return static_cast<Real>(total);
-    };
-  };
-  write(grads.z, [&](int64_t i) { return z_sums[i]; });
-  write(grads.mu, sum(mu_sums));
-  write(grads.logvar, sum(v_sums));
+  typed_result(grads.z, [&](auto* to) { for_each(call.z.numel(), [&](int64_t i) { narrow(z[i], to[i]); }); });
+  write_sums(p.pairs, mu.get(), grads.mu);
+  write_sums(p.pairs, logvar.get(), grads.logvar);
 }
 
 struct LogDensitiesCpu : Cpu {

@@ -1,5 +1,14 @@
 #include "dispatch.h"
 
+#if !defined(__linux__)
+#undef BVF_AMX  // how to ask for the tile registers is known for Linux only
+#endif
+#if defined(BVF_AMX)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <cstdlib>
 #include <cstring>
 
@@ -16,6 +25,12 @@ BVF_KERNELS(baseline)
 BVF_KERNELS(avx2)
 BVF_KERNELS(avx512)
 #undef BVF_KERNELS
+namespace avx512_bf16 {
+extern const ConvolutionKernels convolution_kernels;
+}
+namespace amx {
+extern const ConvolutionKernels convolution_kernels;
+}
 
 namespace {
 
@@ -25,20 +40,46 @@ struct Capability {
   const LatentKernels* latent;
   const LikelihoodKernels* likelihood;
   const LogDensitiesKernels* log_densities;
+  const ConvolutionKernels* convolution;
 };
+
+#if defined(BVF_AMX)
+// Linux gives a process the tile registers only if it asks for them.
+bool has_amx() {
+  constexpr int leaf = 7, tile_bit = 24, bf16_bit = 22, request_permission = 0x1023, tile_data = 18;
+  unsigned a, b, c, d;
+  return __get_cpuid_count(leaf, 0, &a, &b, &c, &d) && d >> tile_bit & d >> bf16_bit & 1 &&
+         syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+}
+#endif
 
 const Capability& chosen() {
   static const Capability choice = [] {
+#if defined(__x86_64__)
+    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                        __builtin_cpu_supports("fma");
+#endif
+#if defined(BVF_AVX512_BF16)
+    const bool avx512_bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+#endif
     // The widest instruction set is last, because the last supported one is chosen.
     const Capability all[] = {
-        {"baseline", true, &baseline::latent_kernels, &baseline::likelihood_kernels, &baseline::log_densities_kernels},
+        {"baseline", true, &baseline::latent_kernels, &baseline::likelihood_kernels, &baseline::log_densities_kernels,
+         nullptr},
 #if defined(__x86_64__)
         {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), &avx2::latent_kernels,
-         &avx2::likelihood_kernels, &avx2::log_densities_kernels},
-        {"avx512",
-         __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-             __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"),
-         &avx512::latent_kernels, &avx512::likelihood_kernels, &avx512::log_densities_kernels},
+         &avx2::likelihood_kernels, &avx2::log_densities_kernels, nullptr},
+        {"avx512", avx512, &avx512::latent_kernels, &avx512::likelihood_kernels, &avx512::log_densities_kernels,
+         nullptr},
+#endif
+#if defined(BVF_AVX512_BF16)
+        {"avx512_bf16", avx512_bf16, &avx512::latent_kernels, &avx512::likelihood_kernels,
+         &avx512::log_densities_kernels, &avx512_bf16::convolution_kernels},
+#endif
+#if defined(BVF_AMX)
+        {"amx", avx512_bf16 && has_amx(), &avx512::latent_kernels, &avx512::likelihood_kernels,
+         &avx512::log_densities_kernels, &amx::convolution_kernels},
 #endif
     };
     const char* wanted = std::getenv("BETAVAE_FAST_CPU_CAPABILITY");
@@ -62,6 +103,8 @@ const LatentKernels& latent_kernels() { return *chosen().latent; }
 const LikelihoodKernels& likelihood_kernels() { return *chosen().likelihood; }
 
 const LogDensitiesKernels& log_densities_kernels() { return *chosen().log_densities; }
+
+const ConvolutionKernels* convolution_kernels() { return chosen().convolution; }
 
 }  // namespace betavae_fast
 

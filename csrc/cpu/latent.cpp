@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "../include/latent.h"
+#include "exponents.h"
 #include "normals.h"
 #include "sums.h"
 #include "tiles.h"
@@ -95,8 +96,9 @@ struct Strip {
   Real half[strip_elements], r[strip_elements], scale[strip_elements];
 
   void reduce_all(int64_t n, const Real* __restrict logvar, LatentSettings<Real> settings) {
+    const ExponentRange range = variable_range();
     for (int64_t i = 0; i < n; ++i) {
-      const Reduced<Real> x = reduce(clamp_(logvar[i], settings.logvar_min, settings.logvar_max));
+      const Reduced<Real> x = reduce(clamp_(logvar[i], settings.logvar_min, settings.logvar_max), range);
       half[i] = x.x;
       r[i] = x.r;
       scale[i] = x.scale;

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "../include/likelihood.h"
+#include "exponents.h"
 #include "sums.h"
 #include "tiles.h"
 
@@ -82,6 +83,24 @@ const Real* read_target(const LikelihoodProblem& p, const Tile& tile, Real* buff
   return buffer;
 }
 
+// The CPU fetches a row of its own accord, but not far enough ahead to keep the arithmetic from waiting (a fifth of the
+// time of a Bernoulli NLL whose tensors lie outside L2, AVX-512).
+constexpr int64_t tiles_ahead = 3;
+
+template <class T>
+void prefetch_inputs(const LikelihoodProblem& p, const Tile& tile) {
+  prefetch<T>(p, p.decoded, tile);
+  switch (p.pixels) {
+    case Pixels::float16:
+    case Pixels::bfloat16: return prefetch<BFloat16>(p, p.target, tile);
+    case Pixels::float32: return prefetch<float>(p, p.target, tile);
+    case Pixels::float64: return prefetch<double>(p, p.target, tile);
+    case Pixels::uint8:
+    case Pixels::boolean: return prefetch<uint8_t>(p, p.target, tile);
+    case Pixels::bits: return;  // a tile is one line
+  }
+}
+
 template <class Real>
 using Elements = void (*)(int64_t n, const Real* x, const Real* t, Width<Real> width, Real factor, Real* nll,
                           Real* grad);
@@ -90,8 +109,9 @@ using Elements = void (*)(int64_t n, const Real* x, const Real* t, Width<Real> w
 // with a long chain of dependent operations leaves it waiting (0.74 instead of 1.05 ns per element, AVX2 on Zen 3).
 template <class Real>
 void decays(int64_t n, const Real* __restrict x, Real* __restrict e) {
+  const ExponentRange range = variable_range();
 #pragma GCC unroll 4
-  for (int64_t i = 0; i < n; ++i) e[i] = decay(x[i]);
+  for (int64_t i = 0; i < n; ++i) e[i] = decay(x[i], range);
 }
 
 template <Likelihood likelihood, bool want_grad, class Real>
@@ -135,6 +155,7 @@ void run_tiles(const LikelihoodProblem& p, int64_t first_tile, int64_t last_tile
   Real grad_nll_buffer[tile_elements];
   for (int64_t number = first_tile; number < last_tile; ++number) {
     const Tile tile = tile_at(p, partition, number);
+    if (number + tiles_ahead < last_tile) prefetch_inputs<T>(p, tile_at(p, partition, number + tiles_ahead));
     const Real* x = load<T>(p, p.decoded, tile, decoded_buffer);
     const Real* t = read_target(p, tile, target_buffer);
     Real* grad = p.grad.data ? destination<T>(p, p.grad, tile, grad_buffer) : grad_buffer;

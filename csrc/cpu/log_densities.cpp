@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "../include/log_densities.h"
+#include "subnormals.h"
 #include "vectors.h"
 
 namespace betavae_fast::BVF_ISA {
@@ -24,13 +25,23 @@ constexpr int64_t vectors = lanes / width<Real>;
 
 // The vector form of exp2_() in include/log_densities.h.
 inline Floats exp2_(Floats x) {
+#if defined(__AVX512DQ__)
+  // One instruction finds the distance to the nearest integer, and one multiplies by a power of two, even by
+  // 2^-infinity.
+  const Floats f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT), n = x - f, f2 = f * f;
+#else
   constexpr float to_integer = 0x1.8000fep+23f;
   const Floats clamped = larger(Floats{} - 127.0f, x);
   const Floats shifted = clamped + to_integer, f = clamped - (shifted - to_integer), f2 = f * f;
+#endif
   const Floats low = 0x1.ebf9bcp-3f * f + 0x1.62e42ap-1f, high = 0x1.3cea6ap-7f * f + 0x1.c6b74cp-5f;
   const Floats q = f2 * (f2 * 0x1.5bbcbap-10f + high) + low;
+#if defined(__AVX512DQ__)
+  return _mm512_scalef_ps(f * q + 1.0f, n);
+#else
   const Integers scale = reinterpret_cast<Integers>(shifted) << 23;
   return reinterpret_cast<Floats>(scale) * (f * q + 1.0f);
+#endif
 }
 
 inline Doubles exp2_(Doubles x) {
@@ -44,7 +55,7 @@ constexpr int64_t dims_at_once = 16;
 
 template <class Real>
 struct JointTerms {
-  Real of[tile * lanes] = {}, later[tile * lanes] = {};
+  alignas(64) Real of[tile * lanes] = {}, later[tile * lanes] = {};
 
   // The array to which the terms of dim d are added.
   Real* at(int64_t d) { return d < dims_at_once ? of : later; }
@@ -70,7 +81,7 @@ constexpr Real lowest = -std::numeric_limits<Real>::infinity();
 // whether there are such pairs.
 template <class Real>
 struct OwnWeights {
-  Real of[tile * lanes];
+  alignas(64) Real of[tile * lanes];
   bool any = false;
 
   void set(const LogDensitiesProblem<Real>& p, int64_t block, int64_t first) {
@@ -111,8 +122,8 @@ inline void rescale_and_add(double* to, Doubles grown, Doubles part) { store(to,
 // behind the terms as long as no power overflows.
 template <class Real>
 struct LogSum {
-  Real maximum[lanes], least = lowest<Real>;  // `least` is the smallest of the maxima
-  double sum[lanes];
+  alignas(64) Real maximum[lanes], least = lowest<Real>;  // `least` is the smallest of the maxima
+  alignas(64) double sum[lanes];
 
   LogSum() {
     for (int64_t k = 0; k < lanes; ++k) maximum[k] = lowest<Real>, sum[k] = 0;
@@ -173,7 +184,7 @@ void add_dim(const Real* z, const Posteriors<Real>& posteriors, const OwnWeights
     marginal.add(part);
     return;
   }
-  Real terms[tile * lanes];
+  alignas(64) Real terms[tile * lanes];
   for (int64_t j = 0; j < tile; ++j)
     for (int64_t v = 0; v < vectors<Real>; ++v) {
       const int64_t at = j * lanes + v * width<Real>;
@@ -239,17 +250,17 @@ void joint_gradients(const LogDensitiesBackward<Real>& p, int64_t block, int64_t
     }
 }
 
-// The sums of one dim over the rows, still separate for each lane.
+// The sums of one dim over the rows, for each posterior of a tile, still separate for each lane.
 template <class Real>
 struct Moments {
-  Real mass[lanes], pull[lanes], stretch[lanes];  // sums of w, w t and w t^2
+  alignas(64) Real mass[tile][lanes], pull[tile][lanes], stretch[tile][lanes];  // sums of w, w t and w t^2
 };
 
 // Adds one dim's gradients of a group of blocks and a tile to the blocks' grad_z, which are dims * lanes apart, and to
 // the tile's sums. `weighted` tells whether some pairs have a weight of their own.
 template <bool weighted, class Real>
 void add_gradients(const LogDensitiesBackward<Real>& p, int64_t first_block, int64_t d, int64_t index,
-                   const OwnWeights<Real>* weights, const Real* joint, double* grad_z, Moments<Real>* sums) {
+                   const OwnWeights<Real>* weights, const Real* joint, double* grad_z, Moments<Real>& sums) {
   using V = Vector<Real>;
   const int64_t dims = p.pairs.dims;
   const Posteriors<Real>& posteriors = p.tile(index, d);
@@ -277,22 +288,22 @@ void add_gradients(const LogDensitiesBackward<Real>& p, int64_t first_block, int
         stretch += wt * t;
       }
       const auto add = [&](Real* to, V x) { store(to + v * width<Real>, load(to + v * width<Real>) + x); };
-      add(sums[j].mass, mass);
-      add(sums[j].pull, pull);
-      add(sums[j].stretch, stretch);
+      add(sums.mass[j], mass);
+      add(sums.pull[j], pull);
+      add(sums.stretch[j], stretch);
     }
     for (int64_t g = 0; g < group; ++g) add_to(grad_z + g * dims * lanes + v * width<Real>, part[g]);
   }
 }
 
-// Adds the gradients of one tile of posteriors and the blocks of one chunk; `sums` is stored as [d][j].
+// Adds the gradients of one tile of posteriors and the blocks of one chunk; `sums` has an element for each dim.
 template <class Real>
 void backward_tile(const LogDensitiesBackward<Real>& p, int64_t first_block, int64_t last_block, int64_t index,
                    double* grad_z, Moments<Real>* sums) {
   const int64_t dims = p.pairs.dims;
-  Real joint[tile * group * lanes];
+  alignas(64) Real joint[tile * group * lanes];
   OwnWeights<Real> weights[group];
-  std::memset(static_cast<void*>(sums), 0, static_cast<size_t>(dims * tile) * sizeof *sums);
+  std::memset(static_cast<void*>(sums), 0, static_cast<size_t>(dims) * sizeof *sums);
   for (int64_t block = first_block; block < last_block; block += group) {
     bool weighted = false;
     for (int64_t g = 0; g < group; ++g) {
@@ -302,41 +313,53 @@ void backward_tile(const LogDensitiesBackward<Real>& p, int64_t first_block, int
     }
     const auto add = weighted ? add_gradients<true, Real> : add_gradients<false, Real>;
     for (int64_t d = 0; d < dims; ++d)
-      add(p, block, d, index, weights, joint, grad_z + ((block - first_block) * dims + d) * lanes, sums + d * tile);
+      add(p, block, d, index, weights, joint, grad_z + ((block - first_block) * dims + d) * lanes, sums[d]);
   }
 }
 
+// Adds up the lanes for each posterior. Four lanes at a time are added first, in a loop of their own, because compilers
+// turn it into vectors.
 template <class Real>
-double lane_sum(const Real* x) {
-  Vector<Real> sum{};
-  for (int64_t v = 0; v < vectors<Real>; ++v) sum += load(x + v * width<Real>);
-  double total = 0;
-  for (int64_t k = 0; k < width<Real>; ++k) total += static_cast<double>(sum[k]);
-  return total;
+void add_lanes(const Real (&of)[tile][lanes], double (&sums)[tile]) {
+  Real four[tile][4];
+  for (int64_t j = 0; j < tile; ++j)
+    for (int64_t k = 0; k < 4; ++k) four[j][k] = (of[j][k] + of[j][4 + k]) + (of[j][8 + k] + of[j][12 + k]);
+  const auto wide = [&four](int64_t j, int64_t k) { return static_cast<double>(four[j][k]); };
+  for (int64_t j = 0; j < tile; ++j) sums[j] = (wide(j, 0) + wide(j, 1)) + (wide(j, 2) + wide(j, 3));
+}
+
+// Turns the moments of one dim into the gradients of a tile's posteriors.
+template <class Real>
+void write_gradients(const Moments<Real>& moments, const Posteriors<Real>& posteriors, Real* grad_mu,
+                     Real* grad_logvar) {
+  constexpr double inverse_k2 = 1 / (k_scale<double> * k_scale<double>);
+  double mass[tile], pull[tile], stretch[tile];
+  add_lanes(moments.mass, mass);
+  add_lanes(moments.pull, pull);
+  add_lanes(moments.stretch, stretch);
+  for (int64_t j = 0; j < tile; ++j) {
+    const double exact = 1 + static_cast<double>(posteriors.rounded_off[j]);
+    const double inverse = static_cast<double>(posteriors.inverse_width[j]) * exact;
+    grad_mu[j] = static_cast<Real>(pull[j] * exact * inverse * inverse_k2);
+    grad_logvar[j] = static_cast<Real>(ln_2<double> * stretch[j] * exact * exact - 0.5 * mass[j]);
+  }
 }
 
 template <class Real>
 void backward_chunk(const LogDensitiesBackward<Real>& p, int64_t chunk) {
   constexpr double inverse_k2 = 1 / (k_scale<double> * k_scale<double>);
-  const int64_t dims = p.pairs.dims, posteriors = p.pairs.posteriors;
+  const int64_t dims = p.pairs.dims;
   const int64_t chunk_blocks = p.pairs.chunk_groups() * group, first_block = chunk * chunk_blocks;
   const int64_t blocks = p.pairs.groups() * group;
   const int64_t last_block = first_block + chunk_blocks < blocks ? first_block + chunk_blocks : blocks;
-  std::unique_ptr<Moments<Real>[]> sums(new Moments<Real>[static_cast<size_t>(dims * tile)]);
+  std::unique_ptr<Moments<Real>[]> sums(new Moments<Real>[static_cast<size_t>(dims)]);
   std::unique_ptr<double[]> grad_z(new double[static_cast<size_t>((last_block - first_block) * dims * lanes)]());
   for (int64_t index = 0; index < p.pairs.tiles(); ++index) {
     backward_tile(p, first_block, last_block, index, grad_z.get(), sums.get());
-    for (int64_t d = 0; d < dims; ++d)
-      for (int64_t j = 0; j < tile && index * tile + j < posteriors; ++j) {
-        const Moments<Real>& of = sums[d * tile + j];
-        const int64_t at = (chunk * posteriors + index * tile + j) * dims + d;
-        const Posteriors<Real>& posterior = p.tile(index, d);
-        const double exact = 1 + static_cast<double>(posterior.rounded_off[j]),
-                     inverse = posterior.inverse_width[j] * exact;
-        p.grad_mu[at] = static_cast<Real>(lane_sum(of.pull) * exact * inverse * inverse_k2);
-        p.grad_logvar[at] =
-            static_cast<Real>(ln_2<double> * lane_sum(of.stretch) * exact * exact - 0.5 * lane_sum(of.mass));
-      }
+    for (int64_t d = 0; d < dims; ++d) {
+      const int64_t at = ((chunk * p.pairs.tiles() + index) * dims + d) * tile;
+      write_gradients(sums[d], p.tile(index, d), p.grad_mu + at, p.grad_logvar + at);
+    }
   }
   const int64_t first_row = first_block * lanes, rows = p.pairs.rows;
   for (int64_t row = first_row; row < last_block * lanes && row < rows; ++row)
@@ -348,11 +371,13 @@ void backward_chunk(const LogDensitiesBackward<Real>& p, int64_t chunk) {
 
 template <class Real>
 void forward(const LogDensitiesForward<Real>& p, int64_t first_block, int64_t last_block) {
+  const FlushSubnormals flush;
   for (int64_t block = first_block; block < last_block; ++block) forward_block(p, block);
 }
 
 template <class Real>
 void backward(const LogDensitiesBackward<Real>& p, int64_t first_chunk, int64_t last_chunk) {
+  const FlushSubnormals flush;
   for (int64_t chunk = first_chunk; chunk < last_chunk; ++chunk) backward_chunk(p, chunk);
 }
 

@@ -56,7 +56,7 @@ struct LogDensitiesBackward : LogDensitiesProblem<Real> {
   // and do not include the weight of all pairs.
   const Real *grad_joint, *grad_marginals, *joint, *marginals;
   Real* grad_z;                 // (b, D)
-  Real *grad_mu, *grad_logvar;  // [chunk][j][d]
+  Real *grad_mu, *grad_logvar;  // [chunk][tile][d][j]
 };
 
 template <class Real>

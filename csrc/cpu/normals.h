@@ -19,14 +19,20 @@ namespace betavae_fast::BVF_ISA {
 #if defined(__AVX512F__)
 constexpr int lanes = 8;
 using Lanes = __m512i;
+constexpr int most_chains = 6;
 BVF_INLINE Lanes multiply_low(Lanes a, Lanes b) { return _mm512_mul_epu32(a, b); }
+// A shuffle and not a shift: two of a core's execution ports take vectors as wide as these, and only one of them
+// shifts.
+BVF_INLINE Lanes high_halves(Lanes a) { return _mm512_shuffle_epi32(a, static_cast<_MM_PERM_ENUM>(0xF5)); }
 BVF_INLINE void store_low(Lanes a, Lanes b, uint32_t* out) {
   _mm512_storeu_ps(out, _mm512_shuffle_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), 0x88));
 }
 #elif defined(__AVX2__)
 constexpr int lanes = 4;
 using Lanes = __m256i;
+constexpr int most_chains = 4;
 BVF_INLINE Lanes multiply_low(Lanes a, Lanes b) { return _mm256_mul_epu32(a, b); }
+BVF_INLINE Lanes high_halves(Lanes a) { return _mm256_srli_epi64(a, 32); }
 BVF_INLINE void store_low(Lanes a, Lanes b, uint32_t* out) {
   _mm256_storeu_ps(reinterpret_cast<float*>(out),
                    _mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), 0x88));
@@ -34,16 +40,19 @@ BVF_INLINE void store_low(Lanes a, Lanes b, uint32_t* out) {
 #else
 constexpr int lanes = 2;
 using Lanes = __m128i;
+constexpr int most_chains = 4;
 BVF_INLINE Lanes multiply_low(Lanes a, Lanes b) { return _mm_mul_epu32(a, b); }
+BVF_INLINE Lanes high_halves(Lanes a) { return _mm_srli_epi64(a, 32); }
 BVF_INLINE void store_low(Lanes a, Lanes b, uint32_t* out) {
   _mm_storeu_ps(reinterpret_cast<float*>(out), _mm_shuffle_ps(_mm_castsi128_ps(a), _mm_castsi128_ps(b), 0x88));
 }
 #endif
 typedef uint64_t U64 __attribute__((vector_size(lanes * 8)));
 
-// Several independent vectors of Philox blocks hide the latency of the multiplication.
-constexpr int chains = 4;
-constexpr int stride_blocks = chains * lanes;
+// Several independent vectors of Philox blocks hide the latency of the multiplication: as many as the registers hold,
+// but four at the end of a run.
+constexpr int fewest_chains = 4;
+constexpr int fewest_blocks = fewest_chains * lanes, most_blocks = most_chains * lanes;
 
 struct KeySchedule {
   U64 k0[10], k1[10];
@@ -58,7 +67,8 @@ struct KeySchedule {
   }
 };
 
-BVF_INLINE void philox_blocks(const KeySchedule& key, uint64_t block, uint32_t* w0, uint32_t* w1, uint32_t* w2,
+template <int chains>
+BVF_INLINE void philox_chains(const KeySchedule& key, uint64_t block, uint32_t* w0, uint32_t* w1, uint32_t* w2,
                               uint32_t* w3) {
   const U64 multiplier0 = U64{} + philox_multiplier0, multiplier1 = U64{} + philox_multiplier1;
   // store_low() takes two lanes at a time from each vector of a pair in turn. The blocks 0 1 4 5 ... are therefore in
@@ -74,17 +84,17 @@ BVF_INLINE void philox_blocks(const KeySchedule& key, uint64_t block, uint32_t* 
   }
 #pragma GCC unroll 10
   for (int round = 0; round < 10; ++round) {
-#pragma GCC unroll 4
+#pragma GCC unroll 6
     for (int chain = 0; chain < chains; ++chain) {
       const U64 product0 = (U64)multiply_low((Lanes)multiplier0, (Lanes)c0[chain]);
       const U64 product1 = (U64)multiply_low((Lanes)multiplier1, (Lanes)c2[chain]);
       c0[chain] = (product1 >> 32) ^ c1[chain] ^ key.k0[round];
       c1[chain] = product1;
-      c2[chain] = (product0 >> 32) ^ c3[chain] ^ key.k1[round];
+      c2[chain] = (U64)high_halves((Lanes)product0) ^ c3[chain] ^ key.k1[round];
       c3[chain] = product0;
     }
   }
-#pragma GCC unroll 2
+#pragma GCC unroll 3
   for (int chain = 0; chain < chains; chain += 2) {
     store_low((Lanes)c0[chain], (Lanes)c0[chain + 1], w0 + chain * lanes);
     store_low((Lanes)c1[chain], (Lanes)c1[chain + 1], w1 + chain * lanes);
@@ -93,14 +103,26 @@ BVF_INLINE void philox_blocks(const KeySchedule& key, uint64_t block, uint32_t* 
   }
 }
 
+// Draws at least `needed` blocks, and less than most_blocks more.
+inline void philox_run(const KeySchedule& key, uint64_t first, int64_t needed, uint32_t* w0, uint32_t* w1, uint32_t* w2,
+                       uint32_t* w3) {
+  int64_t b = 0;
+  for (; needed - b > fewest_blocks; b += most_blocks)
+    philox_chains<most_chains>(key, first + static_cast<uint64_t>(b), w0 + b, w1 + b, w2 + b, w3 + b);
+  if (b < needed) philox_chains<fewest_chains>(key, first + static_cast<uint64_t>(b), w0 + b, w1 + b, w2 + b, w3 + b);
+}
+
 #else
 
-constexpr int stride_blocks = 1;
+constexpr int most_blocks = 1;
 using KeySchedule = NoiseKey;
 
-BVF_INLINE void philox_blocks(NoiseKey key, uint64_t block, uint32_t* w0, uint32_t* w1, uint32_t* w2, uint32_t* w3) {
-  const Words w = philox(key, block);
-  *w0 = w.w0, *w1 = w.w1, *w2 = w.w2, *w3 = w.w3;
+inline void philox_run(NoiseKey key, uint64_t first, int64_t needed, uint32_t* w0, uint32_t* w1, uint32_t* w2,
+                       uint32_t* w3) {
+  for (int64_t b = 0; b < needed; ++b) {
+    const Words w = philox(key, first + static_cast<uint64_t>(b));
+    w0[b] = w.w0, w1[b] = w.w1, w2[b] = w.w2, w3[b] = w.w3;
+  }
 }
 
 #endif
@@ -108,18 +130,15 @@ BVF_INLINE void philox_blocks(NoiseKey key, uint64_t block, uint32_t* w0, uint32
 // A buffer for `elements` normals that may begin and end inside a Philox block.
 template <int64_t elements>
 struct NormalBuffer {
-  static constexpr int64_t blocks = (elements + 6) / 4 / stride_blocks * stride_blocks + stride_blocks;
+  static constexpr int64_t blocks = ((elements + 6) / 4 + most_blocks + 15) / 16 * 16;
   uint32_t words[4][blocks];
   float radii[2][blocks];
   float normals[4 * blocks];
 
   // Draws the elements from first to first + count - 1 of the sequence; count <= elements.
   const float* fill(const KeySchedule& key, uint64_t first, int64_t count) {
-    const uint64_t first_block = first / 4;
     const int64_t skip = static_cast<int64_t>(first % 4), needed = (skip + count + 3) / 4;
-    for (int64_t b = 0; b < needed; b += stride_blocks)
-      philox_blocks(key, first_block + static_cast<uint64_t>(b), words[0] + b, words[1] + b, words[2] + b,
-                    words[3] + b);
+    philox_run(key, first / 4, needed, words[0], words[1], words[2], words[3]);
     // Radii and pairs are computed in two loops: with half the operations each, more of their iterations overlap (1.5
     // instead of 1.9 cycles per normal, one Zen 3 thread).
     for (int64_t b = 0; b < needed; ++b) {

@@ -13,10 +13,15 @@ struct Reduced {
   Real x, r, scale;
 };
 
-BVF_INLINE Reduced<float> reduce_exponent(float x) {
+// Below `low`, e^x is taken as 0; above `high`, it is infinite.
+struct ExponentRange {
+  float low = -88.0f, high = 89.0f;
+};
+
+BVF_INLINE Reduced<float> reduce_exponent(float x, ExponentRange range = {}) {
   constexpr float log2_e = 0x1.715476p+0f, ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
   constexpr float to_integer = 0x1.8000fep+23f;  // 3 * 2^22 + 127: adding it rounds and leaves n + 127 in the low bits
-  const float upper = x > 89.0f ? 89.0f : x, clamped = upper < -88.0f ? -88.0f : upper;
+  const float upper = x > range.high ? range.high : x, clamped = upper < range.low ? range.low : upper;
   const float shifted = fma_(clamped, log2_e, to_integer);
   const float n = shifted - to_integer;
   // Cody & Waite 1980: n * ln2_high is exact.
@@ -39,7 +44,7 @@ BVF_INLINE float exponential(Reduced<float> reduced) {
 BVF_INLINE float multiply_add(float a, float b, float c) { return fma_(a, b, c); }
 
 #if !defined(__CUDA_ARCH__)
-BVF_INLINE Reduced<double> reduce_exponent(double x) { return {x, 0, 0}; }
+BVF_INLINE Reduced<double> reduce_exponent(double x, ExponentRange = {}) { return {x, 0, 0}; }
 BVF_INLINE double exponential(Reduced<double> reduced) { return std::exp(reduced.x); }
 #endif
 

@@ -33,8 +33,8 @@ struct Spread {
 
 // Reduces v/2, as spread() needs it.
 template <class Real>
-BVF_INLINE Reduced<Real> reduce(Real v) {
-  return reduce_exponent(Real(0.5) * v);
+BVF_INLINE Reduced<Real> reduce(Real v, ExponentRange range = {}) {
+  return reduce_exponent(Real(0.5) * v, range);
 }
 
 // Each result is within 3 ulp where it is finite (half_excess within 9); sigma is 0 below v = -175.

@@ -32,8 +32,8 @@ BVF_INLINE double reciprocal_(double x) { return 1 / x; }
 // e^-|x|, which cannot overflow. The Bernoulli NLL and its gradient are computed from it. It is a separate step, so
 // that a loop can be split here.
 template <class Real>
-BVF_INLINE Real decay(Real x) {
-  return exponential(reduce_exponent(-std::fabs(x)));
+BVF_INLINE Real decay(Real x, ExponentRange range = {}) {
+  return exponential(reduce_exponent(-std::fabs(x), range));
 }
 
 template <class Real>

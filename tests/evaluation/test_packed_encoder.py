@@ -13,6 +13,8 @@ from betavae_fast.evaluation import encoding, packed_encoder
 from betavae_fast.evaluation.encoding import encode
 from betavae_fast.evaluation.packed_encoder import pack, side_by_side
 from betavae_fast.nn import BetaVAE
+from betavae_fast.nn.architectures import build
+from betavae_fast.ops import convolution
 
 needs_mkldnn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 BFLOAT16 = pytest.param(
@@ -136,3 +138,17 @@ def test_an_error_in_a_thread_is_the_callers(threads):
     with pytest.raises(IndexError), side_by_side() as run:
         list(run([1].__getitem__, range(2)))
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.skipif(not convolution._has_kernels(), reason="this CPU has no instructions for the kernels")
+def test_convolutions_in_bfloat16_are_those_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, _ = build("burgess", (1, 64, 64), 4)
+    images, ran = torch.rand(2, 1, 64, 64).bfloat16(), []
+    convolve = packed_encoder.convolve
+    monkeypatch.setattr(
+        packed_encoder, "convolve", lambda layer, x, relu: ran.append(relu) or convolve(layer, x, relu)
+    )
+    packed = packed_encoder.pack(encoder, images, torch.bfloat16)
+    ran.clear()
+    packed(images)
+    assert ran == [True] * 4

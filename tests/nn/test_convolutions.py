@@ -264,11 +264,12 @@ def test_bfloat16_is_as_exact_as_torch_s(
 ) -> None:
     ours, theirs = both(*channels, **DOUBLING)
     x, grad = torch.randn(64, channels[0], *size), torch.randn(64, channels[1], *(2 * n for n in size))
+    grad = grad.bfloat16()
     exact = run(copy.deepcopy(theirs).double(), x.double(), grad=grad.double())
     if not autocast:
         ours, theirs, x = ours.bfloat16(), theirs.bfloat16(), x.bfloat16()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        found, expected = (run(layer, x, grad=grad.bfloat16()) for layer in (ours, theirs))
+        found, expected = (run(layer, x, grad=grad) for layer in (ours, theirs))
     assert found["y"].dtype == torch.bfloat16
     assert_errors(found, expected, exact)
 

@@ -96,7 +96,8 @@ def test_every_launch_compiles(family: str, capability: int) -> None:
 
 
 def test_no_kernel_and_no_branch_is_left_out() -> None:
-    assert {*OPERATORS, *COMMON_OPERATORS} <= set(ARGUMENTS)
+    on_cpus = {"convolution", "convolution_backward"}
+    assert {*OPERATORS, *COMMON_OPERATORS} - on_cpus <= set(ARGUMENTS)
     seen: dict[tuple[str, str], set[object]] = {}
     for family in FAMILIES:
         for kernel, name, value in frozenset().union(*map(_traits, launches(family))):

@@ -1,0 +1,78 @@
+"""The convolutions with kernel 4, stride 2 and padding 1 in bfloat16, with bias and ReLU, as an autograd.Function."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from betavae_fast.ops.backends import CPP_LIBRARY, missing
+from betavae_fast.ops.gradients import is_batched
+from betavae_fast.ops.operators import common_operator
+from betavae_fast.ops.reference import convolution as reference
+
+
+def _empty_images(x: Tensor, channels: int, height: int, width: int) -> Tensor:
+    return x.new_empty((x.shape[0], height, width, channels)).permute(0, 3, 1, 2)
+
+
+def _empty_output(a: Any) -> Tensor:
+    height, width = a.x.shape[2:]
+    if a.transposed:
+        return _empty_images(a.x, a.weight.shape[1], 2 * height, 2 * width)
+    return _empty_images(a.x, a.weight.shape[0], height // 2, width // 2)
+
+
+# Both take x, and the gradient and output of y, in bfloat16 and channels_last; weight in float32 or bfloat16; bias in
+# float32. The gradients of weight and bias are in float32.
+_FORWARD = common_operator(reference.convolution, _empty_output)
+_BACKWARD = common_operator(
+    reference.convolution_backward,
+    lambda a: (
+        _empty_images(a.x, *a.x.shape[1:]) if a.need_x else a.x.new_empty(0),
+        torch.empty_like(a.weight, dtype=torch.float32),
+        a.grad.new_empty(a.grad.shape[1], dtype=torch.float32),
+    ),
+    results=("grad_x", "grad_weight", "grad_bias"),
+)
+
+
+@cache
+def _has_kernels() -> bool:
+    if missing("cpp"):
+        return False
+    answer = ctypes.CDLL(str(CPP_LIBRARY)).betavae_fast_convolves
+    answer.restype = ctypes.c_bool
+    return bool(answer())
+
+
+def serves(weight: Tensor) -> bool:
+    """True if this CPU has kernels for a convolution with that weight."""
+    coarse, fine, *kernel = weight.shape
+    return kernel == [4, 4] and coarse % 16 == 0 and (fine % 16 == 0 or fine <= 4) and _has_kernels()
+
+
+class ConvolutionFunction(torch.autograd.Function):
+    """(x, weight, bias, transposed, relu) -> y, with the dtypes of the operators."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, transposed: bool, relu: bool) -> Tensor:
+        y: Tensor = _FORWARD(x.contiguous(memory_format=torch.channels_last), weight, bias, transposed, relu)
+        ctx.save_for_backward(x, weight, y if relu else None)
+        ctx.transposed = transposed
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, y = ctx.saved_tensors
+        need_x, *_ = ctx.needs_input_grad
+        if torch.is_grad_enabled() or is_batched(grad):
+            output = None if y is None else y.detach()
+            gradients = reference.convolution_backward(grad, output, x, weight, ctx.transposed, need_x)
+        else:
+            x, grad = (t.contiguous(memory_format=torch.channels_last) for t in (x, grad))
+            gradients = _BACKWARD(grad, y, x, weight, ctx.transposed, need_x)
+        return gradients[0] if need_x else None, *gradients[1:], None, None
