@@ -36,7 +36,7 @@ _SAMPLE = 4096  # images whose codes UDR compares
 
 @dataclass(frozen=True)
 class Result:
-    """What a run has come to: its losses and scores by their labels."""
+    """The result of a run: its losses and scores by their labels."""
 
     run: SweptRun
     values: dict[str, float]

@@ -1,4 +1,4 @@
-"""What a sweep and the processes that train its runs tell each other."""
+"""The messages between a sweep and the processes that train its runs."""
 
 from __future__ import annotations
 
