@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+SHARED = Path("/dev/shm")
 
 
 def available_memory() -> int:
@@ -32,6 +34,14 @@ def fits(needed: int) -> bool:
         return needed <= available_memory()
     except ValueError:
         return True
+
+
+def fits_shared_memory(needed: int) -> bool:
+    """Tell whether ``needed`` bytes fit into the memory that processes can share, which containers often limit to 64 MB.
+
+    True on systems whose shared memory has no file system of its own.
+    """
+    return not SHARED.is_dir() or needed <= shutil.disk_usage(SHARED).free
 
 
 def check_fits(what: str, needed: int) -> None:

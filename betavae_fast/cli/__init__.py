@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import typer
 
-from betavae_fast.cli import bench, evaluate, info, train, traverse
+from betavae_fast.cli import bench, evaluate, info, sweep, train, traverse
 from betavae_fast.cli.errors import INTERRUPTED, CommandError
 from betavae_fast.training.launch import launched_rank
 
@@ -27,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train.train, evaluate.evaluate, traverse.traverse, bench.bench, info.info):
+for command in (train.train, sweep.sweep, evaluate.evaluate, traverse.traverse, bench.bench, info.info):
     app.command()(command)
 
 

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from betavae_fast.choices import MetricName
 from betavae_fast.cli.errors import CommandError, usage_errors
-from betavae_fast.cli.options import Device, RunData, Threads
-from betavae_fast.evaluation import ALL_METRICS, DEFAULT_METRICS
+from betavae_fast.cli.options import METRICS, Device, Metrics, RunData, Threads, chosen_metrics
 from betavae_fast.settings import at_least
 
 if TYPE_CHECKING:
@@ -27,15 +25,7 @@ def evaluate(
     runs: Annotated[
         list[Path], typer.Argument(help="Folders of runs.", metavar="RUN...", show_default=False)
     ],
-    metrics: Annotated[
-        str,
-        typer.Option(
-            help=f"Metrics: some of {', '.join(ALL_METRICS)}, or all. dci fits 100 trees for each class of each factor, "
-            "which takes minutes on dSprites.",
-            metavar="NAME,NAME,...|all",
-            show_default="all but dci",
-        ),
-    ] = ",".join(DEFAULT_METRICS),
+    metrics: Metrics = METRICS,
     seed: Annotated[
         int, typer.Option(help="Seed of the metrics' random images and of the sampled codes.")
     ] = 0,
@@ -70,7 +60,7 @@ def evaluate(
     loaded: dict[object, ImageDataset] = {}
     opened, done = [], []
     with usage_errors():
-        chosen = _metrics(metrics)
+        chosen = chosen_metrics(metrics)
         at_least(0)("seed", seed)
         if jobs == 0:
             raise ValueError("jobs must not be 0")
@@ -102,15 +92,6 @@ def evaluate(
     if len(done) > 1:
         with usage_errors():
             console.print(f"Comparison: {report.compare(done, comparison, seed=seed)}")
-
-
-def _metrics(text: str) -> tuple[MetricName, ...]:
-    if text == "all":
-        return ALL_METRICS
-    told = text.split(",")
-    if unknown := [name for name in told if name not in ALL_METRICS]:
-        raise ValueError(f"unknown metric {unknown[0]!r}: give all, or some of {', '.join(ALL_METRICS)}")
-    return tuple(name for name in ALL_METRICS if name in told)
 
 
 @contextmanager

@@ -17,6 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from betavae_fast.system_memory import fits_shared_memory
+
 from .bits import bit_table, expand_bytes
 from .identity import DataIdentity, identify
 
@@ -55,6 +57,11 @@ class ImageDataset(ABC):
     @abstractmethod
     def to(self, device: torch.device | str) -> ImageDataset:
         """The same data set on `device`."""
+
+    def share(self) -> bool:
+        """Move the images into memory that processes of this machine share, so that a process to which this data set is
+        sent needs no copy. False if there is too little of such memory. Images on disk are shared as they are."""
+        return True
 
     @cached_property
     def identity(self) -> DataIdentity:
@@ -127,6 +134,13 @@ class _ImagesInMemory(ImageDataset):
         moved = copy.copy(self)
         moved.store = self.store.to(device)
         return moved
+
+    def share(self) -> bool:
+        # A write to shared memory that does not exist would end the process.
+        if not self.store.is_shared() and not fits_shared_memory(self.store.nbytes):
+            return False
+        self.store.share_memory_()
+        return True
 
     def canonical_bytes(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
         rows: npt.NDArray[np.uint8] = self.store[start:stop].cpu().contiguous().numpy()

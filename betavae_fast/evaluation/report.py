@@ -91,7 +91,7 @@ def write(
     write_moving_traversal(moving, run.model, start, summary.channels[:TRAVERSED_CHANNELS])
     drawn += [moving, *write_evaluation_pictures(results.pictures, evaluation)]
     config = run.config
-    _render(
+    render(
         results.report,
         "run.html.jinja",
         drawn,
@@ -140,7 +140,7 @@ def compare(
     rates = [evaluation.summary.kl for evaluation in evaluations]
     distortions = [evaluation.summary.reconstruction for evaluation in evaluations]
     drawn = _save(folder.path, {"rate-distortion.png": pictures.rate_distortion(names, rates, distortions)})
-    _render(
+    render(
         folder.report,
         "comparison.html.jinja",
         drawn,
@@ -300,7 +300,7 @@ def _save(folder: Path, figures: Mapping[str, Figure]) -> list[Path]:
     return [folder / name for name in figures]
 
 
-def _render(path: Path, template: str, drawn: Sequence[Path], **values: object) -> None:
+def render(path: Path, template: str, drawn: Sequence[Path], **values: object) -> None:
     """Write an HTML file from a template, with those of the pictures ``drawn`` that have a caption, in its order."""
     environment = Environment(
         loader=PackageLoader("betavae_fast.evaluation"),

@@ -62,15 +62,21 @@ def train_run(
 
 
 @contextmanager
-def new_run(config: TrainConfig, out: Path | str | None = None) -> Iterator[OpenRun]:
+def new_run(
+    config: TrainConfig, out: Path | str | None = None, *, dataset: ImageDataset | None = None
+) -> Iterator[OpenRun]:
     """Load the images of a new run, prepare its first step, and only then create and lock its folder.
 
     The processes that torchrun started are connected within the block. CPU threads and the treatment of freed memory are
-    set for the whole process. Raises: as ``train_run``; ValueError for more threads than CPUs.
+    set for the whole process.
+
+    Args:
+        dataset: the images, if they are loaded already.
+    Raises: as ``train_run``; ValueError for more threads than CPUs.
     """
     with process_group(), ExitStack() as held:
         config = replace(config, data=absolute(config.data))
-        state = prepare(config, _load(config))
+        state = prepare(config, _load(config, dataset))
         folder = None
         if rank() == 0:
             folder = create_run_folder(
@@ -82,13 +88,18 @@ def new_run(config: TrainConfig, out: Path | str | None = None) -> Iterator[Open
 
 @contextmanager
 def resumed_run(
-    path: Path | str, changes: Mapping[str, Any] | None = None, out: Path | str | None = None
+    path: Path | str,
+    changes: Mapping[str, Any] | None = None,
+    out: Path | str | None = None,
+    *,
+    dataset: ImageDataset | None = None,
 ) -> Iterator[OpenRun]:
     """Prepare the run in ``path`` for the step after its checkpoint, and lock its folder.
 
     Args:
         changes: settings to change, some of ``RESUMABLE``.
         out: a new or empty folder, to copy the run there and continue the copy.
+        dataset: the images, if they are loaded already.
     Raises: ValueError for a change of another setting; RunFileError for a damaged run; BlockingIOError if another
         process has it open; the errors of :func:`betavae_fast.training.resume.resume`.
     """
@@ -107,14 +118,16 @@ def resumed_run(
         if "data" in changes:
             changes["data"] = absolute(changes["data"])
         config = replace(config, **changes)
-        state = resume(folder if writes else None, config, checkpoint, _load(config))
+        state = resume(folder if writes else None, config, checkpoint, _load(config, dataset))
         yield OpenRun(state, folder if writes else None)
 
 
-def _load(config: TrainConfig) -> ImageDataset:
-    """Configure the process, and load the images. Of several processes on a machine, one loads them first and leaves them
-    in the cache."""
+def _load(config: TrainConfig, dataset: ImageDataset | None) -> ImageDataset:
+    """Configure the process, and load the images unless they are given. Of several processes on a machine, one loads them
+    first and leaves them in the cache."""
     process.keep_freed_memory()
     process.set_threads(config.threads)
+    if dataset is not None:
+        return dataset
     with one_per_machine_first():
         return load_images(config, progress=local_rank() == 0)

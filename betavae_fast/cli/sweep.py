@@ -1,0 +1,275 @@
+"""``betavae-fast sweep``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from inspect import Parameter, Signature
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
+
+import typer
+
+from betavae_fast.cli.errors import INTERRUPTED, CommandError, usage_errors
+from betavae_fast.cli.options import METRICS, Metrics, chosen_metrics
+from betavae_fast.objectives.options import OBJECTIVES
+from betavae_fast.settings import Declared
+from betavae_fast.sweep.grid import SEED, SweptRun, grid, settings_by_option
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from betavae_fast.sweep.tasks import Ended, Progress
+
+_SETTINGS = settings_by_option()
+_SWITCHES = {"true": True, "false": False}
+
+
+def sweep(context: typer.Context, **values: Any) -> None:
+    """Train and evaluate many models: every combination of settings, several at a time. Writes a folder for each run, a
+    table of all, and a report that compares them.
+
+    An option may have several values, with commas between them: --beta 1,4 --seeds 3 trains six models. The same command
+    goes on where it was interrupted, and does not train again what is finished. Ctrl-C finishes the steps of the runs
+    that are going on, saves them, and exits with code 130.
+    """
+    from rich.console import Console
+
+    from betavae_fast.evaluation.report import rehearse_pictures
+    from betavae_fast.sweep import report
+    from betavae_fast.sweep.folder import SweepFolder, is_finished
+    from betavae_fast.sweep.local import places, train_locally
+    from betavae_fast.sweep.tasks import Task
+    from betavae_fast.training.interrupt import stop_on_signal
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    with usage_errors():
+        entries = _entries(values)
+        metrics = chosen_metrics(values["metrics"])
+        devices = places(entries.pop("device", "auto"), values["jobs"])
+        if devices[0] == "cpu":
+            entries.setdefault("threads", 1)
+        runs = grid(entries)
+        folder = SweepFolder(values["out"] or Path("sweeps") / _default_name(runs))
+        left = [run for run in runs if not is_finished(folder.run(run), run)]
+        rehearse_pictures()
+    console.print(
+        f"Sweep: {len(runs)} runs of {runs[0].config.steps} steps, {len(runs) - len(left)} finished before; "
+        f"{len(devices)} at a time on {', '.join(dict.fromkeys(devices))}"
+    )
+    console.print(f"Sweep folder: {folder.path}")
+    watcher = _Watcher(console, left)
+    tasks = [Task(run, folder.run(run).path, metrics) for run in left]
+    with stop_on_signal() as stop, watcher.live(), usage_errors():
+        train_locally(tasks, devices, watcher, should_stop=lambda: stop.requested)
+    if watcher.finished or len(left) < len(runs):
+        with usage_errors():
+            console.print(f"Report: {report.write(folder, runs)}")
+    if watcher.unfinished:
+        raise CommandError(
+            f"interrupted, {watcher.unfinished} runs are not finished; the same command goes on",
+            exit_code=INTERRUPTED,
+        )
+    if watcher.failed:
+        raise CommandError(f"{len(watcher.failed)} of {len(runs)} runs failed, as said above", exit_code=1)
+
+
+def _default_name(runs: Sequence[SweptRun]) -> str:
+    return "-".join(
+        "+".join(dict.fromkeys(part))
+        for part in zip(*((Path(r.config.data).stem, r.config.architecture) for r in runs), strict=True)
+    )
+
+
+def _entries(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the sweep's file, and over them those of the command line.
+
+    Raises: ValueError for a text from which no value can be made, for --seed beside --seeds, or for a file that is not
+        TOML; OSError if it cannot be read.
+    """
+    entries = {} if values["file"] is None else _read(values["file"])
+    for name, text in values.items():
+        if text is not None and name == "objective":
+            entries[name] = text.split(",")
+        elif text is not None and name in _SETTINGS:
+            entries[name] = _parsed(_SETTINGS[name], name, text)
+    if values["seeds"] is not None:
+        if values[SEED] is not None:
+            raise ValueError("give --seeds, the number of seeds, or --seed, their values")
+        if values["seeds"] < 1:
+            raise ValueError(f"seeds must be at least 1, got {values['seeds']}")
+        entries[SEED] = list(range(values["seeds"]))
+    for name in ("device", "threads"):
+        if isinstance(entries.get(name), list):
+            if len(entries[name]) > 1:
+                raise ValueError(f"{name} has one value for the whole sweep, got {len(entries[name])}")
+            (entries[name],) = entries[name]
+    return entries
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The settings in a TOML file, by their names on the command line; a list is an axis."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a TOML file ({error})") from error
+    return {name.replace("-", "_"): value for name, value in found.items()}
+
+
+def _parsed(found: Declared, name: str, text: str) -> Any:
+    """The values that ``text`` names, with commas between them; a setting that is a list itself has one."""
+    if get_origin(found.type) is list:
+        assert found.setting.parse is not None
+        return found.setting.parse(name, text)
+    return [_value(found, name, word) for word in text.split(",")]
+
+
+def _value(found: Declared, name: str, text: str) -> Any:
+    if found.setting.parse is not None:
+        return found.setting.parse(name, text)
+    parts = get_args(found.type) if get_origin(found.type) in (Union, UnionType) else (found.type,)
+    kind = next(part for part in parts if part is not type(None))
+    if kind is bool:
+        if text not in _SWITCHES:
+            raise ValueError(f"{name} must be true or false, got {text!r}")
+        return _SWITCHES[text]
+    if kind not in (int, float):
+        return text
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(
+            f"{name} must be {'a whole number' if kind is int else 'a number'}, got {text!r}"
+        ) from None
+
+
+class _Watcher:
+    """Shows a table of the runs that are going on; if the output is not a terminal, a line for each that ends."""
+
+    def __init__(self, console: Console, runs: Sequence[SweptRun]) -> None:
+        self._console = console
+        self._going: dict[str, tuple[SweptRun, Progress]] = {}
+        self._steps = {run.name: 0 for run in runs}
+        self._total = sum(run.config.steps for run in runs)
+        self._first: int | None = None  # steps that earlier calls had done
+        self._begun = time.monotonic()
+        self._live: Any = None
+        self.finished: list[str] = []
+        self.failed: list[str] = []
+        self._count = len(runs)
+
+    @property
+    def unfinished(self) -> int:
+        """The number of runs that have not ended by themselves."""
+        return self._count - len(self.finished) - len(self.failed)
+
+    def live(self) -> AbstractContextManager[Any]:
+        from rich.live import Live
+
+        if not self._console.is_terminal:
+            return nullcontext()
+        self._live = Live(
+            console=self._console, get_renderable=self._table, refresh_per_second=2, transient=True
+        )
+        return self._live
+
+    def on_progress(self, run: SweptRun, progress: Progress) -> None:
+        if run.name not in self._going:
+            self._total -= progress.step  # of earlier calls
+        else:
+            self._steps[run.name] += progress.step - self._going[run.name][1].step
+        self._going[run.name] = (run, progress)
+
+    def on_end(self, run: SweptRun, ended: Ended) -> None:
+        _, progress = self._going.pop(run.name, (run, None))
+        if ended.how == "stopped":
+            return
+        failed = ended.how != "finished"
+        (self.failed if failed else self.finished).append(run.name)
+        said = f"{ended.how}: {ended.error}" if failed else "finished"
+        if progress is not None and progress.entry is not None and not failed:
+            entry = progress.entry
+            said += (
+                f"  loss {entry.loss:.1f}  reconstruction {entry.reconstruction:.1f}  KL {entry.kl:.2f}  "
+                f"{entry.active_channels}/{len(entry.kl_per_dim)} channels active"
+            )
+        done = len(self.finished) + len(self.failed)
+        self._console.print(f"{done}/{self._count}  {run.name}  {said}{self._rest()}")
+
+    def _rest(self) -> str:
+        """The time that the rest will take if it goes on like this."""
+        done = sum(self._steps.values())
+        if not done or not self.unfinished:
+            return ""
+        seconds = (time.monotonic() - self._begun) * (self._total - done) / done
+        return f"  ({seconds / 60:.0f} min to go)" if seconds >= 60 else f"  ({seconds:.0f} s to go)"
+
+    def _table(self) -> Table:
+        from rich.table import Table
+
+        done = len(self.finished) + len(self.failed)
+        title = f"{done} of {self._count} runs ended{self._rest()}"
+        table = Table("run", "step", "loss", "KL", "channels", "", title=title, title_justify="left")
+        for column in table.columns[1:5]:
+            column.justify = "right"
+        for run, progress in self._going.values():
+            entry = progress.entry
+            cells = ["", "", ""]
+            if entry is not None:
+                cells = [
+                    f"{entry.loss:.1f}",
+                    f"{entry.kl:.2f}",
+                    f"{entry.active_channels}/{len(entry.kl_per_dim)}",
+                ]
+            table.add_row(run.name, f"{progress.step}/{run.config.steps}", *cells, progress.doing)
+        return table
+
+
+def _parameters() -> Iterator[Parameter]:
+    """The parameters of ``sweep``: the sweep's own, then every setting of a run, as text."""
+    own: dict[str, tuple[Any, Any]] = {
+        "out": (
+            Path | None,
+            typer.Option(help="The sweep's folder.", show_default="sweeps/DATA-ARCHITECTURE"),
+        ),
+        "file": (Path | None, typer.Option(help="TOML file with settings; a list is an axis of the grid.")),
+        "seeds": (int | None, typer.Option(help="Number of seeds, from 0 up, for each setting.")),
+        "jobs": (
+            int | None,
+            typer.Option(help="Runs at a time.", show_default="one for each GPU, or for each CPU core"),
+        ),
+    }
+    yield Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    for name, (kind, option) in own.items():
+        yield Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
+    yield Parameter("metrics", Parameter.KEYWORD_ONLY, default=METRICS, annotation=Metrics)
+    objective = typer.Option(
+        help=f"Objectives: {', '.join(OBJECTIVES)}.",
+        rich_help_panel="Settings of the runs",
+        show_default=False,
+    )
+    yield Parameter(
+        "objective", Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, objective]
+    )
+    for name, found in _SETTINGS.items():
+        option = typer.Option(
+            help=found.setting.help,
+            metavar="VALUE,VALUE,...",
+            rich_help_panel="Settings of the runs",
+            show_default=False,
+        )
+        yield Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option])
+
+
+_SIGNATURE = Signature(list(_parameters()))
+sweep.__signature__ = _SIGNATURE  # type: ignore[attr-defined]
+sweep.__annotations__ = {name: found.annotation for name, found in _SIGNATURE.parameters.items()}

@@ -1,0 +1,212 @@
+"""Reports on a sweep: a table of all runs, and one page that compares their settings.
+
+Nothing in them depends on time, so a sweep that was interrupted leaves what an undisturbed one leaves.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from math import isfinite
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from betavae_fast.data.images import ImageDataset
+from betavae_fast.evaluation.encoding import encode
+from betavae_fast.evaluation.metrics import udr_scores
+from betavae_fast.evaluation.report import render
+from betavae_fast.evaluation.scores import METRICS
+from betavae_fast.evaluation.summary import choose_images
+from betavae_fast.files import atomic_writer, read_json
+from betavae_fast.sweep.folder import SweepFolder
+from betavae_fast.sweep.grid import SEED, SweptRun
+from betavae_fast.training.trained_run import open_run
+
+RECONSTRUCTION, KL, CHANNELS, UDR = "reconstruction loss, nats", "KL, nats", "channels used", "UDR"
+_SAMPLE = 4096  # images whose codes UDR compares
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of a run: its losses and scores by their labels."""
+
+    run: SweptRun
+    values: dict[str, float]
+
+
+class Quartiles(NamedTuple):
+    """The quartiles of a quantity over the runs of one setting."""
+
+    low: float
+    median: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one setting, which differ by their seeds."""
+
+    setting: dict[str, Any]
+    results: list[Result]
+
+    @property
+    def name(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in self.setting.items()) or "all runs"
+
+    def quartiles(self, label: str) -> Quartiles | None:
+        """The quartiles of the quantity ``label``; None if a run lacks it."""
+        values = [result.values.get(label, np.nan) for result in self.results]
+        low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
+        return Quartiles(float(low), float(median), float(high)) if isfinite(median) else None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All finished runs of a sweep."""
+
+    results: list[Result]
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """The quantities that runs have, in the order of the tables."""
+        return list(dict.fromkeys(label for result in self.results for label in result.values))
+
+    @property
+    def groups(self) -> list[Group]:
+        by_setting = groupby(self.results, lambda result: result.run.setting)
+        return [Group(setting, list(results)) for setting, results in by_setting]
+
+    def correlation_with_udr(self, label: str) -> float | None:
+        """Spearman's rank correlation of UDR with the quantity ``label`` over all runs; None if it is undefined."""
+        pairs = [[result.values.get(name, np.nan) for name in (UDR, label)] for result in self.results]
+        one, two = np.array(pairs).T
+        if not (np.isfinite(one) & np.isfinite(two)).all() or len(set(one)) < 2 or len(set(two)) < 2:
+            return None
+        return float(spearmanr(one, two).statistic)
+
+    @property
+    def best(self) -> Result | None:
+        """The run whose channels agree best with those of the other runs: the choice of Duan et al. 2020 without known
+        factors. None if no run has a UDR above 0."""
+        candidates = [result for result in self.results if result.values.get(UDR, 0) > 0]
+        return max(candidates, key=lambda result: result.values[UDR], default=None)
+
+    def rank(self, result: Result, label: str) -> int:
+        """The place of ``result`` among all runs by the quantity ``label``, from the largest; 1 is the first."""
+        return 1 + sum(other.values.get(label, -np.inf) > result.values[label] for other in self.results)
+
+
+def write(folder: SweepFolder, runs: Sequence[SweptRun]) -> Path:
+    """Write runs.csv and report.html about the finished ones of the ``runs`` of a sweep.
+
+    Returns: the path of report.html.
+    Raises: ValueError if no run is finished; the errors of :func:`open_run`; OSError if nothing can be written.
+    """
+    found = collect(folder, runs)
+    if not found.results:
+        raise ValueError(f"{folder.path}: no run is finished, so there is nothing to report")
+    _write_table(folder.table, found)
+    finished = {result.run.name for result in found.results}
+    render(
+        folder.report,
+        "sweep.html.jinja",
+        [],
+        title=f"A sweep of {len(runs)} runs: {folder.path.resolve().name}",
+        found=found,
+        points=_points(found),
+        missing=[run.name for run in runs if run.name not in finished],
+    )
+    return folder.report
+
+
+def collect(folder: SweepFolder, runs: Sequence[SweptRun]) -> Findings:
+    """Read the results of the finished ones of ``runs``; several that share their data get a UDR."""
+    finished = [run for run in runs if folder.run(run).evaluation.exists()]
+    documents = [read_json(folder.run(run).evaluation) for run in finished]
+    results = [Result(run, _values(document)) for run, document in zip(finished, documents, strict=True)]
+    if len(results) > 1 and len({str(document["identity"]) for document in documents}) == 1:
+        for result, udr in zip(results, _udr(folder, finished, documents), strict=True):
+            result.values[UDR] = float(udr)
+    return Findings(results)
+
+
+def _values(document: dict[str, Any]) -> dict[str, float]:
+    """The losses and scores in an evaluation.json."""
+    summary = document["summary"]
+    values = {
+        RECONSTRUCTION: summary["reconstruction"],
+        KL: summary["kl"],
+        CHANNELS: float(sum(channel["active"] for channel in summary["channels"])),
+    }
+    for scored in document["scores"]:
+        codes = "" if scored["codes"] == "mean" else f" ({scored['codes']} codes)"
+        for quantity in METRICS[scored["metric"]].quantities:
+            values[quantity.label + codes] = scored["result"][quantity.attribute]
+    return values
+
+
+def _udr(
+    folder: SweepFolder, runs: Sequence[SweptRun], documents: Sequence[dict[str, Any]]
+) -> NDArray[np.float64]:
+    """The UDR of each run, from the codes of the same images."""
+    codes, images = [], dict[object, ImageDataset]()
+    for run in runs:
+        trained = open_run(folder.run(run).path)
+        dataset = trained.images(images)
+        codes.append(encode(trained.model, dataset, choose_images(len(dataset), _SAMPLE)).mean_codes)
+    kls = [
+        np.array([c["kl"] for c in sorted(document["summary"]["channels"], key=lambda c: c["index"])])
+        for document in documents
+    ]
+    return udr_scores(codes, kls, np.random.default_rng(0)).scores
+
+
+def _write_table(path: Path, found: Findings) -> None:
+    settings = list(dict.fromkeys(name for result in found.results for name in result.run.setting))
+    text = io.StringIO(newline="")
+    table = csv.writer(text)
+    table.writerow(["run", *settings, SEED, *found.labels])
+    for result in found.results:
+        run = result.run
+        values = [result.values.get(label, "") for label in found.labels]
+        table.writerow(
+            [run.name, *(run.setting.get(name, "") for name in settings), run.config.seed, *values]
+        )
+    with atomic_writer(path) as file:
+        file.write(text.getvalue().encode())
+
+
+class _Point(NamedTuple):
+    """A run in the drawing of reconstruction against KL, whose sides are 0 to 1."""
+
+    x: float
+    y: float
+    colour: str
+    result: Result
+
+
+def _points(found: Findings) -> list[_Point]:
+    rates = _scaled([result.values[KL] for result in found.results])
+    losses = _scaled([result.values[RECONSTRUCTION] for result in found.results])
+    colours = {
+        id(result): f"hsl({360 * i / len(found.groups):.0f} 65% 42%)"
+        for i, group in enumerate(found.groups)
+        for result in group.results
+    }
+    return [
+        _Point(x, 1 - y, colours[id(result)], result)
+        for x, y, result in zip(rates, losses, found.results, strict=True)
+    ]
+
+
+def _scaled(values: Sequence[float]) -> list[float]:
+    low, high = min(values), max(values)
+    return [0.5 if high == low else (value - low) / (high - low) for value in values]

@@ -1,0 +1,149 @@
+"""A sweep as a whole, from the command line: finished once, it is what it would have been without interruptions.
+
+BETAVAE_FAST_KILLS sets the number of moments at which the sweep, or one of the processes that train its runs, is killed.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests import PATIENCE
+
+KILLS = int(os.environ.get("BETAVAE_FAST_KILLS", "4"))
+AXES = ["--beta=1,4", "--lr=0.001,0.002"]
+
+
+def options(data: Path) -> list[str]:
+    return [
+        f"--data={data}",
+        *AXES,
+        "--steps=30",
+        "--batch-size=8",
+        "--latent-dim=3",
+        "--log-every=5",
+        "--checkpoint-every=5",
+        "--precision=fp32",
+        "--metrics=unsupervised",
+        "--jobs=2",
+    ]
+
+
+def command(arguments: list[str], out: Path) -> list[str]:
+    return [sys.executable, "-m", "betavae_fast", "sweep", *arguments, f"--out={out}"]
+
+
+def run(arguments: list[str], out: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(arguments, out), capture_output=True, text=True, timeout=4 * PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "images.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 256, (64, 16, 16), dtype=np.uint8))
+    return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed") / "sweep"
+    done = run(options(data), out)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finished  loss") == 4 and f"Report: {out / 'report.html'}" in done.stdout
+    return out
+
+
+def weights(out: Path) -> dict[str, dict[str, np.ndarray]]:
+    return {
+        str(path.parent.parent.name): load_file(path)
+        for path in sorted(out.glob("*/checkpoint/*.safetensors"))
+        if "model" in path.name
+    }
+
+
+def assert_the_same(one: Path, two: Path) -> None:
+    first, second = weights(one), weights(two)
+    assert first.keys() == second.keys() and len(first) == 4
+    for name, tensors in first.items():
+        assert all(np.array_equal(tensor, second[name][key]) for key, tensor in tensors.items())
+    for file in ("runs.csv", "report.html"):
+        assert (one / file).read_bytes() == (two / file).read_bytes()
+
+
+def test_a_sweep_leaves_runs_a_table_and_a_report(undisturbed: Path) -> None:
+    with open(undisturbed / "runs.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["run"] for row in rows] == [
+        f"lr={lr},beta={beta},seed=0" for lr in ("0.001", "0.002") for beta in (1, 4)
+    ]
+    assert all(float(row["reconstruction loss, nats"]) > 0 and row["UDR"] for row in rows)
+    page = (undisturbed / "report.html").read_text(encoding="utf-8")
+    for row in rows:
+        link = row["run"].replace("=", "%3D").replace(",", "%2C") + "/report.html"
+        assert link in page
+        assert (undisturbed / row["run"] / "report.html").is_file()
+
+
+def test_the_same_command_trains_nothing_again(undisturbed: Path, data: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.glob("*/checkpoint/*")}
+    done = run(options(data), undisturbed)
+    assert done.returncode == 0 and "4 finished before" in done.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in undisturbed.glob("*/checkpoint/*")}
+
+
+def test_a_folder_of_another_sweep_is_refused(undisturbed: Path, data: Path) -> None:
+    done = run([*options(data), "--batch-size=4"], undisturbed)
+    assert done.returncode == 2
+    assert "holds a run with batch_size 8" in done.stderr
+
+
+def test_a_killed_sweep_goes_on_to_the_same_end(undisturbed: Path, data: Path, tmp_path: Path) -> None:
+    generator, out = random.Random(0), tmp_path / "sweep"
+    for kill in range(KILLS):
+        sweep = subprocess.Popen(command(options(data), out), stdout=subprocess.DEVNULL)
+        time.sleep(generator.uniform(2, 12))
+        victims = [sweep.pid] if kill % 2 == 0 else children(sweep.pid)
+        for victim in generator.sample(victims, min(1, len(victims))):
+            os.kill(victim, signal.SIGKILL)
+        if victims == [sweep.pid]:
+            sweep.wait()
+        else:
+            assert sweep.wait(timeout=4 * PATIENCE) in (0, 1)
+    done = run(options(data), out)
+    assert done.returncode == 0, done.stderr
+    assert_the_same(undisturbed, out)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that descend from ``pid``, the youngest generation first."""
+    found = []
+    for child in (
+        Path(f"/proc/{pid}/task/{pid}/children").read_text().split() if Path(f"/proc/{pid}").exists() else ()
+    ):
+        found += [*children(int(child)), int(child)]
+    return found
+
+
+def test_ctrl_c_saves_the_runs_that_go_on(undisturbed: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    arguments = [argument.replace("steps=30", "steps=100000") for argument in options(data)]
+    sweep = subprocess.Popen(
+        command(arguments, out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + PATIENCE
+    while not list(out.glob("*/checkpoint/latest.json")):
+        assert sweep.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    sweep.send_signal(signal.SIGINT)
+    _, said = sweep.communicate(timeout=PATIENCE)
+    assert sweep.returncode == 130 and "4 runs are not finished; the same command goes on" in said
