@@ -319,3 +319,8 @@ def test_other_instruction_sets(capability: str) -> None:
     )  # fmt: skip
     assert process.returncode == 0, process.stdout
     assert ("passed" in process.stdout) == (capability == "avx512_bf16")
+
+
+@needs_kernels
+def test_wide_layers_are_left_to_torch() -> None:
+    assert serves(torch.empty(256, 64, 4, 4)) and not serves(torch.empty(512, 64, 4, 4))
