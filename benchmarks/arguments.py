@@ -34,7 +34,7 @@ def command(module: str, arguments: Sequence[str]) -> str:
     """The command that measures the same again, without the options that say where to write."""
     pairs = zip(["", *arguments], arguments, strict=False)
     kept = (a for before, a in pairs if before not in _PLACES and a.partition("=")[0] not in _PLACES)
-    return shlex.join(["python", "-m", module, *kept])
+    return shlex.join(["python", "-m", *module.split(), *kept])
 
 
 def at_least(least: int) -> Callable[[str], int]:

@@ -55,3 +55,9 @@ def test_a_command_names_no_place_of_this_machine():
 def test_a_folder_to_write_into_is_made(tmp_path):
     folder = tmp_path / "deep" / "folder"
     assert writable_folder(str(folder)) == folder and not list(folder.iterdir())
+
+
+def test_the_recorded_command_is_one_to_type() -> None:
+    """The module of an op's study is two words."""
+    recorded = command("benchmarks latent", ["--brief", "--out", "here.json", "--threads=2"])
+    assert recorded == "python -m benchmarks latent --brief --threads=2"

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 
 from tests import PATIENCE
 
-KILLS = int(os.environ.get("BETAVAE_FAST_KILLS", "4"))
+KILLS = int(os.environ.get("BETAVAE_FAST_KILLS", "2"))
 AXES = ["--beta=1,4", "--lr=0.001,0.002"]
 
 
