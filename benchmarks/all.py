@@ -39,7 +39,8 @@ def main() -> int:
         status = subprocess.run((sys.executable, "-m", *command.split()), cwd=ROOT).returncode
         if status == INTERRUPTED:
             return status
-        failed += [command] * bool(status)
+        if status:
+            failed.append(command)
     for command in failed:
         print(f"FAILED python -m {command}")
     return int(bool(failed))

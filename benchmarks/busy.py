@@ -1,7 +1,8 @@
 """Times training on the CPU while other programs run: ``python -m benchmarks.busy``.
 
 The command line trains on rendered sprites (burgess, batch 64): alone, beside processes that each keep a core busy, and
-beside a second training of the same kind. Rates are medians over the log without its first entry. Writes
+beside a second training of the same kind. All compute in float32, because "auto" may choose otherwise beside other
+programs. Rates are medians over the log without its first entry. Writes
 busy/MACHINE.json.
 """
 
@@ -54,7 +55,12 @@ def train(runs: int, steps: int, threads: int, wait_policy: str) -> tuple[float,
         environment["OMP_WAIT_POLICY"] = wait_policy
     with tempfile.TemporaryDirectory() as folder, ExitStack() as held:
         outs = [Path(folder, str(number)) for number in range(runs)]
-        options = [f"--steps={steps}", f"--threads={threads}", f"--log-every={LOG_EVERY}"]
+        options = [
+            f"--steps={steps}",
+            f"--threads={threads}",
+            f"--log-every={LOG_EVERY}",
+            "--precision=fp32",
+        ]
         processes = [
             held.enter_context(
                 subprocess.Popen(

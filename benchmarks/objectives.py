@@ -6,10 +6,9 @@ Writes objectives.json into benchmarks/results/objectives/, and a picture of eac
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,9 @@ from benchmarks import ROOT
 from benchmarks.arguments import at_least
 from benchmarks.pages import markdown
 from benchmarks.study import Run, Study, tidy
-from betavae_fast.bench.results import Provenance
+from betavae_fast.bench.results import Provenance, save_by_lines
 from betavae_fast.choices import ACTIVE_NATS
 from betavae_fast.data import DatasetError, ImageDataset, load_dataset
-from betavae_fast.files import atomic_writer
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.log import LogEntry
 from betavae_fast.training.loop import train
@@ -93,14 +91,13 @@ class ObjectiveResults(Provenance):
     runs: tuple[ObjectiveRun, ...]
 
     def save(self, path: Path) -> None:
-        """Write a line for each run, because its lists would otherwise take a line for each number."""
-        text = json.dumps(asdict(self), ensure_ascii=False, allow_nan=False)
-        with atomic_writer(path) as file:
-            file.write((text.replace('{"name"', '\n{"name"') + "\n").encode())
+        save_by_lines(self, path, "name")
 
 
 def train_with(name: str, dataset: ImageDataset, steps: int) -> ObjectiveRun:
-    config = TrainConfig.from_entries({"steps": steps, "log_every": LOG_EVERY} | OPTIONS[name])
+    # What "auto" stands for depends on the machine.
+    same = {"steps": steps, "log_every": LOG_EVERY, "device": "cpu", "precision": "fp32"}
+    config = TrainConfig.from_entries(same | OPTIONS[name])
     entries: list[LogEntry] = []
     train(prepare(config, dataset), None, on_entry=entries.append)
     return ObjectiveRun(

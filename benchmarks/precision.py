@@ -8,11 +8,10 @@ MACHINE.png into benchmarks/results/precision/.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -20,17 +19,17 @@ from matplotlib.figure import Figure
 from benchmarks.arguments import at_least
 from benchmarks.pages import markdown
 from benchmarks.study import Run, Study, tidy
-from betavae_fast.bench.results import Provenance
+from betavae_fast.bench.results import Provenance, save_by_lines
 from betavae_fast.choices import Precision
+from betavae_fast.data import ImageDataset
 from betavae_fast.data.dsprites import rendered_dsprites
-from betavae_fast.files import atomic_writer
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.log import LogEntry
 from betavae_fast.training.loop import train
 from betavae_fast.training.process import keep_freed_memory
 from betavae_fast.training.state import prepare
 
-SEEDS, STEPS, LOG_EVERY = 5, 3000, 50
+SEEDS, STEPS, LOG_EVERY, BATCH_SIZE = 5, 3000, 50, 64
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 _COLOURS = {"fp32": "#1f6fb4", "bf16": "#e07b00"}
 
@@ -50,36 +49,41 @@ class PrecisionResults(Provenance):
     curves: tuple[Curve, ...]
 
     def save(self, path: Path) -> None:
-        """Write a line for each curve, because it would otherwise take a line for each number."""
-        text = json.dumps(asdict(self), ensure_ascii=False, allow_nan=False)
-        with atomic_writer(path) as file:
-            file.write((text.replace('{"precision"', '\n{"precision"') + "\n").encode())
+        save_by_lines(self, path, "precision")
 
     def at_each_step(self, precision: str) -> list[tuple[float, ...]]:
         """The losses of all seeds, for each logged step."""
         return list(zip(*(curve.loss for curve in self.curves if curve.precision == precision), strict=True))
 
 
-def curve(precision: Precision, seed: int, steps: int) -> Curve:
-    config = TrainConfig(steps=steps, log_every=LOG_EVERY, seed=seed, precision=precision)
+def curve(precision: Precision, seed: int, dataset: ImageDataset, steps: int) -> Curve:
+    config = TrainConfig(
+        steps=steps,
+        log_every=LOG_EVERY,
+        batch_size=BATCH_SIZE,
+        seed=seed,
+        precision=precision,
+        device="cpu",
+    )
     entries: list[LogEntry] = []
-    train(prepare(config, rendered_dsprites(progress=False)), None, on_entry=entries.append)
+    train(prepare(config, dataset), None, on_entry=entries.append)
     return Curve(precision, seed, [round(entry.loss, 3) for entry in entries])
 
 
 def measure(run: Run) -> Iterator[PrecisionResults]:
     keep_freed_memory()
+    dataset = rendered_dsprites(progress=False)
     configuration = {
         "steps": run.args.steps,
         "seeds": run.args.seeds,
         "log_every": LOG_EVERY,
-        "batch_size": 64,
+        "batch_size": BATCH_SIZE,
     }
     curves: tuple[Curve, ...] = ()
     for seed in range(run.args.seeds):
         for precision in PRECISIONS:
             with run.console.status(f"seed {seed}, {precision}"):
-                curves = (*curves, curve(precision, seed, run.args.steps))
+                curves = (*curves, curve(precision, seed, dataset, run.args.steps))
         yield PrecisionResults(**run.origin, configuration=configuration, curves=curves)
 
 

@@ -6,6 +6,7 @@ Figures that follow from others are not in it but properties of its class.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -14,7 +15,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from betavae_fast.bench.parity import Error
 from betavae_fast.bench.registry import Shape
 from betavae_fast.bench.timing import Timing
-from betavae_fast.files import read_json, write_json
+from betavae_fast.files import atomic_writer, jsonable, read_json, write_json
 
 R = TypeVar("R", bound="Provenance")
 
@@ -159,6 +160,14 @@ class Results(Provenance):
             if (m.shape, m.dtype, m.direction) == rounds and m.contender.startswith(over)
         ]
         return min(others) / measurement.p50 if others else None
+
+
+def save_by_lines(results: Provenance, path: Path, first: str) -> None:
+    """Write a result file with a line for each entry whose first field is ``first``; every number of their lists would
+    otherwise take a line."""
+    text = json.dumps(jsonable(results), ensure_ascii=False, allow_nan=False)
+    with atomic_writer(path) as file:
+        file.write((text.replace(f'{{"{first}"', f'\n{{"{first}"') + "\n").encode())
 
 
 def check_writable(path: Path) -> None:

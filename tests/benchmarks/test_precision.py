@@ -20,6 +20,7 @@ def test_a_short_comparison(
     assert [(c.precision, c.seed, len(c.loss)) for c in results.curves] == [
         (p, seed, 2) for seed in range(2) for p in ("fp32", "bf16")
     ]
+    assert len(file.read_text(encoding="utf-8").splitlines()) == 1 + len(results.curves)
     assert all(abs(loss / 1e3) < 10 for curve in results.curves for loss in curve.loss)
     assert "of 2 logged steps" in capsys.readouterr().out
     assert file.with_suffix(".png").is_file()
