@@ -101,12 +101,8 @@ def _op_section(op: str, files: Mapping[str, Results]) -> Iterator[str]:
         yield f"![{op}](benchmarks/{picture})\n"
     if op == _SCALING:
         return
-    rows: dict[tuple[Shape, str], dict[str, dict[str, dict[str, Measurement]]]] = {}
-    for file, found in files.items():
-        for m in found.measurements:
-            of_contender = rows.setdefault((m.shape, m.dtype), {}).setdefault(m.contender, {})
-            of_contender.setdefault(file, {})[m.direction] = m
-    on_gpu = any(m.launches is not None for found in files.values() for m in found.measurements)
+    measured = [(found, m) for found in files.values() for m in both_directions(found)]
+    on_gpu = any(m.launches is not None for _, m in measured)
     columns = [
         "contender",
         "machine",
@@ -119,21 +115,27 @@ def _op_section(op: str, files: Mapping[str, Results]) -> Iterator[str]:
         "memory:",
     ]
     columns += ["launches:"] if on_gpu else []
-    for (shape, dtype), by_contender in rows.items():
-        cells = (
-            _op_row(files[file], by_direction, on_gpu)
-            for by_file in by_contender.values()
-            for file, by_direction in by_file.items()
+    for shape, dtype in dict.fromkeys((m.shape, m.dtype) for _, m in measured):
+        of_problem = [(found, m) for found, m in measured if (m.shape, m.dtype) == (shape, dtype)]
+        rows = (
+            _op_row(found, m, on_gpu)
+            for name in _contenders([m for _, m in of_problem])
+            for found, m in of_problem
+            if m.contender == name
         )
-        yield f"**{shape} {dtype}**\n\n{markdown(columns, cells)}\n"
+        yield f"**{shape} {dtype}**\n\n{markdown(columns, rows)}\n"
 
 
-def _op_row(results: Results, found: Mapping[str, Measurement], on_gpu: bool) -> list[str]:
-    both = found["forward+backward"]
+def _op_row(results: Results, both: Measurement, on_gpu: bool) -> list[str]:
+    p50 = {
+        m.direction: m.p50
+        for m in results.measurements
+        if (m.shape, m.dtype, m.contender) == (both.shape, both.dtype, both.contender)
+    }
     cells = [
         both.contender,
         _name(results),
-        *(seconds(found[d].p50) for d in ("forward", "backward", "forward+backward")),
+        *(seconds(p50[d]) for d in ("forward", "backward", "forward+backward")),
     ]
     cells += [_times(results.speedup(both, over)) for over in ("eager", "compile")]
     cells += [times(both.floor_ratio), "" if both.peak_bytes is None else size(both.peak_bytes)]
@@ -206,11 +208,9 @@ def figures(results: Mapping[str, Results], chosen: Sequence[tuple[str, str, int
 def newest_cpu(results: Mapping[str, Results]) -> str:
     """The kind of the CPU that the pages show: of those with all ops of their tables, the one measured last."""
     wanted = {op for chosen in _FIGURES.values() for op, _, _ in chosen}
-    dates: dict[str, dict[str, str]] = {}
-    for found in results.values():
-        if not found.machine["gpu"]:
-            dates.setdefault(str(found.machine["kind"]), {})[found.op] = found.date
-    return max((max(by_op.values()), kind) for kind, by_op in dates.items() if wanted <= by_op.keys())[1]
+    on_cpus = sorted((r for r in results.values() if not r.machine["gpu"]), key=lambda r: r.date)
+    kinds = [str(r.machine["kind"]) for r in on_cpus]
+    return [kind for kind in kinds if all(f"{op}-{kind}.json" in results for op in wanted)][-1]
 
 
 def measured_on(results: Mapping[str, Results]) -> str:
