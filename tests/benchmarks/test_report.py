@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 
 from benchmarks import RESULTS, ROOT, latency, time_to_loss
 from benchmarks.all import COMMANDS
+from benchmarks.encode import EncodeResults
 from benchmarks.report import (
     PAGE,
     PAGES,
@@ -20,8 +22,10 @@ from benchmarks.report import (
     pictures,
     with_tables,
 )
+from benchmarks.step import StepResults
 from betavae_fast.bench.results import load_all
 from betavae_fast.bench.timing import QUICK, Timing
+from betavae_fast.bench.units import seconds, times
 from betavae_fast.files import read_json
 
 FILES = load_all(RESULTS)
@@ -34,6 +38,30 @@ def test_the_page_is_what_the_files_give():
 @pytest.mark.parametrize("name", PAGES)
 def test_tables_state_the_figures_of_the_files(name):
     assert (ROOT / name).read_text(encoding="utf-8") == with_tables(name, FILES, RESULTS), "run `make report`"
+
+
+def test_the_sentences_on_amx_state_the_figures_of_the_files():
+    readme, changelog = (
+        " ".join((ROOT / name).read_text(encoding="utf-8").split()) for name in ("README.md", "CHANGELOG.md")
+    )
+    step = StepResults.load(RESULTS / "step" / "cpu-amx.json")
+    told = readme.partition("Intel Xeon with AMX, a step")[2].partition("cpu-amx.json")[0]
+    ours = {(m.contender, m.batch_size): m for m in step.measurements if m.contender.startswith("ours")}
+    for contender, images in product(("ours", "ours, bf16"), (64, 1024)):
+        assert times(step.speedup(ours[contender, images], "eager")) in told
+    assert all(seconds(ours["ours, bf16", images].p50) in told for images in (64, 1024))
+
+    fastest = step.speedup(ours["ours, bf16", 1024], "eager")
+    assert f"is {fastest:.1f} times as fast as plain torch's in float32" in changelog
+    encoding = EncodeResults.load(RESULTS / "encode" / "cpu-amx.json").speedup("ours, bf16")
+    assert f"encodes {encoding:.1f} times as fast" in changelog
+
+    latent = FILES["latent-cpu-amx.json"]
+    backward = [m for m in latent.measurements if (m.contender, m.direction) == ("cpp", "backward")]
+    slower = [(m.shape[0], gain) for m in backward if (gain := latent.speedup(m, "compile")) < 1]
+    assert [rows for rows, _ in slower] == 4 * [65536]
+    gains = [gain for _, gain in slower]
+    assert f"with {min(gains):.2f}× to {max(gains):.2f}×" in readme
 
 
 def test_a_gpu_figure_is_that_of_our_fastest(tmp_path):
