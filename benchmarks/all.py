@@ -5,6 +5,7 @@ They take about 40 minutes on two cores. One that fails does not keep the others
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 
@@ -24,7 +25,7 @@ COMMANDS = (
     "benchmarks.latency",
     "benchmarks.scaling",
     "benchmarks.encode",
-    "benchmarks.step --samples 3 --contenders pythae ours",
+    "benchmarks.step --samples 3 --contenders compile pythae ours 'ours, bf16'",
     "benchmarks.time_to_loss",
     "benchmarks.fallback",
     "benchmarks.busy",
@@ -36,7 +37,7 @@ def main() -> int:
     failed = []
     for command in COMMANDS:
         print(f"\n== python -m {command}", flush=True)
-        status = subprocess.run((sys.executable, "-m", *command.split()), cwd=ROOT).returncode
+        status = subprocess.run((sys.executable, "-m", *shlex.split(command)), cwd=ROOT).returncode
         if status == INTERRUPTED:
             return status
         if status:
