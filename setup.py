@@ -52,11 +52,10 @@ INSTRUCTION_SETS = {
     "avx2": "-mavx2 -mfma",
     "avx512": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512",
 }
-# Those with instructions for bfloat16, in which there are convolutions; left out if the compiler does not know them. g++
-# 12 wrongly sees uninitialized variables in its own intrinsics.
+# Those with instructions for bfloat16, in which there are convolutions; left out if the compiler does not know them.
 BFLOAT16_INSTRUCTION_SETS = {
-    "avx512_bf16": f"{INSTRUCTION_SETS['avx512']} -mavx512bf16 -Wno-maybe-uninitialized",
-    "amx": f"{INSTRUCTION_SETS['avx512']} -mavx512bf16 -mamx-tile -mamx-bf16 -Wno-maybe-uninitialized",
+    "avx512_bf16": f"{INSTRUCTION_SETS['avx512']} -mavx512bf16",
+    "amx": f"{INSTRUCTION_SETS['avx512']} -mavx512bf16 -mamx-tile -mamx-bf16",
 }
 NVCC_FLAGS = "-std=c++17 -O3 --fmad=false -Xcompiler=-fPIC,-fvisibility=hidden"
 # Default architectures; those that nvcc does not know are left out. TORCH_CUDA_ARCH_LIST replaces them, in the same form.
@@ -191,16 +190,17 @@ def build_cpp(folder: Path) -> Path:
     include, torch_lib = torch_paths()
     ninja = NinjaFile(folder)
     scheduling = " ".join(flag for flag in SCHEDULING_FLAGS.split() if accepts(cxx, flag))
-    instruction_sets = {"baseline": ""}
+    instruction_sets, bfloat16_sets = {"baseline": ""}, {}
     if platform.machine() in ("x86_64", "AMD64"):
         instruction_sets |= INSTRUCTION_SETS
+        bfloat16_sets = BFLOAT16_INSTRUCTION_SETS
     for op, own_flags in OPS.items():
         for name, isa_flags in instruction_sets.items():
             flags = f"{CXX_FLAGS} {scheduling} {own_flags} {isa_flags} -DBVF_ISA={name}"
             ninja.compile([cxx, *flags.split()], f"csrc/cpu/{op}.cpp", f"{op}_{name}")
     dispatch = [cxx, *CXX_FLAGS.split()]
-    for name, isa_flags in BFLOAT16_INSTRUCTION_SETS.items():
-        if platform.machine() in ("x86_64", "AMD64") and accepts(cxx, *isa_flags.split()):
+    for name, isa_flags in bfloat16_sets.items():
+        if accepts(cxx, *isa_flags.split()):
             flags = f"{CXX_FLAGS} {isa_flags} -DBVF_ISA={name}"
             ninja.compile([cxx, *flags.split()], "csrc/cpu/convolution.cpp", f"convolution_{name}")
             dispatch.append(f"-DBVF_{name.upper()}")

@@ -8,15 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from inspect import Parameter, Signature
 from pathlib import Path
-from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import typer
 
 from betavae_fast.cli.errors import INTERRUPTED, CommandError, usage_errors
 from betavae_fast.cli.options import METRICS, Metrics, chosen_metrics
 from betavae_fast.objectives.options import OBJECTIVES
-from betavae_fast.settings import Declared
+from betavae_fast.settings import Declared, at_least, choices
 from betavae_fast.sweep.grid import SEED, SweptRun, grid, settings_by_option
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def sweep(context: typer.Context, **values: Any) -> None:
     from betavae_fast.evaluation.report import rehearse_pictures
     from betavae_fast.sweep import report
     from betavae_fast.sweep.folder import SweepFolder, is_finished
-    from betavae_fast.sweep.local import places, train_locally
+    from betavae_fast.sweep.local import SharedImages, places, train_locally
     from betavae_fast.sweep.tasks import Task
     from betavae_fast.training.interrupt import stop_on_signal
 
@@ -50,25 +49,30 @@ def sweep(context: typer.Context, **values: Any) -> None:
     with usage_errors():
         entries = _entries(values)
         metrics = chosen_metrics(values["metrics"])
+        if values["jobs"] is not None:
+            at_least(1)("jobs", values["jobs"])
         devices = places(entries.pop("device", "auto"), values["jobs"])
         if devices[0] == "cpu":
             entries.setdefault("threads", 1)
         runs = grid(entries)
         folder = SweepFolder(values["out"] or Path("sweeps") / _default_name(runs))
-        left = [run for run in runs if not is_finished(folder.run(run), run)]
+        left = [run for run in runs if not is_finished(folder.run(run), run, metrics)]
         rehearse_pictures()
     console.print(
-        f"Sweep: {len(runs)} runs of {runs[0].config.steps} steps, {len(runs) - len(left)} finished before; "
+        f"Sweep: {len(runs)} runs, {len(runs) - len(left)} finished before; "
         f"{len(devices)} at a time on {', '.join(dict.fromkeys(devices))}"
     )
     console.print(f"Sweep folder: {folder.path}")
+    with usage_errors():
+        images = SharedImages(run.config for run in left)
     watcher = _Watcher(console, left)
     tasks = [Task(run, folder.run(run).path, metrics) for run in left]
     with stop_on_signal() as stop, watcher.live(), usage_errors():
-        train_locally(tasks, devices, watcher, should_stop=lambda: stop.requested)
-    if watcher.finished or len(left) < len(runs):
+        train_locally(tasks, devices, images, watcher, should_stop=lambda: stop.requested)
+    missing = [run for run in left if run.name not in watcher.finished]
+    if finished := [run for run in runs if run not in missing]:
         with usage_errors():
-            console.print(f"Report: {report.write(folder, runs)}")
+            console.print(f"Report: {report.write(folder, finished, missing)}")
     if watcher.unfinished:
         raise CommandError(
             f"interrupted, {watcher.unfinished} runs are not finished; the same command goes on",
@@ -93,10 +97,10 @@ def _entries(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     entries = {} if values["file"] is None else _read(values["file"])
     for name, text in values.items():
-        if text is not None and name == "objective":
-            entries[name] = text.split(",")
-        elif text is not None and name in _SETTINGS:
-            entries[name] = _parsed(_SETTINGS[name], name, text)
+        if text is not None and (name == "objective" or name in _SETTINGS):
+            entries[name] = (
+                _value(name, text) if _is_list(name) else [_value(name, word) for word in text.split(",")]
+            )
     if values["seeds"] is not None:
         if values[SEED] is not None:
             raise ValueError("give --seeds, the number of seeds, or --seed, their values")
@@ -122,27 +126,45 @@ def _read(path: Path) -> dict[str, Any]:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a TOML file ({error})") from error
-    return {name.replace("-", "_"): value for name, value in found.items()}
+    entries = {key.replace("-", "_"): value for key, value in found.items()}
+    return {name: _read_values(name, value) for name, value in entries.items()}
 
 
-def _parsed(found: Declared, name: str, text: str) -> Any:
-    """The values that ``text`` names, with commas between them; a setting that is a list itself has one."""
-    if get_origin(found.type) is list:
-        assert found.setting.parse is not None
-        return found.setting.parse(name, text)
-    return [_value(found, name, word) for word in text.split(",")]
+def _read_values(name: str, value: Any) -> Any:
+    """The value of a setting in a file, or a list of values, each read as if it stood on the command line."""
+    is_axis = isinstance(value, list) and (not _is_list(name) or any(isinstance(one, list) for one in value))
+    return [_value(name, _text(one)) for one in value] if is_axis else _value(name, _text(value))
 
 
-def _value(found: Declared, name: str, text: str) -> Any:
+def _text(value: Any) -> str:
+    """A value of a file as one writes it on the command line."""
+    if isinstance(value, list):
+        return ",".join(map(_text, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _is_list(name: str) -> bool:
+    """Tell whether one value of the setting is a list."""
+    return name in _SETTINGS and get_origin(_SETTINGS[name].type) is list
+
+
+def _value(name: str, text: str) -> Any:
+    """The value that ``text`` names; a text where ``name`` is "objective", or no setting.
+
+    Raises: ValueError if it names none.
+    """
+    if name not in _SETTINGS:
+        return text
+    found = _SETTINGS[name]
     if found.setting.parse is not None:
         return found.setting.parse(name, text)
-    parts = get_args(found.type) if get_origin(found.type) in (Union, UnionType) else (found.type,)
-    kind = next(part for part in parts if part is not type(None))
+    kinds = (found.type, *get_args(found.type))
+    kind = next((kind for kind in (bool, int, float) if kind in kinds), str)
     if kind is bool:
         if text not in _SWITCHES:
             raise ValueError(f"{name} must be true or false, got {text!r}")
         return _SWITCHES[text]
-    if kind not in (int, float):
+    if kind is str:
         return text
     try:
         return kind(text)
@@ -157,15 +179,13 @@ class _Watcher:
 
     def __init__(self, console: Console, runs: Sequence[SweptRun]) -> None:
         self._console = console
+        self._count = len(runs)
         self._going: dict[str, tuple[SweptRun, Progress]] = {}
-        self._steps = {run.name: 0 for run in runs}
+        self._done = 0  # steps
         self._total = sum(run.config.steps for run in runs)
-        self._first: int | None = None  # steps that earlier calls had done
         self._begun = time.monotonic()
-        self._live: Any = None
         self.finished: list[str] = []
         self.failed: list[str] = []
-        self._count = len(runs)
 
     @property
     def unfinished(self) -> int:
@@ -177,16 +197,13 @@ class _Watcher:
 
         if not self._console.is_terminal:
             return nullcontext()
-        self._live = Live(
-            console=self._console, get_renderable=self._table, refresh_per_second=2, transient=True
-        )
-        return self._live
+        return Live(console=self._console, get_renderable=self._table, refresh_per_second=2, transient=True)
 
     def on_progress(self, run: SweptRun, progress: Progress) -> None:
         if run.name not in self._going:
             self._total -= progress.step  # of earlier calls
         else:
-            self._steps[run.name] += progress.step - self._going[run.name][1].step
+            self._done += progress.step - self._going[run.name][1].step
         self._going[run.name] = (run, progress)
 
     def on_end(self, run: SweptRun, ended: Ended) -> None:
@@ -194,6 +211,8 @@ class _Watcher:
         if ended.how == "stopped":
             return
         failed = ended.how != "finished"
+        if failed:
+            self._total -= run.config.steps - (0 if progress is None else progress.step)
         (self.failed if failed else self.finished).append(run.name)
         said = f"{ended.how}: {ended.error}" if failed else "finished"
         if progress is not None and progress.entry is not None and not failed:
@@ -207,10 +226,9 @@ class _Watcher:
 
     def _rest(self) -> str:
         """The time that the rest will take if it goes on like this."""
-        done = sum(self._steps.values())
-        if not done or not self.unfinished:
+        if not self._done or not self.unfinished:
             return ""
-        seconds = (time.monotonic() - self._begun) * (self._total - done) / done
+        seconds = (time.monotonic() - self._begun) * (self._total - self._done) / self._done
         return f"  ({seconds / 60:.0f} min to go)" if seconds >= 60 else f"  ({seconds:.0f} s to go)"
 
     def _table(self) -> Table:
@@ -252,22 +270,20 @@ def _parameters() -> Iterator[Parameter]:
     for name, (kind, option) in own.items():
         yield Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
     yield Parameter("metrics", Parameter.KEYWORD_ONLY, default=METRICS, annotation=Metrics)
-    objective = typer.Option(
-        help=f"Objectives: {', '.join(OBJECTIVES)}.",
-        rich_help_panel="Settings of the runs",
-        show_default=False,
-    )
-    yield Parameter(
-        "objective", Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, objective]
-    )
-    for name, found in _SETTINGS.items():
+    texts = {name: _help(found) for name, found in _SETTINGS.items()}
+    for name, text in {"objective": f"Objectives: {', '.join(OBJECTIVES)}.", **texts}.items():
         option = typer.Option(
-            help=found.setting.help,
+            help=text,
             metavar="VALUE,VALUE,...",
             rich_help_panel="Settings of the runs",
             show_default=False,
         )
         yield Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option])
+
+
+def _help(found: Declared) -> str:
+    words = choices(found.type) if found.setting.parse is None else ()
+    return f"{found.setting.help} One of {', '.join(words)}." if words else found.setting.help
 
 
 _SIGNATURE = Signature(list(_parameters()))

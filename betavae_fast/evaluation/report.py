@@ -83,7 +83,7 @@ def write(
     Raises: OSError if nothing can be written there.
     """
     results = results_folder(run.folder.path if out is None else out)
-    write_json(results.evaluation, _document(evaluation))
+    write_json(results.evaluation, _document(run, evaluation))
     dataset, summary = evaluation.dataset, evaluation.summary
     drawn = write_run_pictures(results.pictures, run.model, dataset, summary, run.history)
     start = dataset.gather(choose_images(len(dataset), 1).to(dataset.device))[0]
@@ -275,12 +275,13 @@ def _number(value: float | None) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "infinite" if value > 0 else "undefined"
 
 
-def _document(evaluation: Evaluation) -> dict[str, object]:
+def _document(run: TrainedRun, evaluation: Evaluation) -> dict[str, object]:
     """The content of evaluation.json."""
     table = evaluation.table
     return {
         "format": FORMAT,
         "version": __version__,
+        "step": run.step,
         "data": evaluation.dataset.name,
         "images": len(evaluation.encoding.mu),
         "identity": evaluation.dataset.identity,

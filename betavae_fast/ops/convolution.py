@@ -41,29 +41,19 @@ _BACKWARD = common_operator(
 )
 
 
+def serves(weight: Tensor) -> bool:
+    """True if this CPU has kernels for a convolution with that weight, which are faster than oneDNN's."""
+    coarse, fine, *kernel = weight.shape
+    return kernel == [4, 4] and _serves(coarse, fine)
+
+
 @cache
-def _has_kernels() -> bool:
+def _serves(coarse: int, fine: int) -> bool:
     if missing("cpp"):
         return False
     answer = ctypes.CDLL(str(CPP_LIBRARY)).betavae_fast_convolves
-    answer.restype = ctypes.c_bool
-    return bool(answer())
-
-
-def serves(weight: Tensor) -> bool:
-    """True if this CPU has kernels for a convolution with that weight, which are faster than oneDNN's.
-
-    With 512 channels both are equally fast; with more, the partial sums of a gradient would take gigabytes.
-    """
-    coarse, fine, *kernel = weight.shape
-    return (
-        kernel == [4, 4]
-        and min(coarse, fine) > 0
-        and max(coarse, fine) < 512
-        and coarse % 16 == 0
-        and (fine % 16 == 0 or fine <= 4)
-        and _has_kernels()
-    )
+    answer.restype, answer.argtypes = ctypes.c_bool, [ctypes.c_int64, ctypes.c_int64]
+    return bool(answer(coarse, fine))
 
 
 class ConvolutionFunction(torch.autograd.Function):

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from betavae_fast.choices import MetricName
+from betavae_fast.data import absolute
+from betavae_fast.evaluation.scores import METRICS
+from betavae_fast.files import read_json
 from betavae_fast.sweep.grid import SweptRun
-from betavae_fast.training.config import RESUMABLE
 from betavae_fast.training.resume import read_run
 from betavae_fast.training.run_folder import RunFolder
+
+ADOPTED = ("steps", "threads", "device", "log_every", "checkpoint_every")
+"""The settings that a run which goes on takes from the sweep. In all others it must be the sweep's from the start."""
 
 
 @dataclass(frozen=True)
@@ -34,21 +41,34 @@ class SweepFolder:
         return self.path / "report.html"
 
 
-def is_finished(folder: RunFolder, run: SweptRun) -> bool:
-    """True if the run in ``folder`` has taken all its steps and is evaluated.
+def is_finished(folder: RunFolder, run: SweptRun, metrics: Collection[MetricName]) -> bool:
+    """True if the run in ``folder`` has taken all its steps, and is evaluated then with ``metrics``.
 
-    Raises: ValueError if there is a run with other settings in the folder; RunFileError if it is damaged.
+    Raises: ValueError if the folder holds a run with other settings or more steps; RunFileError if that run is damaged.
     """
     if not folder.config.exists():
         return False
     config, checkpoint = read_run(folder)
+    step = 0 if checkpoint is None else checkpoint.step
+    found = config.entries()
+    wanted = {**run.config.entries(), "data": absolute(run.config.data)}
     # A run stores what "auto" has come to.
     others = [
-        name
-        for name, value in run.config.entries().items()
-        if name not in RESUMABLE and value not in (config.entries().get(name), "auto")
+        f"{name} {found.get(name)}"
+        for name, value in wanted.items()
+        if name not in ADOPTED and value not in (found.get(name), "auto")
     ]
+    if step > run.config.steps:
+        others.append(f"{step} steps")
     if others:
-        found = ", ".join(f"{name} {config.entries().get(name)}" for name in others)
-        raise ValueError(f"{folder.path} holds a run with {found}; give the sweep another --name")
-    return checkpoint is not None and checkpoint.step >= run.config.steps and folder.evaluation.exists()
+        raise ValueError(f"{folder.path} holds a run with {', '.join(others)}; give the sweep another --out")
+    return step == run.config.steps and _is_evaluated(folder, step, metrics)
+
+
+def _is_evaluated(folder: RunFolder, step: int, metrics: Collection[MetricName]) -> bool:
+    """True if evaluation.json is about the model of ``step``, and has those of ``metrics`` that its data allow."""
+    if not folder.evaluation.exists():
+        return False
+    document = read_json(folder.evaluation)
+    needed = {name for name in metrics if document["factors"] or not METRICS[name].needs_factors}
+    return document.get("step") == step and needed <= {scored["metric"] for scored in document["scores"]}

@@ -7,7 +7,7 @@ goes on after its run's last checkpoint.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -22,6 +22,7 @@ from betavae_fast.data.images import ImageDataset
 from betavae_fast.sweep.tasks import Ended, Task, Watcher
 from betavae_fast.sweep.worker import work
 from betavae_fast.training.config import TrainConfig
+from betavae_fast.training.device import resolve_device
 from betavae_fast.training.trained_run import load_images
 
 ATTEMPTS = 3
@@ -43,13 +44,15 @@ def places(device: str, jobs: int | None) -> list[str]:
     Args:
         device: "auto", "cpu", "cuda" (all GPUs), "cuda:1", ...
         jobs: the number of these runs; None: one for each GPU, or for each CPU core.
+    Raises: ValueError for a device that cannot be used.
     """
     if device in ("auto", "cuda") and torch.cuda.is_available():
         devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     else:
-        devices = ["cpu" if device == "auto" else device]
-    count = jobs or (_cores() if devices == ["cpu"] else len(devices))
-    return [devices[i % len(devices)] for i in range(count)]
+        devices = [str(resolve_device(device))]
+    if jobs is None:
+        jobs = _cores() if devices == ["cpu"] else len(devices)
+    return [devices[i % len(devices)] for i in range(jobs)]
 
 
 def _cores() -> int:
@@ -87,27 +90,28 @@ class _Worker:
 
 
 class SharedImages:
-    """Loads data sets once for all processes of a machine."""
+    """The data sets of some runs, loaded once for all processes of this machine. Raises: DatasetError."""
 
-    def __init__(self) -> None:
+    def __init__(self, configs: Iterable[TrainConfig]) -> None:
         self._loaded: dict[object, ImageDataset | None] = {}
+        for config in configs:
+            if self._key(config) not in self._loaded:
+                dataset = load_images(config)
+                _ = dataset.identity  # computed once, and sent along
+                self._loaded[self._key(config)] = dataset if dataset.share() else None
 
     def of(self, config: TrainConfig) -> ImageDataset | None:
-        """The images that ``config`` names; None if a process has to load them by itself, for lack of shared memory.
+        """The images of ``config``; None if a process has to load them by itself, for lack of shared memory."""
+        return self._loaded[self._key(config)]
 
-        Raises: DatasetError.
-        """
-        key = (absolute(config.data), config.image_size, config.channels)
-        if key not in self._loaded:
-            dataset = load_images(config)
-            _ = dataset.identity  # computed once, and sent along
-            self._loaded[key] = dataset if dataset.share() else None
-        return self._loaded[key]
+    def _key(self, config: TrainConfig) -> object:
+        return absolute(config.data), config.image_size, config.channels
 
 
 def train_locally(
     tasks: Sequence[Task],
     devices: Sequence[str],
+    images: SharedImages,
     watcher: Watcher,
     *,
     should_stop: Callable[[], bool] = lambda: False,
@@ -115,9 +119,9 @@ def train_locally(
     """Train and evaluate the runs of ``tasks``, one on each of ``devices`` at a time, until all have ended.
 
     After ``should_stop`` has returned True, the runs that are going on finish their steps and are saved, and no other
-    begins. Raises: DatasetError.
+    begins.
     """
-    images, processes = SharedImages(), _processes()
+    processes = _processes()
     waiting = [(task, 1) for task in tasks]
     free, workers = list(reversed(devices)), list[_Worker]()
     stopping = False

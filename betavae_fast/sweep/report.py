@@ -94,46 +94,46 @@ class Findings:
 
     @property
     def best(self) -> Result | None:
-        """The run whose channels agree best with those of the other runs: the choice of Duan et al. 2020 without known
-        factors. None if no run has a UDR above 0."""
+        """The run whose channels agree best with those of the other runs: a choice without known factors, as in Duan et
+        al. 2020, who compare the runs of one setting. None if no run has a UDR above 0."""
         candidates = [result for result in self.results if result.values.get(UDR, 0) > 0]
         return max(candidates, key=lambda result: result.values[UDR], default=None)
 
-    def rank(self, result: Result, label: str) -> int:
-        """The place of ``result`` among all runs by the quantity ``label``, from the largest; 1 is the first."""
-        return 1 + sum(other.values.get(label, -np.inf) > result.values[label] for other in self.results)
+    def rank(self, result: Result, label: str) -> int | None:
+        """The place of ``result`` among all runs by the quantity ``label``, from the largest; 1 is the first. None if it
+        has none."""
+        value = result.values.get(label, np.nan)
+        if not isfinite(value):
+            return None
+        return 1 + sum(other.values.get(label, -np.inf) > value for other in self.results)
 
 
-def write(folder: SweepFolder, runs: Sequence[SweptRun]) -> Path:
-    """Write runs.csv and report.html about the finished ones of the ``runs`` of a sweep.
+def write(folder: SweepFolder, finished: Sequence[SweptRun], missing: Sequence[SweptRun]) -> Path:
+    """Write runs.csv and report.html about the ``finished`` runs of a sweep, at least one; ``missing`` are its others.
 
     Returns: the path of report.html.
-    Raises: ValueError if no run is finished; the errors of :func:`open_run`; OSError if nothing can be written.
+    Raises: the errors of :func:`open_run`; OSError if nothing can be written.
     """
-    found = collect(folder, runs)
-    if not found.results:
-        raise ValueError(f"{folder.path}: no run is finished, so there is nothing to report")
+    found = collect(folder, finished)
     _write_table(folder.table, found)
-    finished = {result.run.name for result in found.results}
     render(
         folder.report,
         "sweep.html.jinja",
         [],
-        title=f"A sweep of {len(runs)} runs: {folder.path.resolve().name}",
+        title=f"A sweep of {len(finished) + len(missing)} runs: {folder.path.resolve().name}",
         found=found,
         points=_points(found),
-        missing=[run.name for run in runs if run.name not in finished],
+        missing=[run.name for run in missing],
     )
     return folder.report
 
 
 def collect(folder: SweepFolder, runs: Sequence[SweptRun]) -> Findings:
-    """Read the results of the finished ones of ``runs``; several that share their data get a UDR."""
-    finished = [run for run in runs if folder.run(run).evaluation.exists()]
-    documents = [read_json(folder.run(run).evaluation) for run in finished]
-    results = [Result(run, _values(document)) for run, document in zip(finished, documents, strict=True)]
+    """Read the results of ``runs``, which are finished; several that share their data get a UDR."""
+    documents = [read_json(folder.run(run).evaluation) for run in runs]
+    results = [Result(run, _values(document)) for run, document in zip(runs, documents, strict=True)]
     if len(results) > 1 and len({str(document["identity"]) for document in documents}) == 1:
-        for result, udr in zip(results, _udr(folder, finished, documents), strict=True):
+        for result, udr in zip(results, _udr(folder, runs, documents), strict=True):
             result.values[UDR] = float(udr)
     return Findings(results)
 
@@ -196,14 +196,13 @@ class _Point(NamedTuple):
 def _points(found: Findings) -> list[_Point]:
     rates = _scaled([result.values[KL] for result in found.results])
     losses = _scaled([result.values[RECONSTRUCTION] for result in found.results])
-    colours = {
-        id(result): f"hsl({360 * i / len(found.groups):.0f} 65% 42%)"
-        for i, group in enumerate(found.groups)
-        for result in group.results
-    }
+    groups = found.groups
+    colours = [
+        f"hsl({360 * i / len(groups):.0f} 65% 42%)" for i, group in enumerate(groups) for _ in group.results
+    ]
     return [
-        _Point(x, 1 - y, colours[id(result)], result)
-        for x, y, result in zip(rates, losses, found.results, strict=True)
+        _Point(x, 1 - y, colour, result)
+        for x, y, colour, result in zip(rates, losses, colours, found.results, strict=True)
     ]
 
 

@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from betavae_fast.data.images import ImageDataset
+from betavae_fast.sweep.folder import ADOPTED
 from betavae_fast.sweep.tasks import Ended, Progress, Task
 from betavae_fast.training.run_folder import RunFolder
 
@@ -119,5 +120,6 @@ def _open(task: Task, device: str, dataset: ImageDataset | None) -> AbstractCont
 
     config = replace(task.run.config, device=device)
     if RunFolder(task.folder).config.exists():
-        return resumed_run(task.folder, {"device": device, "steps": config.steps}, dataset=dataset)
+        changes = {name: getattr(config, name) for name in ADOPTED}
+        return resumed_run(task.folder, changes, dataset=dataset)
     return new_run(config, task.folder, dataset=dataset)

@@ -4,11 +4,11 @@
 
 #include <algorithm>
 #include <array>
-#include <memory>
 #include <tuple>
 #include <vector>
 
 #include "../cpu/dispatch.h"
+#include "buffer.h"
 #include "cpu.h"
 
 namespace betavae_fast {
@@ -34,6 +34,8 @@ const BFloat16* images(const Tensor& x, int64_t batch, int64_t channels, int64_t
   return static_cast<const BFloat16*>(x.data_ptr());
 }
 
+bool has_kernels(const Convolution& c) { return convolution_kernels() != nullptr && c.served(); }
+
 Convolution described(const Tensor& input, const Tensor& weight, bool transposed) {
   STD_TORCH_CHECK(input.dim() == 4 && weight.dim() == 4 && weight.size(2) == 4 && weight.size(3) == 4,
                   "expected images and 4x4 kernels, got ", shape(input), " and ", shape(weight));
@@ -41,7 +43,7 @@ Convolution described(const Tensor& input, const Tensor& weight, bool transposed
                   shape(input));
   const int64_t halves = transposed ? 1 : 2;
   const Convolution c{input.size(0), input.size(2) / halves, input.size(3) / halves, weight.size(0), weight.size(1)};
-  STD_TORCH_CHECK(convolution_kernels() && c.served(), "no kernel for this convolution on this CPU");
+  STD_TORCH_CHECK(has_kernels(c), "no kernel for this convolution on this CPU");
   return c;
 }
 
@@ -58,26 +60,15 @@ Tensor empty_fine(const Convolution& c, const Tensor& like) {
   return empty_images(like, c.images, c.fine, 2 * c.rows, 2 * c.cols);
 }
 
-// Memory that begins with a cache line, so that each row of a tile lies in one.
-template <class T>
-struct Lines {
-  explicit Lines(int64_t size) : memory(new Line[static_cast<size_t>(size) * sizeof(T) / sizeof(Line) + 1]) {}
-  T* data() const { return reinterpret_cast<T*>(memory.get()); }
-  struct alignas(64) Line {
-    char bytes[64];
-  };
-  std::unique_ptr<Line[]> memory;
-};
-
-Lines<BFloat16> packed(const Convolution& c, const Tensor& weight, bool to_fine) {
+Buffer<BFloat16> packed(const Convolution& c, const Tensor& weight, bool to_fine) {
   STD_TORCH_CHECK(weight.scalar_type() == ScalarType::BFloat16 || weight.scalar_type() == ScalarType::Float,
                   "expected a weight in float32 or bfloat16");
   ConvolutionWeight view{weight.data_ptr(), weight.scalar_type() == ScalarType::BFloat16, {}};
   for (int d = 0; d < 4; ++d) view.strides[d] = weight.stride(d);
-  Lines<BFloat16> result(c.packed_size());
-  std::fill_n(result.data(), c.packed_size(), BFloat16{0});
+  Buffer<BFloat16> result = buffer<BFloat16>(c.packed_size());
+  std::fill_n(result.get(), c.packed_size(), BFloat16{0});
   torch::stable::parallel_for(0, c.coarse, 16, [&](int64_t first, int64_t last) {
-    convolution_kernels()->pack(c, view, to_fine, result.data(), first, last);
+    convolution_kernels()->pack(c, view, to_fine, result.get(), first, last);
   });
   return result;
 }
@@ -89,8 +80,8 @@ Tensor convolution(Tensor input, Tensor weight, Tensor bias, bool transposed, bo
   p.input = transposed ? coarse_images(p, input) : fine_images(p, input);
   Tensor output = transposed ? empty_fine(p, input) : empty_coarse(p, input);
   p.output = static_cast<BFloat16*>(output.data_ptr());
-  const auto weights = packed(p, weight, transposed);
-  p.packed = weights.data();
+  const Buffer<BFloat16> weights = packed(p, weight, transposed);
+  p.packed = weights.get();
   const int64_t channels = transposed ? p.fine : p.coarse;
   STD_TORCH_CHECK(bias.scalar_type() == ScalarType::Float && bias.dim() == 1 && bias.size(0) == channels,
                   "expected a bias in float32 for ", channels, " channels");
@@ -112,16 +103,16 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(Tensor grad, std::option
   p.grad = transposed ? fine_images(p, grad) : coarse_images(p, grad);
   p.output = !output ? nullptr : transposed ? fine_images(p, *output) : coarse_images(p, *output);
   Tensor grad_input = !need_input ? no_elements(input) : transposed ? empty_coarse(p, input) : empty_fine(p, input);
-  std::optional<Lines<BFloat16>> weights;
+  Buffer<BFloat16> weights;
   p.packed = nullptr;
   p.grad_input = nullptr;
   if (need_input) {
     weights = packed(p, weight, !transposed);
-    p.packed = weights->data();
+    p.packed = weights.get();
     p.grad_input = static_cast<BFloat16*>(grad_input.data_ptr());
   }
-  const Lines<float> partials(p.groups() * p.partial_size());
-  p.partials = partials.data();
+  const Buffer<float> partials = buffer<float>(p.groups() * p.partial_size());
+  p.partials = partials.get();
   torch::stable::parallel_for(0, p.groups(), 1,
                               [&](int64_t first, int64_t last) { convolution_kernels()->backward(p, first, last); });
   Tensor grad_weight = empty_like(weight, ScalarType::Float);
@@ -149,6 +140,7 @@ STABLE_TORCH_LIBRARY_IMPL(betavae_fast, CPU, m) {
   m.impl("convolution_backward", TORCH_BOX(&betavae_fast::convolution_backward));
 }
 
-extern "C" __attribute__((visibility("default"))) bool betavae_fast_convolves() {
-  return betavae_fast::convolution_kernels() != nullptr;
+// Tells whether this CPU has kernels for a weight of so many coarse and fine channels.
+extern "C" __attribute__((visibility("default"))) bool betavae_fast_convolves(int64_t coarse, int64_t fine) {
+  return betavae_fast::has_kernels({0, 0, 0, coarse, fine});
 }

@@ -3,12 +3,11 @@
 
 #include <cmath>
 #include <limits>
-#include <memory>
-#include <new>
 
 #include "../cpu/dispatch.h"
 #include "../include/log_densities.h"
 #include "../include/storage.h"
+#include "buffer.h"
 #include "cpu.h"
 #include "log_densities.h"
 
@@ -16,21 +15,6 @@ namespace betavae_fast {
 namespace {
 
 constexpr int64_t lanes = Pairs::lanes;
-
-// An uninitialised array that begins at a cache line, so that no vector of the kernels lies across two.
-constexpr std::align_val_t cache_line{64};
-
-template <class Real>
-struct Delete {
-  void operator()(Real* x) const { ::operator delete[](x, cache_line); }
-};
-template <class Real>
-using Buffer = std::unique_ptr<Real[], Delete<Real>>;
-
-template <class Real>
-Buffer<Real> buffer(int64_t size) {
-  return Buffer<Real>(static_cast<Real*>(::operator new[](static_cast<size_t>(size) * sizeof(Real), cache_line)));
-}
 
 // Calls visit(i) for every i below size, on all threads.
 template <class Visit>

@@ -15,6 +15,10 @@
 // Numbers that are not finite in the image or its gradient reach the results that they should. In the gradient of the
 // weight they reach more, because they meet zeros of the padding; so do those in the weight, at the images' borders.
 
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // g++ 12 wrongly finds such variables in its own intrinsics
+#endif
+
 #include "convolution.h"
 
 #include <algorithm>

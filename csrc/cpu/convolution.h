@@ -16,8 +16,12 @@ struct Convolution {
   int64_t images, rows, cols;  // rows and columns of a coarse image
   int64_t coarse, fine;        // channels
 
-  // A multiple of 16 coarse channels; of fine ones, a multiple of 16, or up to four: an image's colours.
-  bool served() const { return coarse % 16 == 0 && (fine % 16 == 0 || fine <= 4); }
+  // A multiple of 16 coarse channels; of fine ones, a multiple of 16, or up to four: an image's colours. With 512
+  // channels oneDNN's kernels are as fast; with more, the partial sums of a gradient would take gigabytes.
+  bool served() const {
+    const bool few = 0 < coarse && coarse < 512 && 0 < fine && fine < 512;
+    return few && coarse % 16 == 0 && (fine % 16 == 0 || fine <= 4);
+  }
 
   // The fine image, shifted by its padding, is cut into cells of 2x2 pixels.
   int64_t cells() const { return (rows + 1) * (cols + 1); }  // of an image

@@ -40,7 +40,7 @@ struct Capability {
   const LatentKernels* latent;
   const LikelihoodKernels* likelihood;
   const LogDensitiesKernels* log_densities;
-  const ConvolutionKernels* convolution;
+  const ConvolutionKernels* convolution = nullptr;
 };
 
 #if defined(BVF_AMX)
@@ -65,13 +65,11 @@ const Capability& chosen() {
 #endif
     // The widest instruction set is last, because the last supported one is chosen.
     const Capability all[] = {
-        {"baseline", true, &baseline::latent_kernels, &baseline::likelihood_kernels, &baseline::log_densities_kernels,
-         nullptr},
+        {"baseline", true, &baseline::latent_kernels, &baseline::likelihood_kernels, &baseline::log_densities_kernels},
 #if defined(__x86_64__)
         {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), &avx2::latent_kernels,
-         &avx2::likelihood_kernels, &avx2::log_densities_kernels, nullptr},
-        {"avx512", avx512, &avx512::latent_kernels, &avx512::likelihood_kernels, &avx512::log_densities_kernels,
-         nullptr},
+         &avx2::likelihood_kernels, &avx2::log_densities_kernels},
+        {"avx512", avx512, &avx512::latent_kernels, &avx512::likelihood_kernels, &avx512::log_densities_kernels},
 #endif
 #if defined(BVF_AVX512_BF16)
         {"avx512_bf16", avx512_bf16, &avx512::latent_kernels, &avx512::likelihood_kernels,

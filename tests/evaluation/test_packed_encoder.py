@@ -140,7 +140,9 @@ def test_an_error_in_a_thread_is_the_callers(threads):
     assert torch.get_num_threads() == 2
 
 
-@pytest.mark.skipif(not convolution._has_kernels(), reason="this CPU has no instructions for the kernels")
+@pytest.mark.skipif(
+    not convolution.serves(torch.empty(16, 16, 4, 4)), reason="this CPU has no instructions for the kernels"
+)
 def test_convolutions_in_bfloat16_are_those_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, _ = build("burgess", (1, 64, 64), 4)
     images, ran = torch.rand(2, 1, 64, 64).bfloat16(), []
