@@ -40,7 +40,8 @@ def sweep(context: typer.Context, **values: Any) -> None:
 
     from betavae_fast.evaluation.report import rehearse_pictures
     from betavae_fast.sweep import report
-    from betavae_fast.sweep.folder import SweepFolder, is_finished
+    from betavae_fast.sweep.folder import SweepFolder, standing
+    from betavae_fast.sweep.forecast import forecast, measure
     from betavae_fast.sweep.local import SharedImages, places, train_locally
     from betavae_fast.sweep.tasks import Task
     from betavae_fast.training.interrupt import stop_on_signal
@@ -56,7 +57,8 @@ def sweep(context: typer.Context, **values: Any) -> None:
             entries.setdefault("threads", 1)
         runs = grid(entries)
         folder = SweepFolder(values["out"] or Path("sweeps") / _default_name(runs))
-        left = [run for run in runs if not is_finished(folder.run(run), run, metrics)]
+        standings = {run.name: standing(folder.run(run), run, metrics) for run in runs}
+        left = [run for run in runs if not standings[run.name].finished]
         rehearse_pictures()
     console.print(
         f"Sweep: {len(runs)} runs, {len(runs) - len(left)} finished before; "
@@ -65,12 +67,21 @@ def sweep(context: typer.Context, **values: Any) -> None:
     console.print(f"Sweep folder: {folder.path}")
     with usage_errors():
         images = SharedImages(run.config for run in left)
+    with console.status("Timing a few steps"):
+        left, timings = measure(left, standings, devices, images)
+    for precision, why, *_ in dict.fromkeys(timing for timing in timings.values() if timing.why_precision):
+        console.print(f"Precision: {precision}, {why}")
+    seconds = forecast(left, standings, timings, len(devices))
+    if left and seconds is not None:
+        console.print(f"Forecast: {_duration(seconds)}, scores and pictures not counted")
     watcher = _Watcher(console, left)
     tasks = [Task(run, folder.run(run).path, metrics) for run in left]
     with stop_on_signal() as stop, watcher.live(), usage_errors():
         train_locally(tasks, devices, images, watcher, should_stop=lambda: stop.requested)
-    missing = [run for run in left if run.name not in watcher.finished]
-    if finished := [run for run in runs if run not in missing]:
+    if seconds is not None and len(watcher.finished) == len(left) > 0:
+        console.print(f"Took {_duration(watcher.seconds)}; {_duration(seconds)} were foretold")
+    missing = [run.name for run in left if run.name not in watcher.finished]
+    if finished := [run for run in runs if run.name not in missing]:
         with usage_errors():
             console.print(f"Report: {report.write(folder, finished, missing)}")
     if watcher.unfinished:
@@ -174,6 +185,12 @@ def _value(name: str, text: str) -> Any:
         ) from None
 
 
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 class _Watcher:
     """Shows a table of the runs that are going on; if the output is not a terminal, a line for each that ends."""
 
@@ -186,6 +203,11 @@ class _Watcher:
         self._begun = time.monotonic()
         self.finished: list[str] = []
         self.failed: list[str] = []
+
+    @property
+    def seconds(self) -> float:
+        """The time since the first run began."""
+        return time.monotonic() - self._begun
 
     @property
     def unfinished(self) -> int:
@@ -228,8 +250,7 @@ class _Watcher:
         """The time that the rest will take if it goes on like this."""
         if not self._done or not self.unfinished:
             return ""
-        seconds = (time.monotonic() - self._begun) * (self._total - self._done) / self._done
-        return f"  ({seconds / 60:.0f} min to go)" if seconds >= 60 else f"  ({seconds:.0f} s to go)"
+        return f"  ({_duration(self.seconds * (self._total - self._done) / self._done)} to go)"
 
     def _table(self) -> Table:
         from rich.table import Table

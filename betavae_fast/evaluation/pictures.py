@@ -5,14 +5,15 @@ Figures are made without pyplot, so that they need no display and leave no globa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
@@ -309,6 +310,54 @@ def rate_distortion(names: Sequence[str], rate: Sequence[float], distortion: Seq
     return figure
 
 
+class Line(NamedTuple):
+    """The quartiles of a quantity over seeds at each value of a setting: four arrays of one length."""
+
+    x: NDArray[np.floating]
+    low: NDArray[np.floating]
+    median: NDArray[np.floating]
+    high: NDArray[np.floating]
+
+
+def against_setting(setting: str, panels: Mapping[str, Mapping[str, Line]]) -> Figure:
+    """Draw quantities against the values of a setting: medians as lines, quartiles as bands.
+
+    Args:
+        setting: the name of the setting.
+        panels: for each quantity its lines by their names. A line that belongs to no value has NaN as its x, and is drawn
+            dashed across the panel.
+    """
+    figure, axes = _panels(
+        len(panels), (2.6, 2.1), margin=(0.2, 0.6), labels=(setting, ""), share=False, columns=4
+    )
+    values = sorted(
+        {x for lines in panels.values() for line in lines.values() for x in line.x if np.isfinite(x)}
+    )
+    is_geometric = values[0] > 0 and values[-1] >= 8 * values[0]
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    for axis, (quantity, lines) in zip(axes.flat, panels.items(), strict=False):
+        for name, line in lines.items():
+            colour = f"C{names.index(name)}"
+            if np.isnan(line.x).all():
+                axis.axhspan(line.low[0], line.high[0], color=colour, alpha=0.12, linewidth=0)
+                axis.axhline(line.median[0], color=colour, linestyle="--", linewidth=1.3)
+            else:
+                axis.fill_between(line.x, line.low, line.high, color=colour, alpha=0.2, linewidth=0)
+                axis.plot(line.x, line.median, color=colour, marker="o", markersize=3.5, linewidth=1.3)
+        if is_geometric:
+            axis.set_xscale("log")
+        axis.set_xticks(values, [f"{value:g}" for value in values], fontsize=8)
+        axis.minorticks_off()
+        axis.tick_params(axis="y", labelsize=8)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_title(quantity, fontsize=9)
+    if len(names) > 1:
+        handles = [Line2D([], [], color=f"C{i}", label=name) for i, name in enumerate(names)]
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    return figure
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write ``figure`` as a PNG file, atomically: if the disk is full, the old file stays."""
     with atomic_writer(path) as file:
@@ -322,16 +371,17 @@ def _panels(
     margin: tuple[float, float],
     labels: tuple[str, str] | None = None,
     share: bool = True,
+    columns: int = 5,
     **settings: Any,
 ) -> tuple[Figure, NDArray[Any]]:
-    """Make a figure of ``count`` panels, up to five in a row, and its axes (rows, columns). Spare axes are blank.
+    """Make a figure of ``count`` panels, up to ``columns`` in a row, and its axes (rows, columns). Spare axes are blank.
 
     Args:
         size, margin: width and height of a panel, and of the space around all of them, in inches.
         labels: labels of the x axes in the last row and of the y axes in the first column.
         share: True if all panels share their axes.
     """
-    columns = min(5, count)
+    columns = min(columns, count)
     rows = -(-count // columns)
     shape = (margin[0] + size[0] * columns, margin[1] + size[1] * rows)
     figure = Figure(figsize=shape, layout="constrained", **settings)

@@ -56,6 +56,8 @@ CAPTIONS = {
     "shrinking of its variances.",
     "aggregated-posterior.png": "Each channel's samples over the whole data set, beside the prior. The decoder saw the "
     "samples in training; sampling from the model gives it the prior.",
+    "against-setting.png": "Losses and scores against the setting that has the most values: the median over the seeds, "
+    "and the quartiles as a band. Dashed lines are runs without that setting.",
     "rate-distortion.png": "The KL of each run and the reconstruction loss reached with it, in nats per image.",
 }
 """The caption of each picture, in the order of the report."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from betavae_fast.choices import MetricName
+from betavae_fast.choices import MetricName, Precision
 from betavae_fast.data import absolute
 from betavae_fast.evaluation.scores import METRICS
 from betavae_fast.files import read_json
@@ -22,9 +23,10 @@ ADOPTED = ("steps", "threads", "device", "log_every", "checkpoint_every")
 class SweepFolder:
     """The layout of a sweep's folder.
 
-    NAME/         the folder of each run, as ``betavae-fast train`` and ``evaluate`` leave it
-    runs.csv      a row for each run: its settings, losses and scores
-    report.html   what the sweep shows, as one page, with links to the runs' own
+    NAME/                the folder of each run, as ``betavae-fast train`` and ``evaluate`` leave it
+    runs.csv             a row for each run: its settings, losses and scores
+    against-setting.png  losses and scores against a setting that is a number, if one varies
+    report.html          what the sweep shows, as one page, with links to the runs' own
     """
 
     path: Path
@@ -37,17 +39,31 @@ class SweepFolder:
         return self.path / "runs.csv"
 
     @property
+    def picture(self) -> Path:
+        return self.path / "against-setting.png"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 
 
-def is_finished(folder: RunFolder, run: SweptRun, metrics: Collection[MetricName]) -> bool:
-    """True if the run in ``folder`` has taken all its steps, and is evaluated then with ``metrics``.
+class Standing(NamedTuple):
+    """How far a run is: its steps, whether it is trained and evaluated, and its precision if it has begun."""
+
+    step: int = 0
+    finished: bool = False
+    precision: Precision | None = None
+
+
+def standing(folder: RunFolder, run: SweptRun, metrics: Collection[MetricName]) -> Standing:
+    """Find out how far the run in ``folder`` is.
+
+    It is finished if the model of its last step is evaluated by ``metrics``.
 
     Raises: ValueError if the folder holds a run with other settings or more steps; RunFileError if that run is damaged.
     """
     if not folder.config.exists():
-        return False
+        return Standing()
     config, checkpoint = read_run(folder)
     step = 0 if checkpoint is None else checkpoint.step
     found = config.entries()
@@ -62,7 +78,8 @@ def is_finished(folder: RunFolder, run: SweptRun, metrics: Collection[MetricName
         others.append(f"{step} steps")
     if others:
         raise ValueError(f"{folder.path} holds a run with {', '.join(others)}; give the sweep another --out")
-    return step == run.config.steps and _is_evaluated(folder, step, metrics)
+    finished = step == run.config.steps and _is_evaluated(folder, step, metrics)
+    return Standing(step, finished, config.precision)
 
 
 def _is_evaluated(folder: RunFolder, step: int, metrics: Collection[MetricName]) -> bool:

@@ -41,8 +41,8 @@ def grid(entries: Mapping[str, Any]) -> list[SweptRun]:
     A list is an axis of the grid: each combination of the axes' values is a run. An option of some objectives varies for
     these alone.
 
-    Raises: ValueError for an unknown name, a value out of its range, an axis without values or with a value twice, or an
-        option that no objective of the sweep has.
+    Raises: ValueError for an unknown name, a value out of its range, an axis without values or with a value twice, an
+        option that no objective of the sweep has, or batch_size auto.
 
     >>> [run.name for run in grid({"objective": ["beta", "capacity"], "beta": [1.0, 4.0], "seed": [0, 1]})]
     ... # doctest: +NORMALIZE_WHITESPACE
@@ -65,6 +65,10 @@ def grid(entries: Mapping[str, Any]) -> list[SweptRun]:
             for seed in seeds:
                 config = TrainConfig.from_entries({"objective": objective, **chosen, SEED: seed})
                 runs.append(SweptRun(_name({**setting, SEED: seed}), setting, config))
+    if any(run.config.batch_size == "auto" for run in runs):
+        raise ValueError(
+            "a sweep needs batch_size as a number: how many images fit depends on the runs beside it"
+        )
     names = [run.name for run in runs]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(

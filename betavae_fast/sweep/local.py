@@ -121,7 +121,7 @@ def train_locally(
     After ``should_stop`` has returned True, the runs that are going on finish their steps and are saved, and no other
     begins.
     """
-    processes = _processes()
+    processes = make_processes()
     waiting = [(task, 1) for task in tasks]
     free, workers = list(reversed(devices)), list[_Worker]()
     stopping = False
@@ -151,7 +151,7 @@ def train_locally(
             worker.process.join()
 
 
-def _processes() -> Any:
+def make_processes() -> Any:
     """A maker of processes. They are forked from one that has imported everything and runs nothing, where the system has
     ``fork``: they then begin at once."""
     if "forkserver" not in multiprocessing.get_all_start_methods():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from betavae_fast.data.images import ImageDataset
+from betavae_fast.evaluation import pictures
 from betavae_fast.evaluation.encoding import encode
 from betavae_fast.evaluation.metrics import udr_scores
 from betavae_fast.evaluation.report import render
@@ -31,6 +32,7 @@ from betavae_fast.sweep.grid import SEED, SweptRun
 from betavae_fast.training.trained_run import open_run
 
 RECONSTRUCTION, KL, CHANNELS, UDR = "reconstruction loss, nats", "KL, nats", "channels used", "UDR"
+SAMPLED = "(sampled codes)"
 _SAMPLE = 4096  # images whose codes UDR compares
 
 
@@ -59,7 +61,7 @@ class Group:
 
     @property
     def name(self) -> str:
-        return ", ".join(f"{name} {value}" for name, value in self.setting.items()) or "all runs"
+        return _in_words(self.setting)
 
     def quartiles(self, label: str) -> Quartiles | None:
         """The quartiles of the quantity ``label``; None if a run lacks it."""
@@ -108,22 +110,26 @@ class Findings:
         return 1 + sum(other.values.get(label, -np.inf) > value for other in self.results)
 
 
-def write(folder: SweepFolder, finished: Sequence[SweptRun], missing: Sequence[SweptRun]) -> Path:
-    """Write runs.csv and report.html about the ``finished`` runs of a sweep, at least one; ``missing`` are its others.
+def write(folder: SweepFolder, finished: Sequence[SweptRun], missing: Sequence[str]) -> Path:
+    """Write runs.csv and report.html about the ``finished`` runs of a sweep, at least one; ``missing`` names the others.
 
     Returns: the path of report.html.
     Raises: the errors of :func:`open_run`; OSError if nothing can be written.
     """
     found = collect(folder, finished)
     _write_table(folder.table, found)
+    drawn = []
+    if setting := widest_setting(found):
+        pictures.save(pictures.against_setting(setting, lines(found, setting)), folder.picture)
+        drawn = [folder.picture]
     render(
         folder.report,
         "sweep.html.jinja",
-        [],
+        drawn,
         title=f"A sweep of {len(finished) + len(missing)} runs: {folder.path.resolve().name}",
         found=found,
         points=_points(found),
-        missing=[run.name for run in missing],
+        missing=missing,
     )
     return folder.report
 
@@ -138,6 +144,35 @@ def collect(folder: SweepFolder, runs: Sequence[SweptRun]) -> Findings:
     return Findings(results)
 
 
+def widest_setting(found: Findings) -> str | None:
+    """The setting that has the most values, of those whose values are numbers. None if none varies."""
+    values: dict[str, set[float]] = {}
+    for group in found.groups:
+        for name, value in group.setting.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                values.setdefault(name, set()).add(value)
+    widest = max(values, key=lambda name: len(values[name]), default=None)
+    return widest if widest is not None and len(values[widest]) > 1 else None
+
+
+def lines(found: Findings, setting: str) -> dict[str, dict[str, pictures.Line]]:
+    """For each quantity of the mean codes, a line over the values of ``setting`` for each choice of the others."""
+    panels: dict[str, dict[str, pictures.Line]] = {}
+    for label in (label for label in found.labels if SAMPLED not in label):
+        points: dict[str, list[tuple[float, ...]]] = {}
+        for group in found.groups:
+            if quartiles := group.quartiles(label):
+                rest = {name: value for name, value in group.setting.items() if name != setting}
+                point = (group.setting.get(setting, np.nan), *quartiles)
+                points.setdefault(_in_words(rest), []).append(point)
+        panels[label] = {name: pictures.Line(*np.array(sorted(line)).T) for name, line in points.items()}
+    return {label: lines for label, lines in panels.items() if lines}
+
+
+def _in_words(setting: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in setting.items()) or "all runs"
+
+
 def _values(document: dict[str, Any]) -> dict[str, float]:
     """The losses and scores in an evaluation.json."""
     summary = document["summary"]
@@ -147,7 +182,7 @@ def _values(document: dict[str, Any]) -> dict[str, float]:
         CHANNELS: float(sum(channel["active"] for channel in summary["channels"])),
     }
     for scored in document["scores"]:
-        codes = "" if scored["codes"] == "mean" else f" ({scored['codes']} codes)"
+        codes = "" if scored["codes"] == "mean" else f" {SAMPLED}"
         for quantity in METRICS[scored["metric"]].quantities:
             values[quantity.label + codes] = scored["result"][quantity.attribute]
     return values

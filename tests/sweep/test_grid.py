@@ -50,6 +50,7 @@ def test_a_setting_that_is_a_list_is_one_value() -> None:
         ({"beta": [1.0, 1.0]}, "beta has the value 1.0 twice"),
         ({"seed": []}, "seed has no values"),
         ({"beta": [1.0, -1.0]}, "beta must be a finite number of at least 0, got -1.0"),
+        ({"batch_size": ["auto", 64]}, "a sweep needs batch_size as a number"),
         ({"data": ["a/x.npy", "b/x.npy"]}, "two runs of the sweep would share the folder data=x,seed=0"),
     ],
 )

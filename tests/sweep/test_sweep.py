@@ -59,7 +59,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     out = tmp_path_factory.mktemp("undisturbed") / "sweep"
     done = run(options(data), out)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("finished  loss") == 4 and f"Report: {out / 'report.html'}" in done.stdout
+    assert done.stdout.count("finished  loss") == 4
+    assert "Forecast: " in done.stdout and "were foretold" in done.stdout
+    assert f"Report: {out / 'report.html'}" in done.stdout
     return out
 
 
@@ -87,6 +89,7 @@ def test_a_sweep_leaves_runs_a_table_and_a_report(undisturbed: Path) -> None:
         f"lr={lr},beta={beta},seed=0" for lr in ("0.001", "0.002") for beta in (1, 4)
     ]
     assert all(float(row["reconstruction loss, nats"]) > 0 and row["UDR"] for row in rows)
+    assert (undisturbed / "against-setting.png").is_file()
     page = (undisturbed / "report.html").read_text(encoding="utf-8")
     for row in rows:
         link = row["run"].replace("=", "%3D").replace(",", "%2C") + "/report.html"
