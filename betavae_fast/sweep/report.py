@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -81,10 +81,21 @@ class Findings:
         """The quantities that runs have, in the order of the tables."""
         return list(dict.fromkeys(label for result in self.results for label in result.values))
 
-    @property
+    @cached_property
     def groups(self) -> list[Group]:
         by_setting = groupby(self.results, lambda result: result.run.setting)
         return [Group(setting, list(results)) for setting, results in by_setting]
+
+    @property
+    def peers(self) -> list[list[Result]]:
+        """The results that UDR compares with each other.
+
+        These are the runs of one setting (Duan et al. 2020), so the time grows with the number of settings, not with its
+        square. If a setting has a single run, all runs are compared.
+        """
+        if all(len(group.results) > 1 for group in self.groups):
+            return [group.results for group in self.groups]
+        return [self.results]
 
     def correlation_with_udr(self, label: str) -> float | None:
         """Spearman's rank correlation of UDR with the quantity ``label`` over all runs; None if it is undefined."""
@@ -96,8 +107,7 @@ class Findings:
 
     @property
     def best(self) -> Result | None:
-        """The run whose channels agree best with those of the other runs: a choice without known factors, as in Duan et
-        al. 2020, who compare the runs of one setting. None if no run has a UDR above 0."""
+        """The run with the highest UDR, a choice without known factors. None if no run has one above 0."""
         candidates = [result for result in self.results if result.values.get(UDR, 0) > 0]
         return max(candidates, key=lambda result: result.values[UDR], default=None)
 
@@ -135,13 +145,21 @@ def write(folder: SweepFolder, finished: Sequence[SweptRun], missing: Sequence[s
 
 
 def collect(folder: SweepFolder, runs: Sequence[SweptRun]) -> Findings:
-    """Read the results of ``runs``, which are finished; several that share their data get a UDR."""
+    """Read the results of ``runs``, which are finished; several get a UDR if they share their data."""
     documents = [read_json(folder.run(run).evaluation) for run in runs]
     results = [Result(run, _values(document)) for run, document in zip(runs, documents, strict=True)]
+    found = Findings(results)
     if len(results) > 1 and len({str(document["identity"]) for document in documents}) == 1:
-        for result, udr in zip(results, _udr(folder, runs, documents), strict=True):
-            result.values[UDR] = float(udr)
-    return Findings(results)
+        codes = dict(zip((run.name for run in runs), _codes(folder, runs), strict=True))
+        kls = {run.name: _kl_per_dim(document) for run, document in zip(runs, documents, strict=True)}
+        for peers in found.peers:
+            names = [result.run.name for result in peers]
+            scores = udr_scores(
+                [codes[name] for name in names], [kls[name] for name in names], np.random.default_rng(0)
+            ).scores
+            for result, udr in zip(peers, scores, strict=True):
+                result.values[UDR] = float(udr)
+    return found
 
 
 def widest_setting(found: Findings) -> str | None:
@@ -188,20 +206,19 @@ def _values(document: dict[str, Any]) -> dict[str, float]:
     return values
 
 
-def _udr(
-    folder: SweepFolder, runs: Sequence[SweptRun], documents: Sequence[dict[str, Any]]
-) -> NDArray[np.float64]:
-    """The UDR of each run, from the codes of the same images."""
-    codes, images = [], dict[object, ImageDataset]()
+def _codes(folder: SweepFolder, runs: Sequence[SweptRun]) -> Iterator[NDArray[np.float32]]:
+    """The mean codes of the same images in each run."""
+    images: dict[object, ImageDataset] = {}
     for run in runs:
         trained = open_run(folder.run(run).path)
         dataset = trained.images(images)
-        codes.append(encode(trained.model, dataset, choose_images(len(dataset), _SAMPLE)).mean_codes)
-    kls = [
-        np.array([c["kl"] for c in sorted(document["summary"]["channels"], key=lambda c: c["index"])])
-        for document in documents
-    ]
-    return udr_scores(codes, kls, np.random.default_rng(0)).scores
+        yield encode(trained.model, dataset, choose_images(len(dataset), _SAMPLE)).mean_codes
+
+
+def _kl_per_dim(document: Mapping[str, Any]) -> NDArray[np.float64]:
+    """The KL of each channel in an evaluation.json."""
+    channels = sorted(document["summary"]["channels"], key=lambda channel: channel["index"])
+    return np.array([channel["kl"] for channel in channels])
 
 
 def _write_table(path: Path, found: Findings) -> None:

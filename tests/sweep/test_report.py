@@ -55,3 +55,10 @@ def test_the_best_run_agrees_most_with_the_others() -> None:
     assert found.best is found.results[1]
     assert found.correlation_with_udr(KL) == -0.5
     assert findings([{UDR: 0.0}] * 2, seed=[0, 1]).best is None
+
+
+def test_udr_compares_the_runs_of_one_setting() -> None:
+    found = findings([{KL: 1.0}] * 4, beta=[1.0, 2.0], seed=[0, 1])
+    assert found.peers == [found.results[:2], found.results[2:]]
+    single = findings([{KL: 1.0}] * 4, beta=[1.0, 2.0, 3.0, 4.0])
+    assert single.peers == [single.results]
