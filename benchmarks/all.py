@@ -29,6 +29,8 @@ COMMANDS = (
     "benchmarks.time_to_loss",
     "benchmarks.fallback",
     "benchmarks.busy",
+    "benchmarks.sweep",
+    "benchmarks.precision",
 )
 
 
