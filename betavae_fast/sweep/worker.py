@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from betavae_fast.data.images import ImageDataset
+from betavae_fast.files import write_json
 from betavae_fast.sweep.folder import ADOPTED
 from betavae_fast.sweep.tasks import Ended, Progress, Task
 from betavae_fast.training.run_folder import RunFolder
@@ -86,7 +87,6 @@ def train_and_evaluate(task: Task, device: str, dataset: ImageDataset | None, li
         line.check()
         run = TrainedRun.of(state, folder)
         line.send(Progress(state.step, run.history[-1], "evaluating"))
-        report.write_summary(run)
         evaluation = evaluate(
             run.model,
             run.images(),
@@ -95,6 +95,7 @@ def train_and_evaluate(task: Task, device: str, dataset: ImageDataset | None, li
             on_images=lambda count: line.check(),
             on_metric=lambda name: line.check(),
         )
+        write_json(run.folder.summary, evaluation.summary)  # as ``train`` leaves it
         report.write(run, evaluation, name=task.run.name)
 
 
