@@ -1,8 +1,8 @@
 // The least work of the latent op and of the Bernoulli likelihood: each element's formula and nothing else.
 //
-// The formulas are those of csrc/include and the noise that of csrc/cpu/normals.h. The data are consecutive, aligned and
-// padded to whole tiles, so there are no strides, tails or checks. `still` makes each thread work on its first tile all
-// the time, which leaves the arithmetic alone.
+// The formulas are those of csrc/include and the noise that of csrc/cpu/normals.h. The data are consecutive, aligned
+// and padded to whole tiles, so there are no strides, tails or checks. `still` makes each thread work on its first tile
+// all the time, which leaves the arithmetic alone.
 
 #define BVF_ISA floors
 #include "../../csrc/cpu/exponents.h"
@@ -70,10 +70,11 @@ float bernoulli_strip(const float* __restrict x, const uint8_t* __restrict t, fl
 
 extern "C" {
 
-// kept: takes the noise, for a backward pass that does not draw it again; null if it does. kl: the means of the columns,
-// of which a tile has whole rows; rows: those that are not padding.
+// kept: takes the noise, for a backward pass that does not draw it again; null if it does. kl: the means of the
+// columns, of which a tile has whole rows; rows: those that are not padding.
 void latent_forward(int64_t threads, int64_t tiles, int64_t elements, int64_t still, uint64_t seed, uint64_t stream,
-                    const float* mu, const float* logvar, float* kept, float* z, float* kl, int64_t cols, int64_t rows) {
+                    const float* mu, const float* logvar, float* kept, float* z, float* kl, int64_t cols,
+                    int64_t rows) {
   std::vector<double> sums(static_cast<size_t>(cols * threads));
   on_threads(threads, tiles, still, [&](int64_t thread, auto each) {
     const KeySchedule key(NoiseKey{seed, stream});
@@ -125,7 +126,8 @@ void bernoulli_nll(int64_t threads, int64_t tiles, int64_t elements, int64_t sti
   on_threads(threads, tiles, still, [&](int64_t thread, auto each) {
     double sum = 0;
     each([&](int64_t tile) {
-      for (int64_t i = tile * elements; i < (tile + 1) * elements; i += strip) sum += bernoulli_strip(x + i, t + i, grad + i);
+      for (int64_t i = tile * elements; i < (tile + 1) * elements; i += strip)
+        sum += bernoulli_strip(x + i, t + i, grad + i);
     });
     sums[static_cast<size_t>(thread)] = sum;
   });

@@ -1,9 +1,10 @@
 // The least work of the log-densities: the terms of all pairs of a row i and a posterior j in every dim d, and their
 // exponentials; see csrc/include/log_densities.h for the formulas.
 //
-// Rows and posteriors come in the kernels' layout: z[block][d][lane], posteriors[tile][d][mu, 1/width, peak][j]. Nothing
-// is padded, no pair has a weight of its own, and the peaks are lowered so much that no power of two overflows. `still`
-// makes each thread work on its first rows and the first posteriors all the time, which leaves the arithmetic alone.
+// Rows and posteriors come in the kernels' layout: z[block][d][lane], posteriors[tile][d][mu, 1/width, peak][j].
+// Nothing is padded, no pair has a weight of its own, and the peaks are lowered so much that no power of two overflows.
+// `still` makes each thread work on its first rows and the first posteriors all the time, which leaves the arithmetic
+// alone.
 
 #define BVF_ISA floors
 #include "../../csrc/cpu/powers.h"
@@ -35,7 +36,8 @@ struct Pairs {
 
 // Adds one dim's terms of a block and a tile to the joint's.
 template <class Use>
-inline void terms_of(const float* z, const Posteriors& posteriors, bool first, float* joint, int64_t joint_row, Use use) {
+inline void terms_of(const float* z, const Posteriors& posteriors, bool first, float* joint, int64_t joint_row,
+                     Use use) {
   Floats own[vectors];
   for (int64_t v = 0; v < vectors; ++v) own[v] = load(z + v * width);
   for (int64_t j = 0; j < tile; ++j)
@@ -82,8 +84,8 @@ void log_densities_forward(int64_t threads, int64_t blocks, int64_t tiles, int64
   });
 }
 
-// grad_joint, grad_marginals: the gradients of the rows' logarithms, divided by the sums of forward. Writes the sums over
-// j of w t / width, by rows, and those over i of w, w t and w t^2, as moments[thread][tile][d][3][j].
+// grad_joint, grad_marginals: the gradients of the rows' logarithms, divided by the sums of forward. Writes the sums
+// over j of w t / width, by rows, and those over i of w, w t and w t^2, as moments[thread][tile][d][3][j].
 void log_densities_backward(int64_t threads, int64_t blocks, int64_t tiles, int64_t dims, int64_t still, const float* z,
                             const Posteriors* posteriors, const float* grad_joint, const float* grad_marginals,
                             float* grad_z, float* moments) {
@@ -117,14 +119,16 @@ void log_densities_backward(int64_t threads, int64_t blocks, int64_t tiles, int6
               const int64_t vector = first + k;
               return ((number * group + vector / vectors) * dims + d) * lanes + vector % vectors * width;
             };
-            for (int64_t k = 0; k < at_once; ++k) own[k] = load(z + place(k)), grad[k] = load(grad_marginals + place(k));
+            for (int64_t k = 0; k < at_once; ++k)
+              own[k] = load(z + place(k)), grad[k] = load(grad_marginals + place(k));
             for (int64_t j = 0; j < tile; ++j) {
               const float inverse = posteriors_of_tile.inverse_width[j];
               Floats mass{}, pull{}, stretch{};
 #pragma GCC unroll 8
               for (int64_t k = 0; k < at_once; ++k) {
                 const Floats t = (own[k] - posteriors_of_tile.mu[j]) * inverse;
-                const Floats w = grad[k] * exp2_(posteriors_of_tile.peak[j] - t * t) + load(joint[j] + (first + k) * width);
+                const Floats w =
+                    grad[k] * exp2_(posteriors_of_tile.peak[j] - t * t) + load(joint[j] + (first + k) * width);
                 const Floats wt = w * t;
                 part[k] += wt * inverse;
                 mass += w;

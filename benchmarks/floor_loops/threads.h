@@ -17,7 +17,8 @@ template <class Visit>
 void on_threads(int64_t threads, int64_t tiles, bool still, Visit visit) {
 #pragma omp parallel num_threads(static_cast<int>(threads)) if (threads > 1)
   {
-    const int64_t thread = omp_get_thread_num(), first = tiles * thread / threads, last = tiles * (thread + 1) / threads;
+    const int64_t thread = omp_get_thread_num(), first = tiles * thread / threads,
+                  last = tiles * (thread + 1) / threads;
     visit(thread, [=](auto use) {
       for (int64_t tile = first; tile < last; ++tile) use(still ? first : tile);
     });
