@@ -35,16 +35,15 @@ from benchmarks.study import Run, Study, StudyError
 from betavae_fast.bench.registry import Problem, Shape, get
 from betavae_fast.bench.results import Provenance
 from betavae_fast.bench.runner import task
-from betavae_fast.bench.timing import BRIEF, QUICK, CpuClock, Effort, Task, Timing, interleave
+from betavae_fast.bench.timing import QUICK, CpuClock, Effort, Task, Timing, interleave
 from betavae_fast.bench.units import seconds, times
 from betavae_fast.functional import reparameterize_kl
+from betavae_fast.functional.checks import choose_backend
 from betavae_fast.ops.backends import cpu_capability
 from betavae_fast.ops.log_densities import BACKWARD, FORWARD
 
 LOOPS = ROOT / "benchmarks" / "floor_loops"
 EAGER, OURS, FLOOR, NEW, HOST = "eager", "ours", "floor", "floor, new results", "empty Function"
-# The noise of forward is read in backward and not drawn again, which the contract rules out.
-KEPT = "floor, noise kept"
 ARITHMETIC, MEMORY, STREAMING = "arithmetic", "memory", "memory, streaming"
 # The contender that is ours; a bool takes the least work to read of all targets.
 _OURS = {"latent": "cpp", "bernoulli_nll": "cpp-bool", "log_densities": "cpp"}
@@ -68,6 +67,7 @@ TARGETS: dict[tuple[str, Shape, str], int]
 TARGETS = {("latent", shape, "avx512"): factor for shape, factor in _LATENT.items()}
 TARGETS |= {("bernoulli_nll", (1024, 1, 64, 64), chosen): 6 for chosen in SETS}
 TARGETS |= {("log_densities", (2048, 10), chosen): 60 for chosen in SETS}
+_EFFORT = Effort(sample_seconds=0.002, task_seconds=0.2, min_samples=3)  # about a minute for two sets
 _SEED = 7
 _STRIP = 128  # elements; see elements.cpp
 _LANES, _TILE, _GROUP = 16, 32, 8  # see pairs.cpp
@@ -90,7 +90,7 @@ class Floor:
 
     @property
     def loop(self) -> float:
-        return self.seconds(FLOOR, KEPT)
+        return self.seconds(FLOOR)
 
     @property
     def in_torch(self) -> float:
@@ -195,12 +195,9 @@ def latent_loops(library: Any, problem: Problem, threads: int) -> Loops:
     inputs = [_padded(x, elements) for x in (mu, logvar)]
     upstream, of_kl = _padded(grad_z, elements), (grad_kl / rows).repeat(size // cols)
     outputs = (*(torch.zeros(elements) for _ in range(3)), torch.zeros(cols))
-    kept = torch.zeros(elements)
 
-    def both(
-        still: int, noise: Tensor | int, z: Tensor, of_mu: Tensor, of_logvar: Tensor, kl: Tensor
-    ) -> Callable[[], object]:
-        head = (threads, tiles, size, still, _SEED, 0, *inputs, noise)
+    def both(still: int, z: Tensor, of_mu: Tensor, of_logvar: Tensor, kl: Tensor) -> Callable[[], object]:
+        head: tuple[Tensor | int, ...] = (threads, tiles, size, still, _SEED, 0, *inputs)
         return _both(
             _call(library.latent_forward, *head, z, kl, cols, rows),
             _call(library.latent_backward, *head, upstream, of_kl, of_mu, of_logvar),
@@ -217,12 +214,11 @@ def latent_loops(library: Any, problem: Problem, threads: int) -> Loops:
     forward = _memory(library, threads, tiles, inputs, [outputs[0]])
     backward = _memory(library, threads, tiles, [*inputs, upstream], [*outputs[1:3]])
     return Loops(
-        lambda *new: both(0, 0, *new)(),
+        lambda *new: both(0, *new)(),
         outputs,
         {
-            FLOOR: both(0, 0, *outputs),
-            KEPT: both(0, kept, *outputs),
-            ARITHMETIC: both(1, 0, *outputs),
+            FLOOR: both(0, *outputs),
+            ARITHMETIC: both(1, *outputs),
             MEMORY: _both(forward[0], backward[0]),
             STREAMING: _both(forward[1], backward[1]),
         },
@@ -293,7 +289,7 @@ def pair_loops(libraries: tuple[Any, Any], problem: Problem, threads: int) -> Lo
     def both(
         still: int, joint: Tensor, marginals: Tensor, grad_z: Tensor, moments: Tensor
     ) -> Callable[[], object]:
-        head = (threads, blocks, tiles, dims, still, rows, posteriors)
+        head: tuple[Tensor | int, ...] = (threads, blocks, tiles, dims, still, rows, posteriors)
         return _both(
             _call(pairs.log_densities_forward, *head, joint, marginals),
             _call(pairs.log_densities_backward, *head, of_joint, of_marginals, grad_z, moments),
@@ -317,10 +313,11 @@ def pair_loops(libraries: tuple[Any, Any], problem: Problem, threads: int) -> Lo
         )
         # Minibatch-weighted sampling gives all pairs the same weight, that of 1 / B².
         settings = 0, batch, 0
-        logs = FORWARD["reference"](z, mu, logvar, *settings)
+        backend = choose_backend("floors", z, "cpp")
+        logs = FORWARD[backend](z, mu, logvar, *settings)
         weight = 2 * torch.tensor(float(batch)).log()
         given = grad_joint[:, 0].to(logs[0].dtype), grad_marginals.to(logs[1].dtype)
-        grads = BACKWARD["reference"](*given, z, mu, logvar, *logs, *settings)
+        grads = BACKWARD[backend](*given, z, mu, logvar, *logs, *settings)
         return found, (*(x + weight for x in logs), *grads)
 
     plain, streaming = _memory(
@@ -432,7 +429,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 def measure(run: Run) -> Iterator[Floors]:
     if not (sets := instruction_sets()):
         raise StudyError(f"the floors need AVX2 or AVX-512 and the C++ library, found {cpu_capability()}")
-    problems, effort = (TINY, QUICK) if run.args.tiny else (PROBLEMS, BRIEF)
+    problems, effort = (TINY, QUICK) if run.args.tiny else (PROBLEMS, _EFFORT)
     floors: tuple[Floor, ...] = ()
     before = dict(os.environ)
     for chosen in sets:

@@ -70,11 +70,9 @@ float bernoulli_strip(const float* __restrict x, const uint8_t* __restrict t, fl
 
 extern "C" {
 
-// kept: takes the noise, for a backward pass that does not draw it again; null if it does. kl: the means of the
-// columns, of which a tile has whole rows; rows: those that are not padding.
+// kl: the means of the columns, of which a tile has whole rows; rows: those that are not padding.
 void latent_forward(int64_t threads, int64_t tiles, int64_t elements, int64_t still, uint64_t seed, uint64_t stream,
-                    const float* mu, const float* logvar, float* kept, float* z, float* kl, int64_t cols,
-                    int64_t rows) {
+                    const float* mu, const float* logvar, float* z, float* kl, int64_t cols, int64_t rows) {
   std::vector<double> sums(static_cast<size_t>(cols * threads));
   on_threads(threads, tiles, still, [&](int64_t thread, auto each) {
     const KeySchedule key(NoiseKey{seed, stream});
@@ -84,7 +82,6 @@ void latent_forward(int64_t threads, int64_t tiles, int64_t elements, int64_t st
     each([&](int64_t tile) {
       const int64_t first = tile * elements;
       const float* const eps = noise.fill(key, static_cast<uint64_t>(first), elements);
-      if (kept) std::memcpy(kept + first, eps, static_cast<size_t>(elements) * sizeof *eps);
       for (int64_t at = 0; at < elements; at += strip) {
         reduced.reduce_all(logvar + first + at);
         forward_strip(mu + first + at, reduced, eps + at, z + first + at, all + at);
@@ -101,15 +98,15 @@ void latent_forward(int64_t threads, int64_t tiles, int64_t elements, int64_t st
 
 // grad_kl: the gradient of each element's KL, for one tile.
 void latent_backward(int64_t threads, int64_t tiles, int64_t elements, int64_t still, uint64_t seed, uint64_t stream,
-                     const float* mu, const float* logvar, const float* kept, const float* grad_z, const float* grad_kl,
-                     float* grad_mu, float* grad_logvar) {
+                     const float* mu, const float* logvar, const float* grad_z, const float* grad_kl, float* grad_mu,
+                     float* grad_logvar) {
   on_threads(threads, tiles, still, [&](int64_t, auto each) {
     const KeySchedule key(NoiseKey{seed, stream});
     Noise noise;
     Strip reduced;
     each([&](int64_t tile) {
       const int64_t first = tile * elements;
-      const float* const eps = kept ? kept + first : noise.fill(key, static_cast<uint64_t>(first), elements);
+      const float* const eps = noise.fill(key, static_cast<uint64_t>(first), elements);
       for (int64_t at = 0; at < elements; at += strip) {
         const int64_t i = first + at;
         reduced.reduce_all(logvar + i);
