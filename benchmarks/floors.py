@@ -67,7 +67,9 @@ TARGETS: dict[tuple[str, Shape, str], int]
 TARGETS = {("latent", shape, "avx512"): factor for shape, factor in _LATENT.items()}
 TARGETS |= {("bernoulli_nll", (1024, 1, 64, 64), chosen): 6 for chosen in SETS}
 TARGETS |= {("log_densities", (2048, 10), chosen): 60 for chosen in SETS}
-_EFFORT = Effort(sample_seconds=0.002, task_seconds=0.2, min_samples=3)  # about a minute for two sets
+_EFFORT = Effort(
+    sample_seconds=0.005, task_seconds=0.2, min_samples=3, max_samples=20
+)  # a minute for two sets
 _SEED = 7
 _STRIP = 128  # elements; see elements.cpp
 _LANES, _TILE, _GROUP = 16, 32, 8  # see pairs.cpp
