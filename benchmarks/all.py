@@ -23,6 +23,7 @@ COMMANDS = (
     "benchmarks laplace_nll --brief",
     "benchmarks log_densities",
     "benchmarks.latency",
+    "benchmarks.floors",
     "benchmarks.scaling",
     "benchmarks.encode",
     "benchmarks.step --samples 3 --contenders compile pythae ours 'ours, bf16'",

@@ -13,7 +13,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks import RESULTS, ROOT, busy, encode, latency, scaling, step, time_to_loss
+from benchmarks import RESULTS, ROOT, busy, encode, floors, latency, scaling, step, time_to_loss
 from benchmarks.gpu import HEADLINES, STEP_BATCHES
 from benchmarks.pages import between, markdown
 from benchmarks.step import StepResults
@@ -67,6 +67,7 @@ _STUDIES: dict[str, Study[Any]] = {
     "Training step": step.STUDY,
     "Time to a loss": time_to_loss.STUDY,
     "A small batch": latency.STUDY,
+    "The floors of the CPU kernels": floors.STUDY,
     "Encoding a data set": encode.STUDY,
     "Training beside other programs": busy.STUDY,
     "Growth of the log densities": scaling.STUDY,

@@ -40,6 +40,8 @@ struct LatentPartition {
   LatentPartition(int64_t rows, int64_t cols) {
     tile_cols = cols < tile_elements ? cols : tile_elements;
     tile_rows = tile_elements / tile_cols;
+    // A tile of whole vectors leaves no remainder to the loops.
+    while (tile_rows > 16 && tile_rows * tile_cols % 16 != 0) --tile_rows;
     const int64_t tiles = tile_rows >= 4 ? 8 : (32 + tile_rows - 1) / tile_rows;
     item_rows = tiles * tile_rows;
     row_items = (rows + item_rows - 1) / item_rows;
