@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
@@ -34,8 +35,15 @@ def sweep(context: typer.Context, **values: Any) -> None:
 
     An option may have several values, with commas between them: --beta 1,4 --seeds 3 trains six models. The same command
     goes on where it was interrupted, and does not train again what is finished. Ctrl-C finishes the steps of the runs
-    that are going on, saves them, and exits with code 130.
+    that are going on, saves them, and exits with code 130. With --ray, the runs train on the nodes of a Ray cluster;
+    those of a lost node go on elsewhere.
     """
+    with ExitStack() as held:
+        _sweep(values, held)
+
+
+def _sweep(values: Mapping[str, Any], held: ExitStack) -> None:
+    """Do what ``sweep`` says. A connection to a cluster ends with ``held``."""
     from rich.console import Console
 
     from betavae_fast.evaluation.report import rehearse_pictures
@@ -46,29 +54,38 @@ def sweep(context: typer.Context, **values: Any) -> None:
     from betavae_fast.training.interrupt import stop_on_signal
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
+    train: Callable[..., None]
     with usage_errors():
         entries = _entries(values)
         metrics = chosen_metrics(values["metrics"])
-        if values["jobs"] is not None:
-            at_least(1)("jobs", values["jobs"])
-        devices = places(entries.pop("device", "auto"), values["jobs"])
+        jobs, device = values["jobs"], entries.pop("device", "auto")
+        if jobs is not None:
+            at_least(1)("jobs", jobs)
+        if values["ray"] is None:
+            devices = places(device, jobs)
+            train = partial(train_locally, devices=devices)
+            where = f"{len(devices)} at a time on {', '.join(dict.fromkeys(devices))}"
+        else:
+            from betavae_fast.sweep import ray_cluster
+
+            held.enter_context(ray_cluster.connected(values["ray"]))
+            devices = [ray_cluster.choose_device(device)]
+            train = partial(ray_cluster.train_with_ray, device=devices[0], jobs=jobs)
+            where = f"on a Ray cluster, {devices[0]}"
         if devices[0] == "cpu":
             entries.setdefault("threads", 1)
         runs = grid(entries)
         folder = SweepFolder(values["out"] or Path("sweeps") / _default_name(runs))
         left = [run for run in runs if not is_finished(folder.run(run), run, metrics)]
         rehearse_pictures()
-    console.print(
-        f"Sweep: {len(runs)} runs, {len(runs) - len(left)} finished before; "
-        f"{len(devices)} at a time on {', '.join(dict.fromkeys(devices))}"
-    )
+    console.print(f"Sweep: {len(runs)} runs, {len(runs) - len(left)} finished before; {where}")
     console.print(f"Sweep folder: {folder.path}")
     with usage_errors():
         images = SharedImages(run.config for run in left)
     watcher = _Watcher(console, left)
     tasks = [Task(run, folder.run(run).path, metrics) for run in left]
     with stop_on_signal() as stop, watcher.live(), usage_errors():
-        train_locally(tasks, devices, images, watcher, should_stop=lambda: stop.requested)
+        train(tasks, images=images, watcher=watcher, should_stop=lambda: stop.requested)
     missing = [run for run in left if run.name not in watcher.finished]
     if finished := [run for run in runs if run not in missing]:
         with usage_errors():
@@ -264,6 +281,15 @@ def _parameters() -> Iterator[Parameter]:
         "jobs": (
             int | None,
             typer.Option(help="Runs at a time.", show_default="one for each GPU, or for each CPU core"),
+        ),
+        "ray": (
+            str | None,
+            typer.Option(
+                help="Train on the nodes of a Ray cluster: auto, the one that this machine is a node of, or HOST:PORT of "
+                'its head. The sweep\'s folder must be on a file system that all nodes share. Needs "betavae_fast[ray]".',
+                metavar="auto|ADDRESS",
+                show_default="on this machine",
+            ),
         ),
     }
     yield Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)
