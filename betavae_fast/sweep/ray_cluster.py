@@ -191,7 +191,7 @@ def _end(attempt: Any) -> Ended:
         return Ended("stopped")
     except RayTaskError as error:
         cause = f"{error.cause}".strip().splitlines()[-1]  # Ray puts a traceback before it
-        raise RuntimeError(f"node {error.ip} of the Ray cluster: {cause}") from None
+        raise RuntimeError(f"a node of the Ray cluster cannot train: {cause}") from None
     except RayError as error:
         return Ended("killed", f"{error}".strip().splitlines()[0])
 
@@ -216,7 +216,8 @@ def _train(task: Task, device: str, dataset: ImageDataset | None, marker: Path, 
     """
     if not marker.exists():
         raise FileNotFoundError(
-            f"{marker.parent} is not the sweep's folder there; give --out on a file system that all nodes share"
+            f"{socket.gethostname()} does not see the sweep's folder {marker.parent}; give --out on a file system that "
+            "all nodes share"
         )
     with stop_on_signal() as request:
         line = Line(_Connection(task.run.name, messages, request))
