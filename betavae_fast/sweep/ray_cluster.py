@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import socket
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -43,6 +44,8 @@ def connected(address: str) -> Iterator[None]:
     Raises: ValueError if ray is not installed, or for another form of address; OSError or RuntimeError if there is no
         such cluster.
     """
+    # Ray prints what happens to its nodes and tasks; the watcher is told. Ray reads the variable when it is imported.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     try:
         import ray
     except ImportError:
