@@ -35,7 +35,7 @@ def sweep(context: typer.Context, **values: Any) -> None:
 
     An option may have several values, with commas between them: --beta 1,4 --seeds 3 trains six models. The same command
     goes on where it was interrupted, and does not train again what is finished. Ctrl-C finishes the steps of the runs
-    that are going on, saves them, and exits with code 130. With --ray, the runs train on the nodes of a Ray cluster;
+    that are going on, saves them, and exits with code 130. With --ray, the runs train on the nodes of a Ray cluster, and
     those of a lost node go on elsewhere.
     """
     with ExitStack() as held:
@@ -286,7 +286,7 @@ def _parameters() -> Iterator[Parameter]:
             str | None,
             typer.Option(
                 help="Train on the nodes of a Ray cluster: auto, the one that this machine is a node of, or HOST:PORT of "
-                'its head. The sweep\'s folder must be on a file system that all nodes share. Needs "betavae_fast[ray]".',
+                "its head. The sweep's folder must be on a file system that all nodes share. Needs the extra ray.",
                 metavar="auto|ADDRESS",
                 show_default="on this machine",
             ),
