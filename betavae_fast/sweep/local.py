@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -96,7 +96,8 @@ class SharedImages:
         self._loaded: dict[object, ImageDataset | None] = {}
         for config in configs:
             if self._key(config) not in self._loaded:
-                dataset = load_images(config)
+                # A process on another node has another working directory.
+                dataset = load_images(replace(config, data=absolute(config.data)))
                 _ = dataset.identity  # computed once, and sent along
                 self._loaded[self._key(config)] = dataset if dataset.share() else None
 
