@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from betavae_fast.sweep.forecast import Timing
     from betavae_fast.sweep.tasks import Ended, Progress
 
 _SETTINGS = settings_by_option()
@@ -34,50 +36,73 @@ def sweep(context: typer.Context, **values: Any) -> None:
 
     An option may have several values, with commas between them: --beta 1,4 --seeds 3 trains six models. The same command
     goes on where it was interrupted, and does not train again what is finished. Ctrl-C finishes the steps of the runs
-    that are going on, saves them, and exits with code 130.
+    that are going on, saves them, and exits with code 130. With --ray, the runs train on the nodes of a Ray cluster, and
+    those of a lost node go on elsewhere.
     """
+    with ExitStack() as held:
+        _sweep(values, held)
+
+
+def _sweep(values: Mapping[str, Any], held: ExitStack) -> None:
+    """Do what ``sweep`` says. A connection to a cluster ends with ``held``."""
     from rich.console import Console
 
     from betavae_fast.evaluation.report import rehearse_pictures
     from betavae_fast.sweep import report
     from betavae_fast.sweep.folder import SweepFolder, standing
     from betavae_fast.sweep.forecast import forecast, measure
-    from betavae_fast.sweep.local import SharedImages, places, train_locally
+    from betavae_fast.sweep.local import SharedImages, places, time_locally, train_locally
     from betavae_fast.sweep.tasks import Task
     from betavae_fast.training.interrupt import stop_on_signal
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
+    time_run: Callable[..., Timing | None]
+    train: Callable[..., None]
     with usage_errors():
         entries = _entries(values)
         metrics = chosen_metrics(values["metrics"])
-        if values["jobs"] is not None:
-            at_least(1)("jobs", values["jobs"])
-        devices = places(entries.pop("device", "auto"), values["jobs"])
-        if devices[0] == "cpu":
-            entries.setdefault("threads", 1)
+        jobs, device = values["jobs"], entries.pop("device", "auto")
+        if jobs is not None:
+            at_least(1)("jobs", jobs)
+        if values["ray"] is None:
+            devices = places(device, jobs)
+            if devices[0] == "cpu":
+                entries.setdefault("threads", 1)
+            time_run, train = partial(time_locally, devices=devices), partial(train_locally, devices=devices)
+            at_a_time, where = len(devices), ", ".join(dict.fromkeys(devices))
+        else:
+            from betavae_fast.sweep import ray_cluster
+
+            store = held.enter_context(ray_cluster.connected(values["ray"]))
+            device = ray_cluster.choose_device(device)
+            if device == "cpu":
+                entries.setdefault("threads", 1)
+            time_run = partial(ray_cluster.time_with_ray, store=store, device=device)
+            train = partial(ray_cluster.train_with_ray, store=store, device=device, jobs=jobs)
+            room = ray_cluster.room(device, entries.get("threads") or 1)
+            at_a_time, where = min(jobs or room, room), f"a Ray cluster, {device}"
         runs = grid(entries)
         folder = SweepFolder(values["out"] or Path("sweeps") / _default_name(runs))
         standings = {run.name: standing(folder.run(run), run, metrics) for run in runs}
         left = [run for run in runs if not standings[run.name].finished]
         rehearse_pictures()
     console.print(
-        f"Sweep: {len(runs)} runs, {len(runs) - len(left)} finished before; "
-        f"{len(devices)} at a time on {', '.join(dict.fromkeys(devices))}"
+        f"Sweep: {len(runs)} runs, {len(runs) - len(left)} finished before; {at_a_time} at a time on {where}"
     )
     console.print(f"Sweep folder: {folder.path}")
     with usage_errors():
         images = SharedImages(run.config for run in left)
     with console.status("Timing a few steps"):
-        left, timings = measure(left, standings, devices, images)
+        left, timings = measure(left, standings, lambda config: time_run(config, images))
     for precision, why, *_ in dict.fromkeys(timing for timing in timings.values() if timing.why_precision):
         console.print(f"Precision: {precision}, {why}")
-    seconds = forecast(left, standings, timings, len(devices))
+    seconds = forecast(left, standings, timings, at_a_time)
     if left and seconds is not None:
         console.print(f"Forecast: {_duration(seconds)}, scores and pictures not counted")
     watcher = _Watcher(console, left)
     tasks = [Task(run, folder.run(run).path, metrics) for run in left]
     with stop_on_signal() as stop, watcher.live(), usage_errors():
-        train_locally(tasks, devices, images, watcher, should_stop=lambda: stop.requested)
+        train(tasks, images, watcher, should_stop=lambda: stop.requested)
     if seconds is not None and len(watcher.finished) == len(left) > 0:
         console.print(f"Took {_duration(watcher.seconds)}; {_duration(seconds)} were foretold")
     missing = [run.name for run in left if run.name not in watcher.finished]
@@ -285,6 +310,15 @@ def _parameters() -> Iterator[Parameter]:
         "jobs": (
             int | None,
             typer.Option(help="Runs at a time.", show_default="one for each GPU, or for each CPU core"),
+        ),
+        "ray": (
+            str | None,
+            typer.Option(
+                help="Train on the nodes of a Ray cluster: auto, the one that this machine is a node of, or HOST:PORT of "
+                "its head. The sweep's folder must be on a file system that all nodes share. Needs the extra ray.",
+                metavar="auto|ADDRESS",
+                show_default="on this machine",
+            ),
         ),
     }
     yield Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)

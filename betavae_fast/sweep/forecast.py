@@ -1,16 +1,14 @@
 """Forecasts the time of a sweep from a few timed steps, and finds the precision of its runs.
 
 A run of its own would measure for itself what "auto" stands for, and the runs of one sweep could come to different
-answers. So it is measured once for each network, while as many processes measure as will train at a time.
+answers. So it is measured once for each network.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from multiprocessing.connection import Connection
 from statistics import median
 from time import monotonic, perf_counter
 from typing import Any, NamedTuple
@@ -19,7 +17,6 @@ from betavae_fast.choices import Precision
 from betavae_fast.data.images import ImageDataset
 from betavae_fast.sweep.folder import Standing
 from betavae_fast.sweep.grid import SweptRun
-from betavae_fast.sweep.local import SharedImages, make_processes
 from betavae_fast.training.config import TrainConfig
 
 _SECONDS = 1.0
@@ -39,8 +36,7 @@ class Timing(NamedTuple):
 def measure(
     runs: Sequence[SweptRun],
     standings: Mapping[str, Standing],
-    devices: Sequence[str],
-    images: SharedImages,
+    time: Callable[[TrainConfig], Timing | None],
 ) -> tuple[list[SweptRun], dict[str, Timing]]:
     """Time every kind of run once, and give the runs of each network one precision.
 
@@ -48,7 +44,7 @@ def measure(
 
     Args:
         standings: how far each run is, by its name.
-        devices: the device of each run that will be trained at the same time.
+        time: measures a run with a configuration, where the runs will be trained; None if its training fails.
     Returns: the runs with the precision that "auto" stands for, and the timing of each run by its name. A run that
         cannot be timed, because its training fails, keeps "auto" and is left out of the timings.
     """
@@ -65,7 +61,7 @@ def measure(
             config = replace(config, precision=precisions.get(network, "auto"))
         kind = (network, config.objective.objective)
         if kind not in by_kind:
-            by_kind[kind] = _time(config, devices, images)
+            by_kind[kind] = time(config)
         if (timing := by_kind[kind]) is not None:
             precisions.setdefault(network, timing.precision)
             config = replace(config, precision=timing.precision)
@@ -97,42 +93,13 @@ def _network(config: TrainConfig) -> object:
     return tuple(getattr(config, name) for name in names.split())
 
 
-def _time(config: TrainConfig, devices: Sequence[str], images: SharedImages) -> Timing | None:
-    """Time ``config`` in one process for each of ``devices``, all at once. None if its training fails."""
-    processes = make_processes()
-    workers = []
-    for device in devices:
-        ours, theirs = processes.Pipe()
-        arguments = (theirs, replace(config, device=device), images.of(config))
-        worker = processes.Process(target=_report, args=arguments, daemon=True)
-        worker.start()
-        theirs.close()
-        workers.append((worker, ours))
-    timings = list[Timing]()
-    try:
-        for _, connection in workers:
-            with suppress(EOFError, OSError):
-                timings.append(connection.recv())
-    finally:
-        for worker, _ in workers:
-            worker.kill()
-            worker.join()
-    if len(timings) < len(devices):
-        return None
-    # bf16 only if it is worth it in all of them.
-    decisive = min(timings, key=lambda timing: timing.precision == "bf16")
-    return decisive._replace(
-        step=median(timing.step for timing in timings), encoding=median(timing.encoding for timing in timings)
-    )
+def time_run(config: TrainConfig, dataset: ImageDataset | None) -> Timing:
+    """Time a few steps of a run with ``config``, and the encoding of a few images.
 
-
-def _report(connection: Connection, config: TrainConfig, dataset: ImageDataset | None) -> None:
-    """Send the timing of ``config``; if its training fails, nothing, since the run itself will say why."""
-    with suppress(Exception):
-        connection.send(_timing(config, dataset))
-
-
-def _timing(config: TrainConfig, dataset: ImageDataset | None) -> Timing:
+    Args:
+        dataset: the images, if they are loaded already.
+    Raises: the errors of training.
+    """
     from betavae_fast.evaluation.encoding import encode
     from betavae_fast.evaluation.summary import choose_images
     from betavae_fast.training import loop, process

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from statistics import median
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import multiprocessing
 
 from betavae_fast.data import absolute
 from betavae_fast.data.images import ImageDataset
+from betavae_fast.sweep.forecast import Timing, time_run
 from betavae_fast.sweep.tasks import Ended, Task, Watcher
 from betavae_fast.sweep.worker import work
 from betavae_fast.training.config import TrainConfig
@@ -96,7 +98,8 @@ class SharedImages:
         self._loaded: dict[object, ImageDataset | None] = {}
         for config in configs:
             if self._key(config) not in self._loaded:
-                dataset = load_images(config)
+                # A process on another node has another working directory.
+                dataset = load_images(replace(config, data=absolute(config.data)))
                 _ = dataset.identity  # computed once, and sent along
                 self._loaded[self._key(config)] = dataset if dataset.share() else None
 
@@ -110,10 +113,10 @@ class SharedImages:
 
 def train_locally(
     tasks: Sequence[Task],
-    devices: Sequence[str],
     images: SharedImages,
     watcher: Watcher,
     *,
+    devices: Sequence[str],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train and evaluate the runs of ``tasks``, one on each of ``devices`` at a time, until all have ended.
@@ -121,7 +124,7 @@ def train_locally(
     After ``should_stop`` has returned True, the runs that are going on finish their steps and are saved, and no other
     begins.
     """
-    processes = make_processes()
+    processes = _processes()
     waiting = [(task, 1) for task in tasks]
     free, workers = list(reversed(devices)), list[_Worker]()
     stopping = False
@@ -151,7 +154,45 @@ def train_locally(
             worker.process.join()
 
 
-def make_processes() -> Any:
+def time_locally(config: TrainConfig, images: SharedImages, *, devices: Sequence[str]) -> Timing | None:
+    """Time a run with ``config`` in one process for each of ``devices``, all at once, as runs will be trained.
+
+    Returns: the medians; None if its training fails.
+    """
+    processes = _processes()
+    workers = []
+    for device in devices:
+        ours, theirs = processes.Pipe()
+        arguments = (theirs, replace(config, device=device), images.of(config))
+        worker = processes.Process(target=_send_timing, args=arguments, daemon=True)
+        worker.start()
+        theirs.close()
+        workers.append((worker, ours))
+    timings = list[Timing]()
+    try:
+        for _, connection in workers:
+            with suppress(EOFError, OSError):
+                timings.append(connection.recv())
+    finally:
+        for worker, _ in workers:
+            worker.kill()
+            worker.join()
+    if len(timings) < len(devices):
+        return None
+    # bf16 only if it is worth it in all of them.
+    decisive = min(timings, key=lambda timing: timing.precision == "bf16")
+    return decisive._replace(
+        step=median(timing.step for timing in timings), encoding=median(timing.encoding for timing in timings)
+    )
+
+
+def _send_timing(connection: Connection, config: TrainConfig, dataset: ImageDataset | None) -> None:
+    """Send the timing of ``config``; if its training fails, nothing, since the run itself will say why."""
+    with suppress(Exception):
+        connection.send(time_run(config, dataset))
+
+
+def _processes() -> Any:
     """A maker of processes. They are forked from one that has imported everything and runs nothing, where the system has
     ``fork``: they then begin at once."""
     if "forkserver" not in multiprocessing.get_all_start_methods():

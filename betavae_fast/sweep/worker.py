@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from betavae_fast.data.images import ImageDataset
 from betavae_fast.files import write_json
@@ -27,10 +27,18 @@ class StoppedError(Exception):
     """The sweep asks to stop, or has ended."""
 
 
+class Channel(Protocol):
+    """The part of a connection between processes by which a worker speaks with its sweep."""
+
+    def send(self, message: Progress | Ended, /) -> None: ...
+
+    def poll(self) -> bool: ...
+
+
 class Line:
     """The connection of a worker to its sweep, which asks it to stop by sending anything, or by ending."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Channel) -> None:
         self._connection = connection
 
     def send(self, message: Progress | Ended) -> None:
@@ -55,14 +63,18 @@ def work(connection: Connection, task: Task, device: str, dataset: ImageDataset 
     # Ctrl-C reaches all processes of a terminal; what it means is the sweep's to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     line = Line(connection)
+    line.send(outcome(task, device, dataset, line))
+
+
+def outcome(task: Task, device: str, dataset: ImageDataset | None, line: Line) -> Ended:
+    """Train and evaluate the run of ``task`` on ``device``. Returns: how it has ended."""
     try:
         train_and_evaluate(task, device, dataset, line)
     except StoppedError:
-        line.send(Ended("stopped"))
+        return Ended("stopped")
     except Exception as error:
-        line.send(Ended("failed", " ".join(f"{error}".split()) or type(error).__name__))
-    else:
-        line.send(Ended("finished"))
+        return Ended("failed", " ".join(f"{error}".split()) or type(error).__name__)
+    return Ended("finished")
 
 
 def train_and_evaluate(task: Task, device: str, dataset: ImageDataset | None, line: Line) -> None:
@@ -70,12 +82,16 @@ def train_and_evaluate(task: Task, device: str, dataset: ImageDataset | None, li
 
     Raises: StoppedError; the errors of training and of the evaluation.
     """
+    from threadpoolctl import threadpool_limits
+
     from betavae_fast.evaluation import report
     from betavae_fast.evaluation.evaluate import evaluate
     from betavae_fast.training import loop
     from betavae_fast.training.trained_run import TrainedRun
 
-    with _opened(task, device, dataset, line) as (state, folder):
+    # NumPy's and SciPy's BLAS have threads of their own, one for each core or as many as the environment says.
+    limited = threadpool_limits(task.run.config.threads)
+    with limited, _opened(task, device, dataset, line) as (state, folder):
         assert folder is not None, "a single process writes"
         line.send(Progress(state.step))
         loop.train(

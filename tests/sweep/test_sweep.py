@@ -10,48 +10,15 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from tests import PATIENCE
+from tests.sweep import assert_the_same, children, command, options, run
 
 KILLS = int(os.environ.get("BETAVAE_FAST_KILLS", "2"))
-AXES = ["--beta=1,4", "--lr=0.001,0.002"]
-
-
-def options(data: Path) -> list[str]:
-    return [
-        f"--data={data}",
-        *AXES,
-        "--steps=30",
-        "--batch-size=8",
-        "--latent-dim=3",
-        "--log-every=5",
-        "--checkpoint-every=5",
-        "--precision=fp32",
-        "--metrics=unsupervised",
-        "--jobs=2",
-    ]
-
-
-def command(arguments: list[str], out: Path) -> list[str]:
-    return [sys.executable, "-m", "betavae_fast", "sweep", *arguments, f"--out={out}"]
-
-
-def run(arguments: list[str], out: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(arguments, out), capture_output=True, text=True, timeout=4 * PATIENCE)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "images.npy"
-    np.save(path, np.random.default_rng(0).integers(0, 256, (64, 16, 16), dtype=np.uint8))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -63,23 +30,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     assert "Forecast: " in done.stdout and "were foretold" in done.stdout
     assert f"Report: {out / 'report.html'}" in done.stdout
     return out
-
-
-def weights(out: Path) -> dict[str, dict[str, np.ndarray]]:
-    return {
-        str(path.parent.parent.name): load_file(path)
-        for path in sorted(out.glob("*/checkpoint/*.safetensors"))
-        if "model" in path.name
-    }
-
-
-def assert_the_same(one: Path, two: Path) -> None:
-    first, second = weights(one), weights(two)
-    assert first.keys() == second.keys() and len(first) == 4
-    for name, tensors in first.items():
-        assert all(np.array_equal(tensor, second[name][key]) for key, tensor in tensors.items())
-    for file in ("runs.csv", "report.html"):
-        assert (one / file).read_bytes() == (two / file).read_bytes()
 
 
 def test_a_sweep_leaves_runs_a_table_and_a_report(undisturbed: Path) -> None:
@@ -125,16 +75,6 @@ def test_a_killed_sweep_goes_on_to_the_same_end(undisturbed: Path, data: Path, t
     done = run(options(data), out)
     assert done.returncode == 0, done.stderr
     assert_the_same(undisturbed, out)
-
-
-def children(pid: int) -> list[int]:
-    """The processes that descend from ``pid``, the youngest generation first."""
-    found = []
-    for child in (
-        Path(f"/proc/{pid}/task/{pid}/children").read_text().split() if Path(f"/proc/{pid}").exists() else ()
-    ):
-        found += [*children(int(child)), int(child)]
-    return found
 
 
 def test_ctrl_c_saves_the_runs_that_go_on(undisturbed: Path, data: Path, tmp_path: Path) -> None:
