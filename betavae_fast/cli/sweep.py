@@ -41,7 +41,7 @@ def sweep(context: typer.Context, **values: Any) -> None:
     from betavae_fast.evaluation.report import rehearse_pictures
     from betavae_fast.sweep import report
     from betavae_fast.sweep.folder import SweepFolder, is_finished
-    from betavae_fast.sweep.local import SharedImages, places, train_locally
+    from betavae_fast.sweep.local import SharedImages, check_side_by_side, places, train_locally
     from betavae_fast.sweep.tasks import Task
     from betavae_fast.training.interrupt import stop_on_signal
 
@@ -55,12 +55,14 @@ def sweep(context: typer.Context, **values: Any) -> None:
         if devices[0] == "cpu":
             entries.setdefault("threads", 1)
         runs = grid(entries)
+        side_by_side = values["side_by_side"] or 1
+        check_side_by_side(side_by_side, devices, (run.config for run in runs))
         folder = SweepFolder(values["out"] or Path("sweeps") / _default_name(runs))
         left = [run for run in runs if not is_finished(folder.run(run), run, metrics)]
         rehearse_pictures()
     console.print(
         f"Sweep: {len(runs)} runs, {len(runs) - len(left)} finished before; "
-        f"{len(devices)} at a time on {', '.join(dict.fromkeys(devices))}"
+        f"{len(devices) * side_by_side} at a time on {', '.join(dict.fromkeys(devices))}"
     )
     console.print(f"Sweep folder: {folder.path}")
     with usage_errors():
@@ -68,7 +70,14 @@ def sweep(context: typer.Context, **values: Any) -> None:
     watcher = _Watcher(console, left)
     tasks = [Task(run, folder.run(run).path, metrics) for run in left]
     with stop_on_signal() as stop, watcher.live(), usage_errors():
-        train_locally(tasks, devices, images, watcher, should_stop=lambda: stop.requested)
+        train_locally(
+            tasks,
+            devices,
+            images,
+            watcher,
+            side_by_side=side_by_side,
+            should_stop=lambda: stop.requested,
+        )
     missing = [run for run in left if run.name not in watcher.finished]
     if finished := [run for run in runs if run not in missing]:
         with usage_errors():
@@ -263,7 +272,15 @@ def _parameters() -> Iterator[Parameter]:
         "seeds": (int | None, typer.Option(help="Number of seeds, from 0 up, for each setting.")),
         "jobs": (
             int | None,
-            typer.Option(help="Runs at a time.", show_default="one for each GPU, or for each CPU core"),
+            typer.Option(help="Processes at a time.", show_default="one for each GPU, or for each CPU core"),
+        ),
+        "side_by_side": (
+            int | None,
+            typer.Option(
+                help="Runs that each process trains side by side, on a GPU only: one small model leaves most of it "
+                "idle. They take as much more memory.",
+                show_default="1",
+            ),
         ),
     }
     yield Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)

@@ -114,8 +114,8 @@ def train_side_by_side(
         streams = held.enter_context(side_streams(device, len(runs)))
         going = {}
         for run, (state, folder) in enumerate(runs):
-            # Each run records a CUDA graph of its own, rather than a branch of one graph. A graph without branches is launched
-            # in a time that hardly grows with its kernels, as NVIDIA says of such graphs alone (technical blog, "Constant
+            # Each run records a graph of its own, not a branch of one graph. A graph without branches is launched in a
+            # time that hardly grows with its kernels, as NVIDIA says of such graphs alone (technical blog, "Constant
             # Time Launch for Straight-Line CUDA Graphs"), and nothing is recorded again when a run ends.
             steps = _steps(state, folder, partial(on_entry, run), lambda: stopping)
             going[run] = held.enter_context(closing(steps))

@@ -45,7 +45,7 @@ def set_threads(threads: int | None) -> None:
 def separate_queues() -> None:
     """Let up to 32 CUDA streams of this process run independently. To be called before CUDA is initialised.
 
-    By default a process has 8 queues to a GPU, and streams that share one may wait for each other (CUDA programming guide,
-    "CUDA environment variables", CUDA_DEVICE_MAX_CONNECTIONS). A number that the user has set stays.
+    By default a process has 8 queues to a GPU, and streams that share one may wait for each other (CUDA programming
+    guide, "CUDA environment variables", CUDA_DEVICE_MAX_CONNECTIONS). A number that the user has set stays.
     """
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
