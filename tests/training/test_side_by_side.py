@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from itertools import permutations
 import pytest
 import torch
 
-from betavae_fast.training import graph, loop
+from betavae_fast.training import graph, loop, process
 from betavae_fast.training.checkpoint import load_checkpoint
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.log import read_log
@@ -202,6 +203,15 @@ def test_one_data_set_serves_all(dataset):
     moved = loop.prepare(CONFIG, dataset).dataset
     one, two = (loop.prepare(replace(CONFIG, seed=seed), moved).dataset for seed in (0, 1))
     assert one.store.data_ptr() == two.store.data_ptr() == moved.store.data_ptr()
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "32"), ("4", "4")])
+def test_each_stream_gets_a_queue_unless_the_user_has_said_how_many(monkeypatch, before, after):
+    monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", before or "")
+    if before is None:
+        monkeypatch.delenv("CUDA_DEVICE_MAX_CONNECTIONS")
+    process.separate_queues()
+    assert os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] == after
 
 
 def recorded(state) -> tuple[TrainStep, Recording]:
