@@ -272,13 +272,16 @@ def _parameters() -> Iterator[Parameter]:
         "seeds": (int | None, typer.Option(help="Number of seeds, from 0 up, for each setting.")),
         "jobs": (
             int | None,
-            typer.Option(help="Processes at a time.", show_default="one for each GPU, or for each CPU core"),
+            typer.Option(
+                help="Runs at a time; with --side-by-side, processes.",
+                show_default="one for each GPU, or for each CPU core",
+            ),
         ),
         "side_by_side": (
             int | None,
             typer.Option(
-                help="Runs that each process trains side by side, on a GPU only: one small model leaves most of it "
-                "idle. They take as much more memory.",
+                help="Runs that a process trains side by side, on a GPU only. Each takes the memory that it takes "
+                "alone, but for the images. How much faster they are is not measured yet.",
                 show_default="1",
             ),
         ),

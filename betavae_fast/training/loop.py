@@ -88,9 +88,10 @@ def train_side_by_side(
 ) -> None:
     """Take the remaining steps of several runs in this process, a step of each in turn, as ``train`` takes those of one.
 
-    A small model leaves most of a GPU idle. There, each run queues its steps on a stream of its own, and the GPU computes
-    steps of several runs at a time; ``process.separate_queues``, called before CUDA is initialised, lets more than eight
-    streams run independently. On a CPU nothing is gained.
+    The step of a small model is a chain of small kernels, which do not fill a GPU. There, each run queues its steps on a
+    stream of its own, and the GPU may compute steps of several runs at a time; how much is gained is not measured yet.
+    ``process.separate_queues``, called before CUDA is initialised, lets more than eight streams run independently. On a
+    CPU nothing is gained.
 
     A run gets the weights and the log, times aside, that it gets alone, bit for bit. It also takes the memory that it
     takes alone, but runs whose states were prepared with the same data set on the device share it. Runs may differ in
