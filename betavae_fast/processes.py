@@ -85,7 +85,7 @@ def sum_over_processes(values: Tensor) -> Tensor:
 
 def any_process(flag: bool) -> bool:
     """Tell whether ``flag`` is set in any process."""
-    return bool(_reduce(torch.tensor(int(flag)), dist.ReduceOp.MAX))
+    return bool(_reduce(torch.tensor(int(flag)), dist.ReduceOp.MAX)) if is_connected() else flag
 
 
 def least_of_processes(number: int) -> int:

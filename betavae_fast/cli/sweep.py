@@ -51,7 +51,13 @@ def _sweep(values: Mapping[str, Any], held: ExitStack) -> None:
     from betavae_fast.sweep import report
     from betavae_fast.sweep.folder import SweepFolder, standing
     from betavae_fast.sweep.forecast import forecast, measure
-    from betavae_fast.sweep.local import SharedImages, places, time_locally, train_locally
+    from betavae_fast.sweep.local import (
+        SharedImages,
+        check_side_by_side,
+        places,
+        time_locally,
+        train_locally,
+    )
     from betavae_fast.sweep.tasks import Task
     from betavae_fast.training.interrupt import stop_on_signal
 
@@ -61,18 +67,23 @@ def _sweep(values: Mapping[str, Any], held: ExitStack) -> None:
     with usage_errors():
         entries = _entries(values)
         metrics = chosen_metrics(values["metrics"])
-        jobs, device = values["jobs"], entries.pop("device", "auto")
+        jobs, device, side_by_side = values["jobs"], entries.pop("device", "auto"), values["side_by_side"]
         if jobs is not None:
             at_least(1)("jobs", jobs)
         if values["ray"] is None:
             devices = places(device, jobs)
             if devices[0] == "cpu":
                 entries.setdefault("threads", 1)
-            time_run, train = partial(time_locally, devices=devices), partial(train_locally, devices=devices)
-            at_a_time, where = len(devices), ", ".join(dict.fromkeys(devices))
+            side_by_side = 1 if side_by_side is None else side_by_side
+            check_side_by_side(side_by_side, devices)
+            time_run = partial(time_locally, devices=devices)
+            train = partial(train_locally, devices=devices, side_by_side=side_by_side)
+            at_a_time, where = len(devices) * side_by_side, ", ".join(dict.fromkeys(devices))
         else:
             from betavae_fast.sweep import ray_cluster
 
+            if side_by_side is not None:
+                raise ValueError("side_by_side is for the GPUs of this machine; leave it out with --ray")
             store = held.enter_context(ray_cluster.connected(values["ray"]))
             device = ray_cluster.choose_device(device)
             if device == "cpu":
@@ -96,9 +107,11 @@ def _sweep(values: Mapping[str, Any], held: ExitStack) -> None:
         left, timings = measure(left, standings, lambda config: time_run(config, images))
     for precision, why, *_ in dict.fromkeys(timing for timing in timings.values() if timing.why_precision):
         console.print(f"Precision: {precision}, {why}")
-    seconds = forecast(left, standings, timings, at_a_time)
+    # Runs were timed alone on their devices.
+    seconds = forecast(left, standings, timings, at_a_time // (side_by_side or 1))
     if left and seconds is not None:
-        console.print(f"Forecast: {_duration(seconds)}, scores and pictures not counted")
+        at_most = "at most " if side_by_side and side_by_side > 1 else ""
+        console.print(f"Forecast: {at_most}{_duration(seconds)}, scores and pictures not counted")
     watcher = _Watcher(console, left)
     tasks = [Task(run, folder.run(run).path, metrics) for run in left]
     with stop_on_signal() as stop, watcher.live(), usage_errors():
@@ -309,7 +322,18 @@ def _parameters() -> Iterator[Parameter]:
         "seeds": (int | None, typer.Option(help="Number of seeds, from 0 up, for each setting.")),
         "jobs": (
             int | None,
-            typer.Option(help="Runs at a time.", show_default="one for each GPU, or for each CPU core"),
+            typer.Option(
+                help="Runs at a time; with --side-by-side, processes.",
+                show_default="one for each GPU, or for each CPU core",
+            ),
+        ),
+        "side_by_side": (
+            int | None,
+            typer.Option(
+                help="Runs that a process trains side by side, on a GPU only. Each takes the memory that it takes "
+                "alone, but for the images. How much faster they are is not measured yet.",
+                show_default="1",
+            ),
         ),
         "ray": (
             str | None,

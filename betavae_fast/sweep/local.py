@@ -1,7 +1,7 @@
-"""Trains the runs of a sweep on this machine, each in a process of its own.
+"""Trains the runs of a sweep on this machine, each in a process of its own, or on a GPU several in one process.
 
 On a CPU such a process has one thread, so that none waits for another. A process that is killed is started again, and
-goes on after its run's last checkpoint.
+goes on after the last checkpoint of each of its runs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from statistics import median
@@ -29,6 +29,20 @@ from betavae_fast.training.trained_run import load_images
 
 ATTEMPTS = 3
 """A run whose process is killed this many times is given up."""
+MOST_SIDE_BY_SIDE = 32
+"""Runs that a process can train side by side; torch has so many streams for a GPU."""
+# Runs side by side are alike in these settings: they share the images, the choice of convolutions, and a pace.
+_ALIKE = (
+    "data",
+    "image_size",
+    "channels",
+    "architecture",
+    "latent_dim",
+    "batch_size",
+    "accumulate",
+    "precision",
+    "deterministic",
+)
 _POLL_SECONDS = 0.2
 _PRELOADED = [
     "betavae_fast.sweep.worker",
@@ -62,33 +76,59 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def check_side_by_side(count: int, devices: Sequence[str]) -> None:
+    """Raise ValueError if ``count`` runs cannot be trained in a process on each of ``devices``."""
+    if not 1 <= count <= MOST_SIDE_BY_SIDE:
+        raise ValueError(f"side_by_side must lie in 1 to {MOST_SIDE_BY_SIDE}, got {count}")
+    if count > 1 and "cpu" in devices:
+        raise ValueError(f"side_by_side {count} needs a GPU; on a CPU each run has a process of its own")
+
+
+def groups(tasks: Iterable[Task], size: int) -> list[list[Task]]:
+    """Split ``tasks`` into groups of at most ``size`` whose runs can be trained side by side."""
+    found: list[list[Task]] = []
+    open_groups: dict[object, list[Task]] = {}
+    for task in tasks:
+        kind = tuple(getattr(task.run.config, name) for name in _ALIKE)
+        if len(open_groups.get(kind, ())) in (0, size):
+            open_groups[kind] = []
+            found.append(open_groups[kind])
+        open_groups[kind].append(task)
+    return found
+
+
 @dataclass
 class _Worker:
-    """A process that trains a run."""
+    """A process that trains runs, and the connection of each run."""
 
-    task: Task
+    tasks: list[Task]
     attempt: int
     device: str
     process: BaseProcess
-    connection: Connection
+    connections: list[Connection]
+    going: dict[Connection, Task] = field(init=False)
+    killed: list[Task] = field(default_factory=list)
 
-    def listen(self, watcher: Watcher) -> Ended | None:
-        """Pass on what the process says. Returns its end, None if it goes on."""
-        while self.connection.poll():
+    def __post_init__(self) -> None:
+        self.going = dict(zip(self.connections, self.tasks, strict=True))
+
+    def listen(self, connection: Connection, watcher: Watcher) -> Ended | None:
+        """Pass on what the process says of a run. Returns the run's end, None if it goes on."""
+        while connection.poll():
             try:
-                message = self.connection.recv()
+                message = connection.recv()
             except (EOFError, OSError):
                 self.process.join()
                 return Ended("killed", f"its process ended with status {self.process.exitcode}")
             if isinstance(message, Ended):
-                self.process.join()
                 return message
-            watcher.on_progress(self.task.run, message)
+            watcher.on_progress(self.going[connection].run, message)
         return None
 
     def ask_to_stop(self) -> None:
-        with suppress(OSError):  # it has ended
-            self.connection.send("stop")
+        for connection in self.connections:
+            with suppress(OSError):  # it has ended
+                connection.send("stop")
 
 
 class SharedImages:
@@ -117,37 +157,49 @@ def train_locally(
     watcher: Watcher,
     *,
     devices: Sequence[str],
+    side_by_side: int = 1,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train and evaluate the runs of ``tasks``, one on each of ``devices`` at a time, until all have ended.
+    """Train and evaluate the runs of ``tasks``, one process on each of ``devices`` at a time, until all have ended.
 
     After ``should_stop`` has returned True, the runs that are going on finish their steps and are saved, and no other
     begins.
+
+    Args:
+        side_by_side: the runs that a process trains at most (see ``check_side_by_side``). It trains fewer if otherwise a
+            device would have none.
     """
     processes = _processes()
-    waiting = [(task, 1) for task in tasks]
+    size = min(side_by_side, max(1, -(-len(tasks) // len(devices))))
+    waiting = [(group, 1) for group in groups(tasks, size)]
     free, workers = list(reversed(devices)), list[_Worker]()
     stopping = False
     try:
         while workers or (waiting and not stopping):
             while waiting and free and not stopping:
-                task, attempt = waiting.pop(0)
-                workers.append(_start(processes, task, attempt, free.pop(), images))
+                group, attempt = waiting.pop(0)
+                workers.append(_start(processes, group, attempt, free.pop(), images))
             if not stopping and should_stop():
                 stopping = True
                 for worker in workers:
                     worker.ask_to_stop()
-            ready = wait([worker.connection for worker in workers], timeout=_POLL_SECONDS)
-            for worker in [worker for worker in workers if worker.connection in ready]:
-                ended = worker.listen(watcher)
-                if ended is None:
-                    continue
-                workers.remove(worker)
-                free.append(worker.device)
-                if ended.how == "killed" and worker.attempt < ATTEMPTS and not stopping:
-                    waiting.insert(0, (worker.task, worker.attempt + 1))
-                else:
-                    watcher.on_end(worker.task.run, ended)
+            ready = wait([connection for worker in workers for connection in worker.going], _POLL_SECONDS)
+            for worker in list(workers):
+                for connection in [one for one in worker.going if one in ready]:
+                    ended = worker.listen(connection, watcher)
+                    if ended is None:
+                        continue
+                    task = worker.going.pop(connection)
+                    if ended.how == "killed" and worker.attempt < ATTEMPTS and not stopping:
+                        worker.killed.append(task)
+                    else:
+                        watcher.on_end(task.run, ended)
+                if not worker.going:
+                    worker.process.join()
+                    workers.remove(worker)
+                    free.append(worker.device)
+                    if worker.killed:
+                        waiting.insert(0, (worker.killed, worker.attempt + 1))
     finally:
         for worker in workers:
             worker.process.kill()
@@ -202,11 +254,12 @@ def _processes() -> Any:
     return processes
 
 
-def _start(processes: Any, task: Task, attempt: int, device: str, images: SharedImages) -> _Worker:
-    ours, theirs = processes.Pipe()
+def _start(processes: Any, tasks: list[Task], attempt: int, device: str, images: SharedImages) -> _Worker:
+    ours, theirs = zip(*(processes.Pipe() for _ in tasks), strict=True)
     process = processes.Process(
-        target=work, args=(theirs, task, device, images.of(task.run.config)), name=task.run.name
+        target=work, args=(theirs, tasks, device, images.of(tasks[0].run.config)), name=tasks[0].run.name
     )
     process.start()
-    theirs.close()  # closes this process's copy, so that the connection ends with the other process
-    return _Worker(task, attempt, device, process, ours)
+    for connection in theirs:
+        connection.close()  # closes this process's copy, so that the connection ends with the other process
+    return _Worker(tasks, attempt, device, process, list(ours))

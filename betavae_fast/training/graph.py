@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -23,21 +23,42 @@ def side_stream(device: torch.device) -> Iterator[None]:
     The default stream cannot be captured, and autograd requires that everything before the capture ran on the
     capturing stream.
     """
-    if device.type != "cuda":
+    with side_streams(device, 1) as (stream,), stream:
         yield
+
+
+@contextmanager
+def side_streams(device: torch.device, count: int) -> Iterator[list[AbstractContextManager[None]]]:
+    """Make ``count`` streams, each a context that makes it the current one as often as it is entered.
+
+    They begin after the work queued before, and later work on the current stream waits for them. On a CPU the contexts do
+    nothing. Whatever is queued on one of them must not write what another reads. These are separate by themselves:
+
+    - memory: torch's allocator gives a block that was freed on a stream to that stream alone, and a CUDA graph has a pool
+      of its own (https://docs.pytorch.org/docs/stable/notes/cuda.html, "Graph memory management");
+    - the workspaces of cuBLAS: one for each handle and stream, kept until the process ends (there, "cuBLAS workspaces").
+      This also keeps the bits of its results, which it promises for several streams only then (cuBLAS's documentation,
+      "Results Reproducibility"). Autograd's thread has a handle of its own, so a stream needs two of them;
+    - backward: autograd runs a node on the stream of its forward (same page, "Stream semantics of backward passes").
+
+    torch has 32 streams, so of more than 32 some are the same.
+    """
+    if device.type != "cuda":
+        yield [nullcontext()] * count
         return
     outer = torch.cuda.current_stream(device)
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(outer)
+    streams = [torch.cuda.Stream(device) for _ in range(count)]
+    for stream in streams:
+        stream.wait_stream(outer)
     try:
-        with torch.cuda.stream(stream):
-            yield
+        yield [torch.cuda.stream(stream) for stream in streams]
     finally:
-        outer.wait_stream(stream)
+        for stream in streams:
+            outer.wait_stream(stream)
 
 
 def graphed(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """A replacement for ``step`` that replays it as a CUDA graph; to be called within ``side_stream``.
+    """A replacement for ``step`` that replays it as a CUDA graph; to be called on a stream of ``side_streams``.
 
     The first calls run ``step``, the next call records it, and later calls replay the recording without any Python.
     ``step`` must therefore be a fixed sequence of operations on tensors at fixed addresses. On a CPU, ``step`` itself

@@ -1,10 +1,11 @@
-"""The training loop."""
+"""The training loop: of one run, and of several side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from betavae_fast.processes import any_process, peers, world_size
 from betavae_fast.training.checkpoint import NotFiniteError, save_checkpoint
 from betavae_fast.training.device import convolutions
 from betavae_fast.training.distributed import data_parallel
-from betavae_fast.training.graph import graphed, side_stream
+from betavae_fast.training.graph import graphed, side_stream, side_streams
 from betavae_fast.training.log import LogEntry, LogWriter
 from betavae_fast.training.moment import Moment
 from betavae_fast.training.run_folder import RunFolder
@@ -22,7 +23,9 @@ from betavae_fast.training.running_means import RunningMeans
 from betavae_fast.training.state import TrainState, prepare
 from betavae_fast.training.step import TrainStep
 
-__all__ = ["DivergedError", "TrainState", "prepare", "train"]
+__all__ = ["DivergedError", "TrainState", "prepare", "train", "train_side_by_side"]
+
+T = TypeVar("T")
 
 
 # Steps by which a log entry is delayed on a GPU. They are queued before the host waits, so the GPU is never idle.
@@ -66,14 +69,91 @@ def train(
     Raises: DivergedError if the loss or the weights are no longer finite; the last checkpoint then stays as it is.
         ProcessLostError if another process has ended.
     """
+    with (
+        convolutions(deterministic=state.config.deterministic),
+        side_stream(state.device),
+        closing(_steps(state, folder, on_entry, should_stop)) as steps,
+    ):
+        for step in steps:
+            on_step(step)
+    return state.model
+
+
+def train_side_by_side(
+    runs: Sequence[tuple[TrainState, RunFolder | None]],
+    *,
+    on_failure: Callable[[int, Exception], None],
+    on_entry: Callable[[int, LogEntry], None] = lambda run, entry: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Take the remaining steps of several runs in this process, a step of each in turn, as ``train`` takes those of one.
+
+    The step of a small model is a chain of small kernels, which do not fill a GPU. There, each run queues its steps on a
+    stream of its own, and the GPU may compute steps of several runs at a time; how much is gained is not measured yet.
+    ``process.separate_queues``, called before CUDA is initialised, lets more than eight streams run independently. On a
+    CPU nothing is gained.
+
+    A run gets the weights and the log, times aside, that it gets alone, bit for bit. It also takes the memory that it
+    takes alone, but runs whose states were prepared with the same data set on the device share it. Runs may differ in
+    everything but the device and ``deterministic``; if their steps take different times, the fast wait for the slow.
+
+    Args:
+        runs: state and folder of each run, at least one; no folder to write nothing.
+        on_failure: called with the position of a run in ``runs``, and the error that has ended it. The others go on.
+        on_entry: called with the position of a run, and each entry for its metrics.jsonl.
+        should_stop: called after a step of each; if it returns True, all are saved and end there, unfinished.
+    Raises: ValueError for runs with several devices, or with and without ``deterministic``; RuntimeError if several
+        processes share a batch.
+    """
+    if world_size() > 1:
+        raise RuntimeError(f"runs side by side train in one process, and this is one of {world_size()}")
+    device = _same("device", {state.device for state, _ in runs})
+    deterministic = _same("deterministic", {state.config.deterministic for state, _ in runs})
+    stopping = False
+    with ExitStack() as held:
+        held.enter_context(convolutions(deterministic=deterministic))
+        streams = held.enter_context(side_streams(device, len(runs)))
+        going = {}
+        for run, (state, folder) in enumerate(runs):
+            # Each run records a graph of its own, not a branch of one graph. A graph without branches is launched in a
+            # time that hardly grows with its kernels, as NVIDIA says of such graphs alone (technical blog, "Constant
+            # Time Launch for Straight-Line CUDA Graphs"), and nothing is recorded again when a run ends.
+            steps = _steps(state, folder, partial(on_entry, run), lambda: stopping)
+            going[run] = held.enter_context(closing(steps))
+        while going:
+            stopping = should_stop()
+            for run, steps in list(going.items()):
+                try:
+                    with streams[run]:
+                        goes_on = next(steps, None) is not None
+                except Exception as error:
+                    on_failure(run, error)
+                    goes_on = False
+                if not goes_on:
+                    del going[run]
+
+
+def _same(name: str, found: set[T]) -> T:
+    if len(found) > 1:
+        raise ValueError(
+            f"runs side by side have the same {name}, got {' and '.join(sorted(map(str, found)))}"
+        )
+    return found.pop()
+
+
+def _steps(
+    state: TrainState,
+    folder: RunFolder | None,
+    on_entry: Callable[[LogEntry], None],
+    should_stop: Callable[[], bool],
+) -> Generator[int, None, None]:
+    """Take the remaining steps of a run, on the current stream. Yields the number of steps done after each."""
     config = state.config
     state.model.train()
     with ExitStack() as held:
         writer = None
         if folder is not None:
             writer = held.enter_context(LogWriter(folder.metrics, folder.tensorboard, state.step))
-        held.enter_context(convolutions(deterministic=config.deterministic))
-        held.enter_context(side_stream(state.device))
         held.enter_context(peers())
         step = TrainStep(state, data_parallel(state.model))
         take_step = graphed(step, state.device)
@@ -93,7 +173,7 @@ def train(
                 loaded_epoch = epoch
             take_step()
             state.step += 1
-            on_step(state.step)
+            yield state.step
             save = state.finished or state.step % config.checkpoint_every == 0
             log = save or state.step % config.log_every == 0
             if log or world_size() == 1:
@@ -109,7 +189,7 @@ def train(
                 pending = None
             if folder is not None and (save or stopped):  # after the log has shown the loss to be finite
                 _save(state, folder)
-    return state.model.eval()
+    state.model.eval()
 
 
 def _runs_behind(device: torch.device) -> bool:

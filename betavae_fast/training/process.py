@@ -1,4 +1,4 @@
-"""Settings of the whole process: how it keeps memory for training steps, and its CPU threads."""
+"""Settings of the whole process: how it keeps memory for training steps, its CPU threads, and its queues to a GPU."""
 
 from __future__ import annotations
 
@@ -40,3 +40,12 @@ def set_threads(threads: int | None) -> None:
     if not 1 <= threads <= cpus:
         raise ValueError(f"threads must lie in 1 to {cpus}, this machine's CPUs, got {threads}")
     torch.set_num_threads(threads)
+
+
+def separate_queues() -> None:
+    """Let up to 32 CUDA streams of this process run independently. To be called before CUDA is initialised.
+
+    By default a process has 8 queues to a GPU, and streams that share one may wait for each other (CUDA programming
+    guide, "CUDA environment variables", CUDA_DEVICE_MAX_CONNECTIONS). A number that the user has set stays.
+    """
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")

@@ -6,7 +6,7 @@ that is made anew outside it is not seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -32,16 +32,40 @@ class Recording(TorchDispatchMode):
 
     def replay(self) -> None:
         """Run the operations again, in the same order, on the current values of the recorded inputs."""
+        for _ in self.replayed():
+            pass
+
+    def replayed(self) -> Iterator[None]:
+        """Run one of the operations again with each ``next``."""
         made: dict[int, Tensor] = {}
 
         def current(value):
             return made.get(id(value), value) if isinstance(value, Tensor) else value
 
-        with torch.no_grad():
-            for operation, arguments, keywords, recorded in self.operations:
-                arguments, keywords = tree_map(current, (arguments, keywords))
-                for before, now in zip(recorded, tensors_of(operation(*arguments, **keywords)), strict=True):
-                    made[id(before)] = now
+        for operation, arguments, keywords, recorded in self.operations:
+            arguments, keywords = tree_map(current, (arguments, keywords))
+            with torch.no_grad():
+                results = operation(*arguments, **keywords)
+            for before, now in zip(recorded, tensors_of(results), strict=True):
+                made[id(before)] = now
+            yield
+
+    def memory(self) -> tuple[set[int], set[int]]:
+        """The addresses of the memory that the operations use, and of that part of it which they write."""
+        used, written = set[int](), set[int]()
+        for operation, arguments, keywords, results in self.operations:
+            given = addresses((arguments, keywords))
+            named = {a.name: value for a, value in zip(operation._schema.arguments, arguments, strict=False)}
+            for argument in operation._schema.arguments:
+                if argument.alias_info is not None and argument.alias_info.is_write:
+                    written |= addresses((named | keywords).get(argument.name))
+            used |= given | addresses(results)
+            written |= addresses(results) - given  # a view is no new memory
+        return used, written
+
+
+def addresses(values) -> set[int]:
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors_of(values)} - {0}
 
 
 def tensors_of(result) -> list[Tensor]:
