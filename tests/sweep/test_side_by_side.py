@@ -17,9 +17,7 @@ from betavae_fast.sweep.local import SharedImages, check_side_by_side, groups, t
 from betavae_fast.sweep.tasks import Ended, Progress, Task
 from betavae_fast.training.log import read_log
 from betavae_fast.training.run_folder import RunFolder
-from tests.sweep.test_sweep import data, run
-
-__all__ = ["data"]
+from tests.sweep import run
 
 ENTRIES = {
     "seed": [0, 1, 2],
