@@ -1,6 +1,6 @@
 # make train   sets up, then trains a β-VAE on the full dSprites-equivalent set and draws its pictures
 # make test    sets up, then runs the tests
-# make bench   the benchmarks of this machine's CPU, into benchmarks/results/: about 40 minutes
+# make bench   the benchmarks of this machine's CPU, into benchmarks/results/: about 50 minutes
 # make report  all result files as tables and plots: docs/benchmarks.md
 # make gpu     on a machine with an NVIDIA GPU: gpu tests and benchmarks; builds only if the CUDA library is missing
 # make lint    formatting, lint, types

@@ -1,6 +1,6 @@
 """Runs the benchmarks of this machine's CPU, each of which writes its file: ``python -m benchmarks.all`` (`make bench`).
 
-They take about 40 minutes on two cores. One that fails does not keep the others from running; the last lines name it.
+They take about 50 minutes on two cores. One that fails does not keep the others from running; the last lines name it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ COMMANDS = (
     "benchmarks.fallback",
     "benchmarks.busy",
     "benchmarks.sweep",
-    "benchmarks.precision",
 )
 
 

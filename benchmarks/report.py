@@ -13,7 +13,19 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks import RESULTS, ROOT, busy, encode, floors, latency, scaling, step, time_to_loss
+from benchmarks import (
+    RESULTS,
+    ROOT,
+    busy,
+    encode,
+    floors,
+    latency,
+    precision,
+    scaling,
+    step,
+    sweep,
+    time_to_loss,
+)
 from benchmarks.gpu import HEADLINES, STEP_BATCHES
 from benchmarks.pages import between, markdown
 from benchmarks.step import StepResults
@@ -70,6 +82,8 @@ _STUDIES: dict[str, Study[Any]] = {
     "The floors of the CPU kernels": floors.STUDY,
     "Encoding a data set": encode.STUDY,
     "Training beside other programs": busy.STUDY,
+    "A sweep": sweep.STUDY,
+    "bf16 and float32 over five seeds": precision.STUDY,
     "Growth of the log densities": scaling.STUDY,
 }
 

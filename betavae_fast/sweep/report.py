@@ -128,6 +128,7 @@ def write(folder: SweepFolder, finished: Sequence[SweptRun], missing: Sequence[s
     """
     found = collect(folder, finished)
     _write_table(folder.table, found)
+    colours = _colours(len(found.groups))
     drawn = []
     if setting := widest_setting(found):
         pictures.save(pictures.against_setting(setting, lines(found, setting)), folder.picture)
@@ -138,7 +139,8 @@ def write(folder: SweepFolder, finished: Sequence[SweptRun], missing: Sequence[s
         drawn,
         title=f"A sweep of {len(finished) + len(missing)} runs: {folder.path.resolve().name}",
         found=found,
-        points=_points(found),
+        groups=list(zip(found.groups, colours, strict=True)),
+        points=_points(found, colours),
         missing=missing,
     )
     return folder.report
@@ -188,7 +190,8 @@ def lines(found: Findings, setting: str) -> dict[str, dict[str, pictures.Line]]:
 
 
 def _in_words(setting: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in setting.items()) or "all runs"
+    words = (f"{value:g}" if isinstance(value, float) else f"{value}" for value in setting.values())
+    return ", ".join(map(" ".join, zip(setting, words, strict=True))) or "all runs"
 
 
 def _values(document: dict[str, Any]) -> dict[str, float]:
@@ -245,17 +248,19 @@ class _Point(NamedTuple):
     result: Result
 
 
-def _points(found: Findings) -> list[_Point]:
+def _points(found: Findings, colours: Sequence[str]) -> list[_Point]:
     rates = _scaled([result.values[KL] for result in found.results])
     losses = _scaled([result.values[RECONSTRUCTION] for result in found.results])
-    groups = found.groups
-    colours = [
-        f"hsl({360 * i / len(groups):.0f} 65% 42%)" for i, group in enumerate(groups) for _ in group.results
-    ]
+    by_run = [colour for colour, group in zip(colours, found.groups, strict=True) for _ in group.results]
     return [
         _Point(x, 1 - y, colour, result)
-        for x, y, colour, result in zip(rates, losses, colours, found.results, strict=True)
+        for x, y, colour, result in zip(rates, losses, by_run, found.results, strict=True)
     ]
+
+
+def _colours(count: int) -> list[str]:
+    """Different colours, as CSS writes them."""
+    return [f"hsl({360 * i / count:.0f} 65% 42%)" for i in range(count)]
 
 
 def _scaled(values: Sequence[float]) -> list[float]:
