@@ -48,7 +48,7 @@ class SweepFolder:
 
 
 class Standing(NamedTuple):
-    """How far a run is: its steps, whether it is trained and evaluated, and its precision if it has begun."""
+    """The progress of a run: its steps, whether it is trained and evaluated, and its precision if it has begun."""
 
     step: int = 0
     finished: bool = False

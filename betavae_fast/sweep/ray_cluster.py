@@ -216,7 +216,7 @@ def _pass_on(messages: Any, tasks: Iterable[Task], watcher: Watcher) -> None:
 
 
 def _end(attempt: Any) -> Ended:
-    """How a run has ended. Raises: RuntimeError if its node cannot train."""
+    """Find out how a run has ended. Raises: RuntimeError if its node cannot train."""
     import ray
     from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 
@@ -232,7 +232,7 @@ def _end(attempt: Any) -> Ended:
 
 
 class _Connection:
-    """What a worker's line needs of a connection to its sweep: messages go into a queue, and SIGINT asks to stop."""
+    """The channel between a worker and its sweep: messages go into a queue, and SIGINT asks to stop."""
 
     def __init__(self, name: str, messages: Any, request: StopRequest) -> None:
         self._name, self._messages, self._request = name, messages, request
