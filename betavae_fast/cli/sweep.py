@@ -295,19 +295,22 @@ class _Watcher:
 
         done = len(self.finished) + len(self.failed)
         title = f"{done} of {self._count} runs ended{self._rest()}"
-        table = Table("run", "step", "loss", "KL", "channels", "", title=title, title_justify="left")
-        for column in table.columns[1:5]:
+        table = Table("run", "step", "loss", "KL", "channels", "to go", title=title, title_justify="left")
+        for column in table.columns[1:]:
             column.justify = "right"
         for run, progress in self._going.values():
-            entry = progress.entry
-            cells = ["", "", ""]
-            if entry is not None:
+            cells = ["", "", "", ""]
+            if (entry := progress.entry) is not None:
+                images = (run.config.steps - progress.step) * (entry.images / entry.step)
                 cells = [
                     f"{entry.loss:.1f}",
                     f"{entry.kl:.2f}",
                     f"{entry.active_channels}/{len(entry.kl_per_dim)}",
+                    _duration(images / entry.images_per_second),
                 ]
-            table.add_row(run.name, f"{progress.step}/{run.config.steps}", *cells, progress.doing)
+            if progress.doing == "evaluating":
+                cells[-1] = "evaluating"
+            table.add_row(run.name, f"{progress.step}/{run.config.steps}", *cells)
         return table
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from itertools import product
+from statistics import median
 
 import pytest
 
@@ -23,6 +25,7 @@ from benchmarks.report import (
     with_tables,
 )
 from benchmarks.step import StepResults
+from benchmarks.sweep import SweepResults
 from betavae_fast.bench.results import load_all
 from betavae_fast.bench.timing import QUICK, Timing
 from betavae_fast.bench.units import seconds, times
@@ -38,6 +41,15 @@ def test_the_page_is_what_the_files_give():
 @pytest.mark.parametrize("name", PAGES)
 def test_tables_state_the_figures_of_the_files(name):
     assert (ROOT / name).read_text(encoding="utf-8") == with_tables(name, FILES, RESULTS), "run `make report`"
+
+
+def test_the_sentence_on_sweeps_states_the_figures_of_the_file():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    told = readme.partition("eight runs are done")[2].partition("sweep/cpu-amx.json")[0]
+    results = SweepResults.load(RESULTS / "sweep" / "cpu-amx.json")
+    ways = {(way.precision, way.jobs): median(way.seconds) for way in results.ways}
+    gains = [ways[precision, 1] / ways[precision, 2] for precision in ("fp32", "bf16")]
+    assert re.findall(r"\d\.\d", told) == [f"{gain:.1f}" for gain in gains]
 
 
 def test_the_sentences_on_amx_state_the_figures_of_the_files():
