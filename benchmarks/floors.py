@@ -186,6 +186,28 @@ def _both(first: Callable[[], object], second: Callable[[], object]) -> Callable
     return call
 
 
+def _loops(
+    call: Callable[..., Callable[[], object]],
+    outputs: tuple[Tensor, ...],
+    memory: Sequence[Callable[[], object]],
+    results: Callable[[], tuple[tuple[Tensor, ...], tuple[Tensor, ...]]],
+) -> Loops:
+    """The calls of a problem.
+
+    Args:
+        call: makes the call of the loop from 0, or 1 to stay on the first tile, and the tensors for its results.
+        memory: the calls that only read and write, through the caches and past them.
+    """
+    plain, streaming = memory
+    parts = {
+        FLOOR: call(0, *outputs),
+        ARITHMETIC: call(1, *outputs),
+        MEMORY: plain,
+        STREAMING: streaming,
+    }
+    return Loops(lambda *new: call(0, *new)(), outputs, parts, results)
+
+
 def latent_loops(library: Any, problem: Problem, threads: int) -> Loops:
     (mu, logvar), (grad_z, grad_kl) = problem.leaves, problem.output_grads
     rows, cols = mu.shape
@@ -215,17 +237,7 @@ def latent_loops(library: Any, problem: Problem, threads: int) -> Loops:
 
     forward = _memory(library, threads, tiles, inputs, [outputs[0]])
     backward = _memory(library, threads, tiles, [*inputs, upstream], [*outputs[1:3]])
-    return Loops(
-        lambda *new: both(0, *new)(),
-        outputs,
-        {
-            FLOOR: both(0, *outputs),
-            ARITHMETIC: both(1, *outputs),
-            MEMORY: _both(forward[0], backward[0]),
-            STREAMING: _both(forward[1], backward[1]),
-        },
-        results,
-    )
+    return _loops(both, outputs, [_both(*calls) for calls in zip(forward, backward, strict=True)], results)
 
 
 def bernoulli_loops(library: Any, problem: Problem, threads: int) -> Loops:
@@ -244,14 +256,8 @@ def bernoulli_loops(library: Any, problem: Problem, threads: int) -> Loops:
         (value,) = get("bernoulli_nll").formula(tuple(t.detach().double() for t in (x, floats)), None)
         return (outputs[1][0], outputs[0][: x.numel()].view_as(x)), (value, x.detach().sigmoid() - floats)
 
-    plain, streaming = _memory(library, threads, tiles, [logits, target], [outputs[0]])
-    parts = {
-        FLOOR: nll(0, *outputs),
-        ARITHMETIC: nll(1, *outputs),
-        MEMORY: plain,
-        STREAMING: streaming,
-    }
-    return Loops(lambda *new: nll(0, *new)(), outputs, parts, results)
+    memory = _memory(library, threads, tiles, [logits, target], [outputs[0]])
+    return _loops(nll, outputs, memory, results)
 
 
 def pair_loops(libraries: tuple[Any, Any], problem: Problem, threads: int) -> Loops:
@@ -322,16 +328,8 @@ def pair_loops(libraries: tuple[Any, Any], problem: Problem, threads: int) -> Lo
         grads = BACKWARD[backend](*given, z, mu, logvar, *logs, *settings)
         return found, (*(x + weight for x in logs), *grads)
 
-    plain, streaming = _memory(
-        elements, threads, tiles, [z, mu, logvar], [torch.zeros(batch, dims) for _ in range(3)]
-    )
-    parts = {
-        FLOOR: both(0, *outputs),
-        ARITHMETIC: both(1, *outputs),
-        MEMORY: plain,
-        STREAMING: streaming,
-    }
-    return Loops(lambda *new: both(0, *new)(), outputs, parts, results)
+    written = [torch.zeros(batch, dims) for _ in range(3)]
+    return _loops(both, outputs, _memory(elements, threads, tiles, [z, mu, logvar], written), results)
 
 
 def check(loops: Loops) -> None:

@@ -95,7 +95,7 @@ class ObjectiveResults(Provenance):
 
 
 def train_with(name: str, dataset: ImageDataset, steps: int) -> ObjectiveRun:
-    # What "auto" stands for depends on the machine.
+    # Fix the device and the precision, because those that "auto" takes depend on the machine.
     same = {"steps": steps, "log_every": LOG_EVERY, "device": "cpu", "precision": "fp32"}
     config = TrainConfig.from_entries(same | OPTIONS[name])
     entries: list[LogEntry] = []

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args, get_origin
 
 import typer
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from betavae_fast.sweep.forecast import Timing
+    from betavae_fast.sweep.local import SharedImages
     from betavae_fast.sweep.tasks import Ended, Progress
+    from betavae_fast.training.config import TrainConfig
 
 _SETTINGS = settings_by_option()
 _SWITCHES = {"true": True, "false": False}
@@ -51,71 +53,40 @@ def _sweep(values: Mapping[str, Any], held: ExitStack) -> None:
     from betavae_fast.sweep import report
     from betavae_fast.sweep.folder import SweepFolder, standing
     from betavae_fast.sweep.forecast import forecast, measure
-    from betavae_fast.sweep.local import (
-        SharedImages,
-        check_side_by_side,
-        places,
-        time_locally,
-        train_locally,
-    )
+    from betavae_fast.sweep.local import SharedImages
     from betavae_fast.sweep.tasks import Task
     from betavae_fast.training.interrupt import stop_on_signal
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    time_run: Callable[..., Timing | None]
-    train: Callable[..., None]
     with usage_errors():
         entries = _entries(values)
         metrics = chosen_metrics(values["metrics"])
-        jobs, device, side_by_side = values["jobs"], entries.pop("device", "auto"), values["side_by_side"]
-        if jobs is not None:
-            at_least(1)("jobs", jobs)
-        if values["ray"] is None:
-            devices = places(device, jobs)
-            if devices[0] == "cpu":
-                entries.setdefault("threads", 1)
-            side_by_side = 1 if side_by_side is None else side_by_side
-            check_side_by_side(side_by_side, devices)
-            time_run = partial(time_locally, devices=devices)
-            train = partial(train_locally, devices=devices, side_by_side=side_by_side)
-            at_a_time, where = len(devices) * side_by_side, ", ".join(dict.fromkeys(devices))
-        else:
-            from betavae_fast.sweep import ray_cluster
-
-            if side_by_side is not None:
-                raise ValueError("side_by_side is for the GPUs of this machine; leave it out with --ray")
-            store = held.enter_context(ray_cluster.connected(values["ray"]))
-            device = ray_cluster.choose_device(device)
-            if device == "cpu":
-                entries.setdefault("threads", 1)
-            time_run = partial(ray_cluster.time_with_ray, store=store, device=device)
-            train = partial(ray_cluster.train_with_ray, store=store, device=device, jobs=jobs)
-            room = ray_cluster.room(device, entries.get("threads") or 1)
-            at_a_time, where = min(jobs or room, room), f"a Ray cluster, {device}"
+        engine = _engine(values, entries, held)
         runs = grid(entries)
         folder = SweepFolder(values["out"] or Path("sweeps") / _default_name(runs))
         standings = {run.name: standing(folder.run(run), run, metrics) for run in runs}
         left = [run for run in runs if not standings[run.name].finished]
         rehearse_pictures()
     console.print(
-        f"Sweep: {len(runs)} runs, {len(runs) - len(left)} finished before; {at_a_time} at a time on {where}"
+        f"Sweep: {len(runs)} runs, {len(runs) - len(left)} finished before; "
+        f"{engine.places * engine.side_by_side} at a time on {engine.where}"
     )
     console.print(f"Sweep folder: {folder.path}")
     with usage_errors():
         images = SharedImages(run.config for run in left)
     with console.status("Timing a few steps"):
-        left, timings = measure(left, standings, lambda config: time_run(config, images))
+        left, timings = measure(left, standings, lambda config: engine.time(config, images))
     for precision, why, *_ in dict.fromkeys(timing for timing in timings.values() if timing.why_precision):
         console.print(f"Precision: {precision}, {why}")
     # Runs were timed alone on their devices.
-    seconds = forecast(left, standings, timings, at_a_time // (side_by_side or 1))
+    seconds = forecast(left, standings, timings, engine.places)
     if left and seconds is not None:
-        at_most = "at most " if side_by_side and side_by_side > 1 else ""
+        at_most = "at most " if engine.side_by_side > 1 else ""
         console.print(f"Forecast: {at_most}{_duration(seconds)}, scores and pictures not counted")
     watcher = _Watcher(console, left)
     tasks = [Task(run, folder.run(run).path, metrics) for run in left]
     with stop_on_signal() as stop, watcher.live(), usage_errors():
-        train(tasks, images, watcher, should_stop=lambda: stop.requested)
+        engine.train(tasks, images, watcher, should_stop=lambda: stop.requested)
     if seconds is not None and len(watcher.finished) == len(left) > 0:
         console.print(f"Took {_duration(watcher.seconds)}; {_duration(seconds)} were foretold")
     missing = [run.name for run in left if run.name not in watcher.finished]
@@ -129,6 +100,74 @@ def _sweep(values: Mapping[str, Any], held: ExitStack) -> None:
         )
     if watcher.failed:
         raise CommandError(f"{len(watcher.failed)} of {len(runs)} runs failed, as said above", exit_code=1)
+
+
+class _Engine(NamedTuple):
+    """The processes that train the runs of a sweep.
+
+    Attributes:
+        time: times a few steps of a run, as ``time_locally`` does.
+        train: trains and evaluates runs, as ``train_locally`` does.
+        places: the number of processes that train at the same time.
+        where: the devices in words.
+        side_by_side: the number of runs that a process trains at most.
+    """
+
+    time: Callable[[TrainConfig, SharedImages], Timing | None]
+    train: Callable[..., None]
+    places: int
+    where: str
+    side_by_side: int = 1
+
+
+def _engine(values: Mapping[str, Any], entries: dict[str, Any], held: ExitStack) -> _Engine:
+    """The engine that the options of the command ask for.
+
+    On a CPU, runs have one thread unless ``entries`` say otherwise.
+
+    Args:
+        entries: the settings of the sweep, without ``device`` afterwards.
+        held: keeps the connection to a cluster.
+    Raises: ValueError for options that no engine can follow; the errors of the connection.
+    """
+    jobs, device, side_by_side = values["jobs"], entries.pop("device", "auto"), values["side_by_side"]
+    if jobs is not None:
+        at_least(1)("jobs", jobs)
+    if values["ray"] is not None:
+        from betavae_fast.sweep import ray_cluster
+
+        if side_by_side is not None:
+            raise ValueError("side_by_side is for the GPUs of this machine; leave it out with --ray")
+        store = held.enter_context(ray_cluster.connected(values["ray"]))
+        device = ray_cluster.choose_device(device)
+        threads = _threads(entries, device)
+        room = ray_cluster.room(device, threads or 1)
+        return _Engine(
+            partial(ray_cluster.time_with_ray, store=store, device=device),
+            partial(ray_cluster.train_with_ray, store=store, device=device, jobs=jobs),
+            min(jobs or room, room),
+            f"a Ray cluster, {device}",
+        )
+    from betavae_fast.sweep.local import check_side_by_side, places, time_locally, train_locally
+
+    devices = places(device, jobs)
+    _threads(entries, devices[0])
+    side_by_side = 1 if side_by_side is None else side_by_side
+    check_side_by_side(side_by_side, devices)
+    return _Engine(
+        partial(time_locally, devices=devices),
+        partial(train_locally, devices=devices, side_by_side=side_by_side),
+        len(devices),
+        ", ".join(dict.fromkeys(devices)),
+        side_by_side,
+    )
+
+
+def _threads(entries: dict[str, Any], device: str) -> int | None:
+    """The threads of each run in ``entries``, which get one on a CPU if they name none."""
+    if device == "cpu":
+        entries.setdefault("threads", 1)
+    return entries.get("threads")
 
 
 def _default_name(runs: Sequence[SweptRun]) -> str:

@@ -54,10 +54,23 @@ def test_the_same_command_trains_nothing_again(undisturbed: Path, data: Path) ->
     assert before == {path: path.stat().st_mtime_ns for path in undisturbed.glob("*/checkpoint/*")}
 
 
-def test_a_folder_of_another_sweep_is_refused(undisturbed: Path, data: Path) -> None:
-    done = run([*options(data), "--batch-size=4"], undisturbed)
-    assert done.returncode == 2
-    assert "holds a run with batch_size 8" in done.stderr
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--batch-size=4"], "holds a run with batch_size 8; give the sweep another --out"),
+        (["--steps=20"], "holds a run with 30 steps; give the sweep another --out"),
+        (["--data=nowhere.npy"], "nowhere.npy"),
+        (["--jobs=0"], "jobs must be at least 1, got 0"),
+        (["--device=tpu"], "tpu"),
+    ],
+)
+def test_what_cannot_be_swept_is_named_before_anything_trains(
+    undisturbed: Path, data: Path, tmp_path: Path, changes: list[str], message: str
+) -> None:
+    out = undisturbed if "holds" in message else tmp_path / "sweep"
+    done = run([*options(data), *changes], out)
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("betavae-fast: ") == 1
+    assert not list(tmp_path.glob("sweep/*"))
 
 
 def test_a_killed_sweep_goes_on_to_the_same_end(undisturbed: Path, data: Path, tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""The runs of a sweep that are finished, and those that are not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from betavae_fast.evaluation import report
+from betavae_fast.evaluation.evaluate import evaluate
+from betavae_fast.files import read_json, write_json
+from betavae_fast.sweep.folder import Standing, SweepFolder, standing
+from betavae_fast.sweep.grid import SweptRun, grid
+from betavae_fast.training.run import train_run
+from betavae_fast.training.run_folder import RunFolder
+
+METRICS = ("mig", "unsupervised")
+
+
+@pytest.fixture(scope="module")
+def swept(data: Path) -> SweptRun:
+    entries = {"data": str(data), "steps": 2, "batch_size": 8, "latent_dim": 2, "architecture": "mlp"}
+    (run,) = grid(entries | {"precision": "fp32", "threads": 1})
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, swept: SweptRun) -> RunFolder:
+    folder = SweepFolder(tmp_path_factory.mktemp("sweep")).run(swept)
+    run = train_run(swept.config, folder.path)
+    report.write(run, evaluate(run.model, run.images(), METRICS))
+    return folder
+
+
+def longer(run: SweptRun, steps: int) -> SweptRun:
+    return replace(run, config=replace(run.config, steps=steps))
+
+
+def test_a_run_is_finished_when_its_last_step_is_evaluated(trained: RunFolder, swept: SweptRun) -> None:
+    assert standing(trained, swept, METRICS) == Standing(2, finished=True, precision="fp32")
+    assert standing(trained, longer(swept, 3), METRICS) == Standing(2, finished=False, precision="fp32")
+    with pytest.raises(ValueError, match=r"holds a run with 2 steps; give the sweep another --out"):
+        standing(trained, longer(swept, 1), METRICS)
+
+
+def test_a_run_that_has_not_begun_has_no_steps(tmp_path: Path, swept: SweptRun) -> None:
+    assert standing(RunFolder(tmp_path / "none"), swept, METRICS) == Standing()
+
+
+def test_the_path_of_the_data_may_be_relative(
+    trained: RunFolder, swept: SweptRun, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data.parent)
+    here = replace(swept, config=replace(swept.config, data=data.name))
+    assert standing(trained, here, METRICS).finished
+
+
+@pytest.mark.parametrize(
+    ("changes", "finished"),
+    [
+        ({}, True),
+        ({"scores": []}, False),  # evaluated by none of the metrics
+        ({"step": 1}, False),  # evaluated before it went on
+        ({"factors": {"names": ["shape"], "shares": [[0.0]]}}, False),  # mig could be computed, and was not
+    ],
+)
+def test_an_evaluation_must_be_of_the_last_step_and_of_all_metrics(
+    trained: RunFolder, swept: SweptRun, changes: dict, finished: bool
+) -> None:
+    before = trained.evaluation.read_bytes()
+    try:
+        write_json(trained.evaluation, read_json(trained.evaluation) | changes)
+        assert standing(trained, swept, METRICS).finished is finished
+    finally:
+        trained.evaluation.write_bytes(before)
