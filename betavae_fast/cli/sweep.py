@@ -18,6 +18,7 @@ from betavae_fast.cli.options import METRICS, Metrics, chosen_metrics
 from betavae_fast.objectives.options import OBJECTIVES
 from betavae_fast.settings import Declared, at_least, choices
 from betavae_fast.sweep.grid import SEED, SweptRun, grid, settings_by_option
+from betavae_fast.training.recipes import RECIPES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -185,7 +186,7 @@ def _entries(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     entries = {} if values["file"] is None else _read(values["file"])
     for name, text in values.items():
-        if text is not None and (name == "objective" or name in _SETTINGS):
+        if text is not None and (name in ("recipe", "objective") or name in _SETTINGS):
             entries[name] = (
                 _value(name, text) if _is_list(name) else [_value(name, word) for word in text.split(",")]
             )
@@ -195,7 +196,7 @@ def _entries(values: Mapping[str, Any]) -> dict[str, Any]:
         if values["seeds"] < 1:
             raise ValueError(f"seeds must be at least 1, got {values['seeds']}")
         entries[SEED] = list(range(values["seeds"]))
-    for name in ("device", "threads"):
+    for name in ("recipe", "device", "threads"):
         if isinstance(entries.get(name), list):
             if len(entries[name]) > 1:
                 raise ValueError(f"{name} has one value for the whole sweep, got {len(entries[name])}")
@@ -237,7 +238,7 @@ def _is_list(name: str) -> bool:
 
 
 def _value(name: str, text: str) -> Any:
-    """The value that ``text`` names; a text where ``name`` is "objective", or no setting.
+    """The value that ``text`` names; a text where ``name`` is "recipe", "objective", or no setting.
 
     Raises: ValueError if it names none.
     """
@@ -391,11 +392,16 @@ def _parameters() -> Iterator[Parameter]:
     for name, (kind, option) in own.items():
         yield Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
     yield Parameter("metrics", Parameter.KEYWORD_ONLY, default=METRICS, annotation=Metrics)
-    texts = {name: _help(found) for name, found in _SETTINGS.items()}
-    for name, text in {"objective": f"Objectives: {', '.join(OBJECTIVES)}.", **texts}.items():
+    texts = {
+        "recipe": "Take the settings of this published protocol, one for the whole sweep; settings given as well replace "
+        f"its values. One of {', '.join(RECIPES)}.",
+        "objective": f"Objectives: {', '.join(OBJECTIVES)}.",
+        **{name: _help(found) for name, found in _SETTINGS.items()},
+    }
+    for name, text in texts.items():
         option = typer.Option(
             help=text,
-            metavar="VALUE,VALUE,...",
+            metavar="NAME" if name == "recipe" else "VALUE,VALUE,...",
             rich_help_panel="Settings of the runs",
             show_default=False,
         )

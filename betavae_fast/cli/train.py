@@ -17,6 +17,7 @@ from betavae_fast.cli.output import print_summary, progress
 from betavae_fast.objectives import options
 from betavae_fast.objectives.options import OBJECTIVES, BetaOptions
 from betavae_fast.settings import Declared, declared
+from betavae_fast.training import recipes
 from betavae_fast.training.config import RESUMABLE, TrainConfig
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def _dashed(names: Iterable[str]) -> str:
 
 
 def _config(given: Mapping[str, Any]) -> TrainConfig:
+    given = recipes.applied(given)
     own = {name: value for name, value in given.items() if name in _OBJECTIVE_SETTINGS}
     others = {name: value for name, value in given.items() if name in _SETTINGS}
     objective = options.make_options(given.get("objective", BetaOptions.objective), own)
@@ -88,8 +90,20 @@ def _config(given: Mapping[str, Any]) -> TrainConfig:
 
 
 def _parameters() -> Iterator[Parameter]:
-    """The parameters of ``train``: the settings of a run, its folder, and the options of all objectives."""
+    """The parameters of ``train``: a recipe, the settings of a run, its folder, and the options of all objectives."""
     yield Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    yield Parameter(
+        "recipe",
+        Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[
+            Literal[tuple(recipes.RECIPES)] | None,
+            typer.Option(
+                help="Take the settings of this published protocol; options given as well replace its values.",
+                show_default="none",
+            ),
+        ],
+    )
     for name, found in _SETTINGS.items():
         yield _parameter(found, found.default, show_default=found.setting.default_in_words or True)
         if name == "likelihood":

@@ -15,6 +15,7 @@ from typing import Any, get_origin
 from betavae_fast.objectives import options
 from betavae_fast.objectives.options import OBJECTIVES, BetaOptions
 from betavae_fast.settings import Declared, declared
+from betavae_fast.training import recipes
 from betavae_fast.training.config import TrainConfig
 
 SEED = "seed"
@@ -39,18 +40,21 @@ def grid(entries: Mapping[str, Any]) -> list[SweptRun]:
     """Make the runs of a sweep from settings by their names on the command line.
 
     A list is an axis of the grid: each combination of the axes' values is a run. An option of some objectives varies for
-    these alone.
+    these alone. ``recipe`` names the protocol whose values the settings have that are not in ``entries``; those of its
+    objective's options are for this objective alone.
 
-    Raises: ValueError for an unknown name, a value out of its range, an axis without values or with a value twice, an
-        option that no objective of the sweep has, or batch_size auto.
+    Raises: ValueError for an unknown name or recipe, a value out of its range, an axis without values or with a value
+        twice, an option that no objective of the sweep has, or batch_size auto.
 
     >>> [run.name for run in grid({"objective": ["beta", "capacity"], "beta": [1.0, 4.0], "seed": [0, 1]})]
     ... # doctest: +NORMALIZE_WHITESPACE
     ['objective=beta,beta=1,seed=0', 'objective=beta,beta=1,seed=1', 'objective=beta,beta=4,seed=0',
      'objective=beta,beta=4,seed=1', 'objective=capacity,seed=0', 'objective=capacity,seed=1']
     """
-    axes = {name: _values(name, value) for name, value in entries.items()}
-    objectives = axes.pop("objective", [BetaOptions.objective])
+    recipe = entries.get("recipe")
+    own_objective = BetaOptions.objective if recipe is None else recipes.entries(recipe)["objective"]
+    axes = {name: _values(name, value) for name, value in entries.items() if name != "recipe"}
+    objectives = axes.pop("objective", [own_objective])
     _check_names(axes, objectives)
     seeds = axes.pop(SEED, [0])
     varying = [name for name, values in axes.items() if len(values) > 1]
@@ -63,7 +67,8 @@ def grid(entries: Mapping[str, Any]) -> list[SweptRun]:
             if len(objectives) > 1:
                 setting = {"objective": objective, **setting}
             for seed in seeds:
-                config = TrainConfig.from_entries({"objective": objective, **chosen, SEED: seed})
+                given = {"recipe": recipe, "objective": objective, **chosen, SEED: seed}
+                config = TrainConfig.from_entries(recipes.applied(given))
                 runs.append(SweptRun(_name({**setting, SEED: seed}), setting, config))
     if any(run.config.batch_size == "auto" for run in runs):
         raise ValueError(
@@ -105,7 +110,9 @@ def _check_names(axes: Mapping[str, Any], objectives: Sequence[str]) -> None:
     by_option, known = options.by_option(), settings_by_option()
     for name in axes:
         if name not in known:
-            raise ValueError(f"a sweep has no setting {name!r}; it takes {', '.join(known)} and objective")
+            raise ValueError(
+                f"a sweep has no setting {name!r}; it takes recipe, objective, {', '.join(known)}"
+            )
         if name in by_option and not by_option[name].keys() & set(objectives):
             raise ValueError(
                 f"{name} is an option of objective {' and '.join(by_option[name])}, which this sweep does not train"

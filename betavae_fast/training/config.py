@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from betavae_fast import settings
@@ -11,6 +11,7 @@ from betavae_fast.choices import Architecture, Likelihood, LrSchedule, Precision
 from betavae_fast.objectives import options
 from betavae_fast.objectives.options import BetaOptions, BetaPerDimOptions, ObjectiveOptions
 from betavae_fast.settings import Setting, at_least, positive
+from betavae_fast.training import recipes
 
 RESUMABLE = ("data", "steps", "lr", "threads", "device", "log_every", "checkpoint_every")
 """The settings that may change when a run is resumed."""
@@ -158,6 +159,21 @@ class TrainConfig:
         }
         given = {option: value for option, (value, declared) in found.items() if objective in declared}
         return cls(objective=options.make_options(objective, given), **own)
+
+    @classmethod
+    def from_recipe(cls, name: str, **changes: Any) -> TrainConfig:
+        """The configuration of a published protocol (:mod:`betavae_fast.training.recipes`).
+
+        Args:
+            changes: settings that replace the protocol's, as the constructor takes them. An ``objective`` replaces the
+                protocol's with all its options.
+        Raises: ValueError for an unknown recipe, or as the constructor does; TypeError for an unknown setting.
+
+        >>> config = TrainConfig.from_recipe("burgess-2018", seed=3)
+        >>> config.objective.capacity, config.lr, config.seed
+        (25.0, 0.0005, 3)
+        """
+        return replace(cls.from_entries(recipes.entries(name)), **changes)
 
     def describe_objective(self) -> str:
         """The objective and its options in words.

@@ -13,7 +13,7 @@ import pytest
 
 from tests import PATIENCE
 from tests.backends import ROOT
-from tools.site import cli
+from tools.site import cli, recipes
 
 MISSING = [
     name for name in ("mkdocs", "material", "mkdocstrings", "mkdocstrings_handlers") if not find_spec(name)
@@ -53,6 +53,11 @@ def test_docstrings_are_rendered(site: Path) -> None:
 
 def test_the_page_of_the_command_line_is_what_it_writes() -> None:
     assert cli.PAGE.read_text(encoding="utf-8") == cli.page(), "run `python -m tools.site.cli`"
+
+
+def test_the_tables_of_the_recipes_are_what_is_written() -> None:
+    text = recipes.PAGE.read_text(encoding="utf-8")
+    assert text == recipes.page(text), "run `python -m tools.site.recipes`"
 
 
 def test_a_docstring_becomes_markdown() -> None:

@@ -32,6 +32,14 @@ def test_a_file_says_what_the_command_line_says(tmp_path: Path) -> None:
     assert len(one) == 8 and all(isinstance(run.config.objective.beta, float) for run in one)
 
 
+def test_a_recipe_stands_in_the_file_or_on_the_command_line(tmp_path: Path) -> None:
+    text = 'recipe = "burgess-2018"\ncapacity = [10, 25]'
+    one = grid(entries(tmp_path, text))
+    two = grid(entries(tmp_path, recipe="burgess-2018", capacity="10,25"))
+    assert [(run.name, run.config) for run in one] == [(run.name, run.config) for run in two]
+    assert [run.config.objective.capacity for run in one] == [10.0, 25.0] and one[0].config.lr == 5e-4
+
+
 def test_a_list_valued_setting_is_one_value_or_a_list_of_them(tmp_path: Path) -> None:
     once = entries(tmp_path, 'objective = "beta-per-dim"\nbetas = [1, 2]\nlatent-dim = 2')
     assert once["betas"] == [1.0, 2.0]
@@ -52,6 +60,7 @@ def test_the_command_line_replaces_entries_of_the_file(tmp_path: Path) -> None:
         ("deterministic = 1", "deterministic must be true or false, got '1'"),
         ("beta = ", r"sweep.toml: not a TOML file \("),
         ("threads = [1, 2]", "threads has one value for the whole sweep, got 2"),
+        ('recipe = ["burgess-2018", "chen-2018"]', "recipe has one value for the whole sweep, got 2"),
     ],
 )
 def test_what_a_file_cannot_say_is_named(tmp_path: Path, text: str, message: str) -> None:
