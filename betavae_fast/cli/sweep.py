@@ -57,6 +57,7 @@ def _sweep(values: Mapping[str, Any], held: ExitStack) -> None:
     from betavae_fast.sweep.local import SharedImages
     from betavae_fast.sweep.tasks import Task
     from betavae_fast.training.interrupt import stop_on_signal
+    from betavae_fast.training.unfinished import warn_of_unfinished
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     with usage_errors():
@@ -73,6 +74,7 @@ def _sweep(values: Mapping[str, Any], held: ExitStack) -> None:
         f"{engine.places * engine.side_by_side} at a time on {engine.where}"
     )
     console.print(f"Sweep folder: {folder.path}")
+    warn_of_unfinished(run.config for run in left)
     with usage_errors():
         images = SharedImages(run.config for run in left)
     with console.status("Timing a few steps"):

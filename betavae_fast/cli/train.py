@@ -173,8 +173,11 @@ def _run(state: TrainState, folder: RunFolder | None) -> None:
     from betavae_fast.training import loop
     from betavae_fast.training.interrupt import stop_on_signal
     from betavae_fast.training.trained_run import TrainedRun
+    from betavae_fast.training.unfinished import warn_of_unfinished
 
     config = state.config
+    if folder is not None and not state.finished:
+        warn_of_unfinished([config])
     console = Console(highlight=False, markup=False, soft_wrap=True, quiet=folder is None)
     console.print(f"Data: {state.dataset!r}")
     processes = f" in {world_size()} processes" if world_size() > 1 else ""

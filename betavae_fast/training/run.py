@@ -21,6 +21,7 @@ from betavae_fast.training.resume import read_run, resume
 from betavae_fast.training.run_folder import RunFolder, copy_run, create_run_folder, exclusive
 from betavae_fast.training.state import TrainState, prepare
 from betavae_fast.training.trained_run import TrainedRun, load_images
+from betavae_fast.training.unfinished import warn_of_unfinished
 
 
 class OpenRun(NamedTuple):
@@ -40,7 +41,8 @@ def train_run(
 ) -> TrainedRun:
     """Train a new run in this process, as ``betavae-fast train`` does. For several processes, use :func:`new_run`.
 
-    CPU threads and the treatment of freed memory are set for the whole process, and stay so.
+    CPU threads and the treatment of freed memory are set for the whole process, and stay so. A schedule of the objective
+    that is longer than the run is a UserWarning.
 
     Args:
         out: the run's folder, new or empty; None: the first that is free among runs/DATA-ARCHITECTURE,
@@ -55,6 +57,7 @@ def train_run(
         raise RuntimeError(
             "train_run trains in one process; in those that torchrun started use new_run and loop.train"
         )
+    warn_of_unfinished([config])
     with new_run(config, out) as (state, folder):
         train(state, folder, on_step=on_step, on_entry=on_entry, should_stop=should_stop)
         assert folder is not None, "a single process writes"

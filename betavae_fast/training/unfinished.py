@@ -1,0 +1,73 @@
+"""Finds out whether an objective's schedule is longer than the run, which then ends before its weight is reached."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from functools import partial, singledispatch
+from typing import NamedTuple
+
+import torch
+
+from betavae_fast.objectives.options import BetaOptions, CapacityOptions, ObjectiveOptions
+from betavae_fast.objectives.schedules import ramp
+from betavae_fast.training.config import TrainConfig
+
+
+class Schedule(NamedTuple):
+    """A weight of an objective that changes with the steps."""
+
+    option: str  # the option that sets its length
+    steps: int  # the step at which it ends; 0 if it never changes
+    name: str  # of the weight, in a formula
+    value: Callable[[int], float]  # after that many steps
+    unit: str = ""
+
+
+@singledispatch
+def schedule(options: ObjectiveOptions) -> Schedule | None:
+    """The schedule of the objective with these ``options``; None if it has none.
+
+    >>> found = schedule(CapacityOptions(25.0, steps=100_000))
+    >>> found.steps, found.value(2500)
+    (100000, 0.625)
+    """
+    return None
+
+
+@schedule.register
+def _(options: BetaOptions) -> Schedule:
+    return Schedule("beta_warmup", options.warmup, "β", partial(_grown, options.beta, options.warmup))
+
+
+@schedule.register
+def _(options: CapacityOptions) -> Schedule:
+    growth = partial(_grown, options.capacity, options.steps)
+    return Schedule("capacity_steps", options.steps, "C", growth, " nats")
+
+
+def _grown(end: float, length: int, steps: int) -> float:
+    return float(ramp(torch.tensor(steps), end, length))
+
+
+def unfinished(config: TrainConfig) -> str | None:
+    """The warning for a schedule that is longer than the run, in one line; None if there is none.
+
+    >>> unfinished(TrainConfig(objective=CapacityOptions(), steps=2500))
+    'capacity_steps is 100000, but the run has 2500 steps: C ends at 0.625 nats, not 25'
+    """
+    found = schedule(config.objective)
+    if found is None or found.steps <= config.steps:
+        return None
+    reached, end = found.value(config.steps), found.value(found.steps)
+    return (
+        f"{found.option} is {found.steps}, but the run has {config.steps} steps: "
+        f"{found.name} ends at {reached:g}{found.unit}, not {end:g}"
+    )
+
+
+def warn_of_unfinished(configs: Iterable[TrainConfig]) -> None:
+    """Warn of every schedule that is longer than its run, once for runs that share it."""
+    for message in dict.fromkeys(map(unfinished, configs)):
+        if message is not None:
+            warnings.warn(message, stacklevel=3)

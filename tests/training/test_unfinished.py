@@ -1,0 +1,101 @@
+"""A schedule that is longer than the run is a warning of one line, with the value that the weight will have reached."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from betavae_fast import cli
+from betavae_fast.objectives import LossInputs
+from betavae_fast.objectives.options import BetaOptions, CapacityOptions, FreeBitsOptions, ObjectiveOptions
+from betavae_fast.objectives.registry import build
+from betavae_fast.training.config import TrainConfig
+from betavae_fast.training.run import train_run
+from betavae_fast.training.unfinished import schedule, unfinished, warn_of_unfinished
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "message"),
+    [
+        (
+            CapacityOptions(),
+            2500,
+            "capacity_steps is 100000, but the run has 2500 steps: C ends at 0.625 nats, not 25",
+        ),
+        (
+            CapacityOptions(9.0, steps=10),
+            9,
+            "capacity_steps is 10, but the run has 9 steps: C ends at 8.1 nats, not 9",
+        ),
+        (CapacityOptions(9.0, steps=10), 10, None),
+        (CapacityOptions(9.0, steps=0), 1, None),
+        (BetaOptions(4.0, warmup=8), 6, "beta_warmup is 8, but the run has 6 steps: β ends at 3, not 4"),
+        (
+            BetaOptions(4.0, warmup=8, cycle=9),
+            6,
+            "beta_warmup is 8, but the run has 6 steps: β ends at 3, not 4",
+        ),
+        (BetaOptions(4.0, warmup=8, cycle=9), 12, None),
+        (BetaOptions(4.0), 1, None),
+        (FreeBitsOptions(), 1, None),
+    ],
+)
+def test_it_says_where_the_weight_ends(options: ObjectiveOptions, steps: int, message: str | None) -> None:
+    assert unfinished(TrainConfig(objective=options, steps=steps)) == message
+
+
+@pytest.mark.parametrize("options", [CapacityOptions(9.0, steps=10), BetaOptions(4.0, warmup=8)])
+def test_a_schedule_has_the_values_of_the_objective(options: ObjectiveOptions) -> None:
+    found, objective, zero = schedule(options), build(options), torch.zeros(1, 1)
+    assert found is not None
+    for step in (0, 3, found.steps, found.steps + 5):
+        metrics = objective(
+            LossInputs(torch.tensor(1.0), zero[0], zero, zero, zero, torch.tensor(step))
+        ).metrics
+        (logged,) = (metrics[name] for name in ("beta", "capacity") if name in metrics)
+        assert found.value(step) == pytest.approx(float(logged), rel=1e-6)
+
+
+def test_runs_that_share_a_schedule_share_the_warning() -> None:
+    configs = [
+        TrainConfig(objective=CapacityOptions(c), steps=5, seed=seed) for c in (1.0, 2.0) for seed in (0, 1)
+    ]
+    with pytest.warns(UserWarning) as found:
+        warn_of_unfinished(configs)
+    assert [str(one.message).rsplit(" ", 1)[1] for one in found] == ["1", "2"]
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli.train, "_summarise", lambda *_: None)
+    np.save("tiny.npy", np.random.default_rng(0).random((32, 8, 8)) < 0.2)
+    return "tiny.npy"
+
+
+def test_a_run_from_python_warns(tiny: str) -> None:
+    config = TrainConfig(
+        data=tiny, objective=CapacityOptions(), steps=1, batch_size=8, precision="fp32", threads=1
+    )
+    with pytest.warns(UserWarning, match="C ends at 0.00025 nats, not 25"):
+        train_run(config, "a")
+
+
+def test_the_command_line_warns_on_one_line(tiny: str, capfd: pytest.CaptureFixture[str]) -> None:
+    options = ["--data=tiny.npy", "--steps=2", "--batch-size=8", "--precision=fp32", "--objective=capacity"]
+    for more, expected in (
+        (
+            [],
+            "betavae-fast: warning: capacity_steps is 100000, but the run has 2 steps: "
+            "C ends at 0.0005 nats, not 25\n",
+        ),
+        (["--capacity-steps=2"], ""),
+    ):
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as exit_:
+            warnings.simplefilter("always", UserWarning)
+            cli.main(["train", *options, *more, f"--out=run{len(more)}"])
+        assert exit_.value.code == 0 and capfd.readouterr().err == expected
