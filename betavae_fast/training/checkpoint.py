@@ -243,12 +243,16 @@ def _objective_tensors(objective: Objective) -> dict[str, Tensor]:
 
 
 def _optimizer_tensors(module: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state under the names of the parameters it belongs to."""
+    """The optimizer's state under the names of the parameters it belongs to; Adam's zeros before its first step."""
     return {
         f"{name}.{quantity}": tensor
         for name, parameter in module.named_parameters()
-        for quantity, tensor in optimizer.state[parameter].items()
+        for quantity, tensor in (optimizer.state[parameter] or _first_adam_state(parameter)).items()
     }
+
+
+def _first_adam_state(parameter: Tensor) -> dict[str, Tensor]:
+    return {quantity: torch.zeros_like(like) for quantity, like in _adam_state(parameter).items()}
 
 
 def _expected_optimizer_tensors(module: nn.Module) -> dict[str, Tensor]:

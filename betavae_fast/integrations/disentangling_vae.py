@@ -1,0 +1,172 @@
+"""The published weights of github.com/YannDubs/disentangling-vae as a model, and as a run that can be evaluated.
+
+That repository (read at f045219) has trained models of six objectives on dSprites, MNIST, CelebA and chairs, each as
+results/NAME/model.pt. Their network is that of Burgess et al. 2018, the architecture ``burgess`` here:
+
+    model = load_disentangling_vae("results/betaB_dsprites/model.pt")
+    to_run(model, "runs/betaB")
+
+``betavae-fast evaluate runs/betaB`` then measures it like any run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from betavae_fast.data import absolute
+from betavae_fast.evaluation.summary import choose_images
+from betavae_fast.nn import BetaVAE, split_kl
+from betavae_fast.training.checkpoint import save_checkpoint
+from betavae_fast.training.config import TrainConfig
+from betavae_fast.training.log import LogEntry, LogWriter
+from betavae_fast.training.run_folder import RunFolder, create_run_folder
+from betavae_fast.training.state import TrainState, prepare
+from betavae_fast.training.trained_run import load_images
+
+_IMAGES = 4096  # measured for the entry of the log
+_ROWS = 256
+
+
+def load_disentangling_vae(path: str | os.PathLike[str]) -> BetaVAE:
+    """Read a model.pt of disentangling-vae.
+
+    Their last layer of the encoder gives mean and log-variance of each latent dim in turn; here all means come first.
+    Images, latents and logits are the same, except that their decoder ends in a sigmoid and this one in its logits.
+
+    Returns: the model on the CPU, in evaluation mode, for images of 64×64 or 32×32 as the weights say, float32, with a
+        Bernoulli likelihood.
+    Raises: OSError if the file cannot be read; ValueError, naming the file, if it holds anything but such weights.
+        Nothing but tensors is unpickled.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch.load raises errors of many kinds for bytes that are no file of weights
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"{path}: not a file of weights ({type(error).__name__}: {reason})") from error
+    if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise ValueError(f"{path}: not the state of a model, but {type(state).__name__}")
+    stages = 4 if "encoder.conv_64.weight" in state else 3
+    try:
+        channels, latent_dim = (
+            state[name].shape[1] for name in ("encoder.conv1.weight", "decoder.lin1.weight")
+        )
+        with torch.device("meta"):  # takes no memory, and leaves the caller's random generator alone
+            model = BetaVAE((channels, 4 << stages, 4 << stages), latent_dim, "burgess")
+        renamed = {ours: state[theirs] for theirs, ours in _names(stages)}
+    except (KeyError, IndexError, ValueError) as error:
+        raise ValueError(f"{path}: not weights of disentangling-vae ({error})") from error
+    for name in ("encoder.moments.weight", "encoder.moments.bias"):
+        renamed[name] = torch.cat((renamed[name][0::2], renamed[name][1::2]))
+    _check(path, state, renamed, model)
+    model.load_state_dict(renamed, assign=True)
+    return model.eval()
+
+
+def to_run(
+    model: BetaVAE, out: str | os.PathLike[str], data: str | os.PathLike[str] = "dsprites", **settings: Any
+) -> RunFolder:
+    """Write the folder of a run that starts from the weights of ``model`` and has taken no step.
+
+    ``betavae-fast evaluate`` and ``traverse`` take it, and ``train --resume`` trains on from these weights with a new
+    Adam. Its log has one entry, of step 0: the losses of up to 4,096 images of ``data``, measured here, in nats. The
+    folder says nothing of how the weights were trained.
+
+    Args:
+        out: the run's folder, new or empty.
+        data: the run's images, a name or a path.
+        settings: settings of :class:`betavae_fast.training.config.TrainConfig` for the steps to come.
+    Raises: FileExistsError if ``out`` is not empty; DatasetError if the images cannot be loaded; ValueError if their
+        shape is not the model's.
+    """
+    config = TrainConfig(
+        data=absolute(data),
+        architecture=model.architecture,
+        latent_dim=model.latent_dim,
+        likelihood=model.likelihood,
+        **{"precision": "fp32", **settings},
+    )
+    dataset = load_images(config)
+    if dataset.image_shape != model.image_shape:
+        raise ValueError(
+            f"{out}: the model takes images of shape {model.image_shape}, but {data} has {dataset.image_shape}"
+        )
+    if isinstance(config.batch_size, int):
+        config = replace(config, batch_size=min(config.batch_size, len(dataset)))
+    state = prepare(config, dataset)
+    state.model.load_state_dict(model.state_dict())
+    folder = create_run_folder(state.config, Path(out))
+    with LogWriter(folder.metrics, folder.tensorboard, 0) as log:
+        log.write(_measured(state))
+    save_checkpoint(folder.checkpoint, 0, state.config, state.model, state.optimizer, state.objective)
+    return folder
+
+
+def _names(stages: int) -> Iterator[tuple[str, str]]:
+    """The name of each tensor there and here."""
+    larger = stages == 4
+    convolutions = ["conv1", "conv2", "conv3", *(["conv_64"] if larger else [])]
+    transposed = [*(["convT_64"] if larger else []), "convT1", "convT2", "convT3"]
+    layers = {f"encoder.{name}": f"encoder.conv{i}" for i, name in enumerate(convolutions, start=1)}
+    layers |= {f"decoder.{name}": f"decoder.deconv{i}" for i, name in enumerate(transposed, start=1)}
+    layers |= {f"encoder.lin{i}": f"encoder.fc{i}" for i in (1, 2)}
+    layers |= {f"decoder.lin{i}": f"decoder.fc{i}" for i in (1, 2, 3)}
+    layers["encoder.mu_logvar_gen"] = "encoder.moments"
+    for theirs, ours in layers.items():
+        for kind in ("weight", "bias"):
+            yield f"{theirs}.{kind}", f"{ours}.{kind}"
+
+
+def _check(
+    path: str | os.PathLike[str],
+    state: Mapping[str, Tensor],
+    renamed: Mapping[str, Tensor],
+    model: BetaVAE,
+) -> None:
+    """Raise ValueError unless the tensors are those of ``model``, and ``state`` has no others."""
+    if len(state) > len(renamed):
+        unknown = min(state.keys() - {theirs for theirs, _ in _names(4)})
+        raise ValueError(f"{path}: not weights of disentangling-vae (it has a tensor {unknown!r})")
+    for name, like in model.state_dict().items():
+        found = renamed[name]
+        if (found.shape, found.dtype) != (like.shape, like.dtype):
+            raise ValueError(
+                f"{path}: not weights of disentangling-vae ({name} is {found.dtype} of shape {tuple(found.shape)}, "
+                f"expected {like.dtype} of shape {tuple(like.shape)})"
+            )
+
+
+@torch.no_grad()
+def _measured(state: TrainState) -> LogEntry:
+    """The losses of up to 4,096 images with sampled latents, as a step of training has them, averaged over the images."""
+    model, dataset = state.model, state.dataset
+    indices = choose_images(len(dataset), _IMAGES).to(state.device)
+    reconstruction = torch.zeros((), dtype=torch.float64)
+    parts = torch.zeros(2, model.latent_dim, dtype=torch.float64)
+    for start in range(0, len(indices), _ROWS):
+        images = dataset.gather(indices[start : start + _ROWS])
+        output = model(images, seed=state.config.seed, first_row=start)
+        reconstruction += len(images) * state.reconstruction(output.decoded, images).double().cpu()
+        parts += len(images) * torch.stack(split_kl(output.mu, output.logvar)).double().cpu()
+    reconstruction, parts = reconstruction / len(indices), parts / len(indices)
+    kl_per_dim = parts.sum(0)
+    return LogEntry(
+        step=0,
+        images=0,
+        seconds=0.0,
+        images_per_second=0.0,
+        loss=float(reconstruction + kl_per_dim.sum()),
+        reconstruction=float(reconstruction),
+        kl=float(kl_per_dim.sum()),
+        kl_per_dim=kl_per_dim.tolist(),
+        mean_dispersion=parts[0].tolist(),
+        variance=parts[1].tolist(),
+    )
