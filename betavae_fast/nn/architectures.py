@@ -5,8 +5,9 @@ its log-variance in the last D. A decoder maps z (B, D) to (B, C, H, W): logits 
 the mean for a Gaussian or Laplace one. The layers are named in the order in which the papers list them, so
 that published weights can be copied layer by layer.
 
-Initialisation is PyTorch's default for every layer (uniform in ±1/√fan_in): Burgess et al. and Higgins et
-al. give none, and the code of Locatello et al. uses its framework's default, as this code does.
+Initialisation is PyTorch's default for every layer: weights and biases uniform in ±1/√fan_in. Burgess et al.
+and Higgins et al. give none. The code of Locatello et al. uses TensorFlow's default, another distribution:
+weights uniform in ±√(6 / (fan_in + fan_out)) (Glorot & Bengio 2010) and biases of 0.
 """
 
 from __future__ import annotations

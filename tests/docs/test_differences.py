@@ -28,6 +28,7 @@ from betavae_fast import (
 )
 from betavae_fast.evaluation.metrics import factor_vae_score, irs_score, mig_score
 from betavae_fast.objectives import DIPVAEI, DIPVAEII, BetaTC, Capacity, FactorVAE, LossInputs
+from betavae_fast.training.config import TrainConfig
 from tests.backends import ROOT
 
 B, D, PIXELS = 16, 4, 3 * 8 * 8
@@ -205,6 +206,23 @@ def test_pythae_factor_vae_learns_from_half_of_each_batch(pythae: Any) -> None:
 
 
 # disentanglement_lib: google-research/disentanglement_lib at 86a644d, methods/unsupervised/vae.py, shared/losses.py
+
+
+def test_disentanglement_lib_starts_from_glorot_s_weights() -> None:
+    """architectures.py names no initializer, so its layers have tf.layers' default: Glorot's uniform weights, no bias."""
+    torch.manual_seed(0)
+    model = BetaVAE((1, 64, 64), architecture="locatello")
+    for layer in (model.encoder.fc1, model.encoder.conv2):
+        fan_in, fan_out = layer.weight[0].numel(), len(layer.weight) * layer.weight[0][0].numel()
+        ours, theirs = fan_in**-0.5, math.sqrt(6 / (fan_in + fan_out))
+        for found in (layer.weight, layer.bias):
+            assert 0.9 * ours < found.abs().max() <= ours  # the largest of many in ±ours
+        assert theirs > 1.5 * ours
+
+
+def test_disentanglement_lib_learns_ten_times_as_slowly() -> None:
+    """shared.gin: vae/AdamOptimizer.learning_rate = 0.0001."""
+    assert TrainConfig().lr == 1e-3 and TrainConfig.from_recipe("locatello-2019").lr == 1e-4
 
 
 def test_disentanglement_lib_kl_is_ours_but_cancels() -> None:
