@@ -61,12 +61,21 @@ def load_disentangling_vae(path: str | os.PathLike[str]) -> BetaVAE:
         )
         with torch.device("meta"):  # takes no memory, and leaves the caller's random generator alone
             model = BetaVAE((channels, 4 << stages, 4 << stages), latent_dim, "burgess")
-        renamed = {ours: state[theirs] for theirs, ours in _names(stages)}
+        names = dict(_names(stages))
+        renamed = {ours: state[theirs] for theirs, ours in names.items()}
     except (KeyError, IndexError, ValueError) as error:
         raise ValueError(f"{path}: not weights of disentangling-vae ({error})") from error
+    if unknown := state.keys() - names.keys():
+        raise ValueError(f"{path}: not weights of disentangling-vae (it has a tensor {min(unknown)!r})")
+    for name, like in model.state_dict().items():
+        found = renamed[name]
+        if (found.shape, found.dtype) != (like.shape, like.dtype):
+            raise ValueError(
+                f"{path}: not weights of disentangling-vae ({name} is {found.dtype} of shape {tuple(found.shape)}, "
+                f"expected {like.dtype} of shape {tuple(like.shape)})"
+            )
     for name in ("encoder.moments.weight", "encoder.moments.bias"):
         renamed[name] = torch.cat((renamed[name][0::2], renamed[name][1::2]))
-    _check(path, state, renamed, model)
     model.load_state_dict(renamed, assign=True)
     return model.eval()
 
@@ -123,25 +132,6 @@ def _names(stages: int) -> Iterator[tuple[str, str]]:
     for theirs, ours in layers.items():
         for kind in ("weight", "bias"):
             yield f"{theirs}.{kind}", f"{ours}.{kind}"
-
-
-def _check(
-    path: str | os.PathLike[str],
-    state: Mapping[str, Tensor],
-    renamed: Mapping[str, Tensor],
-    model: BetaVAE,
-) -> None:
-    """Raise ValueError unless the tensors are those of ``model``, and ``state`` has no others."""
-    if len(state) > len(renamed):
-        unknown = min(state.keys() - {theirs for theirs, _ in _names(4)})
-        raise ValueError(f"{path}: not weights of disentangling-vae (it has a tensor {unknown!r})")
-    for name, like in model.state_dict().items():
-        found = renamed[name]
-        if (found.shape, found.dtype) != (like.shape, like.dtype):
-            raise ValueError(
-                f"{path}: not weights of disentangling-vae ({name} is {found.dtype} of shape {tuple(found.shape)}, "
-                f"expected {like.dtype} of shape {tuple(like.shape)})"
-            )
 
 
 @torch.no_grad()

@@ -128,6 +128,11 @@ def changed(name: str, tensor: Tensor | None) -> OrderedDict[str, Tensor]:
         (changed("decoder.convT2.bias", None), r"not weights of disentangling-vae \('decoder.convT2.bias'\)"),
         (changed("encoder.bn1.weight", torch.ones(32)), "it has a tensor 'encoder.bn1.weight'"),
         (
+            theirs(side=32).state_dict() | {"decoder.convT_64.bias": torch.ones(32)},
+            "it has a tensor 'decoder.convT_64.bias'",
+        ),
+        (changed("encoder.mu_logvar_gen.bias", torch.ones(())), r"encoder.moments.bias is .* of shape \(\)"),
+        (
             changed("decoder.lin2.weight", torch.ones(256, 128)),
             r"decoder.fc2.weight is torch.float32 of shape \(256, 128\), expected torch.float32 of shape \(256, 256\)",
         ),
@@ -139,7 +144,7 @@ def changed(name: str, tensor: Tensor | None) -> OrderedDict[str, Tensor]:
         (changed("encoder.conv1.weight", torch.ones(())), "not weights of disentangling-vae"),
         (theirs(), "not a file of weights"),  # a pickled module, which could run any code
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_another_file_is_named_on_one_line(tmp_path: Path, state: object, message: str) -> None:
     path = saved(state, tmp_path / "model.pt")
