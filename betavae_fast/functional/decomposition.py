@@ -49,7 +49,9 @@ def kl_decomposition(
             (minibatch weighted sampling): all 1/(N B), so that the rows sum to 1/N. Then log q is too low by up to
             log N, the mutual information too high by up to log N, and the total correlation too high by up to
             (D − 1) log N. A constant offset does not change gradients, but values can only be compared for the same
-            estimator, N and B.
+            estimator, N and B. From few images of codes that carry many nats, "mss" moves nats from the
+            dimension-wise KL into the total correlation: up to 10.7 nats with 64 images and 0.3 with 8,192, as the design
+            notes say.
         group: processes that each hold the same number of rows of one batch, in the order of their ranks. Every row is
             then compared with the posteriors of all processes. The values are means over a process's own rows; averaged
             over the processes, values and gradients are those of the whole batch in one process.
