@@ -68,6 +68,11 @@ def print_summary(console: Console, summary: Summary) -> None:
         f"(KL above {ACTIVE_NATS} nats)"
     )
     console.print(
-        f"Reconstruction loss: {summary.reconstruction:.1f} nats an image (z = μ), against "
-        f"{summary.mean_image_reconstruction:.1f} for the mean image; over {summary.images:,} images"
+        f"Reconstruction loss, nats an image: {summary.reconstruction:.1f} at the mean code (z = μ), "
+        f"{summary.sampled_reconstruction:.1f} at a sampled code as in training; "
+        f"{summary.mean_image_reconstruction:.1f} for the mean image"
+    )
+    console.print(
+        f"Loss at β = 1 (−ELBO): {summary.negative_elbo:.1f} nats an image, the reconstruction loss at a sampled code "
+        f"and the KL of {summary.kl:.1f}; all over {summary.images:,} images"
     )

@@ -36,9 +36,10 @@ def _channels(summary: Summary) -> str:
 def _reconstruction(summary: Summary) -> str:
     gained = 1 - summary.reconstruction / summary.mean_image_reconstruction
     return (
-        f"The reconstruction loss is {summary.reconstruction:.1f} nats per image, {abs(gained):.0%} "
+        f"The reconstruction loss at the mean code is {summary.reconstruction:.1f} nats per image, {abs(gained):.0%} "
         f"{'below' if gained >= 0 else 'above'} the {summary.mean_image_reconstruction:.1f} nats of a model that always "
-        "outputs the mean image."
+        f"outputs the mean image. At a sampled code, as in training, it is {summary.sampled_reconstruction:.1f} nats; "
+        f"with the KL that makes a loss of {summary.negative_elbo:.1f} nats at β = 1 (−ELBO)."
     )
 
 

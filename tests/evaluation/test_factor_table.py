@@ -22,7 +22,7 @@ def table_and_codes():
 
 def summary(*active: bool) -> Summary:
     channels = [Channel(index, 2.0, 1.0, 1.0, on) for index, on in enumerate(active)]
-    return Summary(128, 60.0, 100.0, 6.0, channels)
+    return Summary(128, 60.0, 70.0, 76.0, 100.0, 6.0, channels)
 
 
 def test_shares_and_means_of_the_varying_factors(table_and_codes):
@@ -46,7 +46,8 @@ def test_findings_name_what_each_used_channel_encodes(table_and_codes):
     table, _ = table_and_codes
     told = findings(summary(True, True, False), table)
     assert told[0] == "2 of 3 channels are used; together they carry 6.0 nats per image."
-    assert "40% below" in told[1]
+    assert "at the mean code is 60.0 nats per image, 40% below" in told[1]
+    assert "at a sampled code" in told[1].lower() and "70.0 nats" in told[1] and "76.0 nats" in told[1]
     assert told[2] == "Channel 0 (2.0 nats) encodes posX (1.00 of its entropy)."
     assert told[3].startswith("Channel 1 (2.0 nats) encodes size (1.00") and told[3].endswith(", mixed.")
     assert len(told) == 4  # the unused channel is not mentioned, and no factor is missing
