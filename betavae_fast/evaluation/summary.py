@@ -46,9 +46,14 @@ class Summary:
     channels: list[Channel]  # sorted by KL, largest first
 
     @property
+    def used(self) -> list[Channel]:
+        """The channels in use, which carry more than ``ACTIVE_NATS``, sorted by KL."""
+        return [channel for channel in self.channels if channel.active]
+
+    @property
     def active_channels(self) -> int:
-        """The number of channels that carry more than ``ACTIVE_NATS``."""
-        return sum(channel.active for channel in self.channels)
+        """The number of channels in use."""
+        return len(self.used)
 
 
 @torch.no_grad()
