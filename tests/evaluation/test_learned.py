@@ -13,7 +13,7 @@ NAMES = ("shape", "posX", "posY")
 
 
 def learned(*shares: tuple[float, float, float], used: int | None = None) -> Learned:
-    """What a model has learned whose channels have these shares; the first ``used`` of them are in use."""
+    """Name the channels of a model with these shares, of which the first ``used`` are in use."""
     count = len(shares) if used is None else used
     channels = [Channel(i, 3.0 - 0.5 * i, 2.0, 1.0 - 0.5 * i, i < count) for i in range(len(shares))]
     summary = Summary(128, 60.0, 70.0, 76.0, 100.0, 6.0, channels)
