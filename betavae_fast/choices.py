@@ -7,6 +7,7 @@ from typing import Literal
 
 Architecture = Literal["burgess", "locatello", "mlp"]
 Likelihood = Literal["bernoulli", "gaussian", "laplace"]
+Initialization = Literal["torch", "glorot", "kaiming"]
 LrSchedule = Literal["constant", "cosine"]
 Precision = Literal["auto", "fp32", "bf16"]
 Estimator = Literal["mss", "mws"]

@@ -11,6 +11,7 @@ import typer
 
 from betavae_fast.cli.errors import CommandError, usage_errors
 from betavae_fast.cli.options import METRICS, Device, Metrics, RunData, Threads, chosen_metrics
+from betavae_fast.cli.output import print_scores
 from betavae_fast.settings import at_least
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from betavae_fast.data import ImageDataset
     from betavae_fast.evaluation.evaluate import Evaluation
-    from betavae_fast.evaluation.scores import Scored
 
 
 def evaluate(
@@ -45,8 +45,9 @@ def evaluate(
     into the run's folder, or into the folder that --out names.
 
     All images are encoded once, and every metric uses this table of codes. MIG and modularity are computed from sampled
-    codes as well as mean codes, everything else from mean codes only. If the factors of the data are unknown, only the
-    unsupervised scores and the pictures are made. Several runs also get a page that compares them.
+    codes as well as mean codes, everything else from mean codes only. Scores are given over all channels and over the
+    channels in use. If the factors of the data are unknown, only the unsupervised scores and the pictures are made.
+    Several runs also get a page that compares them.
     """
     from rich.console import Console
 
@@ -96,29 +97,22 @@ def evaluate(
 
 @contextmanager
 def _progress(console: Console, images: int) -> Iterator[dict[str, Callable[[Any], object]]]:
-    """Show a progress bar and print a line for each score; yields the callbacks of an evaluation by name."""
+    """Show a progress bar; yields the callbacks of an evaluation by name."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from betavae_fast.evaluation.scores import score_rows
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task("Encoding", total=images)
-
-        def on_score(scored: Scored) -> None:
-            values = "  ".join(f"{row.label} {row.value:.3f}" for row in score_rows([scored], 1))
-            console.print(f"{values}  ({scored.codes} codes, {scored.seconds:.1f} s)")
-
         yield {
             "on_images": lambda count: bar.advance(task, count),
             "on_metric": lambda name: bar.update(task, description=f"Measuring {name}"),
-            "on_score": on_score,
         }
 
 
 def _print(console: Console, evaluation: Evaluation) -> None:
     for sentence in evaluation.findings:
         console.print(f"- {sentence}")
+    print_scores(console, evaluation.rows)
     scoring = sum(scored.seconds for scored in evaluation.scores)
     parts = evaluation.seconds | {"metrics": scoring}
     console.print("Took " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in parts.items()))

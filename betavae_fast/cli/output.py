@@ -1,8 +1,8 @@
-"""The output of commands: the progress of training, and a summary of what the model has learned."""
+"""The output of commands: the progress of training, a summary of what the model has learned, and its scores."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from betavae_fast.choices import ACTIVE_NATS
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from betavae_fast.evaluation.scores import ScoreRow
     from betavae_fast.evaluation.summary import Summary
     from betavae_fast.training.log import LogEntry
     from betavae_fast.training.state import TrainState
@@ -68,6 +69,30 @@ def print_summary(console: Console, summary: Summary) -> None:
         f"(KL above {ACTIVE_NATS} nats)"
     )
     console.print(
-        f"Reconstruction loss: {summary.reconstruction:.1f} nats an image (z = μ), against "
-        f"{summary.mean_image_reconstruction:.1f} for the mean image; over {summary.images:,} images"
+        f"Reconstruction loss, nats an image: {summary.reconstruction:.1f} at the mean code (z = μ), "
+        f"{summary.sampled_reconstruction:.1f} at a sampled code as in training; "
+        f"{summary.mean_image_reconstruction:.1f} for the mean image"
     )
+    console.print(
+        f"Loss at β = 1 (−ELBO): {summary.negative_elbo:.1f} nats an image, the reconstruction loss at a sampled code "
+        f"and the KL of {summary.kl:.1f}; all over {summary.images:,} images"
+    )
+
+
+def print_scores(console: Console, rows: Sequence[ScoreRow]) -> None:
+    """Print the table of scores, and why some are given over the channels in use as well; nothing without scores."""
+    from rich import box
+    from rich.table import Table
+
+    from betavae_fast.evaluation.scores import WHY_IN_USE
+
+    if not rows:
+        return
+    table = Table("metric", "all channels", "channels in use", box=box.SIMPLE_HEAD)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        label = row.label if row.codes == "mean" else f"{row.label} ({row.codes} codes)"
+        table.add_row(label, str(row.value), str(row.in_use))
+    console.print(table)
+    console.print(WHY_IN_USE)

@@ -69,7 +69,7 @@ def rendered_dsprites(*, cache_dir: str | os.PathLike[str] | None = None, progre
     The cache file is checked against its checksum on every load; a damaged file is named in a warning and made again.
     """
     # The number in the name goes up whenever the geometry changes, so that old shapes are not loaded from the cache.
-    path = cache_directory(cache_dir) / "dsprites-rendered-1.bits"
+    path = cache_directory(cache_dir) / "dsprites-rendered-2.bits"
     shape = (prod(map(len, FACTOR_VALUES)), _ROW_BYTES)
     return DSprites("dsprites", load_or_build(path, shape, lambda: sprites.render(progress=progress)))
 

@@ -1,6 +1,6 @@
 """Measures what a trained model has learned and draws it.
 
-The defaults below stand here because the command line shows them before anything that needs torch is imported.
+The names below stand here because the command line shows them before anything that needs torch is imported.
 """
 
 from typing import get_args
@@ -10,6 +10,9 @@ from betavae_fast.choices import MetricName
 ALL_METRICS: tuple[MetricName, ...] = get_args(MetricName)
 DEFAULT_METRICS: tuple[MetricName, ...] = tuple(name for name in ALL_METRICS if name != "dci")
 """All metrics but DCI, whose trees take minutes on dSprites."""
+
+FORMAT = 2
+"""The format of evaluation.json. A sweep evaluates a run again whose file has another one."""
 
 TRAVERSED_CHANNELS = 16  # the most that a traversal shows; more would be hard to read
 TRAVERSAL_EXTENT = 3.0  # standard deviations to go in both directions

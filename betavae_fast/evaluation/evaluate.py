@@ -17,6 +17,7 @@ from betavae_fast.evaluation import DEFAULT_METRICS
 from betavae_fast.evaluation.encoding import Encoding, encode
 from betavae_fast.evaluation.factor_table import FactorTable, factor_table
 from betavae_fast.evaluation.findings import findings
+from betavae_fast.evaluation.learned import Learned, what_was_learned
 from betavae_fast.evaluation.scores import Scored, ScoreRow, score, score_rows
 from betavae_fast.evaluation.summary import Summary, summarise
 from betavae_fast.nn import BetaVAE
@@ -36,8 +37,13 @@ class Evaluation:
 
     @property
     def findings(self) -> list[str]:
-        """The results in sentences: channels in use, reconstruction and, if the factors are known, what encodes them."""
-        return findings(self.summary, self.table)
+        """The results in sentences: the channels in use, what each has learned, and the reconstruction."""
+        return findings(self.summary, self.learned)
+
+    @property
+    def learned(self) -> Learned:
+        """The factor that each channel in use follows, and the factors that none follows."""
+        return what_was_learned(self.summary, self.table)
 
     @property
     def kl_per_dim(self) -> NDArray[np.float64]:
@@ -48,7 +54,8 @@ class Evaluation:
     @property
     def rows(self) -> list[ScoreRow]:
         """The rows of the table of scores."""
-        return score_rows(self.scores, len(self.table.names) if self.table else 0)
+        factors = len(self.table.names) if self.table else 0
+        return score_rows(self.scores, factors, self.summary.active_channels)
 
 
 def evaluate(
@@ -61,7 +68,6 @@ def evaluate(
     precision: torch.dtype = torch.float32,
     on_images: Callable[[int], object] = lambda count: None,
     on_metric: Callable[[str], object] = lambda name: None,
-    on_score: Callable[[Scored], object] = lambda scored: None,
 ) -> Evaluation:
     """Encode all of ``dataset`` once and measure everything on the codes.
 
@@ -70,7 +76,7 @@ def evaluate(
         metrics: the metrics to compute; those that need factors are left out if the factors are not known.
         seed: seed of the images that each metric draws, and of the sampled codes.
         jobs: number of processes for DCI's classifiers.
-        on_images, on_metric, on_score: called after each batch, before each metric and after it.
+        on_images, on_metric: called after each batch and before each metric.
     Raises: ValueError for a metric that these data are too small for, or codes that are not finite.
     """
     seconds, start = {}, perf_counter()
@@ -84,9 +90,7 @@ def evaluate(
     if isinstance(dataset, KnownFactors):
         table = factor_table(encoding.mean_codes, dataset, np.random.default_rng(seed))
     seconds["factor table"] = perf_counter() - start
-    scores = []
     classes = table.classes if table else None
-    for scored in score(encoding, classes, metrics, seed=seed, jobs=jobs, on_metric=on_metric):
-        scores.append(scored)
-        on_score(scored)
+    used = sorted(channel.index for channel in summary.used)
+    scores = list(score(encoding, classes, metrics, used, seed=seed, jobs=jobs, on_metric=on_metric))
     return Evaluation(dataset, seed, summary, encoding, table, scores, seconds)

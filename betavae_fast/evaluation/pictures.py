@@ -26,6 +26,7 @@ Images = NDArray[np.floating]  # (..., C, H, W) in [0, 1]
 
 FADED = "#8a8a8a"  # the colour of an inactive channel
 _DISPERSION_COLOUR, _VARIANCE_COLOUR = "#1f6fb4", "#f2a241"
+_STRIP_ROWS = 64
 _LIMIT = 4.0  # standard deviations of the prior on either side, in the aggregated posterior
 
 PRIOR_LABEL = "value of the channel, in standard deviations of the prior"
@@ -143,6 +144,23 @@ def traversal(
         axes[0, column].set_title(f"{value:+.2g}" if value else "0", fontsize=9)
     figure.supxlabel(axis_label, fontsize=10)
     return figure
+
+
+def strip(images: Images) -> Image.Image:
+    """Put images side by side without labels, from left to right, for use beside a text.
+
+    Small images are enlarged by a whole number, so that they have at least 64 rows.
+
+    Args:
+        images: (V, C, H, W). If C is neither 1 nor 3, the first channel is shown.
+    """
+    gap = 1
+    shown = images if images.shape[1] == 3 else images[:, :1].repeat(3, axis=1)
+    padded = np.pad(shown, ((0, 0), (0, 0), (0, 0), (0, gap)), constant_values=1.0)
+    row = np.concatenate(list(padded), axis=2)[:, :, :-gap]
+    pixels = np.moveaxis((255 * row.clip(0, 1)).round().astype(np.uint8), 0, -1)
+    scale = -(-_STRIP_ROWS // pixels.shape[0])
+    return Image.fromarray(pixels.repeat(scale, axis=0).repeat(scale, axis=1))
 
 
 def traversal_frames(

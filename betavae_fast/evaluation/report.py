@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,13 +17,17 @@ import numpy as np
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from betavae_fast import __version__
 from betavae_fast.data.images import ImageDataset
-from betavae_fast.evaluation import TRAVERSED_CHANNELS, pictures
+from betavae_fast.evaluation import FORMAT, TRAVERSAL_EXTENT, TRAVERSED_CHANNELS, pictures
+from betavae_fast.evaluation.findings import reconstruction, use_of_channels
+from betavae_fast.evaluation.learned import RULE
+from betavae_fast.evaluation.scores import DRAWS, WHY_IN_USE, number
 from betavae_fast.evaluation.summary import Summary, choose_images, summarise
-from betavae_fast.evaluation.traversal import write_moving_traversal, write_traversal
+from betavae_fast.evaluation.traversal import strips, write_moving_traversal, write_traversal
 from betavae_fast.files import atomic_writer, write_json
 from betavae_fast.nn import BetaVAE
 from betavae_fast.nn.pixels import to_float
@@ -35,7 +38,6 @@ from betavae_fast.training.trained_run import TrainedRun
 if TYPE_CHECKING:  # loads scikit-learn, which training does without
     from betavae_fast.evaluation.evaluate import Evaluation
 
-FORMAT = 1
 _RECONSTRUCTED = 20  # images
 _SAMPLES = 100_000  # codes in the histograms of the aggregated posterior
 _POSITIONS = ("posY", "posX")
@@ -92,6 +94,8 @@ def write(
     moving = results.pictures / "traversal.gif"
     write_moving_traversal(moving, run.model, start, summary.channels[:TRAVERSED_CHANNELS])
     drawn += [moving, *write_evaluation_pictures(results.pictures, evaluation)]
+    learned = evaluation.learned
+    drawn_strips = strips(run.model, start, [row.channel for row in learned.channels])
     config = run.config
     render(
         results.report,
@@ -105,6 +109,14 @@ def write(
             "trained": f"{run.step:,} steps of {config.batch_size} images, seed {config.seed}",
         },
         evaluation=evaluation,
+        use_of_channels=use_of_channels(summary),
+        reconstruction=reconstruction(summary),
+        learned=list(zip(learned.channels, map(_png_uri, drawn_strips), strict=True)),
+        rest=learned.rest,
+        rule=None if evaluation.table is None else RULE,
+        extent=TRAVERSAL_EXTENT,
+        why_in_use=WHY_IN_USE,
+        draws=DRAWS,
     )
     return results.report
 
@@ -149,7 +161,7 @@ def compare(
         title=f"{len(runs)} runs compared",
         runs=list(zip(names, objectives, evaluations, strict=True)),
         labels=list(dict.fromkeys((row.label, row.codes) for found in evaluations for row in found.rows)),
-        values=[{(row.label, row.codes): row.value for row in found.rows} for found in evaluations],
+        rows=[{(row.label, row.codes): row for row in found.rows} for found in evaluations],
         udr=udr,
     )
     compared = [
@@ -270,13 +282,6 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
     return ["/".join(path[-depth:]) for path in parts]
 
 
-def _number(value: float | None) -> str:
-    """Format ``value`` with three decimals, or as a word or a dash if it is no finite number."""
-    if value is None:
-        return "–"
-    return f"{value:.3f}" if math.isfinite(value) else "infinite" if value > 0 else "undefined"
-
-
 def _document(run: TrainedRun, evaluation: Evaluation) -> dict[str, object]:
     """The content of evaluation.json."""
     table = evaluation.table
@@ -288,6 +293,7 @@ def _document(run: TrainedRun, evaluation: Evaluation) -> dict[str, object]:
         "images": len(evaluation.encoding.mu),
         "identity": evaluation.dataset.identity,
         "seed": evaluation.seed,
+        "learned": evaluation.learned,
         "findings": evaluation.findings,
         "summary": evaluation.summary,
         "factors": table and {"names": table.names, "shares": table.shares},
@@ -312,7 +318,7 @@ def render(path: Path, template: str, drawn: Sequence[Path], **values: object) -
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = _number
+    environment.filters["number"] = number
     by_name = {picture.name: picture for picture in drawn}
     shown = [(CAPTIONS[name], _data_uri(by_name[name])) for name in CAPTIONS if name in by_name]
     text = environment.get_template(template).render(pictures=shown, **values)
@@ -321,8 +327,18 @@ def render(path: Path, template: str, drawn: Sequence[Path], **values: object) -
 
 
 def _data_uri(picture: Path) -> str:
-    content = base64.b64encode(picture.read_bytes()).decode()
-    return f"data:{_MIME[picture.suffix]};base64,{content}"
+    return _inline(picture.read_bytes(), picture.suffix)
+
+
+def _png_uri(picture: Image.Image) -> str:
+    content = io.BytesIO()
+    picture.save(content, format="PNG", optimize=True)
+    return _inline(content.getvalue(), ".png")
+
+
+def _inline(content: bytes, suffix: str) -> str:
+    """A picture as the source of an image in a page."""
+    return f"data:{_MIME[suffix]};base64,{base64.b64encode(content).decode()}"
 
 
 def _array(images: Tensor) -> pictures.Images:

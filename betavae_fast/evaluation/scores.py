@@ -1,9 +1,16 @@
-"""The table of all metrics by name: their functions, the numbers to show, and the codes to apply them to."""
+"""The table of all metrics by name: their functions, the numbers to show, and the codes to apply them to.
+
+Each metric is computed over all channels, as published, and over the channels in use. An unused channel tells the decoder
+nothing, but its mean code still depends a little on the image. Scores without a scale count that little like a channel of
+three nats: the total correlation, the mutual information, and the runner-up in the gap of MIG.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -36,22 +43,56 @@ class Metric:
     sampled: bool = False  # True if sampled codes are scored as well as mean codes
     needs_factors: bool = True
     parallel: bool = False
+    draws: int = 1  # number of times that rows are drawn and scored; several where this takes little time
+    least_used: int = 1  # fewest channels in use over which it is defined
+    alone: bool = True  # False if the channels in use are not scored alone, because its classifiers take long
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A score as the mean over draws of rows, and the standard deviation over these draws.
+
+    >>> print(Estimate(0.285, 0.011), Estimate(0.635), Estimate(math.inf))
+    0.285 ± 0.011 0.635 infinite
+    """
+
+    value: float
+    spread: float | None = None  # None for a single draw, and if a draw's score is not finite
+
+    def __str__(self) -> str:
+        return number(self.value) + ("" if self.spread is None else f" ± {number(self.spread)}")
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One metric's result on one kind of codes."""
+    """One metric's results on one kind of codes."""
 
     metric: MetricName
     codes: str  # "mean" or "sampled"
-    result: Any  # the metric's own dataclass
+    result: Any  # the first draw's over all channels, the metric's own dataclass
+    values: dict[str, Estimate]  # by the quantities' attributes, over all channels
+    in_use: (
+        dict[str, Estimate] | None
+    )  # the same over the channels in use; None if it is undefined or too slow
     seconds: float
 
 
+DRAWS = 5
+"""The number of draws of a metric that is scored several times."""
+
+WHY_IN_USE = (
+    "An unused channel tells the decoder nothing, but a score without a scale counts it like a channel of three nats; "
+    "therefore scores are given over the channels in use as well. BetaVAE score, explicitness and DCI, whose classifiers "
+    "take long, are over all channels only."
+)
+"""The sentence that the tables of scores carry."""
+
 METRICS: dict[MetricName, Metric] = {
-    "beta-vae": Metric(metrics.beta_vae_score, (Quantity("BetaVAE score", "score", chance="1/K"),)),
+    "beta-vae": Metric(
+        metrics.beta_vae_score, (Quantity("BetaVAE score", "score", chance="1/K"),), alone=False
+    ),
     "factor-vae": Metric(metrics.factor_vae_score, (Quantity("FactorVAE score", "score", chance="1/K"),)),
-    "mig": Metric(metrics.mig_score, (Quantity("MIG", "score"),), sampled=True),
+    "mig": Metric(metrics.mig_score, (Quantity("MIG", "score"),), sampled=True, draws=DRAWS),
     "dci": Metric(
         metrics.dci_scores,
         (
@@ -60,13 +101,19 @@ METRICS: dict[MetricName, Metric] = {
             Quantity("DCI informativeness", "informativeness", chance="guessing"),
         ),
         parallel=True,
+        alone=False,
     ),
     "sap": Metric(metrics.sap_score, (Quantity("SAP", "score", perfect="below 1"),)),
     "modularity": Metric(
-        metrics.modularity_score, (Quantity("Modularity", "score", chance="not 0"),), sampled=True
+        metrics.modularity_score,
+        (Quantity("Modularity", "score", chance="not 0"),),
+        sampled=True,
+        draws=DRAWS,
     ),
-    "explicitness": Metric(metrics.explicitness_score, (Quantity("Explicitness", "score", chance="0.5"),)),
-    "irs": Metric(metrics.irs_score, (Quantity("IRS", "score", chance="not 0"),)),
+    "explicitness": Metric(
+        metrics.explicitness_score, (Quantity("Explicitness", "score", chance="0.5"),), alone=False
+    ),
+    "irs": Metric(metrics.irs_score, (Quantity("IRS", "score", chance="not 0"),), draws=DRAWS),
     "unsupervised": Metric(
         metrics.unsupervised_scores,
         (
@@ -75,28 +122,35 @@ METRICS: dict[MetricName, Metric] = {
             Quantity("Mutual information of latents, nats", "mutual_information_score", "0", "–"),
         ),
         needs_factors=False,
+        draws=DRAWS,
+        least_used=2,
     ),
 }
 
 
-class ScoreRow(NamedTuple):
+@dataclass(frozen=True)
+class ScoreRow:
     """A row of the table of scores."""
 
     label: str
     codes: str  # "mean" or "sampled"
-    value: float
+    value: Estimate  # over all channels
+    in_use: Estimate | str  # over the channels in use, or the reason why there is none
     perfect: str
     chance: str
 
 
-def score_rows(scores: Iterable[Scored], num_factors: int) -> list[ScoreRow]:
-    """The table rows of all ``scores``, for ``num_factors`` factors that vary."""
+def score_rows(scores: Iterable[Scored], num_factors: int, num_used: int) -> list[ScoreRow]:
+    """The table rows of all ``scores``, for ``num_factors`` factors that vary and ``num_used`` channels in use."""
     guess = f"{1 / max(num_factors, 1):.2f}"
     return [
         ScoreRow(
             quantity.label,
             scored.codes,
-            float(getattr(scored.result, quantity.attribute)),
+            scored.values[quantity.attribute],
+            _missing(METRICS[scored.metric], num_used)
+            if scored.in_use is None
+            else scored.in_use[quantity.attribute],
             quantity.perfect,
             quantity.chance.replace("1/K", guess),
         )
@@ -109,6 +163,7 @@ def score(
     encoding: Encoding,
     factors: Factors | None,
     names: Iterable[MetricName],
+    used: Sequence[int],
     *,
     seed: int,
     jobs: int = 1,
@@ -116,10 +171,12 @@ def score(
 ) -> Iterator[Scored]:
     """Compute the metrics with these names, in the order of ``METRICS``.
 
-    Each has a random generator of its own, so that its result does not depend on the other metrics chosen.
+    Each has a random generator of its own, so that its result does not depend on the other metrics chosen. The channels
+    in use are scored on the same rows as all channels.
 
     Args:
         factors: (N, K) integer classes of the N images; None leaves out the metrics that need them.
+        used: the channels in use, which are scored alone as well.
         jobs: number of processes for DCI's classifiers; the results do not depend on it.
         on_metric: called with a metric's name before it is computed.
     Raises: the metrics' errors.
@@ -128,7 +185,7 @@ def score(
     codes: dict[str, Codes] = {"mean": encoding.mean_codes}
     if any(METRICS[name].sampled for name in wanted):
         codes["sampled"] = encoding.sampled_codes(seed)
-    for number, (name, metric) in enumerate(METRICS.items()):
+    for stream, (name, metric) in enumerate(METRICS.items()):
         if name not in wanted:
             continue
         needed = [factors] if metric.needs_factors else []
@@ -136,5 +193,48 @@ def score(
         for kind in ("mean", "sampled") if metric.sampled else ("mean",):
             on_metric(name)
             start = perf_counter()
-            result = metric.compute(codes[kind], *needed, np.random.default_rng([seed, number]), **options)
-            yield Scored(name, kind, result, perf_counter() - start)
+            everything = codes[kind]
+            results = _draws(metric, everything, needed, options, [seed, stream])
+            values, in_use = _estimates(metric, results), None
+            if len(used) >= metric.least_used:
+                if len(used) == everything.shape[1]:
+                    in_use = values
+                elif metric.alone:
+                    kept = np.ascontiguousarray(everything[:, used])
+                    in_use = _estimates(metric, _draws(metric, kept, needed, options, [seed, stream]))
+            yield Scored(name, kind, results[0], values, in_use, perf_counter() - start)
+
+
+def number(value: float | None) -> str:
+    """Format ``value`` with three decimals, or as a word or a dash if it is no finite number."""
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if math.isfinite(value) else "infinite" if value > 0 else "undefined"
+
+
+def _draws(
+    metric: Metric, codes: Codes, needed: list[Any], options: dict[str, int], seed: list[int]
+) -> list[Any]:
+    """The metric's results on ``metric.draws`` draws of rows. The first is that of a single draw with the same seed."""
+    rng = np.random.default_rng(seed)
+    return [metric.compute(codes, *needed, rng, **options) for _ in range(metric.draws)]
+
+
+def _estimates(metric: Metric, results: Sequence[Any]) -> dict[str, Estimate]:
+    """The mean and spread of each quantity over the results of several draws."""
+    return {
+        quantity.attribute: _estimate([float(getattr(result, quantity.attribute)) for result in results])
+        for quantity in metric.quantities
+    }
+
+
+def _estimate(values: Sequence[float]) -> Estimate:
+    spread = stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
+    return Estimate(fmean(values), spread)
+
+
+def _missing(metric: Metric, num_used: int) -> str:
+    """The reason why a metric has no score over the channels in use."""
+    if num_used == 0:
+        return "no channel in use"
+    return "one channel in use" if num_used < metric.least_used else "not computed"

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from betavae_fast.choices import ACTIVE_NATS
 from betavae_fast.data.images import ImageDataset
-from betavae_fast.nn import BetaVAE, BetaVAELoss, split_kl
+from betavae_fast.functional import reparameterize
+from betavae_fast.nn import BetaVAE, ReconstructionLoss, split_kl
 from betavae_fast.training.log import LogEntry
 
 _BATCH = 256
+_NOISE_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -29,46 +31,68 @@ class Channel:
 
 @dataclass(frozen=True)
 class Summary:
-    """Means over images, in nats per image."""
+    """Means over images, in nats per image.
+
+    A model trains on sampled codes, so the losses in training logs, also in published ones, compare with
+    ``sampled_reconstruction`` and ``negative_elbo``. Pictures and scores use mean codes, as ``reconstruction`` does.
+    """
 
     images: int
-    reconstruction: float  # −log p(x | z = μ)
+    reconstruction: float  # −log p(x | z = μ): at the mean code
+    sampled_reconstruction: float  # −log p(x | z), z ~ q(z | x): at a sampled code, one for each image
+    negative_elbo: float  # sampled_reconstruction + kl: the loss of a VAE with β = 1
     mean_image_reconstruction: float  # the same for a model whose output is always the data's mean image
     kl: float
     channels: list[Channel]  # sorted by KL, largest first
 
     @property
+    def used(self) -> list[Channel]:
+        """The channels in use, which carry more than ``ACTIVE_NATS``, sorted by KL."""
+        return [channel for channel in self.channels if channel.active]
+
+    @property
     def active_channels(self) -> int:
-        """The number of channels that carry more than ``ACTIVE_NATS``."""
-        return sum(channel.active for channel in self.channels)
+        """The number of channels in use."""
+        return len(self.used)
 
 
 @torch.no_grad()
 def summarise(model: BetaVAE, dataset: ImageDataset, *, max_images: int = 4096) -> Summary:
     """Measure ``model``, which must be in evaluation mode (z = μ), on up to ``max_images`` images.
 
-    The images are the same on every call: a random choice (data sets may be ordered) with a fixed seed.
+    The images are the same on every call: a random choice (data sets may be ordered) with a fixed seed. The noise of the
+    sampled codes is the same, too.
     """
     device = next(model.parameters()).device
     dataset = dataset.to(device)
     indices = choose_images(len(dataset), max_images).to(device)
-    likelihood = BetaVAELoss(beta=1.0, likelihood=model.likelihood)
+    likelihood = ReconstructionLoss(model.likelihood)
     mean_image = _as_decoded(dataset.mean_image(), model)
 
-    # ``sums``: reconstruction loss of the model and of the mean image; ``parts``: the two parts of each channel's KL.
-    sums = torch.zeros(2, dtype=torch.float64, device=device)
+    # ``sums``: reconstruction loss at the mean code, at a sampled code and of the mean image; ``parts``: the two parts of
+    # each channel's KL.
+    sums = torch.zeros(3, dtype=torch.float64, device=device)
     parts = torch.zeros(2, model.latent_dim, dtype=torch.float64, device=device)
-    for chosen in torch.split(indices, _BATCH):
+    for number, chosen in enumerate(torch.split(indices, _BATCH)):
         images = dataset.gather(chosen)
         out = model(images)
-        reconstruction = likelihood(out.decoded, images, out.kl).reconstruction
-        baseline = likelihood(mean_image.expand(out.decoded.shape), images, out.kl).reconstruction
-        sums += len(chosen) * torch.stack((reconstruction, baseline)).double()
+        z = reparameterize(
+            out.mu,
+            out.logvar,
+            seed=_NOISE_SEED,
+            first_row=number * _BATCH,
+            logvar_range=model.latent.logvar_range,
+            backend=model.latent.backend,
+        )
+        outputs = (out.decoded, model.decode(z), mean_image.expand(out.decoded.shape))
+        losses = [likelihood(output, images) for output in outputs]
+        sums += len(chosen) * torch.stack(losses).double()
         parts += len(chosen) * torch.stack(split_kl(out.mu, out.logvar)).double()
 
-    reconstruction, baseline = (sums / len(indices)).tolist()
+    reconstruction, sampled, baseline = (sums / len(indices)).tolist()
     channels = _sorted_channels((parts / len(indices)).T.tolist())
-    return Summary(len(indices), reconstruction, baseline, sum(channel.kl for channel in channels), channels)
+    kl = sum(channel.kl for channel in channels)
+    return Summary(len(indices), reconstruction, sampled, sampled + kl, baseline, kl, channels)
 
 
 def channels_of(entry: LogEntry) -> list[Channel]:

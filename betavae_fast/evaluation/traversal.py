@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from betavae_fast.evaluation import TRAVERSAL_COLUMNS, TRAVERSAL_EXTENT, pictures
@@ -80,6 +81,18 @@ def write_traversal(
     images = _moved(model, image, channels, encoding, deviations)
     label = pictures.PRIOR_LABEL if encoding is None else _POSTERIOR_LABEL
     pictures.save(pictures.traversal(images, channels, deviations, label), path)
+
+
+def strips(model: BetaVAE, image: Tensor, channels: Sequence[Channel]) -> list[Image.Image]:
+    """Draw one strip of images for each channel: the row that ``write_traversal`` draws for it, without labels.
+
+    Args:
+        image: (C, H, W), whose code the other channels keep.
+    """
+    if not channels:
+        return []
+    moved = _moved(model, image, channels, None, _steps(TRAVERSAL_EXTENT, TRAVERSAL_COLUMNS))
+    return [pictures.strip(row) for row in moved]
 
 
 def write_moving_traversal(

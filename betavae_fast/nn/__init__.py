@@ -1,6 +1,7 @@
 """Layers: the published encoders and decoders, the latent layer, the loss, and the complete β-VAE."""
 
 from betavae_fast.nn.diagonal_gaussian import DiagonalGaussian
+from betavae_fast.nn.initialization import initialize
 from betavae_fast.nn.latent import GaussianLatent, KLSplit, LatentOutput, split_kl
 from betavae_fast.nn.losses import BetaVAELoss, LossOutput, ReconstructionLoss
 from betavae_fast.nn.packings import (
@@ -25,6 +26,7 @@ __all__ = [
     "from_log_sigma",
     "from_sigma",
     "from_softplus",
+    "initialize",
     "split_halves",
     "split_interleaved",
     "split_kl",

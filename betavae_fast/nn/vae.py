@@ -7,9 +7,10 @@ from typing import NamedTuple, get_args
 import torch
 from torch import Generator, Tensor, nn
 
-from betavae_fast.choices import Architecture, Likelihood
+from betavae_fast.choices import Architecture, Initialization, Likelihood
 from betavae_fast.functional import reparameterize
 from betavae_fast.nn.architectures import build
+from betavae_fast.nn.initialization import initialize
 from betavae_fast.nn.latent import GaussianLatent, LatentOutput
 from betavae_fast.nn.pixels import to_float
 from betavae_fast.ops.backends import Backend
@@ -36,6 +37,8 @@ class BetaVAE(nn.Module):
             et al. 2017).
         likelihood: meaning of the decoder's output, as in :class:`betavae_fast.BetaVAELoss`; here only
             :meth:`pixels` and :meth:`sample` depend on it.
+        initialization: rule for the initial weights: "torch", "glorot" or "kaiming", as in
+            :func:`betavae_fast.nn.initialize`.
         logvar_range, backend: passed to :class:`betavae_fast.GaussianLatent`.
 
     Raises: ValueError for a size or a name the architecture cannot take.
@@ -52,6 +55,7 @@ class BetaVAE(nn.Module):
         architecture: Architecture = "burgess",
         *,
         likelihood: Likelihood = "bernoulli",
+        initialization: Initialization = "torch",
         logvar_range: tuple[float, float] | None = None,
         backend: Backend = "auto",
     ) -> None:
@@ -66,6 +70,9 @@ class BetaVAE(nn.Module):
         self.architecture: Architecture = architecture
         self.likelihood: Likelihood = likelihood
         self.encoder, self.decoder = build(architecture, self.image_shape, latent_dim)
+        if initialization != "torch":  # torch's layers have drawn their weights themselves
+            initialize(self.encoder, initialization)
+            initialize(self.decoder, initialization)
         self.latent = GaussianLatent(logvar_range=logvar_range, backend=backend)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:

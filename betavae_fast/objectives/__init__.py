@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from betavae_fast.objectives.geco import Geco
     from betavae_fast.objectives.interface import LossInputs, Objective, ObjectiveOutput
     from betavae_fast.objectives.lagrangian import Lagrangian
-    from betavae_fast.objectives.schedules import ramp
+    from betavae_fast.objectives.schedules import geometric, ramp
 
 __all__ = [
     "DIPVAEI",
@@ -38,6 +38,7 @@ __all__ = [
     "LossInputs",
     "Objective",
     "ObjectiveOutput",
+    "geometric",
     "ramp",
 ]
 

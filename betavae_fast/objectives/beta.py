@@ -1,4 +1,4 @@
-"""The β-VAE: a fixed, warmed-up or cyclic weight of the KL."""
+"""The β-VAE: a weight of the KL that is constant, grows from 0 (once or in cycles), or falls from a start."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import torch
 
 from betavae_fast.objectives.interface import LossInputs, Objective, ObjectiveOutput
 from betavae_fast.objectives.options import BetaOptions
-from betavae_fast.objectives.schedules import ramp
+from betavae_fast.objectives.schedules import geometric, ramp
 
 
 @dataclass(eq=False, repr=False)
 class Beta(Objective, BetaOptions):
-    """Reconstruction + β KL (Higgins et al. 2017, equation 4). A warm-up that starts again is that of :func:`ramp`.
+    """Reconstruction + β KL (Higgins et al. 2017, equation 4).
+
+    A warm-up, once or in cycles, is that of :func:`ramp`; the fall from a start is that of :func:`geometric`.
 
     Logs: ``beta``, the current weight.
     Raises: ValueError for a number out of its range.
@@ -28,8 +30,12 @@ class Beta(Objective, BetaOptions):
     logged = ("beta",)
 
     def forward(self, inputs: LossInputs) -> ObjectiveOutput:
-        if not self.warmup:  # a constant weight takes fewer launches on a GPU
+        if self.start is not None:
+            beta = geometric(inputs.step, self.start, self.beta, self.hold, self.steps)
+        elif self.warmup:
+            beta = ramp(inputs.step, self.beta, self.warmup, self.cycle)
+        else:  # a constant weight takes fewer launches on a GPU
             total = torch.add(inputs.reconstruction, inputs.kl, alpha=self.beta)
             return ObjectiveOutput(total, {"beta": self._like(self.beta, inputs.reconstruction.detach())})
-        beta = ramp(inputs.step, self.beta, self.warmup, self.cycle).to(inputs.reconstruction.dtype)
+        beta = beta.to(inputs.reconstruction.dtype)
         return ObjectiveOutput(inputs.reconstruction + beta * inputs.kl, {"beta": beta})

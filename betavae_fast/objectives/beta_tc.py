@@ -9,6 +9,7 @@ import torch
 from betavae_fast.functional.decomposition import KLDecomposition, kl_parts
 from betavae_fast.objectives.interface import LossInputs, Objective, ObjectiveOutput
 from betavae_fast.objectives.options import BetaTCOptions
+from betavae_fast.objectives.schedules import geometric
 from betavae_fast.ops.backends import Backend
 from betavae_fast.processes import whole_batch
 
@@ -25,6 +26,9 @@ class BetaTC(Objective, BetaTCOptions):
     most log B + log N and the total correlation contains (D − 1) log N, which has no gradient. "mss" has neither bound
     nor offset, but a total correlation estimated from a batch that is small compared with exp(information) can be driven
     below 0. See :func:`betavae_fast.kl_decomposition`.
+
+    With ``start``, all three weights start at that multiple and fall to their final values together, so that the first
+    channels open while each nat is dear.
 
     Args:
         dataset_size: number of images N that batches are drawn from.
@@ -56,5 +60,8 @@ class BetaTC(Objective, BetaTCOptions):
             backend=self.backend,
         )
         weights = self._like((self.alpha, self.beta, self.gamma), parts.detach())
+        if self.start is not None:
+            factor = geometric(inputs.step, self.start, 1.0, self.hold, self.steps)
+            weights = weights * factor.to(weights.dtype)
         total = inputs.reconstruction + torch.dot(parts, weights)
         return ObjectiveOutput(total, dict(zip(self.logged, parts.unbind(), strict=True)))

@@ -32,6 +32,19 @@ class ObjectiveOptions:
         settings.check(self, kind)
 
 
+def _check_fall(start: float | None, end: float, hold: int, steps: int) -> None:
+    """Check the options of a weight that falls from ``start`` to ``end``, as in ``schedules.geometric``."""
+    if start is None:
+        if hold or steps:
+            raise ValueError(
+                f"a weight that is held for {hold} steps and falls over {steps} needs a start, got none"
+            )
+    elif not end > 0:
+        raise ValueError(f"a weight that falls by the same factor in each step cannot fall to {end}")
+    elif steps < 1:
+        raise ValueError(f"a weight that starts at {start} needs at least 1 step to fall, got {steps}")
+
+
 @dataclass
 class BetaOptions(ObjectiveOptions):
     objective = "beta"
@@ -46,9 +59,23 @@ class BetaOptions(ObjectiveOptions):
         int,
         Setting("Steps after which the warm-up starts again; 0: never.", at_least(0), "beta_cycle"),
     ] = 0
+    start: Annotated[
+        float | None,
+        Setting(
+            "β at the start, from which it falls by the same factor in each step.",
+            positive,
+            "beta_start",
+            default_in_words="β",
+        ),
+    ] = None
+    hold: Annotated[int, Setting("Steps before β falls from its start.", at_least(0), "beta_hold")] = 0
+    steps: Annotated[int, Setting("Steps over which β falls from its start.", at_least(0), "beta_steps")] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_fall(self.start, self.beta, self.hold, self.steps)
+        if self.start is not None and self.warmup:
+            raise ValueError(f"β cannot both start at {self.start} and grow from 0 over {self.warmup} steps")
         if self.cycle and not 0 < self.warmup <= self.cycle:
             raise ValueError(
                 f"a cycle of {self.cycle} steps needs a warmup of 1 to {self.cycle}, got {self.warmup}"
@@ -153,6 +180,21 @@ class BetaTCOptions(ObjectiveOptions):
     estimator: Annotated[
         Estimator, Setting("Minibatch weighted (mws) or stratified sampling.", option="tc_estimator")
     ] = "mws"
+    start: Annotated[
+        float | None,
+        Setting(
+            "Factor of all three weights at the start, from which it falls to 1, by the same factor in each step.",
+            positive,
+            "weights_start",
+            default_in_words="1",
+        ),
+    ] = None
+    hold: Annotated[int, Setting("Steps before the weights fall.", at_least(0), "weights_hold")] = 0
+    steps: Annotated[int, Setting("Steps over which the weights fall.", at_least(0), "weights_steps")] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_fall(self.start, 1.0, self.hold, self.steps)
 
 
 @dataclass(kw_only=True)

@@ -26,3 +26,20 @@ def ramp(step: Tensor, end: float, steps: int, period: int = 0) -> Tensor:
     if steps:
         value *= (step.double() / steps).clamp(max=1)
     return value
+
+
+def geometric(step: Tensor, start: float, end: float, hold: int, steps: int) -> Tensor:
+    """A weight that is ``start`` for ``hold`` updates, then changes to ``end`` over ``steps``; float64 scalar.
+
+    Each update changes it by the same factor.
+
+    Args:
+        step: number of updates done, an int64 scalar.
+        start, end: both positive.
+        steps: at least 1.
+
+    >>> [round(float(geometric(torch.tensor(step), 16.0, 1.0, hold=2, steps=2)), 6) for step in range(6)]
+    [16.0, 16.0, 16.0, 4.0, 1.0, 1.0]
+    """
+    done = ((step.double() - hold) / steps).clamp(0, 1)
+    return start ** (1 - done) * end**done

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from betavae_fast.choices import MetricName, Precision
 from betavae_fast.data import absolute
+from betavae_fast.evaluation import FORMAT
 from betavae_fast.evaluation.scores import METRICS
 from betavae_fast.files import read_json
 from betavae_fast.sweep.grid import SweptRun
@@ -87,5 +88,7 @@ def _is_evaluated(folder: RunFolder, step: int, metrics: Collection[MetricName])
     if not folder.evaluation.exists():
         return False
     document = read_json(folder.evaluation)
+    if document.get("format") != FORMAT:
+        return False
     needed = {name for name in metrics if document["factors"] or not METRICS[name].needs_factors}
     return document.get("step") == step and needed <= {scored["metric"] for scored in document["scores"]}

@@ -195,7 +195,7 @@ def _in_words(setting: Mapping[str, Any]) -> str:
 
 
 def _values(document: dict[str, Any]) -> dict[str, float]:
-    """The losses and scores in an evaluation.json."""
+    """The losses and scores in an evaluation.json: the loss at the mean code, the scores over all channels."""
     summary = document["summary"]
     values = {
         RECONSTRUCTION: summary["reconstruction"],
@@ -205,7 +205,7 @@ def _values(document: dict[str, Any]) -> dict[str, float]:
     for scored in document["scores"]:
         codes = "" if scored["codes"] == "mean" else f" {SAMPLED}"
         for quantity in METRICS[scored["metric"]].quantities:
-            values[quantity.label + codes] = scored["result"][quantity.attribute]
+            values[quantity.label + codes] = scored["values"][quantity.attribute]["value"]
     return values
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from betavae_fast import settings
-from betavae_fast.choices import Architecture, Likelihood, LrSchedule, Precision
+from betavae_fast.choices import Architecture, Initialization, Likelihood, LrSchedule, Precision
 from betavae_fast.objectives import options
 from betavae_fast.objectives.options import BetaOptions, BetaPerDimOptions, ObjectiveOptions
 from betavae_fast.settings import Setting, at_least, positive
@@ -77,6 +77,7 @@ class TrainConfig:
     ] = None
     architecture: Annotated[Architecture, Setting("Encoder and decoder.")] = "burgess"
     latent_dim: Annotated[int, Setting("Number of latent channels.", at_least(1))] = 10
+    initialization: Annotated[Initialization, Setting("Rule for the initial weights.")] = "torch"
     likelihood: Annotated[Likelihood, Setting("Likelihood of the pixels.")] = "bernoulli"
     objective: ObjectiveOptions = field(default_factory=BetaOptions)
     batch_size: Annotated[
@@ -176,10 +177,14 @@ class TrainConfig:
         return replace(cls.from_entries(recipes.entries(name)), **changes)
 
     def describe_objective(self) -> str:
-        """The objective and its options in words.
+        """The objective and its options in words, without those that are off by default and were left so.
 
         >>> TrainConfig().describe_objective()
-        'objective beta (beta 4.0, beta_warmup 0, beta_cycle 0)'
+        'objective beta (beta 4.0)'
         """
-        values = ", ".join(f"{name} {value}" for name, value in options.entries(self.objective).items())
+        values = ", ".join(
+            f"{found.option} {value}"
+            for found in settings.declared(type(self.objective))
+            if (value := getattr(self.objective, found.name)) or found.default
+        )
         return f"objective {self.objective.objective} ({values})"

@@ -61,6 +61,7 @@ def prepare(config: TrainConfig, dataset: ImageDataset) -> TrainState:
             config.latent_dim,
             config.architecture,
             likelihood=config.likelihood,
+            initialization=config.initialization,
             backend=cast(Backend, config.backend),  # checked above
         )
         objective = build(

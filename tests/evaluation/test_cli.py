@@ -6,6 +6,7 @@ import hashlib
 import re
 import shutil
 import subprocess
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from betavae_fast import cli
 from betavae_fast.data import ByteImages, DatasetError
 from betavae_fast.evaluation import report
 from betavae_fast.evaluation.evaluate import evaluate
+from betavae_fast.evaluation.scores import Estimate
 from betavae_fast.files import read_json
 from betavae_fast.training.trained_run import open_run
 from tests import PATIENCE
@@ -71,11 +73,14 @@ def tiny_data():
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
-    """Train two runs, <one> & two, which are evaluated together, and a third one on data without factors."""
+    """Train two runs, <one> & two, which are evaluated together, and a third one on data without factors.
+
+    The first uses no channel. The large steps of the others leave channels of a nat or more.
+    """
     folder = tmp_path_factory.mktemp("runs")
     train(folder / "<one> & only", "--data=squares")
-    train(folder / "two", "--data=squares", "--beta=1", "--seed=1")
-    train(folder / "unlabelled", "--data=unlabelled")
+    train(folder / "two", "--data=squares", "--beta=1", "--seed=1", "--lr=0.03")
+    train(folder / "unlabelled", "--data=unlabelled", "--beta=1", "--seed=1", "--lr=0.03")
     before = digests(folder / "two" / "checkpoint")
     evaluated = [str(folder / "<one> & only"), str(folder / "two")]
     with pytest.MonkeyPatch.context() as patch:
@@ -101,11 +106,46 @@ def test_evaluate_leaves_numbers_pictures_and_a_report(runs):
         ("unsupervised", "mean"),
     ]  # fmt: skip
     assert {path.name for path in (folder / "pictures").iterdir()} == PICTURES
-    report = (folder / "report.html").read_text()
+    report = unescape((folder / "report.html").read_text())
     for sentence in written["findings"]:
         assert sentence in report
-    mig = next(scored["result"]["score"] for scored in written["scores"] if scored["metric"] == "mig")
-    assert f'<td>MIG</td><td class="number">{mig:.3f}</td>' in report
+    mig = next(scored for scored in written["scores"] if scored["metric"] == "mig")
+    told = [Estimate(**mig[key]["score"]) for key in ("values", "in_use")]
+    assert told[0].spread > 0
+    cells = "".join(f'<td class="number">{estimate}</td>' for estimate in told)
+    assert f"<td>MIG</td><td>mean</td>{cells}" in report
+
+
+def test_the_report_opens_with_the_channels_in_use_and_a_strip_of_each(runs):
+    learned = read_json(runs / "two" / "evaluation.json")["learned"]
+    used = [row["channel"]["index"] for row in learned["channels"]]
+    assert used
+    report = (runs / "two" / "report.html").read_text()
+    opening = report[: report.index("<h2>Scores</h2>")]
+    shown = re.findall(r'src="(data:image/png;base64,[^"]+)" alt="Traversal of channel (\d)"', opening)
+    assert [int(index) for _, index in shown] == used
+    assert len({strip for strip, _ in shown}) == len(used)  # a strip of its own for each
+    assert "A channel follows a factor if it knows at least 25%" in opening
+    assert all(row["relation"] in ("follows", "shares", "mixes", "none") for row in learned["channels"])
+    assert all(f"{rest['factor']} (at most" in opening for rest in learned["unfollowed"])
+
+
+def test_a_report_says_if_no_channel_is_in_use(runs):
+    report = (runs / "<one> & only" / "report.html").read_text()
+    assert "None of 3 channels is used" in report and "Traversal of channel" not in report
+    assert '<td class="number">no channel in use</td>' in report
+
+
+def test_the_terminal_tells_what_was_learned_and_both_kinds_of_scores(runs, tmp_path, capsys):
+    assert run("evaluate", str(runs / "two"), "--metrics=mig,unsupervised", f"--out={tmp_path}") == 0
+    lines = capsys.readouterr().out.splitlines()
+    written = read_json(tmp_path / "evaluation.json")
+    assert [line[2:] for line in lines[1 : 1 + len(written["findings"])]] == written["findings"]
+    mig = next(scored for scored in written["scores"] if scored["metric"] == "mig")
+    (row,) = (line for line in lines if line.split()[:1] == ["MIG"] and "sampled" not in line)
+    assert row.split("MIG")[1].split() == [
+        word for key in ("values", "in_use") for word in str(Estimate(**mig[key]["score"])).split()
+    ]
 
 
 def test_a_report_needs_nothing_but_itself_and_escapes_what_it_is_told(runs):
@@ -113,7 +153,8 @@ def test_a_report_needs_nothing_but_itself_and_escapes_what_it_is_told(runs):
     assert "&lt;one&gt; &amp; only" in report and "<one>" not in report
     assert "<script" not in report
     assert not re.search(r"""(src|href)=["'](?!data:)""", report)
-    assert len(re.findall(r'src="data:image/(png|gif);base64,', report)) == len(PICTURES)
+    used = len(read_json(runs / "<one> & only" / "evaluation.json")["learned"]["channels"])
+    assert len(re.findall(r'src="data:image/(png|gif);base64,', report)) == len(PICTURES) + used
 
 
 def test_the_comparison_has_a_column_for_each_run(runs):
@@ -163,7 +204,11 @@ def test_data_without_factors_get_what_needs_none(runs):
     folder = runs / "unlabelled"
     assert run("evaluate", str(folder), "--metrics=all") == 0
     written = read_json(folder / "evaluation.json")
-    assert written["factors"] is None
+    assert written["factors"] is None and written["learned"]["unfollowed"] == []
+    assert {row["relation"] for row in written["learned"]["channels"]} == {"unknown"}
+    report = (folder / "report.html").read_text()
+    assert report.count('alt="Traversal of channel') == len(written["learned"]["channels"])
+    assert "A channel follows a factor" not in report
     assert [scored["metric"] for scored in written["scores"]] == ["unsupervised"]
     drawn = {path.name for path in (folder / "pictures").iterdir()}
     assert "aggregated-posterior.png" in drawn and "information.png" not in drawn

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from betavae_fast.evaluation.factor_table import factor_table
+from betavae_fast.evaluation.factor_table import FactorTable, factor_table
 from betavae_fast.evaluation.findings import findings
+from betavae_fast.evaluation.learned import what_was_learned
 from betavae_fast.evaluation.summary import Channel, Summary
 from tests.evaluation.grid import SIDE, Squares
 
@@ -20,9 +21,11 @@ def table_and_codes():
     return factor_table(codes, dataset, np.random.default_rng(0)), codes
 
 
-def summary(*active: bool) -> Summary:
+def told_of(table: FactorTable | None, *active: bool) -> list[str]:
+    """The findings about a model of which these channels are in use."""
     channels = [Channel(index, 2.0, 1.0, 1.0, on) for index, on in enumerate(active)]
-    return Summary(128, 60.0, 100.0, 6.0, channels)
+    summary = Summary(128, 60.0, 70.0, 76.0, 100.0, 6.0, channels)
+    return findings(summary, what_was_learned(summary, table))
 
 
 def test_shares_and_means_of_the_varying_factors(table_and_codes):
@@ -42,20 +45,24 @@ def test_the_map_of_positions_has_y_down_and_x_across(table_and_codes):
     np.testing.assert_allclose(maps, [x, 2.0 * y + 0.5, 0 * x])
 
 
-def test_findings_name_what_each_used_channel_encodes(table_and_codes):
+def test_findings_name_what_each_used_channel_follows(table_and_codes):
     table, _ = table_and_codes
-    told = findings(summary(True, True, False), table)
+    told = told_of(table, True, True, False)
     assert told[0] == "2 of 3 channels are used; together they carry 6.0 nats per image."
-    assert "40% below" in told[1]
-    assert told[2] == "Channel 0 (2.0 nats) encodes posX (1.00 of its entropy)."
-    assert told[3].startswith("Channel 1 (2.0 nats) encodes size (1.00") and told[3].endswith(", mixed.")
-    assert len(told) == 4  # the unused channel is not mentioned, and no factor is missing
+    assert told[1] == (
+        "Channel 0 (2.0 nats) follows posX: it knows 100% of the factor's entropy; the next channel knows 0%."
+    )
+    assert told[2] == "Channel 1 (2.0 nats) mixes size and posY: it knows 100% of size and 100% of posY."
+    assert told[3].startswith("No channel follows size (at most 100% of its entropy, channel 1) or posY (")
+    assert "at the mean code is 60.0 nats per image, 40% below" in told[4]
+    assert "At a sampled code" in told[4] and "70.0 nats" in told[4] and "76.0 nats" in told[4]
+    assert len(told) == 5  # the unused channel is not mentioned
 
 
 def test_findings_say_what_is_lost_and_what_is_unused(table_and_codes):
     _, codes = table_and_codes
     blind = factor_table(np.zeros_like(codes), Squares(), np.random.default_rng(0))
-    told = findings(summary(True, False, False), blind)
-    assert "tells little about any single factor" in told[2]
-    assert told[3].startswith("No channel alone tells anything about size or posX or posY")
-    assert findings(summary(False, False), None)[0].startswith("None of 2 channels is used")
+    told = told_of(blind, True, False, False)
+    assert told[1].startswith("Channel 0 (2.0 nats) follows no factor")
+    assert told[2].startswith("No channel follows size (at most 0% of its entropy, channel 0), posX (")
+    assert told_of(None, False, False)[0].startswith("None of 2 channels is used")

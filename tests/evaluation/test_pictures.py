@@ -46,6 +46,20 @@ def test_traversal_labels_each_row_with_its_channel_and_nats():
             np.testing.assert_array_equal(shown(grid[row, column]), images[row, column, 0])
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_a_strip_has_its_images_from_left_to_right(channels):
+    images = RNG.random((3, channels, 32, 16))
+    drawn = np.asarray(pictures.strip(images))
+    assert drawn.shape == (64, 2 * (3 * 16 + 2), 3)  # each pixel twice, and a white column between images
+    shown = np.moveaxis(images if channels == 3 else images[:, :1].repeat(3, axis=1), 1, -1)
+    for position in range(3):
+        left = position * 2 * 17
+        tile = drawn[::2, left : left + 32 : 2]
+        np.testing.assert_array_equal(tile, (255 * shown[position]).round())
+        np.testing.assert_array_equal(drawn[1::2, left + 1 : left + 32 : 2], tile)
+    assert (drawn[:, 32:34] == 255).all()
+
+
 def test_capacity_panels_are_sorted_and_stack_to_the_total():
     mean_dispersion = np.array([[0.0, 0.5, 0.0], [0.0, 1.5, 0.2]])
     variance = np.array([[0.0, 0.25, 0.0], [0.0, 0.75, 2.5]])

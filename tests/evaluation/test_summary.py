@@ -11,7 +11,7 @@ from betavae_fast.data import ByteImages
 from betavae_fast.evaluation.summary import choose_images, summarise
 from betavae_fast.files import read_json, write_json
 from betavae_fast.functional import gaussian_kl
-from betavae_fast.nn import BetaVAE
+from betavae_fast.nn import BetaVAE, BetaVAELoss
 
 N = 300  # larger than a batch of the evaluation, and not a multiple of it
 
@@ -74,6 +74,33 @@ def test_losses_are_means_over_all_images(dataset, likelihood):
     assert summary.kl == pytest.approx(gaussian_kl(mu, logvar, reduction="batchmean").item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_the_sampled_loss_is_that_of_a_training_step_over_all_images(dataset, likelihood):
+    """The noise is one sequence over all images, whatever the size of a batch."""
+    model = make_model(likelihood)
+    with torch.no_grad():
+        model.encoder.moments.bias[4:] = torch.tensor([0.0, 1.0, -3.0, -1.0])  # wide posteriors
+    summary = summarise(model, dataset)
+    images = dataset.gather(choose_images(N, N))
+    with torch.no_grad():
+        trained = model.train()(images, seed=0)
+        loss = BetaVAELoss(beta=1.0, likelihood=likelihood)(trained.decoded, images, trained.kl)
+    assert summary.sampled_reconstruction == pytest.approx(loss.reconstruction.item(), rel=1e-5)
+    assert summary.negative_elbo == pytest.approx(loss.total.item(), rel=1e-5)
+    assert (
+        abs(summary.sampled_reconstruction / summary.reconstruction - 1) > 1e-4
+    )  # not the loss at the mean code
+    assert summarise(model.eval(), dataset) == summary
+
+
+def test_a_clamped_variance_is_clamped_in_the_sample(dataset):
+    """The lowest variance that a model allows is what it samples with, in training and here."""
+    model = make_model("bernoulli")
+    model.latent.logvar_range = (-60.0, -50.0)  # hardly any noise
+    summary = summarise(model, dataset)
+    assert summary.sampled_reconstruction == pytest.approx(summary.reconstruction, rel=1e-6)
+
+
 def test_a_large_data_set_is_sampled_the_same_way_every_time(dataset):
     first, again = (choose_images(10_000, 100) for _ in range(2))
     assert torch.equal(first, again)
@@ -86,5 +113,6 @@ def test_the_written_summary_is_the_table(dataset, tmp_path):
     summary = summarise(make_model("bernoulli"), dataset)
     write_json(tmp_path / "summary.json", summary)
     written = read_json(tmp_path / "summary.json")
-    assert written["reconstruction"] == summary.reconstruction
+    for loss in ("reconstruction", "sampled_reconstruction", "negative_elbo"):
+        assert written[loss] == getattr(summary, loss)
     assert [channel["index"] for channel in written["channels"]] == [1, 2, 3, 0]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from betavae_fast.evaluation.traversal import traverse
+from betavae_fast.evaluation import pictures
+from betavae_fast.evaluation.summary import Channel
+from betavae_fast.evaluation.traversal import strips, traverse
 from betavae_fast.nn import BetaVAE
 
 
@@ -24,6 +27,19 @@ def test_each_cell_is_the_decoded_mean_with_one_channel_moved():
             z = mu.clone()
             z[0, channel] = value
             torch.testing.assert_close(images[row, column], model.decode(z).sigmoid()[0])
+
+
+def test_each_strip_is_the_traversal_of_its_channel():
+    torch.manual_seed(0)
+    model = BetaVAE((1, 8, 8), latent_dim=3).eval()
+    image = torch.rand(1, 8, 8)
+    drawn = strips(model, image, [Channel(index, 1.0, 1.0, 0.0, True) for index in (2, 0)])
+    moved = traverse(model, image, [2, 0], torch.linspace(-3, 3, 11)).numpy()
+    assert len(drawn) == 2 and drawn[0].tobytes() != drawn[1].tobytes()
+    for picture, images in zip(drawn, moved, strict=True):
+        difference = np.asarray(picture, dtype=int) - np.asarray(pictures.strip(images), dtype=int)
+        assert abs(difference).max() <= 1  # steps are rounded to six digits
+    assert strips(model, image, []) == []
 
 
 def test_a_channel_the_model_does_not_have_is_refused():

@@ -47,7 +47,12 @@ def dip(aggregate, off_diagonal, diagonal):
 
 def test_beta():
     reconstruction, kl, *_ = numbers()
-    for options, beta in (({}, 4.0), ({"beta": 1.5}, 1.5), ({"beta": 8.0, "beta_warmup": 4}, 6.0)):
+    for options, beta in (
+        ({}, 4.0),
+        ({"beta": 1.5}, 1.5),
+        ({"beta": 8.0, "beta_warmup": 4}, 6.0),
+        ({"beta": 1.0, "beta_start": 16.0, "beta_hold": 1, "beta_steps": 4}, 4.0),
+    ):
         total, metrics = objective("beta", **options)(inputs(*posterior(), step=3))
         assert metrics["beta"].item() == beta
         assert total.item() == pytest.approx(reconstruction + beta * kl.sum(), rel=1e-14)
@@ -127,6 +132,14 @@ def test_beta_tc(mi_weight, tc_weight, dimension_wise_weight):
     assert [metrics[name].item() for name in made.logged] == pytest.approx(parts, rel=1e-12)
     expected = reconstruction + np.dot((mi_weight, tc_weight, dimension_wise_weight), parts)
     assert total.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_beta_tc_starts_at_a_multiple_of_all_its_weights():
+    made = objective("btcvae", weights_start=16.0, weights_hold=1, weights_steps=4)
+    plain = objective("btcvae")
+    batch = inputs(*posterior(), step=3)  # half-way from 16 to 1, on a logarithmic scale
+    penalty = plain(batch).total - batch.reconstruction
+    assert made(batch).total.item() == pytest.approx(float(batch.reconstruction + 4 * penalty), rel=1e-12)
 
 
 def test_beta_tc_by_default_is_the_kl_and_more_of_the_total_correlation():
@@ -212,6 +225,31 @@ def test_published_defaults(made, published):
         (lambda: objectives.Beta(warmup=-1), "warmup must be at least 0, got -1"),
         (lambda: objectives.Beta(cycle=4), "a cycle of 4 steps needs a warmup of 1 to 4, got 0"),
         (lambda: objectives.Beta(warmup=5, cycle=4), "a cycle of 4 steps needs a warmup of 1 to 4, got 5"),
+        (lambda: objectives.Beta(start=0.0, steps=4), "start must be a finite positive number, got 0.0"),
+        (
+            lambda: objectives.Beta(steps=4),
+            "a weight that is held for 0 steps and falls over 4 needs a start, got none",
+        ),
+        (
+            lambda: objectives.Beta(hold=3),
+            "a weight that is held for 3 steps and falls over 0 needs a start, got none",
+        ),
+        (
+            lambda: objectives.Beta(start=8.0),
+            "a weight that starts at 8.0 needs at least 1 step to fall, got 0",
+        ),
+        (
+            lambda: objectives.Beta(0.0, start=8.0, steps=4),
+            "a weight that falls by the same factor in each step cannot fall to 0.0",
+        ),
+        (
+            lambda: objectives.Beta(start=8.0, steps=4, warmup=2),
+            "β cannot both start at 8.0 and grow from 0 over 2 steps",
+        ),
+        (
+            lambda: objectives.BetaTC(10, start=2.0),
+            "a weight that starts at 2.0 needs at least 1 step to fall, got 0",
+        ),
         (lambda: objectives.Capacity(float("inf")), "capacity must be .* got inf"),
         (lambda: objectives.Capacity(steps=-1), "steps must be at least 0, got -1"),
         (lambda: objectives.Capacity(gamma=-2.0), "gamma must be .* got -2.0"),

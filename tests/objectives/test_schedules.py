@@ -1,11 +1,13 @@
-"""The ramp at its ends and between them."""
+"""The ramp and the geometric fall, at their ends and between them."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import pytest
 import torch
 
-from betavae_fast.objectives import ramp
+from betavae_fast.objectives import geometric, ramp
 
 
 def values(at, *arguments):
@@ -33,3 +35,16 @@ def test_cycles_start_again_from_nothing():
 def test_steps_beyond_float32_are_told_apart():
     at, steps = 2**24, 2**26
     assert len(set(values(range(at, at + 4), 4.0, steps))) == 4
+
+
+def test_a_geometric_fall_is_exact_at_its_ends_and_loses_the_same_factor_in_each_step():
+    start, end, hold, steps = 40.0, 0.3, 5, 7
+    fall = [float(geometric(torch.tensor(step), start, end, hold, steps)) for step in range(20)]
+    assert fall[: hold + 1] == [start] * 6
+    assert fall[hold + steps :] == [end] * 8
+    factors = [after / before for before, after in pairwise(fall[5:13])]
+    assert factors == pytest.approx([(end / start) ** (1 / steps)] * 7, rel=1e-14)
+
+
+def test_a_geometric_weight_may_rise():
+    assert [float(geometric(torch.tensor(step), 1.0, 4.0, 0, 2)) for step in range(4)] == [1, 2, 4, 4]

@@ -61,6 +61,7 @@ def test_the_path_of_the_data_may_be_relative(
     [
         ({}, True),
         ({"scores": []}, False),  # evaluated by none of the metrics
+        ({"format": 1}, False),  # written by an earlier version
         ({"step": 1}, False),  # evaluated before it went on
         ({"factors": {"names": ["shape"], "shares": [[0.0]]}}, False),  # mig could be computed, and was not
     ],

@@ -1,0 +1,118 @@
+"""The study of disentanglement: finished sweeps become one file, from which its table and pictures are made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import ROOT
+from benchmarks.disentanglement import DisentanglementResults, StudyRun, groups, main, pictures, table
+from betavae_fast import cli
+from betavae_fast.cli.sweep import _read
+from betavae_fast.sweep.grid import grid
+
+ORIGIN = {"command": "", "date": "", "commit": {}, "machine": {}, "versions": {}}
+
+
+def study_run(objective: dict, seed: int, **values: float) -> StudyRun:
+    name = f"{objective['objective']} {objective.get('beta')} {seed}"
+    return StudyRun(name, objective, seed, "fp32", "cpu", values)
+
+
+def beta(value: float) -> dict:
+    return {"objective": "beta", "beta": value, "beta_warmup": 0, "beta_cycle": 0}
+
+
+@pytest.fixture(scope="module")
+def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two finished parts of a sweep, and a sweep of other steps."""
+    folder = tmp_path_factory.mktemp("sweeps")
+    np.save(folder / "tiny.npy", np.random.default_rng(0).random((64, 8, 8)) < 0.2)
+    common = ["--data", str(folder / "tiny.npy"), "--latent-dim", "2", "--metrics", "unsupervised"]
+    for name, options in {
+        "beta": ["--beta", "1,4", "--steps", "2"],
+        "dip": ["--objective", "dipvae-ii", "--seed", "3", "--steps", "2"],
+        "longer": ["--beta", "2", "--steps", "3"],
+    }.items():
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["sweep", *common, *options, "--out", str(folder / name)])
+        assert ended.value.code in (None, 0)
+    return folder
+
+
+def test_sweeps_become_one_file(sweeps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    places = ["--out", str(tmp_path), "--pictures", str(tmp_path)]
+    assert main([str(sweeps / "dip"), *places]) == 0
+    assert (
+        main([str(sweeps / "beta"), str(sweeps / "dip"), *places]) == 0
+    )  # the second time nothing is doubled
+    results = DisentanglementResults.load(tmp_path / "disentanglement.json")
+    assert [group.name for group in groups(results.runs)] == ["beta, β = 1", "beta, β = 4", "dipvae-ii"]
+    assert [run.seed for run in results.runs] == [0, 0, 3]
+    assert all(run.values["KL, nats"] >= 0 for run in results.runs)
+    assert ["UDR" in run.values for run in results.runs] == [True, True, False]  # one run has no peers
+    assert results.configuration["steps"] == 2 and results.configuration["latent_dim"] == 2
+    assert "objective" not in results.configuration and "beta" not in results.configuration
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "reconstruction-kl.png",
+        "scores-beta.png",
+        "udr-mig.png",
+    }
+    capsys.readouterr()
+    assert main(["--draw", *places]) == 0
+    assert "beta, β = 4" in capsys.readouterr().out
+
+
+def test_runs_of_another_experiment_are_refused(
+    sweeps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(sweeps / "beta"), str(sweeps / "longer"), "--out", str(tmp_path)]) == 1
+    assert "runs of one study have the same steps, got 2 and 3" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+    assert main([str(tmp_path), "--out", str(tmp_path)]) == 1
+    assert "is not the folder of a finished sweep" in capsys.readouterr().out
+
+
+def test_settings_are_summarised_by_medians_and_quartiles() -> None:
+    objective = {"objective": "btcvae", "tc_weight": 6.0, "mi_weight": 1.0, "dimension_wise_weight": 2.0}
+    runs = [
+        *(study_run(beta(16.0), seed, MIG=mig) for seed, mig in enumerate((0.1, 0.2, 0.5))),
+        *(study_run(beta(2.0), seed, MIG=0.3) for seed in range(2)),
+        study_run(objective, 0, MIG=0.4),
+    ]
+    results = DisentanglementResults(**ORIGIN, configuration={}, runs=tuple(runs))
+    shown = table(results).splitlines()
+    assert shown[0] == "| setting | seeds | MIG |"
+    assert shown[2:] == [
+        "| beta, β = 2 | 2 | 0.30 (0.30–0.30) |",
+        "| beta, β = 16 | 3 | 0.20 (0.15–0.35) |",
+        "| btcvae, dimension wise weight = 2 | 1 | 0.40 (0.40–0.40) |",
+    ]
+
+
+def test_pictures_show_every_run() -> None:
+    runs = [
+        study_run(beta(value), seed, **{"MIG": 0.1 * value, "UDR": 0.2, "DCI disentanglement": 0.3})
+        for value in (1.0, 2.0)
+        for seed in range(3)
+    ]
+    drawn = pictures(DisentanglementResults(**ORIGIN, configuration={}, runs=tuple(runs)))
+    points = [
+        sum(len(collection.get_offsets()) for collection in axis.collections if len(collection.get_offsets()))
+        for name in ("udr-mig", "scores-beta")
+        for axis in drawn[name].axes
+    ]
+    assert points[0] == 6
+    assert not drawn["reconstruction-kl"].axes[0].collections  # these runs have neither
+
+
+def test_the_sweep_of_the_study_has_five_seeds_of_each_setting() -> None:
+    runs = grid(_read(ROOT / "benchmarks" / "disentanglement.toml"))
+    settings = [tuple(one.setting.values()) for one in runs[::5]]
+    assert settings == [
+        *(("beta", value) for value in (1.0, 2.0, 4.0, 8.0, 16.0)),
+        *((name,) for name in ("btcvae", "factorvae", "capacity", "dipvae-i", "dipvae-ii")),
+    ]
+    assert [one.config.seed for one in runs] == list(range(5)) * 10
