@@ -76,6 +76,7 @@ RECIPES: dict[str, Recipe] = {
             settings={
                 "data": Sourced("dsprites", f"{_DLIB}; one of seven data sets"),
                 "architecture": Sourced("locatello", "table 1"),
+                "initialization": Sourced("glorot", "methods/shared/architectures.py, TensorFlow's default"),
                 "latent_dim": Sourced(10, _DLIB),
                 "likelihood": Sourced("bernoulli", _DLIB),
                 "objective": Sourced("beta", f"{_DLIB_GRID}; one of six methods"),
@@ -86,8 +87,8 @@ RECIPES: dict[str, Recipe] = {
             },
             reaches="The scores of 36 settings with 50 seeds each are published as violin plots, without a table of "
             "means.",
-            differs="The initial weights are Glorot's uniform ones with zero biases there. --objective chooses one of "
-            "the other methods: `capacity`, `btcvae`, `dipvae-i` and `dipvae-ii` have a setting of the study by default, "
+            differs="--objective chooses one of the other methods: `capacity`, `btcvae`, `dipvae-i` and `dipvae-ii` have "
+            "a setting of the study by default, "
             "`factorvae` needs --tc-weight 10, 20, 30, 40, 50 or 100. β-TCVAE and the data of the discriminator are "
             "defined otherwise there, as the page of differences says.",
         ),

@@ -9,15 +9,15 @@ from typing import NamedTuple
 
 import torch
 
-from betavae_fast.objectives.options import BetaOptions, CapacityOptions, ObjectiveOptions
-from betavae_fast.objectives.schedules import ramp
+from betavae_fast.objectives.options import BetaOptions, BetaTCOptions, CapacityOptions, ObjectiveOptions
+from betavae_fast.objectives.schedules import geometric, ramp
 from betavae_fast.training.config import TrainConfig
 
 
 class Schedule(NamedTuple):
     """A weight of an objective that changes with the steps."""
 
-    option: str  # the option that sets its length
+    option: str  # the options that set its length
     steps: int  # the step at which it ends; 0 if it never changes
     name: str  # of the weight, in a formula
     value: Callable[[int], float]  # after that many steps
@@ -37,7 +37,19 @@ def schedule(options: ObjectiveOptions) -> Schedule | None:
 
 @schedule.register
 def _(options: BetaOptions) -> Schedule:
+    if options.start is not None:
+        fall = partial(_fallen, options.start, options.beta, options.hold, options.steps)
+        return Schedule("beta_hold + beta_steps", options.hold + options.steps, "β", fall)
     return Schedule("beta_warmup", options.warmup, "β", partial(_grown, options.beta, options.warmup))
+
+
+@schedule.register
+def _(options: BetaTCOptions) -> Schedule | None:
+    if options.start is None:
+        return None
+    fall = partial(_fallen, options.start, 1.0, options.hold, options.steps)
+    length = options.hold + options.steps
+    return Schedule("weights_hold + weights_steps", length, "the factor of the weights", fall)
 
 
 @schedule.register
@@ -48,6 +60,10 @@ def _(options: CapacityOptions) -> Schedule:
 
 def _grown(end: float, length: int, steps: int) -> float:
     return float(ramp(torch.tensor(steps), end, length))
+
+
+def _fallen(start: float, end: float, hold: int, length: int, steps: int) -> float:
+    return float(geometric(torch.tensor(steps), start, end, hold, length))
 
 
 def unfinished(config: TrainConfig) -> str | None:

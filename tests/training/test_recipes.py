@@ -67,11 +67,12 @@ def test_the_values_are_the_published_ones() -> None:
     assert burgess == TrainConfig(
         objective=CapacityOptions(25.0, steps=100_000, gamma=1000.0), lr=5e-4, steps=300_000
     )
-    assert locatello == TrainConfig(architecture="locatello", lr=1e-4, steps=300_000)
+    common = TrainConfig(architecture="locatello", lr=1e-4, steps=300_000)
+    assert locatello == replace(common, initialization="glorot")
     assert chen == TrainConfig(
         architecture="mlp", objective=BetaTCOptions(beta=6.0), batch_size=2048, steps=18_000
     )
-    assert kim == replace(locatello, objective=FactorVAEOptions(gamma=35.0, lr=1e-4))
+    assert kim == replace(common, objective=FactorVAEOptions(gamma=35.0, lr=1e-4))
 
 
 @EVERY_RECIPE

@@ -11,7 +11,13 @@ import torch
 
 from betavae_fast import cli
 from betavae_fast.objectives import LossInputs
-from betavae_fast.objectives.options import BetaOptions, CapacityOptions, FreeBitsOptions, ObjectiveOptions
+from betavae_fast.objectives.options import (
+    BetaOptions,
+    BetaTCOptions,
+    CapacityOptions,
+    FreeBitsOptions,
+    ObjectiveOptions,
+)
 from betavae_fast.objectives.registry import build
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.run import train_run
@@ -40,6 +46,18 @@ from betavae_fast.training.unfinished import schedule, unfinished, warn_of_unfin
             "beta_warmup is 8, but the run has 6 steps: β ends at 3, not 4",
         ),
         (BetaOptions(4.0, warmup=8, cycle=9), 12, None),
+        (
+            BetaOptions(4.0, start=16.0, hold=2, steps=4),
+            4,
+            "beta_hold + beta_steps is 6, but the run has 4 steps: β ends at 8, not 4",
+        ),
+        (BetaOptions(4.0, start=16.0, hold=2, steps=4), 6, None),
+        (
+            BetaTCOptions(start=4.0, steps=4),
+            2,
+            "weights_hold + weights_steps is 4, but the run has 2 steps: the factor of the weights ends at 2, not 1",
+        ),
+        (BetaTCOptions(), 1, None),
         (BetaOptions(4.0), 1, None),
         (FreeBitsOptions(), 1, None),
     ],
@@ -48,7 +66,14 @@ def test_it_says_where_the_weight_ends(options: ObjectiveOptions, steps: int, me
     assert unfinished(TrainConfig(objective=options, steps=steps)) == message
 
 
-@pytest.mark.parametrize("options", [CapacityOptions(9.0, steps=10), BetaOptions(4.0, warmup=8)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        CapacityOptions(9.0, steps=10),
+        BetaOptions(4.0, warmup=8),
+        BetaOptions(4.0, start=9.0, hold=2, steps=4),
+    ],
+)
 def test_a_schedule_has_the_values_of_the_objective(options: ObjectiveOptions) -> None:
     found, objective, zero = schedule(options), build(options), torch.zeros(1, 1)
     assert found is not None
