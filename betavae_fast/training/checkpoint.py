@@ -9,6 +9,8 @@ unpickled.
       latest.json                            the step, the run's configuration, the identity of its data, the model's
                                              arguments, the names and SHA-256 of the files, and its own SHA-256
 
+A published model (:func:`copy_model`) has neither optimizer nor objective file.
+
 ``latest.json`` is replaced last and atomically, and files it no longer names are removed only after that: a
 process killed at any moment leaves either the previous checkpoint or the new one, complete.
 """
@@ -54,7 +56,7 @@ class Checkpoint:
     data: DataIdentity | None  # identity of the training images; None if not recorded
     model_arguments: dict[str, Any]  # keyword arguments of BetaVAE
     model: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
+    optimizer: dict[str, Tensor]  # empty in a published model
     objective: dict[str, Tensor]  # tensors of its file; ``restore`` checks them
 
     def build_model(self) -> BetaVAE:
@@ -68,8 +70,12 @@ class Checkpoint:
 
         They may be on any device and have any memory layout.
 
-        Raises: RunFileError if the model or the objective differs from the checkpoint's.
+        Raises: RunFileError if the model or the objective differs from the checkpoint's, or the optimizer was not saved.
         """
+        if not self.optimizer:
+            raise RunFileError(
+                f"{self.path}: a published model without its optimizer, which cannot be trained on"
+            )
         _check_tensors(self.path, self.model, model.state_dict())
         expected = objective.state_dict() | _named(_OPTIMIZER, _expected_optimizer_tensors(objective))
         _check_tensors(self.path, self.objective, expected)
@@ -125,6 +131,22 @@ def save_checkpoint(
     tidy_checkpoint(folder)
 
 
+def copy_model(source: Path, folder: Path) -> None:
+    """Copy the model of the checkpoint in ``source`` into ``folder`` (created if missing), without the state of training.
+
+    That is a third of the checkpoint. The copy can be evaluated but not trained on.
+
+    Raises: RunFileError if the checkpoint is missing or damaged.
+    """
+    load_checkpoint(source)
+    index = read_checked(source / _INDEX)
+    model = index["files"]["model"]
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_writer(folder / model["name"]) as file:
+        file.write(read_file(source / model["name"]))
+    write_checked(folder / _INDEX, index | {"files": {"model": model}})
+
+
 def tidy_checkpoint(folder: Path) -> None:
     """Remove the files that killed processes left in ``folder`` beside its checkpoint.
 
@@ -170,7 +192,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         data = DataIdentity.from_json(described["data"]) if described.get("data") else None
         model = _empty_model(arguments)
         expected = {"model": model.state_dict(), "optimizer": _expected_optimizer_tensors(model)}
-        kinds = [*expected, *(["objective"] if "objective" in described["files"] else [])]
+        # A model that was published has no optimizer; an objective may have no state.
+        kinds = ["model", *(kind for kind in ("optimizer", "objective") if kind in described["files"])]
         files = {
             kind: (described["files"][kind]["name"], described["files"][kind]["sha256"]) for kind in kinds
         }
@@ -180,9 +203,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         # A right checksum does not prove that we wrote the file: any entry may be missing or malformed.
         raise RunFileError(f"{index}: not a checkpoint's index ({type(error).__name__}: {error})") from error
     states = {kind: _read_tensors(paths[kind], files[kind][1]) for kind in kinds}
-    for kind, like in expected.items():
-        _check_tensors(paths[kind], states[kind], like)
-    return Checkpoint(index, step, config, data, arguments, **{"objective": {}, **states})
+    for kind in states.keys() & expected.keys():
+        _check_tensors(paths[kind], states[kind], expected[kind])
+    return Checkpoint(index, step, config, data, arguments, **{"optimizer": {}, "objective": {}, **states})
 
 
 def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:

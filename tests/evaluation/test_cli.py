@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 import shutil
 import subprocess
 from html import unescape
@@ -24,6 +25,7 @@ from betavae_fast.files import read_json
 from betavae_fast.training.trained_run import open_run
 from tests import PATIENCE
 from tests.evaluation.grid import Squares
+from tools.publish import publish
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PICTURES = {
@@ -114,6 +116,47 @@ def test_evaluate_leaves_numbers_pictures_and_a_report(runs):
     assert told[0].spread > 0
     cells = "".join(f'<td class="number">{estimate}</td>' for estimate in told)
     assert f"<td>MIG</td><td>mean</td>{cells}" in report
+
+
+def test_a_published_run_is_evaluated_and_drawn_but_not_trained_on(runs, tmp_path, capfd):
+    published = tmp_path / "published"
+    publish(runs / "two", published)
+    assert {path.name for path in published.iterdir()} == {
+        "README.md", "checkpoint", "config.json", "metrics.jsonl", "traversal.gif",
+    }  # fmt: skip
+    sizes = [
+        sum(file.stat().st_size for file in (folder / "checkpoint").iterdir())
+        for folder in (published, runs / "two")
+    ]
+    assert sizes[0] < 0.35 * sizes[1]
+    again = tmp_path / "again"
+    assert run("evaluate", str(published), "--seed=3", f"--out={again}") == 0
+    found, expected = read_json(again / "evaluation.json"), read_json(runs / "two" / "evaluation.json")
+    assert (found["learned"], found["summary"]) == (expected["learned"], expected["summary"])
+    assert run("traverse", str(published), f"--out={tmp_path}") == 0
+    capfd.readouterr()
+    assert run("train", "--resume", str(published)) != 0
+    assert "a published model without its optimizer, which cannot be trained on" in capfd.readouterr().err
+    with pytest.raises(FileExistsError, match="is not empty"):
+        publish(runs / "two", published)
+
+
+def test_the_card_of_a_published_run_says_what_it_learned_and_how_it_was_trained(runs, tmp_path):
+    publish(runs / "two", tmp_path / "published")
+    card = (tmp_path / "published" / "README.md").read_text(encoding="utf-8")
+    written = read_json(runs / "two" / "evaluation.json")
+    assert all(f"- {sentence}\n" in card for sentence in written["findings"])
+    mean, sampled = (scored for scored in written["scores"] if scored["metric"] == "mig")
+    cells = " | ".join(
+        f"{scored['values']['score']['value']:.3f} ± {scored['values']['score']['spread']:.3f}"
+        for scored in (mean, sampled)
+    )
+    assert f"| MIG | {cells} |" in card
+    (told,) = re.findall(r"^betavae-fast train (.*)$", card, re.MULTILINE)
+    again = tmp_path / "again"
+    assert run("train", *shlex.split(told), "--log-every=3", f"--out={again}") == 0
+    (one,), (two,) = (list((folder / "checkpoint").glob("model-*")) for folder in (again, runs / "two"))
+    assert one.read_bytes() == two.read_bytes()
 
 
 def test_the_report_opens_with_the_channels_in_use_and_a_strip_of_each(runs):

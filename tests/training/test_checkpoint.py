@@ -11,7 +11,7 @@ from betavae_fast.data import DataIdentity
 from betavae_fast.nn import BetaVAE
 from betavae_fast.objectives import Beta
 from betavae_fast.training.checked_json import RunFileError, read_checked, write_checked
-from betavae_fast.training.checkpoint import NotFiniteError, load_checkpoint, save_checkpoint
+from betavae_fast.training.checkpoint import NotFiniteError, copy_model, load_checkpoint, save_checkpoint
 from betavae_fast.training.config import TrainConfig
 
 CONFIG = TrainConfig(data="tiny", latent_dim=2, likelihood="laplace", lr=1e-2)
@@ -147,3 +147,23 @@ def test_what_is_not_finite_is_not_saved(model_and_optimizer, tmp_path, where, v
     with pytest.raises(NotFiniteError, match=r"decoder\.fc1\.bias.* is not finite"):
         save_checkpoint(tmp_path, 4, CONFIG, model, optimizer, Beta())
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_copied_model_has_no_state_of_training(model_and_optimizer, tmp_path):
+    model, optimizer = model_and_optimizer
+    save_checkpoint(tmp_path / "run", 3, CONFIG, model, optimizer, Beta())
+    copy_model(tmp_path / "run", tmp_path / "copy")
+    saved = load_checkpoint(tmp_path / "copy")
+    assert (saved.step, saved.config, saved.optimizer, saved.objective) == (3, CONFIG, {}, {})
+    assert all(torch.equal(saved.model[name], tensor) for name, tensor in model.state_dict().items())
+    assert {path.name.split("-")[0] for path in (tmp_path / "copy").iterdir()} == {"model", "latest.json"}
+    with pytest.raises(RunFileError, match="published model without its optimizer"):
+        saved.restore(model, optimizer, Beta())
+
+
+def test_a_damaged_checkpoint_is_not_copied(model_and_optimizer, tmp_path):
+    save_checkpoint(tmp_path / "run", 3, CONFIG, *model_and_optimizer, Beta())
+    next((tmp_path / "run").glob("optimizer-*")).unlink()
+    with pytest.raises(RunFileError, match="optimizer-"):
+        copy_model(tmp_path / "run", tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()

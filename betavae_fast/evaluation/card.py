@@ -1,0 +1,100 @@
+"""Writes a model card: what a trained and evaluated run has learned, how it was trained, and how to use it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from betavae_fast.files import read_json
+from betavae_fast.training.config import TrainConfig
+from betavae_fast.training.run_folder import RunFolder, read_config
+
+_NOT_OF_THE_MODEL = ("threads", "device", "backend", "log_every", "checkpoint_every")
+
+
+def model_card(folder: RunFolder, path: str) -> str:
+    """The card of an evaluated run, as Markdown.
+
+    Args:
+        path: the path of the published folder, for the commands on the card.
+    Raises: FileNotFoundError if the run is not evaluated; RunFileError if its configuration is damaged.
+    """
+    config, found = read_config(folder), read_json(folder.evaluation)
+    summary = found["summary"]
+    loss = {
+        "reconstruction at the mean code": summary["reconstruction"],
+        "reconstruction at a sampled code": summary["sampled_reconstruction"],
+        "KL": summary["kl"],
+        "−ELBO": summary["negative_elbo"],
+        "reconstruction of the mean image": summary["mean_image_reconstruction"],
+    }
+    images = found["step"] * int(config.batch_size)
+    return "\n".join(
+        (
+            f"# {found['data']}: {config.architecture}, {config.describe_objective()}",
+            "",
+            *(f"- {sentence}" for sentence in found["findings"]),
+            "",
+            "| nats an image | |",
+            "| --- | ---: |",
+            *(f"| {name} | {value:.1f} |" for name, value in loss.items()),
+            "",
+            "| score | mean codes | sampled codes |",
+            "| --- | ---: | ---: |",
+            *_scores(found["scores"]),
+            "",
+            f"The scores are of {found['images']:,} images, with their definitions in Locatello et al. 2019 "
+            "(arXiv:1811.12359).",
+            "",
+            f"It was trained for {found['step']:,} steps on {images:,} images:",
+            "",
+            "```sh",
+            command(config),
+            "```",
+            "",
+            "To look at it and to measure it again:",
+            "",
+            "```sh",
+            f"betavae-fast traverse {path} --out traversal",
+            f"betavae-fast evaluate {path} --out evaluation",
+            "```",
+            "",
+        )
+    )
+
+
+def command(config: TrainConfig) -> str:
+    """The command line that trains a run with ``config``: the settings that are not the defaults.
+
+    >>> command(TrainConfig.from_entries({"beta": 1.0, "steps": 100}))
+    'betavae-fast train --steps 100 --beta 1.0'
+    """
+    defaults = TrainConfig.from_entries({"objective": config.objective.objective}).entries()
+    given = {
+        name: value
+        for name, value in config.entries().items()
+        if name not in _NOT_OF_THE_MODEL and value is not None
+        if value != defaults[name] or (name == "objective" and value != "beta")
+    }
+    return " ".join(["betavae-fast train", *map(_option, given, given.values())])
+
+
+def _option(name: str, value: object) -> str:
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{option}" if value else f"--no-{option}"
+    return f"--{option} {','.join(map(str, value)) if isinstance(value, list) else value}"
+
+
+def _scores(scores: Sequence[dict[str, Any]]) -> Iterable[str]:
+    """A row for each number of each metric, of mean and of sampled codes."""
+    from betavae_fast.evaluation.scores import METRICS  # loads scikit-learn
+
+    rows: dict[str, dict[str, str]] = {}
+    for scored in scores:
+        for quantity in METRICS[scored["metric"]].quantities:
+            estimate = scored["values"][quantity.attribute]
+            spread = "" if estimate["spread"] is None else f" ± {estimate['spread']:.3f}"
+            rows.setdefault(quantity.label, {})[scored["codes"]] = f"{estimate['value']:.3f}{spread}"
+    for label, cells in rows.items():
+        yield f"| {label} | {cells.get('mean', '')} | {cells.get('sampled', '')} |"
