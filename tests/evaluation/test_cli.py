@@ -185,6 +185,14 @@ def test_python_leaves_the_files_of_the_command(runs, tmp_path):
     assert digests(tmp_path / "comparison") == digests(runs / "comparison")
 
 
+def test_codes_that_are_not_finite_are_refused_whatever_the_metrics(runs):
+    trained = open_run(runs / "unlabelled")
+    with torch.no_grad():
+        next(trained.model.encoder.parameters()).fill_(torch.nan)
+    with pytest.raises(ValueError, match="codes must be finite, got nan in row 0, column 0"):
+        evaluate(trained.model, trained.images(), ["mig"])  # needs factors, so nothing is scored
+
+
 def test_a_comparison_needs_two_runs(tmp_path):
     with pytest.raises(ValueError, match="compare: runs must be at least two, got 0"):
         report.compare([], tmp_path)
