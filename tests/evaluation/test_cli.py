@@ -127,7 +127,9 @@ def test_the_report_opens_with_the_channels_in_use_and_a_strip_of_each(runs):
     assert len({strip for strip, _ in shown}) == len(used)  # a strip of its own for each
     assert "A channel follows a factor if it knows at least 25%" in opening
     assert all(row["relation"] in ("follows", "shares", "mixes", "none") for row in learned["channels"])
-    assert all(f"{rest['factor']} (at most" in opening for rest in learned["unfollowed"])
+    assert all(
+        f"{rest['factor']} (channel {rest['channel']} knows" in opening for rest in learned["unfollowed"]
+    )
 
 
 def test_a_report_says_if_no_channel_is_in_use(runs):
