@@ -84,15 +84,17 @@ def print_scores(console: Console, rows: Sequence[ScoreRow]) -> None:
     from rich import box
     from rich.table import Table
 
-    from betavae_fast.evaluation.scores import WHY_IN_USE
+    from betavae_fast.evaluation.scores import about_in_use
 
     if not rows:
         return
     table = Table("metric", "all channels", "channels in use", box=box.SIMPLE_HEAD)
+    for column in table.columns:
+        column.overflow = "fold"  # on a narrow terminal no letter is lost
     for column in table.columns[1:]:
         column.justify = "right"
     for row in rows:
         label = row.label if row.codes == "mean" else f"{row.label} ({row.codes} codes)"
         table.add_row(label, str(row.value), str(row.in_use))
     console.print(table)
-    console.print(WHY_IN_USE)
+    console.print(about_in_use(rows))

@@ -18,6 +18,7 @@ from betavae_fast.evaluation.encoding import Encoding, encode
 from betavae_fast.evaluation.factor_table import FactorTable, factor_table
 from betavae_fast.evaluation.findings import findings
 from betavae_fast.evaluation.learned import Learned, what_was_learned
+from betavae_fast.evaluation.metrics.table import check_codes
 from betavae_fast.evaluation.scores import Scored, ScoreRow, score, score_rows
 from betavae_fast.evaluation.summary import Summary, summarise
 from betavae_fast.nn import BetaVAE
@@ -85,6 +86,7 @@ def evaluate(
     start = perf_counter()
     encoding = encode(model, dataset, precision=precision, on_images=on_images)
     seconds["encode"] = perf_counter() - start
+    check_codes(encoding.mean_codes)
     start = perf_counter()
     table = None
     if isinstance(dataset, KnownFactors):

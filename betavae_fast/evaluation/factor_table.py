@@ -12,7 +12,10 @@ from betavae_fast.data.factors import KnownFactors
 from betavae_fast.evaluation.metrics import discretise, entropies, mutual_information_matrix, varying
 from betavae_fast.evaluation.metrics.table import Codes, Factors
 
-_ROWS, _BINS = 100_000, 20
+BINS = 20
+"""The number of equal-width bins of a code in which mutual information is estimated."""
+
+_ROWS = 100_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +39,7 @@ class FactorTable:
 def factor_table(codes: Codes, dataset: KnownFactors, rng: np.random.Generator) -> FactorTable:
     """Make the table from the mean codes of all images of ``dataset``, in its order.
 
-    The mutual information is estimated from codes in 20 equal-width bins, over up to 100,000 images drawn without
+    The mutual information is estimated from codes in ``BINS`` equal-width bins, over up to 100,000 images drawn without
     replacement.
 
     Raises: ValueError if no factor varies.
@@ -47,7 +50,7 @@ def factor_table(codes: Codes, dataset: KnownFactors, rng: np.random.Generator) 
         raise ValueError(f"{dataset.name}: no factor varies")
     classes = np.ascontiguousarray(classes[:, columns])
     rows = rng.permutation(len(codes))[:_ROWS]
-    shares = mutual_information_matrix(discretise(codes[rows], _BINS), classes[rows]) / entropies(
+    shares = mutual_information_matrix(discretise(codes[rows], BINS), classes[rows]) / entropies(
         classes[rows]
     )
     statistics = [_of_classes(codes, column) for column in classes.T]

@@ -19,8 +19,10 @@ def use_of_channels(summary: Summary) -> str:
     total, active = len(summary.channels), summary.active_channels
     if active == 0:
         return f"None of {total} channels is used: each carries at most {ACTIVE_NATS} nats."
-    verb = "is" if active == 1 else "are"
-    return f"{active} of {total} channels {verb} used; together they carry {summary.kl:.1f} nats per image."
+    nats = f"{sum(channel.kl for channel in summary.used):.1f} nats per image"
+    if active == 1:
+        return f"1 of {total} channels is used; it carries {nats}."
+    return f"{active} of {total} channels are used; together they carry {nats}."
 
 
 def reconstruction(summary: Summary) -> str:

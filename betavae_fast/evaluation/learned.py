@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from betavae_fast.evaluation.factor_table import FactorTable
+from betavae_fast.evaluation.factor_table import BINS, FactorTable
 from betavae_fast.evaluation.summary import Channel, Summary
 
 FOLLOWS_FROM = 0.25
@@ -40,18 +40,18 @@ Relation = Literal["follows", "shares", "mixes", "none", "unknown"]
 """The relation of a channel to the factors, in the order of the report; "unknown" if the data's factors are not known."""
 
 RULE = (
-    f"A channel follows a factor if it knows at least {FOLLOWS_FROM:.0%} of the factor's entropy, no other channel in "
-    f"use knows more than {RIVAL_FROM:g} times as much of it, and the channel knows no other factor more than "
-    f"{RIVAL_FROM:g} times as well. It shares the factor if another channel does know more. It mixes factors if it knows "
-    f"several so well, each at least {MIXES_FROM:.0%}. Otherwise it follows none. What a channel knows is measured on "
-    "its mean codes in 20 bins."
+    f"A channel follows a factor if it knows at least {FOLLOWS_FROM:.0%} of the factor's entropy and at most half as "
+    "much of each other factor, and each other channel in use knows at most half as much of this one. If another channel "
+    "in use knows more, the two share the factor. A channel mixes factors if it knows at least "
+    f"{MIXES_FROM:.0%} of the entropy of each, and of each more than half as much as of the one that it knows best. "
+    f"Otherwise it follows none. What a channel knows is measured on its mean codes in {BINS} bins."
 )
-"""The definition of these words, for readers of a report."""
+"""The definition of these words, for readers of a report; "half" is ``RIVAL_FROM``."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """A channel's share of a factor's entropy, beside that of the other channel in use that knows most of it."""
+    """A channel's share of a factor's entropy, beside the largest share of another channel in use."""
 
     factor: str
     share: float  # in [0, 1]
@@ -91,7 +91,9 @@ class LearnedChannel:
         if self.relation == "follows":
             nobody = first.next_channel is None
             others = (
-                "no other channel is in use" if nobody else f"the next channel knows {first.next_share:.0%}"
+                "no other channel is in use"
+                if nobody
+                else f"no other channel in use knows more than {first.next_share:.0%}"
             )
             told = f"follows {first.factor}: it knows {first.share:.0%} of the factor's entropy; {others}"
         elif self.relation == "shares":
@@ -100,16 +102,18 @@ class LearnedChannel:
                 f"{first.next_share:.0%} of the factor's entropy"
             )
         elif self.relation == "mixes":
-            shares = _joined([f"{known.share:.0%} of {known.factor}" for known in self.known])
-            told = f"mixes {_joined([known.factor for known in self.known])}: it knows {shares}"
+            shares = _joined([f"{known.share:.0%}" for known in self.known])
+            told = f"mixes {_joined([known.factor for known in self.known])}: it knows {shares} of their entropies"
         else:
-            told = f"follows no factor: it knows most of {first.factor}, {first.share:.0%} of its entropy"
+            told = (
+                f"follows no factor: it knows {first.factor} best, {first.share:.0%} of the factor's entropy"
+            )
         return f"Channel {self.channel.index} ({nats}) {told}."
 
 
 @dataclass(frozen=True)
 class Unfollowed:
-    """A factor that no channel follows, and the channel in use that knows most of it."""
+    """A factor that no channel follows, and the channel in use with the largest share of it."""
 
     factor: str
     channel: int | None  # None if no channel is in use
@@ -135,7 +139,7 @@ class Learned:
         factors = [
             rest.factor
             if rest.channel is None
-            else f"{rest.factor} (at most {rest.share:.0%} of its entropy, channel {rest.channel})"
+            else f"{rest.factor} (channel {rest.channel} knows the most, {rest.share:.0%} of its entropy)"
             for rest in self.unfollowed
         ]
         return f"No channel follows {_joined(factors, 'or')}."

@@ -25,7 +25,7 @@ from betavae_fast.data.images import ImageDataset
 from betavae_fast.evaluation import FORMAT, TRAVERSAL_EXTENT, TRAVERSED_CHANNELS, pictures
 from betavae_fast.evaluation.findings import reconstruction, use_of_channels
 from betavae_fast.evaluation.learned import RULE
-from betavae_fast.evaluation.scores import DRAWS, WHY_IN_USE, number
+from betavae_fast.evaluation.scores import DRAWS, about_in_use, number
 from betavae_fast.evaluation.summary import Summary, choose_images, summarise
 from betavae_fast.evaluation.traversal import strips, write_moving_traversal, write_traversal
 from betavae_fast.files import atomic_writer, write_json
@@ -115,7 +115,7 @@ def write(
         rest=learned.rest,
         rule=None if evaluation.table is None else RULE,
         extent=TRAVERSAL_EXTENT,
-        why_in_use=WHY_IN_USE,
+        about_in_use=about_in_use(evaluation.rows),
         draws=DRAWS,
     )
     return results.report
@@ -160,6 +160,7 @@ def compare(
         drawn,
         title=f"{len(runs)} runs compared",
         runs=list(zip(names, objectives, evaluations, strict=True)),
+        about_in_use=about_in_use(row for found in evaluations for row in found.rows),
         labels=list(dict.fromkeys((row.label, row.codes) for found in evaluations for row in found.rows)),
         rows=[{(row.label, row.codes): row for row in found.rows} for found in evaluations],
         udr=udr,

@@ -1,8 +1,8 @@
 """The table of all metrics by name: their functions, the numbers to show, and the codes to apply them to.
 
 Each metric is computed over all channels, as published, and over the channels in use. An unused channel tells the decoder
-nothing, but its mean code still depends a little on the image. Scores without a scale count that little like a channel of
-three nats: the total correlation, the mutual information, and the runner-up in the gap of MIG.
+nothing, but its mean code still depends a little on the image. The total correlation, the mutual information and MIG do
+not depend on the size of a code, so they count this little like a channel of three nats.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score as the mean over draws of rows, and the standard deviation over these draws.
+    """A score as the mean over draws of rows, and the standard deviation of the draws (with n − 1).
 
     >>> print(Estimate(0.285, 0.011), Estimate(0.635), Estimate(math.inf))
     0.285 ± 0.011 0.635 infinite
@@ -71,21 +71,20 @@ class Scored:
     codes: str  # "mean" or "sampled"
     result: Any  # the first draw's over all channels, the metric's own dataclass
     values: dict[str, Estimate]  # by the quantities' attributes, over all channels
-    in_use: (
-        dict[str, Estimate] | None
-    )  # the same over the channels in use; None if it is undefined or too slow
+    # The same over the channels in use; None if it is undefined or too slow.
+    in_use: dict[str, Estimate] | None
     seconds: float
 
 
 DRAWS = 5
 """The number of draws of a metric that is scored several times."""
 
-WHY_IN_USE = (
-    "An unused channel tells the decoder nothing, but a score without a scale counts it like a channel of three nats; "
-    "therefore scores are given over the channels in use as well. BetaVAE score, explicitness and DCI, whose classifiers "
-    "take long, are over all channels only."
+_NOT_COMPUTED = "not computed"
+_WHY_IN_USE = (
+    "An unused channel tells the decoder nothing, but many scores count its code like any other, however little the code "
+    "varies. Therefore scores are also given over the channels in use."
 )
-"""The sentence that the tables of scores carry."""
+_WHY_NOT_COMPUTED = f"Scores whose classifiers take long are “{_NOT_COMPUTED}” over these."
 
 METRICS: dict[MetricName, Metric] = {
     "beta-vae": Metric(
@@ -205,6 +204,12 @@ def score(
             yield Scored(name, kind, results[0], values, in_use, perf_counter() - start)
 
 
+def about_in_use(rows: Iterable[ScoreRow]) -> str:
+    """The sentences below a table of scores: why they are given over the channels in use, and why some are not."""
+    missing = any(row.in_use == _NOT_COMPUTED for row in rows)
+    return f"{_WHY_IN_USE} {_WHY_NOT_COMPUTED}" if missing else _WHY_IN_USE
+
+
 def number(value: float | None) -> str:
     """Format ``value`` with three decimals, or as a word or a dash if it is no finite number."""
     if value is None:
@@ -237,4 +242,4 @@ def _missing(metric: Metric, num_used: int) -> str:
     """The reason why a metric has no score over the channels in use."""
     if num_used == 0:
         return "no channel in use"
-    return "one channel in use" if num_used < metric.least_used else "not computed"
+    return "one channel in use" if num_used < metric.least_used else _NOT_COMPUTED

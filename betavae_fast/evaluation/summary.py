@@ -76,18 +76,16 @@ def summarise(model: BetaVAE, dataset: ImageDataset, *, max_images: int = 4096) 
     for number, chosen in enumerate(torch.split(indices, _BATCH)):
         images = dataset.gather(chosen)
         out = model(images)
+        logvar = (
+            out.logvar if model.latent.logvar_range is None else out.logvar.clamp(*model.latent.logvar_range)
+        )
         z = reparameterize(
-            out.mu,
-            out.logvar,
-            seed=_NOISE_SEED,
-            first_row=number * _BATCH,
-            logvar_range=model.latent.logvar_range,
-            backend=model.latent.backend,
+            out.mu, logvar, seed=_NOISE_SEED, first_row=number * _BATCH, backend=model.latent.backend
         )
         outputs = (out.decoded, model.decode(z), mean_image.expand(out.decoded.shape))
         losses = [likelihood(output, images) for output in outputs]
         sums += len(chosen) * torch.stack(losses).double()
-        parts += len(chosen) * torch.stack(split_kl(out.mu, out.logvar)).double()
+        parts += len(chosen) * torch.stack(split_kl(out.mu, logvar)).double()
 
     reconstruction, sampled, baseline = (sums / len(indices)).tolist()
     channels = _sorted_channels((parts / len(indices)).T.tolist())

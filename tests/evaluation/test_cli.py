@@ -170,7 +170,9 @@ def test_the_report_opens_with_the_channels_in_use_and_a_strip_of_each(runs):
     assert len({strip for strip, _ in shown}) == len(used)  # a strip of its own for each
     assert "A channel follows a factor if it knows at least 25%" in opening
     assert all(row["relation"] in ("follows", "shares", "mixes", "none") for row in learned["channels"])
-    assert all(f"{rest['factor']} (at most" in opening for rest in learned["unfollowed"])
+    assert all(
+        f"{rest['factor']} (channel {rest['channel']} knows" in opening for rest in learned["unfollowed"]
+    )
 
 
 def test_a_report_says_if_no_channel_is_in_use(runs):
@@ -226,6 +228,14 @@ def test_python_leaves_the_files_of_the_command(runs, tmp_path):
         done.append((trained, evaluation))
     report.compare(done, tmp_path / "comparison", seed=3)
     assert digests(tmp_path / "comparison") == digests(runs / "comparison")
+
+
+def test_codes_that_are_not_finite_are_refused_whatever_the_metrics(runs):
+    trained = open_run(runs / "unlabelled")
+    with torch.no_grad():
+        next(trained.model.encoder.parameters()).fill_(torch.nan)
+    with pytest.raises(ValueError, match="codes must be finite, got nan in row 0, column 0"):
+        evaluate(trained.model, trained.images(), ["mig"])  # needs factors, so nothing is scored
 
 
 def test_a_comparison_needs_two_runs(tmp_path):

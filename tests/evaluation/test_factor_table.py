@@ -48,12 +48,17 @@ def test_the_map_of_positions_has_y_down_and_x_across(table_and_codes):
 def test_findings_name_what_each_used_channel_follows(table_and_codes):
     table, _ = table_and_codes
     told = told_of(table, True, True, False)
-    assert told[0] == "2 of 3 channels are used; together they carry 6.0 nats per image."
+    assert (
+        told[0] == "2 of 3 channels are used; together they carry 4.0 nats per image."
+    )  # without the unused one
     assert told[1] == (
-        "Channel 0 (2.0 nats) follows posX: it knows 100% of the factor's entropy; the next channel knows 0%."
+        "Channel 0 (2.0 nats) follows posX: it knows 100% of the factor's entropy; no other channel in use "
+        "knows more than 0%."
     )
-    assert told[2] == "Channel 1 (2.0 nats) mixes size and posY: it knows 100% of size and 100% of posY."
-    assert told[3].startswith("No channel follows size (at most 100% of its entropy, channel 1) or posY (")
+    assert told[2] == "Channel 1 (2.0 nats) mixes size and posY: it knows 100% and 100% of their entropies."
+    assert told[3].startswith(
+        "No channel follows size (channel 1 knows the most, 100% of its entropy) or posY ("
+    )
     assert "at the mean code is 60.0 nats per image, 40% below" in told[4]
     assert "At a sampled code" in told[4] and "70.0 nats" in told[4] and "76.0 nats" in told[4]
     assert len(told) == 5  # the unused channel is not mentioned
@@ -63,6 +68,7 @@ def test_findings_say_what_is_lost_and_what_is_unused(table_and_codes):
     _, codes = table_and_codes
     blind = factor_table(np.zeros_like(codes), Squares(), np.random.default_rng(0))
     told = told_of(blind, True, False, False)
+    assert told[0] == "1 of 3 channels is used; it carries 2.0 nats per image."
     assert told[1].startswith("Channel 0 (2.0 nats) follows no factor")
-    assert told[2].startswith("No channel follows size (at most 0% of its entropy, channel 0), posX (")
+    assert told[2].startswith("No channel follows size (channel 0 knows the most, 0% of its entropy), posX (")
     assert told_of(None, False, False)[0].startswith("None of 2 channels is used")

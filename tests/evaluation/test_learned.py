@@ -28,10 +28,11 @@ def test_a_channel_follows_the_factor_that_it_knows_alone():
         (0, "posY", "follows"),
     ]
     assert found.channels[1].sentence == (
-        "Channel 0 (3.0 nats) follows posY: it knows 63% of the factor's entropy; the next channel knows 4%."
+        "Channel 0 (3.0 nats) follows posY: it knows 63% of the factor's entropy; no other channel in use "
+        "knows more than 4%."
     )
     assert found.unfollowed == (Unfollowed("shape", 1, 0.02),)
-    assert found.rest == "No channel follows shape (at most 2% of its entropy, channel 1)."
+    assert found.rest == "No channel follows shape (channel 1 knows the most, 2% of its entropy)."
 
 
 @pytest.mark.parametrize("share, relation", [(0.25, "follows"), (0.24, "none")])
@@ -72,10 +73,10 @@ def test_a_channel_mixes_factors_that_it_knows_similarly_well(shares, relation):
     assert row.relation == relation
     if relation == "mixes":
         assert row.name == "posX and posY, mixed"
-        assert row.sentence.endswith(f"it knows {shares[1]:.0%} of posX and {shares[2]:.0%} of posY.")
+        assert row.sentence.endswith(f"it knows {shares[1]:.0%} and {shares[2]:.0%} of their entropies.")
     elif relation == "none":
         assert row.name == "No factor"
-        assert row.sentence.endswith("follows no factor: it knows most of posX, 15% of its entropy.")
+        assert row.sentence.endswith("follows no factor: it knows posX best, 15% of the factor's entropy.")
 
 
 def test_rows_are_sorted_by_what_they_follow():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from dataclasses import replace
 from statistics import fmean, stdev
 from typing import get_args
@@ -9,12 +11,14 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from betavae_fast.choices import MetricName
+from betavae_fast.cli.output import print_scores
 from betavae_fast.evaluation import scores
 from betavae_fast.evaluation.encoding import Encoding
 from betavae_fast.evaluation.metrics import mig_score
-from betavae_fast.evaluation.scores import METRICS, Estimate, score, score_rows
+from betavae_fast.evaluation.scores import METRICS, Estimate, about_in_use, score, score_rows
 
 FACTORS = np.argwhere(np.ones((4, 4)))
 ENCODING = Encoding(torch.from_numpy(FACTORS).float(), torch.full((16, 2), -12.0))
@@ -74,6 +78,14 @@ def test_a_score_of_a_single_draw_has_no_spread():
     assert row.value.spread is None and "±" not in str(row.value)
 
 
+def test_a_narrow_terminal_shows_every_letter_of_a_score():
+    rows = score_rows(score(ENCODING, None, ["unsupervised"], ALL, seed=0), 0, 2)
+    printed = io.StringIO()
+    print_scores(Console(file=printed, width=40, soft_wrap=True), rows)
+    letters = re.sub(r"\s", "", printed.getvalue())
+    assert "…" not in letters and all(part in letters for part in ("correlati", "informati"))
+
+
 def test_an_infinite_score_is_a_word_and_has_no_spread():
     twice = Encoding(torch.cat([ENCODING.mu, ENCODING.mu], dim=1), torch.full((16, 4), -12.0))
     (found,) = score(twice, None, ["unsupervised"], range(4), seed=0)
@@ -119,4 +131,5 @@ def test_a_metric_of_slow_classifiers_is_computed_once(monkeypatch, used, shown)
     monkeypatch.setitem(scores.METRICS, "dci", replace(METRICS["dci"], compute=compute))
     rows = score_rows(score(ENCODING, FACTORS, ["dci"], used, seed=0), 2, len(used))
     assert calls == [(16, 2)]
+    assert ("not computed" in about_in_use(rows)) == (shown == "not computed")
     assert [str(row.in_use) for row in rows] == [shown] * 3

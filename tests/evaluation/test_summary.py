@@ -74,10 +74,12 @@ def test_losses_are_means_over_all_images(dataset, likelihood):
     assert summary.kl == pytest.approx(gaussian_kl(mu, logvar, reduction="batchmean").item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("logvar_range", [None, (-0.5, 2.0)])
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
-def test_the_sampled_loss_is_that_of_a_training_step_over_all_images(dataset, likelihood):
-    """The noise is one sequence over all images, whatever the size of a batch."""
+def test_the_sampled_loss_is_that_of_a_training_step_over_all_images(dataset, likelihood, logvar_range):
+    """The noise is one sequence over all images, whatever the size of a batch. A model may clamp its variances."""
     model = make_model(likelihood)
+    model.latent.logvar_range = logvar_range
     with torch.no_grad():
         model.encoder.moments.bias[4:] = torch.tensor([0.0, 1.0, -3.0, -1.0])  # wide posteriors
     summary = summarise(model, dataset)
@@ -87,6 +89,7 @@ def test_the_sampled_loss_is_that_of_a_training_step_over_all_images(dataset, li
         loss = BetaVAELoss(beta=1.0, likelihood=likelihood)(trained.decoded, images, trained.kl)
     assert summary.sampled_reconstruction == pytest.approx(loss.reconstruction.item(), rel=1e-5)
     assert summary.negative_elbo == pytest.approx(loss.total.item(), rel=1e-5)
+    assert summary.kl == pytest.approx(loss.kl.sum().item(), rel=1e-5)
     assert (
         abs(summary.sampled_reconstruction / summary.reconstruction - 1) > 1e-4
     )  # not the loss at the mean code
