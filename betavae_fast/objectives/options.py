@@ -33,7 +33,7 @@ class ObjectiveOptions:
 
 
 def _check_fall(name: str, start: float | None, hold: int, steps: int) -> None:
-    """Check the options of a weight that falls from ``start``, as in ``schedules.geometric``; they begin with ``name``."""
+    """Check the options, which begin with ``name``, of a weight that falls as in ``schedules.geometric``."""
     if start is None:
         if hold or steps:
             raise ValueError(
