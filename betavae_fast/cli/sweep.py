@@ -200,7 +200,7 @@ def _entries(values: Mapping[str, Any]) -> dict[str, Any]:
         entries[SEED] = list(range(values["seeds"]))
     for name in ("recipe", "device", "threads"):
         if isinstance(entries.get(name), list):
-            if len(entries[name]) > 1:
+            if len(entries[name]) != 1:
                 raise ValueError(f"{name} has one value for the whole sweep, got {len(entries[name])}")
             (entries[name],) = entries[name]
     return entries

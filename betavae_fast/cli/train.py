@@ -136,7 +136,10 @@ def _parameters() -> Iterator[Parameter]:
 def _objective_parameter(by_objective: Mapping[str, Declared]) -> Parameter:
     """The parameter for an option of one or several objectives. Its value is None unless the option is given."""
     found = next(iter(by_objective.values()))
-    defaults = {objective: str(declared.default) for objective, declared in by_objective.items()}
+    defaults = {
+        objective: declared.setting.default_in_words or str(declared.default)
+        for objective, declared in by_objective.items()
+    }
     shown: str | bool = next(iter(defaults.values()))
     if len(set(defaults.values())) > 1:
         shown = ", ".join(f"{default} for {objective}" for objective, default in defaults.items())

@@ -50,33 +50,35 @@ def load_disentangling_vae(path: str | os.PathLike[str]) -> BetaVAE:
     except OSError:
         raise
     except Exception as error:  # torch.load raises errors of many kinds for bytes that are no file of weights
-        reason = (str(error).splitlines() or [""])[0]
-        raise ValueError(f"{path}: not a file of weights ({type(error).__name__}: {reason})") from error
-    if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        # Not its text, which goes on to say how a file is loaded that may run any code.
+        raise ValueError(f"{path}: not a file that holds only weights ({type(error).__name__})") from error
+    if not isinstance(state, Mapping):
         raise ValueError(f"{path}: not the state of a model, but {type(state).__name__}")
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{path}: not the state of a model ({name!r} is {type(value).__name__})")
     stages = 4 if "encoder.conv_64.weight" in state else 3
+    names = dict(_names(stages))
     try:
+        if missing := names.keys() - state.keys():
+            raise ValueError(f"it has no tensor {min(missing)!r}")
+        if unknown := state.keys() - names.keys():
+            raise ValueError(f"it has an unknown tensor {min(map(str, unknown))!r}")
         channels, latent_dim = (
             state[name].shape[1] for name in ("encoder.conv1.weight", "decoder.lin1.weight")
         )
         with torch.device("meta"):  # takes no memory, and leaves the caller's random generator alone
             model = BetaVAE((channels, 4 << stages, 4 << stages), latent_dim, "burgess")
-        names = dict(_names(stages))
         renamed = {ours: state[theirs] for theirs, ours in names.items()}
-    except (KeyError, IndexError, ValueError) as error:
+        for name, like in model.state_dict().items():
+            _check(name, renamed[name], like)
+    except (IndexError, ValueError) as error:
         raise ValueError(f"{path}: not weights of disentangling-vae ({error})") from error
-    if unknown := state.keys() - names.keys():
-        raise ValueError(f"{path}: not weights of disentangling-vae (it has a tensor {min(unknown)!r})")
-    for name, like in model.state_dict().items():
-        found = renamed[name]
-        if (found.shape, found.dtype) != (like.shape, like.dtype):
-            raise ValueError(
-                f"{path}: not weights of disentangling-vae ({name} is {found.dtype} of shape {tuple(found.shape)}, "
-                f"expected {like.dtype} of shape {tuple(like.shape)})"
-            )
     for name in ("encoder.moments.weight", "encoder.moments.bias"):
         renamed[name] = torch.cat((renamed[name][0::2], renamed[name][1::2]))
-    model.load_state_dict(renamed, assign=True)
+    model.to_empty(device="cpu").load_state_dict(
+        renamed
+    )  # copies, because tensors of a file may share memory
     return model.eval()
 
 
@@ -117,6 +119,16 @@ def to_run(
         log.write(_measured(state))
     save_checkpoint(folder.checkpoint, 0, state.config, state.model, state.optimizer, state.objective)
     return folder
+
+
+def _check(name: str, found: Tensor, like: Tensor) -> None:
+    if (found.shape, found.dtype) != (like.shape, like.dtype):
+        raise ValueError(
+            f"{name} is {found.dtype} of shape {tuple(found.shape)}, "
+            f"expected {like.dtype} of shape {tuple(like.shape)}"
+        )
+    if found.layout != torch.strided or found.is_meta or not found.isfinite().all():
+        raise ValueError(f"{name} does not hold finite numbers alone")
 
 
 def _names(stages: int) -> Iterator[tuple[str, str]]:

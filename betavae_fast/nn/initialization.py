@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from math import sqrt
+from math import prod, sqrt
 from typing import get_args
 
 import torch
@@ -17,15 +17,17 @@ from betavae_fast.choices import Initialization
 def initialize(network: nn.Sequential, rule: Initialization) -> None:
     """Draw the weights of all linear and convolution layers of ``network`` anew, from torch's global generator.
 
-    All rules are uniform in ±bound:
+    The layers of a Sequential within ``network`` are layers of ``network``. All rules are uniform in ±bound:
 
-    - "torch": 1/√fan_in, for the biases as well; what torch's layers do themselves.
-    - "glorot": √(6 / (fan_in + fan_out)), no bias (Glorot & Bengio 2010, equation 16).
-    - "kaiming": √(6 / fan_in), no bias, where a ReLU follows (He et al. 2015, arXiv:1502.01852, equation 10), which
-      keeps the second moment of the activations from layer to layer; elsewhere as "glorot".
+    - "torch": what torch's layers draw themselves, ±1/√fan_in for weights and biases.
+    - "glorot": √(6 / (fan_in + fan_out)), biases of 0 (Glorot & Bengio 2010, equation 16). This is TensorFlow's default
+      and ``torch.nn.init.xavier_uniform_``. Both count channels × kernel as fans, whatever the stride.
+    - "kaiming": √(6 / fan_in), biases of 0, where a ReLU follows (He et al. 2015, arXiv:1502.01852, equation 10). It
+      keeps the second moment of the activations from layer to layer. Elsewhere the bound is √(6 / (fan_in + fan_out)).
 
-    ``fan_in`` is the number of inputs that one output is a sum over. For a transposed convolution of stride s it is
-    channels × (kernel / s)², because the other taps fall between the inputs.
+    For "kaiming", ``fan_in`` is the number of inputs that one output is a sum over, and ``fan_out`` the number of outputs
+    that one input adds to. With a stride of s, an output of a transposed convolution sums over channels × (kernel / s)²
+    inputs, because the other taps fall between the inputs. An input of a convolution adds to as many outputs.
 
     Raises: ValueError for an unknown rule.
 
@@ -40,22 +42,34 @@ def initialize(network: nn.Sequential, rule: Initialization) -> None:
         if rule == "torch":
             layer.reset_parameters()
             continue
-        fan_in, fan_out = _fans(layer)
-        followed_by_relu = isinstance(next_layer, nn.ReLU)
-        bound = sqrt(6 / fan_in) if rule == "kaiming" and followed_by_relu else sqrt(6 / (fan_in + fan_out))
-        layer.weight.uniform_(-bound, bound)
+        if rule == "glorot":
+            nn.init.xavier_uniform_(layer.weight)
+        else:
+            fan_in, fan_out = _fans(layer)
+            bound = sqrt(6 / (fan_in if isinstance(next_layer, nn.ReLU) else fan_in + fan_out))
+            layer.weight.uniform_(-bound, bound)
         if layer.bias is not None:
             layer.bias.zero_()
 
 
-_Layer = nn.Linear | nn.Conv2d | nn.ConvTranspose2d
+_Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+_Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | _Transposed
 
 
 def _layers(network: nn.Sequential) -> Iterator[tuple[_Layer, nn.Module | None]]:
     """Each layer that has weights, and the module after it."""
-    for module, next_module in pairwise([*network, None]):
+    for module, next_module in pairwise([*_modules(network), None]):
         if isinstance(module, _Layer):
             yield module, next_module
+
+
+def _modules(network: nn.Sequential) -> Iterator[nn.Module]:
+    """The modules of ``network`` in order, those of a Sequential in its place."""
+    for module in network:
+        if isinstance(module, nn.Sequential):
+            yield from _modules(module)
+        else:
+            yield module
 
 
 def _fans(layer: _Layer) -> tuple[float, float]:
@@ -66,9 +80,9 @@ def _fans(layer: _Layer) -> tuple[float, float]:
     """
     if isinstance(layer, nn.Linear):
         return float(layer.in_features), float(layer.out_features)
-    kernel, stride = torch.tensor(layer.kernel_size).prod(), torch.tensor(layer.stride).prod()
-    taps = float(kernel)
-    spaced = float(kernel / stride)  # taps that meet an input, or an output, in a strided direction
-    if isinstance(layer, nn.ConvTranspose2d):
-        return layer.in_channels * spaced, layer.out_channels * taps
-    return layer.in_channels * taps, layer.out_channels * spaced
+    taps = prod(layer.kernel_size)
+    spaced = taps / prod(layer.stride)  # taps that meet an input, or an output, between strides
+    inputs, outputs = layer.in_channels / layer.groups, layer.out_channels / layer.groups
+    if isinstance(layer, _Transposed):
+        return inputs * spaced, outputs * taps
+    return inputs * taps, outputs * spaced

@@ -27,8 +27,8 @@ class BetaTC(Objective, BetaTCOptions):
     nor offset, but a total correlation estimated from a batch that is small compared with exp(information) can be driven
     below 0. See :func:`betavae_fast.kl_decomposition`.
 
-    With ``start``, all three weights start at that multiple and fall to their final values together, so that the first
-    channels open while each nat is dear.
+    With ``start``, all three weights start at that multiple of their final values and fall to them together, as in
+    :func:`betavae_fast.objectives.geometric`.
 
     Args:
         dataset_size: number of images N that batches are drawn from.

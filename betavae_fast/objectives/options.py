@@ -32,17 +32,15 @@ class ObjectiveOptions:
         settings.check(self, kind)
 
 
-def _check_fall(start: float | None, end: float, hold: int, steps: int) -> None:
-    """Check the options of a weight that falls from ``start`` to ``end``, as in ``schedules.geometric``."""
+def _check_fall(name: str, start: float | None, hold: int, steps: int) -> None:
+    """Check the options, which begin with ``name``, of a weight that falls as in ``schedules.geometric``."""
     if start is None:
         if hold or steps:
             raise ValueError(
-                f"a weight that is held for {hold} steps and falls over {steps} needs a start, got none"
+                f"{name}_hold is {hold} and {name}_steps is {steps}, but there is no {name}_start"
             )
-    elif not end > 0:
-        raise ValueError(f"a weight that falls by the same factor in each step cannot fall to {end}")
     elif steps < 1:
-        raise ValueError(f"a weight that starts at {start} needs at least 1 step to fall, got {steps}")
+        raise ValueError(f"{name}_start is {start}, so {name}_steps must be at least 1, got {steps}")
 
 
 @dataclass
@@ -73,9 +71,11 @@ class BetaOptions(ObjectiveOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_fall(self.start, self.beta, self.hold, self.steps)
+        _check_fall("beta", self.start, self.hold, self.steps)
+        if self.start is not None and not self.beta > 0:
+            raise ValueError(f"beta_start is {self.start}, so beta must be above 0, got {self.beta}")
         if self.start is not None and self.warmup:
-            raise ValueError(f"β cannot both start at {self.start} and grow from 0 over {self.warmup} steps")
+            raise ValueError(f"give beta_start or beta_warmup, not both; got {self.start} and {self.warmup}")
         if self.cycle and not 0 < self.warmup <= self.cycle:
             raise ValueError(
                 f"a cycle of {self.cycle} steps needs a warmup of 1 to {self.cycle}, got {self.warmup}"
@@ -183,7 +183,7 @@ class BetaTCOptions(ObjectiveOptions):
     start: Annotated[
         float | None,
         Setting(
-            "Factor of all three weights at the start, from which it falls to 1, by the same factor in each step.",
+            "Multiple of all three weights at the start, which falls to 1 by the same factor in each step.",
             positive,
             "weights_start",
             default_in_words="1",
@@ -194,7 +194,7 @@ class BetaTCOptions(ObjectiveOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_fall(self.start, 1.0, self.hold, self.steps)
+        _check_fall("weights", self.start, self.hold, self.steps)
 
 
 @dataclass(kw_only=True)

@@ -75,10 +75,12 @@ def unfinished(config: TrainConfig) -> str | None:
     found = schedule(config.objective)
     if found is None or found.steps <= config.steps:
         return None
-    reached, end = found.value(config.steps), found.value(found.steps)
+    reached, end = (f"{found.value(steps):g}" for steps in (config.steps, found.steps))
+    if reached == end:  # a schedule from 0 to 0, or a run that is short of it by less than the digits show
+        return None
     return (
         f"{found.option} is {found.steps}, but the run has {config.steps} steps: "
-        f"{found.name} ends at {reached:g}{found.unit}, not {end:g}"
+        f"{found.name} ends at {reached}{found.unit}, not {end}"
     )
 
 

@@ -209,15 +209,21 @@ def test_pythae_factor_vae_learns_from_half_of_each_batch(pythae: Any) -> None:
 
 
 def test_disentanglement_lib_starts_from_glorot_s_weights() -> None:
-    """architectures.py names no initializer, so its layers have tf.layers' default: Glorot's uniform weights, no bias."""
+    """architectures.py names no initializer, so its layers have tf.layers' default: Glorot's uniform weights, no bias.
+    TensorFlow's fans are channels × kernel."""
     torch.manual_seed(0)
-    model = BetaVAE((1, 64, 64), architecture="locatello")
-    for layer in (model.encoder.fc1, model.encoder.conv2):
+    plain = BetaVAE((1, 64, 64), architecture="locatello")
+    recipe = TrainConfig.from_recipe("locatello-2019")
+    glorot = BetaVAE((1, 64, 64), architecture="locatello", initialization=recipe.initialization)
+    for name in ("encoder.fc1", "encoder.conv1", "encoder.conv2", "decoder.deconv3"):
+        layer, theirs = plain.get_submodule(name), glorot.get_submodule(name)
         fan_in, fan_out = layer.weight[0].numel(), len(layer.weight) * layer.weight[0][0].numel()
-        ours, theirs = fan_in**-0.5, math.sqrt(6 / (fan_in + fan_out))
+        bound, their_bound = fan_in**-0.5, math.sqrt(6 / (fan_in + fan_out))
         for found in (layer.weight, layer.bias):
-            assert 0.9 * ours < found.abs().max() <= ours  # the largest of many in ±ours
-        assert theirs > 1.5 * ours
+            assert 0.9 * bound < found.abs().max() <= bound  # the largest of many in ±bound
+        assert 0.95 * their_bound < theirs.weight.abs().max() <= their_bound
+        assert not theirs.bias.any()
+        assert abs(math.log(their_bound / bound)) > 0.4
 
 
 def test_disentanglement_lib_learns_ten_times_as_slowly() -> None:

@@ -123,13 +123,14 @@ def changed(name: str, tensor: Tensor | None) -> OrderedDict[str, Tensor]:
     ("state", "message"),
     [
         ([1, 2], "not the state of a model, but list"),
-        ({"weights": 3}, "not the state of a model, but dict"),
-        ({}, r"not weights of disentangling-vae \('encoder.conv1.weight'\)"),
-        (changed("decoder.convT2.bias", None), r"not weights of disentangling-vae \('decoder.convT2.bias'\)"),
-        (changed("encoder.bn1.weight", torch.ones(32)), "it has a tensor 'encoder.bn1.weight'"),
+        ({"state_dict": {}}, r"not the state of a model \('state_dict' is dict\)"),
+        ({}, r"not weights of disentangling-vae \(it has no tensor 'decoder.convT1.bias'\)"),
+        (changed("decoder.convT2.bias", None), r"\(it has no tensor 'decoder.convT2.bias'\)"),
+        (changed("encoder.bn1.weight", torch.ones(32)), "it has an unknown tensor 'encoder.bn1.weight'"),
+        (theirs().state_dict() | {1: torch.ones(1), "a": torch.ones(1)}, "it has an unknown tensor '1'"),
         (
             theirs(side=32).state_dict() | {"decoder.convT_64.bias": torch.ones(32)},
-            "it has a tensor 'decoder.convT_64.bias'",
+            "it has an unknown tensor 'decoder.convT_64.bias'",
         ),
         (changed("encoder.mu_logvar_gen.bias", torch.ones(())), r"encoder.moments.bias is .* of shape \(\)"),
         (
@@ -142,7 +143,19 @@ def changed(name: str, tensor: Tensor | None) -> OrderedDict[str, Tensor]:
             r"encoder.moments.bias is .* of shape \(21,\)",
         ),
         (changed("encoder.conv1.weight", torch.ones(())), "not weights of disentangling-vae"),
-        (theirs(), "not a file of weights"),  # a pickled module, which could run any code
+        (
+            changed("encoder.lin1.bias", torch.full((256,), torch.nan)),
+            "encoder.fc1.bias does not hold finite",
+        ),
+        (changed("encoder.lin1.bias", torch.ones(256).to_sparse()), "encoder.fc1.bias does not hold finite"),
+        (
+            changed("encoder.lin1.bias", torch.ones(256, device="meta")),
+            "encoder.fc1.bias does not hold finite",
+        ),
+        (
+            theirs(),
+            r"not a file that holds only weights \(UnpicklingError\)$",
+        ),  # a module, which could run any code
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -159,11 +172,29 @@ def test_another_file_is_named_on_one_line(tmp_path: Path, state: object, messag
 def test_a_file_without_weights_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.pt"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"not (a file of weights|the state of a model)") as error:
+    with pytest.raises(
+        ValueError, match=r"not (a file that holds only weights|the state of a model)"
+    ) as error:
         load_disentangling_vae(path)
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
     with pytest.raises(FileNotFoundError):
         load_disentangling_vae(tmp_path / "none.pt")
+
+
+def test_a_folder_is_an_error_of_the_system(tmp_path: Path) -> None:
+    with pytest.raises((IsADirectoryError, PermissionError)):  # the latter on Windows
+        load_disentangling_vae(tmp_path)
+
+
+def test_tensors_that_share_memory_are_told_apart(tmp_path: Path) -> None:
+    state, ones = theirs(side=32).state_dict(), torch.ones(1).expand(256)
+    model = load_disentangling_vae(
+        saved(state | {"encoder.lin1.bias": ones, "decoder.lin1.bias": ones}, tmp_path / "model.pt")
+    )
+    with torch.no_grad():
+        model.encoder.fc1.bias[0] = 5
+    assert model.encoder.fc1.bias.tolist() == [5.0] + [1.0] * 255
+    assert model.decoder.fc1.bias.tolist() == [1.0] * 256
 
 
 @pytest.fixture

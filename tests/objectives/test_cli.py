@@ -42,6 +42,7 @@ def exit_code(*options: str) -> int:
     "options, told, logged",
     [
         ("beta --beta=2 --beta-warmup=1 --beta-cycle=2", {"beta": 2.0, "beta_cycle": 2}, {"beta": 1.0}),
+        ("beta --beta=2 --beta-start=8 --beta-steps=2", {"beta_start": 8.0, "beta_steps": 2}, {"beta": 6.0}),
         (
             "capacity --capacity=3 --capacity-steps=1 --capacity-weight=9",
             {"capacity_weight": 9.0},

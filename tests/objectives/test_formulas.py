@@ -139,7 +139,7 @@ def test_beta_tc_starts_at_a_multiple_of_all_its_weights():
     plain = objective("btcvae")
     batch = inputs(*posterior(), step=3)  # half-way from 16 to 1, on a logarithmic scale
     penalty = plain(batch).total - batch.reconstruction
-    assert made(batch).total.item() == pytest.approx(float(batch.reconstruction + 4 * penalty), rel=1e-12)
+    assert made(batch).total.item() == pytest.approx((batch.reconstruction + 4 * penalty).item(), rel=1e-12)
 
 
 def test_beta_tc_by_default_is_the_kl_and_more_of_the_total_correlation():
@@ -228,27 +228,27 @@ def test_published_defaults(made, published):
         (lambda: objectives.Beta(start=0.0, steps=4), "start must be a finite positive number, got 0.0"),
         (
             lambda: objectives.Beta(steps=4),
-            "a weight that is held for 0 steps and falls over 4 needs a start, got none",
+            "beta_hold is 0 and beta_steps is 4, but there is no beta_start",
         ),
         (
             lambda: objectives.Beta(hold=3),
-            "a weight that is held for 3 steps and falls over 0 needs a start, got none",
+            "beta_hold is 3 and beta_steps is 0, but there is no beta_start",
         ),
         (
             lambda: objectives.Beta(start=8.0),
-            "a weight that starts at 8.0 needs at least 1 step to fall, got 0",
+            "beta_start is 8.0, so beta_steps must be at least 1, got 0",
         ),
         (
             lambda: objectives.Beta(0.0, start=8.0, steps=4),
-            "a weight that falls by the same factor in each step cannot fall to 0.0",
+            "beta_start is 8.0, so beta must be above 0, got 0.0",
         ),
         (
             lambda: objectives.Beta(start=8.0, steps=4, warmup=2),
-            "β cannot both start at 8.0 and grow from 0 over 2 steps",
+            "give beta_start or beta_warmup, not both; got 8.0 and 2",
         ),
         (
             lambda: objectives.BetaTC(10, start=2.0),
-            "a weight that starts at 2.0 needs at least 1 step to fall, got 0",
+            "weights_start is 2.0, so weights_steps must be at least 1, got 0",
         ),
         (lambda: objectives.Capacity(float("inf")), "capacity must be .* got inf"),
         (lambda: objectives.Capacity(steps=-1), "steps must be at least 0, got -1"),

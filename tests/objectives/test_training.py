@@ -37,6 +37,10 @@ MOVING = {
     "lagrangian": {"kl_limit": 0.01, "multiplier_lr": 1.0},
     "geco": {"reconstruction_limit": 40.0, "multiplier_lr": 0.01},
 }
+FALLING = {
+    "beta": {"beta_warmup": 0, "beta_cycle": 0, "beta_start": 16.0, "beta_hold": 1, "beta_steps": 4},
+    "btcvae": {"weights_start": 16.0, "weights_hold": 1, "weights_steps": 4},
+}
 STATEFUL = ("lagrangian", "geco", "factorvae")
 
 
@@ -64,11 +68,11 @@ def equal(a, b):
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name, changes", [*((name, {}) for name in NAMES), *FALLING.items()])
 @pytest.mark.usefixtures("as_on_a_gpu")
-def test_one_step_recorded_is_every_step(dataset, name):
-    eager, eager_step = start(config(name), dataset)
-    replayed, replayed_step = start(config(name), dataset)
+def test_one_step_recorded_is_every_step(dataset, name, changes):
+    eager, eager_step = start(config(name, **changes), dataset)
+    replayed, replayed_step = start(config(name, **changes), dataset)
     for _ in range(2):
         eager_step()
         replayed_step()
@@ -88,15 +92,18 @@ def without_times(folder):
     return [{**asdict(entry), "seconds": 0, "images_per_second": 0} for entry in read_log(folder.metrics)]
 
 
-@pytest.mark.parametrize("name", ["beta", "capacity", *STATEFUL])
-def test_three_steps_and_four_more_are_seven(dataset, tmp_path, name):
-    whole, whole_folder = prepare(config(name), dataset), create_run_folder(config(name), tmp_path / "whole")
+@pytest.mark.parametrize(
+    "name, changes", [*((name, {}) for name in ("beta", "capacity", *STATEFUL)), *FALLING.items()]
+)
+def test_three_steps_and_four_more_are_seven(dataset, tmp_path, name, changes):
+    given = config(name, **changes)
+    whole, whole_folder = prepare(given, dataset), create_run_folder(given, tmp_path / "whole")
     train(whole, whole_folder)
-    folder = create_run_folder(config(name), tmp_path / "parts")
-    cut = prepare(config(name), dataset)
+    folder = create_run_folder(given, tmp_path / "parts")
+    cut = prepare(given, dataset)
     train(cut, folder, should_stop=lambda: cut.step == 3)
     told, checkpoint = read_run(folder)
-    assert (told, checkpoint.step) == (config(name), 3)
+    assert (told, checkpoint.step) == (given, 3)
     assert bool(checkpoint.objective) == (name in STATEFUL)
     state = resume(folder, told, checkpoint, dataset)
     assert equal(everything(state), everything(cut))
@@ -129,10 +136,16 @@ def test_a_multiplier_moves_with_the_batch_and_is_logged(dataset, tmp_path):
     assert shown == pytest.approx([entry.objective["multiplier"] for entry in entries])
 
 
-@pytest.mark.parametrize("name", ["lagrangian", "geco", "beta", "beta-per-dim"])
-def test_parts_of_a_batch_add_up_to_the_batch(dataset, name):
-    whole, whole_step = start(config(name), dataset)
-    parts, parts_step = start(config(name, accumulate=4), dataset)
+@pytest.mark.parametrize(
+    "name, changes",
+    [
+        *((name, {}) for name in ("lagrangian", "geco", "beta", "beta-per-dim")),
+        ("beta", FALLING["beta"]),
+    ],
+)
+def test_parts_of_a_batch_add_up_to_the_batch(dataset, name, changes):
+    whole, whole_step = start(config(name, **changes), dataset)
+    parts, parts_step = start(config(name, accumulate=4, **changes), dataset)
     for _ in range(2):
         whole_step()
         parts_step()

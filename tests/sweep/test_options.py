@@ -60,6 +60,7 @@ def test_the_command_line_replaces_entries_of_the_file(tmp_path: Path) -> None:
         ("deterministic = 1", "deterministic must be true or false, got '1'"),
         ("beta = ", r"sweep.toml: not a TOML file \("),
         ("threads = [1, 2]", "threads has one value for the whole sweep, got 2"),
+        ("device = []", "device has one value for the whole sweep, got 0"),
         ('recipe = ["burgess-2018", "chen-2018"]', "recipe has one value for the whole sweep, got 2"),
     ],
 )

@@ -148,3 +148,5 @@ def test_an_option_of_a_sweep_s_recipe_is_for_the_recipe_s_objective() -> None:
     assert (btcvae.config.objective.beta, factorvae.config.objective.gamma) == (6.0, 35.0)
     with pytest.raises(ValueError, match=r"^recipe must be one of burgess-2018, .*; got 'burgess'$"):
         grid({"recipe": "burgess"})
+    with pytest.raises(ValueError, match=r"^recipe must be one of .*; got \['burgess-2018', 'chen-2018'\]$"):
+        grid({"recipe": ["burgess-2018", "chen-2018"]})

@@ -39,6 +39,10 @@ from betavae_fast.training.unfinished import schedule, unfinished, warn_of_unfin
         ),
         (CapacityOptions(9.0, steps=10), 10, None),
         (CapacityOptions(9.0, steps=0), 1, None),
+        (CapacityOptions(0.0, steps=10), 9, None),
+        (CapacityOptions(25.0, steps=100_000_000), 99_999_999, None),
+        (BetaOptions(0.0, warmup=8), 6, None),
+        (BetaOptions(4.0, start=4.0, steps=8), 6, None),
         (BetaOptions(4.0, warmup=8), 6, "beta_warmup is 8, but the run has 6 steps: β ends at 3, not 4"),
         (
             BetaOptions(4.0, warmup=8, cycle=9),
