@@ -28,7 +28,10 @@ class BetaTC(Objective, BetaTCOptions):
     below 0. See :func:`betavae_fast.kl_decomposition`.
 
     With ``start``, all three weights start at that multiple of their final values and fall to them together, as in
-    :func:`betavae_fast.objectives.geometric`.
+    :func:`betavae_fast.objectives.geometric`. With ``tc_start``, the total correlation has a further factor, which falls
+    to 1 over ``tc_steps``. A batch of B tells at most log B nats of joint information, so that beyond it the estimated
+    total correlation counts information that a new channel adds, and keeps the channel shut. A high weight therefore
+    helps as long as the code carries few nats, and hinders later.
 
     Args:
         dataset_size: number of images N that batches are drawn from.
@@ -62,6 +65,9 @@ class BetaTC(Objective, BetaTCOptions):
         weights = self._like((self.alpha, self.beta, self.gamma), parts.detach())
         if self.start is not None:
             factor = geometric(inputs.step, self.start, 1.0, self.hold, self.steps)
-            weights = weights * factor.to(weights.dtype)
+            of_tc = factor
+            if self.tc_start is not None:
+                of_tc = factor * geometric(inputs.step, self.tc_start, 1.0, self.hold, self.tc_steps)
+            weights = weights * torch.stack((factor, of_tc, factor)).to(weights.dtype)
         total = inputs.reconstruction + torch.dot(parts, weights)
         return ObjectiveOutput(total, dict(zip(self.logged, parts.unbind(), strict=True)))

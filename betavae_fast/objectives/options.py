@@ -35,10 +35,9 @@ class ObjectiveOptions:
 def _check_fall(name: str, start: float | None, hold: int, steps: int) -> None:
     """Check the options, which begin with ``name``, of a weight that falls as in ``schedules.geometric``."""
     if start is None:
-        if hold or steps:
-            raise ValueError(
-                f"{name}_hold is {hold} and {name}_steps is {steps}, but there is no {name}_start"
-            )
+        for option, value in (("hold", hold), ("steps", steps)):
+            if value:
+                raise ValueError(f"{name}_{option} is {value}, but there is no {name}_start")
     elif steps < 1:
         raise ValueError(f"{name}_start is {start}, so {name}_steps must be at least 1, got {steps}")
 
@@ -191,10 +190,22 @@ class BetaTCOptions(ObjectiveOptions):
     ] = None
     hold: Annotated[int, Setting("Steps before the weights fall.", at_least(0), "weights_hold")] = 0
     steps: Annotated[int, Setting("Steps over which the weights fall.", at_least(0), "weights_steps")] = 0
+    tc_start: Annotated[
+        float | None,
+        Setting(
+            "Further factor of tc_weight at the start, which falls to 1 from the same step on.",
+            positive,
+            default_in_words="1",
+        ),
+    ] = None
+    tc_steps: Annotated[int, Setting("Steps over which this factor falls.", at_least(0))] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_fall("weights", self.start, self.hold, self.steps)
+        _check_fall("tc", self.tc_start, 0, self.tc_steps)
+        if self.tc_start is not None and self.start is None:
+            raise ValueError(f"tc_start is {self.tc_start}, but there is no weights_start")
 
 
 @dataclass(kw_only=True)

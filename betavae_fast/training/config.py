@@ -98,6 +98,7 @@ class TrainConfig:
     lr_schedule: Annotated[
         LrSchedule, Setting("Learning rate over the run; cosine: falls to 0 at the last step.")
     ] = "constant"
+    lr_hold: Annotated[int, Setting("Steps before a cosine begins.", at_least(0))] = 0
     lr_warmup: Annotated[int, Setting("Steps over which the learning rate grows linearly.", at_least(0))] = 0
     clip_grad_norm: Annotated[
         float | None,
@@ -125,6 +126,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         settings.check(self)
+        if self.lr_hold and self.lr_schedule != "cosine":
+            raise ValueError(
+                f"lr_hold is {self.lr_hold}, so lr_schedule must be cosine, got {self.lr_schedule}"
+            )
         if type(self.objective) not in options.OBJECTIVES.values():
             raise TypeError(
                 f"objective must be the options of one, such as BetaOptions(), got {self.objective!r:.60}"

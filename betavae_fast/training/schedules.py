@@ -22,8 +22,8 @@ def is_constant(config: TrainConfig) -> bool:
 def learning_rate(step: Tensor, config: TrainConfig) -> Tensor:
     """The learning rate of the update after ``step`` earlier ones, a float64 scalar.
 
-    It is ``lr``, or a half cosine from ``lr`` to 0 over ``steps``. Over the first ``lr_warmup`` steps it is scaled
-    by 1/lr_warmup, 2/lr_warmup, ..., 1.
+    It is ``lr``, or ``lr`` for ``lr_hold`` steps and then a half cosine to 0 over the rest of ``steps``. Over the first
+    ``lr_warmup`` steps it is scaled by 1/lr_warmup, 2/lr_warmup, ..., 1.
 
     >>> config = TrainConfig(lr=0.5, lr_schedule="cosine", steps=100)
     >>> [round(float(learning_rate(torch.tensor(step), config)), 3) for step in (0, 50, 99)]
@@ -31,7 +31,8 @@ def learning_rate(step: Tensor, config: TrainConfig) -> Tensor:
     """
     rate = torch.full_like(step, config.lr, dtype=torch.float64)
     if config.lr_schedule == "cosine":
-        rate *= 0.5 + 0.5 * torch.cos(step.double() * (pi / config.steps))
+        after_hold = (step.double() - config.lr_hold).clamp(min=0)
+        rate *= 0.5 + 0.5 * torch.cos(after_hold * (pi / max(1, config.steps - config.lr_hold)))
     if config.lr_warmup:
         rate *= ((step.double() + 1) / config.lr_warmup).clamp(max=1)
     return rate

@@ -142,6 +142,19 @@ def test_beta_tc_starts_at_a_multiple_of_all_its_weights():
     assert made(batch).total.item() == pytest.approx((batch.reconstruction + 4 * penalty).item(), rel=1e-12)
 
 
+def test_the_total_correlation_starts_at_a_further_factor():
+    made = objective(
+        "btcvae", weights_start=16.0, weights_hold=1, weights_steps=4, tc_start=9.0, tc_steps=8, tc_weight=5.0
+    )
+    batch = inputs(
+        *posterior(), step=5
+    )  # the weights have fallen, their further factor is half-way from 9 to 1
+    total, parts = made(batch)
+    expected = batch.reconstruction + parts["mutual_information"] + parts["dimension_wise_kl"]
+    expected = expected + 5 * 3 * parts["total_correlation"]
+    assert total.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
 def test_beta_tc_by_default_is_the_kl_and_more_of_the_total_correlation():
     reconstruction, _, z, mu, variance = numbers()
     sampled_kl = np.mean(np.sum(log_normal(z, mu, variance) - log_normal(z, 0.0, 1.0), axis=1))
@@ -228,11 +241,11 @@ def test_published_defaults(made, published):
         (lambda: objectives.Beta(start=0.0, steps=4), "start must be a finite positive number, got 0.0"),
         (
             lambda: objectives.Beta(steps=4),
-            "beta_hold is 0 and beta_steps is 4, but there is no beta_start",
+            "beta_steps is 4, but there is no beta_start",
         ),
         (
             lambda: objectives.Beta(hold=3),
-            "beta_hold is 3 and beta_steps is 0, but there is no beta_start",
+            "beta_hold is 3, but there is no beta_start",
         ),
         (
             lambda: objectives.Beta(start=8.0),
@@ -249,6 +262,15 @@ def test_published_defaults(made, published):
         (
             lambda: objectives.BetaTC(10, start=2.0),
             "weights_start is 2.0, so weights_steps must be at least 1, got 0",
+        ),
+        (
+            lambda: objectives.BetaTC(10, tc_start=2.0, tc_steps=3),
+            "tc_start is 2.0, but there is no weights_start",
+        ),
+        (lambda: objectives.BetaTC(10, tc_steps=3), "tc_steps is 3, but there is no tc_start"),
+        (
+            lambda: objectives.BetaTC(10, start=2.0, steps=3, tc_start=2.0),
+            "tc_start is 2.0, so tc_steps must be at least 1, got 0",
         ),
         (lambda: objectives.Capacity(float("inf")), "capacity must be .* got inf"),
         (lambda: objectives.Capacity(steps=-1), "steps must be at least 0, got -1"),

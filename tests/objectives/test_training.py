@@ -39,7 +39,7 @@ MOVING = {
 }
 FALLING = {
     "beta": {"beta_warmup": 0, "beta_cycle": 0, "beta_start": 16.0, "beta_hold": 1, "beta_steps": 4},
-    "btcvae": {"weights_start": 16.0, "weights_hold": 1, "weights_steps": 4},
+    "btcvae": {"weights_start": 16.0, "weights_hold": 1, "weights_steps": 4, "tc_start": 3.0, "tc_steps": 3},
 }
 STATEFUL = ("lagrangian", "geco", "factorvae")
 

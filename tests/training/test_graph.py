@@ -38,7 +38,7 @@ def test_gradients_that_pass_through_the_host_are_named(monkeypatch):
         {"objective": "lagrangian", "kl_limit": 0.01},
         {"objective": "geco", "reconstruction_limit": 40.0},
         {"objective": "btcvae"},
-        {"objective": "btcvae", "weights_start": 16.0, "weights_steps": 6},
+        {"objective": "btcvae", "weights_start": 16.0, "weights_steps": 6, "tc_start": 3.0, "tc_steps": 4},
         {"objective": "factorvae"},
         {"objective": "dipvae-ii"},
     ],
