@@ -37,7 +37,7 @@ $(VENV)/installed: $(VENV)/torch $(SOURCES)
 	touch $@
 
 train: setup
-	$(BIN)/betavae-fast train
+	$(BIN)/betavae-fast train --recipe dsprites
 
 # Threads that wait actively would keep the other worker from its core.
 test: setup

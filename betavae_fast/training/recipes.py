@@ -1,4 +1,4 @@
-"""Published protocols by name: the settings that a paper or its authors' code trained with, each with its source.
+"""Protocols by name: the settings of published runs, each with its source, and one of this library's own.
 
 A recipe is data. To add one, add an entry to ``RECIPES``. Nothing heavy is imported: ``--help`` needs no torch.
 
@@ -16,7 +16,7 @@ from betavae_fast.objectives import options
 
 
 class Sourced(NamedTuple):
-    """The value of a setting, and where it is published."""
+    """The value of a setting, and where it is published, or why it was chosen."""
 
     value: Any
     source: str
@@ -24,14 +24,14 @@ class Sourced(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A published protocol.
+    """A protocol.
 
     Attributes:
         name: its name on the command line.
         source: the publication, and the code that was read, with its commit.
         settings: the values by their names on the command line; the other settings keep their defaults.
-        reaches: the published result: which metric, over how many seeds.
-        differs: what the protocol has and this library has not.
+        reaches: the result: which metric, over how many seeds.
+        differs: what a published protocol has and this library has not.
     """
 
     name: str
@@ -141,6 +141,37 @@ RECIPES: dict[str, Recipe] = {
             "second batch there and from the second half of the batch here. The "
             "initial weights are not published.",
         ),
+        Recipe(
+            "dsprites",
+            source="this library; found by trials on a few seeds",
+            settings={
+                "data": Sourced("dsprites", "chosen for it"),
+                "architecture": Sourced("burgess", "the network of most published runs on dSprites"),
+                "initialization": Sourced("kaiming", "leaves the mean image within 400 steps"),
+                "latent_dim": Sourced(10, "as published"),
+                "likelihood": Sourced("bernoulli", "as published"),
+                "objective": Sourced(
+                    "btcvae", "at its end it is a β-VAE with β = 4, because its three weights are equal"
+                ),
+                "mi_weight": Sourced(4.0, "β = 4"),
+                "tc_weight": Sourced(4.0, "β = 4"),
+                "dimension_wise_weight": Sourced(4.0, "β = 4"),
+                "weights_start": Sourced(10.0, "β = 40, at which only posX and posY are worth their nats"),
+                "weights_hold": Sourced(1400, "their channels turn to the axes in this time"),
+                "weights_steps": Sourced(2200, "scale opens a channel of its own at β of about 20"),
+                "tc_start": Sourced(3.0, "turns the first channels to the axes"),
+                "tc_steps": Sourced(300, "a high weight would keep the channel of scale shut"),
+                "lr": Sourced(2e-3, "higher rates can end with a KL of 0"),
+                "lr_warmup": Sourced(300, "so that the KL does not fall to 0 in the first steps"),
+                "lr_schedule": Sourced("cosine", "improves the reconstruction at the end"),
+                "lr_hold": Sourced(3400, "channels open while the rate is high"),
+                "batch_size": Sourced(64, "as published"),
+                "steps": Sourced(5400, "less than 5 minutes on two CPU cores"),
+            },
+            reaches="posX, posY and scale have a channel each: MIG .30 and .31 on two seeds of the trials. Ten seeds that the "
+            "trials have not seen are not measured yet.",
+            differs="Nothing: it is not a published protocol.",
+        ),
     )
 }
 """The recipes, by name."""
@@ -158,7 +189,7 @@ def entries(name: str, objective: str | None = None) -> dict[str, Any]:
     (2048, False)
     >>> entries("chen")
     Traceback (most recent call last):
-    ValueError: recipe must be one of burgess-2018, locatello-2019, chen-2018, kim-mnih-2018; got 'chen'
+    ValueError: recipe must be one of burgess-2018, locatello-2019, chen-2018, kim-mnih-2018, dsprites; got 'chen'
     """
     if name not in list(RECIPES):  # a list, so that a name of an unhashable type is no TypeError
         raise ValueError(f"recipe must be one of {', '.join(RECIPES)}; got {name!r}")

@@ -63,7 +63,7 @@ def test_a_configuration_has_the_values_of_its_recipe(name: str) -> None:
 
 
 def test_the_values_are_the_published_ones() -> None:
-    burgess, locatello, chen, kim = map(TrainConfig.from_recipe, RECIPES)
+    burgess, locatello, chen, kim, _ = map(TrainConfig.from_recipe, RECIPES)
     assert burgess == TrainConfig(
         objective=CapacityOptions(25.0, steps=100_000, gamma=1000.0), lr=5e-4, steps=300_000
     )
@@ -73,6 +73,18 @@ def test_the_values_are_the_published_ones() -> None:
         architecture="mlp", objective=BetaTCOptions(beta=6.0), batch_size=2048, steps=18_000
     )
     assert kim == replace(common, objective=FactorVAEOptions(gamma=35.0, lr=1e-4))
+
+
+def test_the_library_s_own_recipe_ends_as_a_beta_vae() -> None:
+    config = TrainConfig.from_recipe("dsprites")
+    options = config.objective
+    assert isinstance(options, BetaTCOptions)
+    assert options.alpha == options.beta == options.gamma == 4
+    assert (
+        options.hold + max(options.steps, options.tc_steps) < config.steps and config.lr_hold < config.steps
+    )
+    plain = TrainConfig.from_recipe("dsprites", objective=BetaOptions())
+    assert (plain.lr, plain.initialization, plain.objective) == (config.lr, "kaiming", BetaOptions(beta=4.0))
 
 
 @EVERY_RECIPE
