@@ -31,7 +31,7 @@ def model_card(folder: RunFolder, path: str) -> str:
     images = found["step"] * int(config.batch_size)
     return "\n".join(
         (
-            f"# {found['data']}: {config.architecture}, {config.describe_objective()}",
+            f"# {found['data']}: {config.architecture}, {config.objective.objective}",
             "",
             *(f"- {sentence}" for sentence in found["findings"]),
             "",
