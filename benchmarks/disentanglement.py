@@ -3,6 +3,8 @@
 Each SWEEP is the folder of a finished ``betavae-fast sweep --file benchmarks/disentanglement.toml --metrics all``, or of
 a part of that sweep. Their runs are added to disentanglement/disentanglement.json, where they replace runs of the same
 setting and seed. Prints the medians with quartiles and draws the pictures, which docs/disentanglement.md shows.
+
+With ``--out benchmarks/results/initialization``, it collects the sweep of benchmarks/initialization.toml in the same way.
 """
 
 from __future__ import annotations
@@ -23,15 +25,19 @@ from benchmarks.pages import markdown
 from benchmarks.study import Run, Study, StudyError, tidy
 from betavae_fast import settings
 from betavae_fast.bench.results import Provenance, save_by_lines
+from betavae_fast.files import read_json
 from betavae_fast.objectives import options
 from betavae_fast.sweep.folder import SweepFolder
 from betavae_fast.sweep.grid import SEED
 from betavae_fast.sweep.report import KL, RECONSTRUCTION, UDR
+from betavae_fast.training.log import LogEntry, read_log
 from betavae_fast.training.run_folder import RunFolder, read_config
 
 FILE = "disentanglement/disentanglement.json"
 PICTURES = ROOT / "docs" / "disentanglement"
 MIG, DCI = "MIG", "DCI disentanglement"
+PLATEAU = "steps until the reconstruction loss is a fifth below that of the mean image"
+MILESTONES = (1000, 2000, 4000, 8000)  # steps
 _COLUMNS = {
     RECONSTRUCTION: "rec.",
     KL: "KL",
@@ -47,6 +53,8 @@ _COLUMNS = {
     "Explicitness": "explicitness",
     "IRS": "IRS",
     UDR: "UDR",
+    PLATEAU: "plateau, steps",
+    **{f"{RECONSTRUCTION}, after {steps} steps": f"rec. at {steps}" for steps in MILESTONES},
 }
 # The settings that may differ between machines without making another experiment.
 _OF_THE_MACHINE = ("precision", "threads", "device", "backend", "log_every", "checkpoint_every")
@@ -54,10 +62,10 @@ _OF_THE_MACHINE = ("precision", "threads", "device", "backend", "log_every", "ch
 
 @dataclass(frozen=True)
 class StudyRun:
-    """A trained and evaluated model: its objective with all options, its seed and precision, its losses and scores."""
+    """A trained and evaluated model: its setting, its seed and precision, its losses and scores."""
 
     name: str
-    objective: dict[str, Any]
+    setting: dict[str, Any]  # the objective, all its options, and the rule for the initial weights
     seed: int
     precision: str
     machine: str
@@ -84,23 +92,25 @@ class Group(NamedTuple):
     runs: list[StudyRun]
 
     def values(self, label: str) -> list[float]:
-        """The finite values of the quantity ``label``."""
+        """The values of the quantity ``label``."""
         found = np.array([run.values.get(label, np.nan) for run in self.runs])
-        return [float(value) for value in found[np.isfinite(found)]]
+        return [float(value) for value in found[~np.isnan(found)]]
 
     def quartiles(self, label: str) -> tuple[float, float, float] | None:
         """The first quartile, the median and the third quartile; None if no run has the quantity."""
         values = self.values(label)
         if not values:
             return None
-        low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
+        # An infinite value is none to interpolate with.
+        method = "linear" if np.isfinite(values).all() else "higher"
+        low, median, high = np.quantile(values, (0.25, 0.5, 0.75), method=method)
         return float(low), float(median), float(high)
 
 
 def read_sweep(folder: Path, machine: str) -> tuple[dict[str, Any], list[StudyRun]]:
     """Read the settings that the runs of a sweep share, and the runs.
 
-    Raises: StudyError if ``folder`` is no finished sweep, or its runs differ in more than objective and seed.
+    Raises: StudyError if ``folder`` is no finished sweep, or its runs differ in more than setting and seed.
     """
     sweep = SweepFolder(folder)
     if not sweep.table.exists():
@@ -109,24 +119,43 @@ def read_sweep(folder: Path, machine: str) -> tuple[dict[str, Any], list[StudyRu
     runs = []
     with sweep.table.open(newline="") as file:
         for row in csv.DictReader(file):
-            config = read_config(RunFolder(folder / row["run"]))
+            trained = RunFolder(folder / row["run"])
+            config = read_config(trained)
             entries, own = config.entries(), options.entries(config.objective)
-            objective = {"objective": entries["objective"], **own}
+            setting = {name: entries[name] for name in ("objective", *own, "initialization")}
             rest = {
                 name: value
                 for name, value in entries.items()
-                if name not in (*objective, SEED, *_OF_THE_MACHINE)
+                if name not in (*setting, SEED, *_OF_THE_MACHINE)
             }
             shared = shared or rest
             check_same(shared, rest)
             values = {label: float(row[label]) for label in row if label in _COLUMNS and row[label]}
-            name = f"{_name(objective)}, seed {config.seed}"
-            runs.append(StudyRun(name, objective, config.seed, config.precision, machine, values))
+            mean_image = read_json(trained.evaluation)["summary"]["mean_image_reconstruction"]
+            values |= from_log(read_log(trained.metrics), mean_image)
+            name = f"{_name(setting)}, seed {config.seed}"
+            runs.append(StudyRun(name, setting, config.seed, config.precision, machine, values))
     return shared, runs
 
 
+def from_log(log: Sequence[LogEntry], mean_image: float) -> dict[str, float]:
+    """Read from a log when the run left the plateau of the mean image, and its reconstruction loss on the way.
+
+    Args:
+        mean_image: the reconstruction loss of the mean image, in nats.
+    Returns: the values by their labels. The steps on the plateau are rounded up to the next entry, and infinite if the
+        run did not leave it.
+    """
+    left = (entry.step for entry in log if entry.reconstruction < 0.8 * mean_image)
+    return {PLATEAU: float(next(left, np.inf))} | {
+        f"{RECONSTRUCTION}, after {entry.step} steps": entry.reconstruction
+        for entry in log
+        if entry.step in MILESTONES
+    }
+
+
 def check_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-    """Raise StudyError if two runs have other settings than objective, seed and machine in common."""
+    """Raise StudyError if two runs differ in what is neither their setting nor their seed nor their machine."""
     for name in one:
         if one[name] != other.get(name):
             raise StudyError(f"runs of one study have the same {name}, got {one[name]} and {other.get(name)}")
@@ -136,8 +165,11 @@ def groups(runs: Sequence[StudyRun]) -> list[Group]:
     """The runs by their setting, in the order of the registry and, for one objective, of its options."""
     order = list(options.OBJECTIVES)
     by_name: dict[str, list[StudyRun]] = {}
-    for run in sorted(runs, key=lambda run: (order.index(run.objective["objective"]), _main(run), run.seed)):
-        by_name.setdefault(_name(run.objective), []).append(run)
+    for run in sorted(
+        runs,
+        key=lambda run: (order.index(run.setting["objective"]), _main(run), _name(run.setting), run.seed),
+    ):
+        by_name.setdefault(_name(run.setting), []).append(run)
     return [Group(name, found) for name, found in by_name.items()]
 
 
@@ -150,32 +182,36 @@ def table(results: DisentanglementResults) -> str:
         cells = [group.name, str(len(group.runs))]
         for label in present:
             quartiles = group.quartiles(label)
-            cells.append("" if quartiles is None else _in_words(label, *quartiles))
+            cells.append("" if quartiles is None else _in_words(label, *quartiles, max(group.values(label))))
         rows.append(cells)
     return markdown(("setting", "seeds:", *(f"{_COLUMNS[label]}:" for label in present)), rows)
 
 
-def _in_words(label: str, low: float, median: float, high: float) -> str:
-    digits = 1 if label in (RECONSTRUCTION, KL) else 0 if label == "channels used" else 2
+def _in_words(label: str, low: float, median: float, high: float, largest: float) -> str:
+    if label == PLATEAU:
+        return f"{median:.0f} (worst {largest:.0f})"
+    digits = 1 if label == KL or label.startswith(RECONSTRUCTION) else 0 if label == "channels used" else 2
     return f"{median:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 
 def _main(run: StudyRun) -> float:
     """The value by which the settings of an objective are sorted: its first option."""
-    return float(next(iter(list(run.objective.values())[1:]), 0.0))
+    first = [value for value in run.setting.values() if isinstance(value, int | float)]
+    return float(first[0]) if first else 0.0
 
 
-def _name(objective: Mapping[str, Any]) -> str:
-    """The objective and the options that differ from its defaults; β always."""
-    kind = options.OBJECTIVES[objective["objective"]]
+def _name(setting: Mapping[str, Any]) -> str:
+    """The objective and what differs from the defaults; β always."""
+    kind = options.OBJECTIVES[setting["objective"]]
     defaults = {found.option: found.default for found in settings.declared(kind)}
-    shown = [
-        f"{'β' if name == 'beta' else name.replace('_', ' ')} = {value:g}"
-        for name, value in objective.items()
-        if name != "objective" and isinstance(value, int | float)
-        if name == "beta" or value != defaults[name]
-    ]
-    return ", ".join([objective["objective"], *shown])
+    defaults["initialization"] = "torch"
+    shown = []
+    for name, value in setting.items():
+        if name == "beta":
+            shown.append(f"β = {value:g}")
+        elif name != "objective" and value is not None and value != defaults[name]:
+            shown.append(f"{name.replace('_', ' ')} = {value if isinstance(value, str) else f'{value:g}'}")
+    return ", ".join([setting["objective"], *shown])
 
 
 def pictures(results: DisentanglementResults) -> dict[str, Figure]:
@@ -212,8 +248,8 @@ def _scatter(found: Sequence[Group], x: str, y: str, x_label: str, y_label: str)
 def _against_beta(found: Sequence[Group]) -> Figure:
     """Draw MIG and DCI of the β-VAE against β: the runs as points, their median as a line, the quartiles as a band."""
     figure = Figure(figsize=(8.0, 3.4), layout="constrained")
-    chosen = [group for group in found if group.runs[0].objective["objective"] == "beta"]
-    betas = [group.runs[0].objective["beta"] for group in chosen]
+    chosen = [group for group in found if group.runs[0].setting["objective"] == "beta"]
+    betas = [group.runs[0].setting["beta"] for group in chosen]
     for axis, label in zip(figure.subplots(1, 2), (MIG, DCI), strict=True):
         known = [
             (beta, group, quartiles)

@@ -8,21 +8,31 @@ import numpy as np
 import pytest
 
 from benchmarks import ROOT
-from benchmarks.disentanglement import DisentanglementResults, StudyRun, groups, main, pictures, table
+from benchmarks.disentanglement import (
+    PLATEAU,
+    DisentanglementResults,
+    StudyRun,
+    from_log,
+    groups,
+    main,
+    pictures,
+    table,
+)
 from betavae_fast import cli
 from betavae_fast.cli.sweep import _read
 from betavae_fast.sweep.grid import grid
+from betavae_fast.training.log import LogEntry
 
 ORIGIN = {"command": "", "date": "", "commit": {}, "machine": {}, "versions": {}}
 
 
-def study_run(objective: dict, seed: int, **values: float) -> StudyRun:
-    name = f"{objective['objective']} {objective.get('beta')} {seed}"
-    return StudyRun(name, objective, seed, "fp32", "cpu", values)
+def study_run(setting: dict, seed: int, **values: float) -> StudyRun:
+    name = f"{setting['objective']} {setting.get('beta')} {seed}"
+    return StudyRun(name, setting, seed, "fp32", "cpu", values)
 
 
-def beta(value: float) -> dict:
-    return {"objective": "beta", "beta": value, "beta_warmup": 0, "beta_cycle": 0}
+def beta(value: float, rule: str = "torch") -> dict:
+    return {"objective": "beta", "beta": value, "beta_warmup": 0, "beta_start": None, "initialization": rule}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +61,7 @@ def test_sweeps_become_one_file(sweeps: Path, tmp_path: Path, capsys: pytest.Cap
     results = DisentanglementResults.load(tmp_path / "disentanglement.json")
     assert [group.name for group in groups(results.runs)] == ["beta, β = 1", "beta, β = 4", "dipvae-ii"]
     assert [run.seed for run in results.runs] == [0, 0, 3]
-    assert all(run.values["KL, nats"] >= 0 for run in results.runs)
+    assert all(run.values["KL, nats"] >= 0 and PLATEAU in run.values for run in results.runs)
     assert ["UDR" in run.values for run in results.runs] == [True, True, False]  # one run has no peers
     assert results.configuration["steps"] == 2 and results.configuration["latent_dim"] == 2
     assert "objective" not in results.configuration and "beta" not in results.configuration
@@ -76,7 +86,12 @@ def test_runs_of_another_experiment_are_refused(
 
 
 def test_settings_are_summarised_by_medians_and_quartiles() -> None:
-    objective = {"objective": "btcvae", "tc_weight": 6.0, "mi_weight": 1.0, "dimension_wise_weight": 2.0}
+    objective = {
+        "objective": "btcvae",
+        "tc_weight": 6.0,
+        "dimension_wise_weight": 2.0,
+        "initialization": "torch",
+    }
     runs = [
         *(study_run(beta(16.0), seed, MIG=mig) for seed, mig in enumerate((0.1, 0.2, 0.5))),
         *(study_run(beta(2.0), seed, MIG=0.3) for seed in range(2)),
@@ -90,6 +105,35 @@ def test_settings_are_summarised_by_medians_and_quartiles() -> None:
         "| beta, β = 16 | 3 | 0.20 (0.15–0.35) |",
         "| btcvae, dimension wise weight = 2 | 1 | 0.40 (0.40–0.40) |",
     ]
+
+
+def test_a_run_that_stays_on_the_plateau_is_the_worst() -> None:
+    runs = [
+        *(
+            study_run(beta(4.0), seed, **{PLATEAU: steps})
+            for seed, steps in enumerate((300, 320, float("inf")))
+        ),
+        *(study_run(beta(4.0, "kaiming"), seed, **{PLATEAU: 60}) for seed in range(3)),
+    ]
+    results = DisentanglementResults(**ORIGIN, configuration={}, runs=tuple(runs))
+    assert table(results).splitlines()[2:] == [
+        "| beta, β = 4 | 3 | 320 (worst inf) |",
+        "| beta, β = 4, initialization = kaiming | 3 | 60 (worst 60) |",
+    ]
+
+
+def test_the_log_tells_when_the_plateau_was_left() -> None:
+    def entry(step: int, reconstruction: float) -> LogEntry:
+        return LogEntry(step, 0, 0, 0, 0, reconstruction, 0, [], [], [], {})
+
+    log = [entry(980, 500.0), entry(1000, 410.0), entry(1020, 390.0), entry(2000, 90.0)]
+    found = from_log(log, mean_image=500.0)
+    assert found == {
+        PLATEAU: 1020.0,
+        "reconstruction loss, nats, after 1000 steps": 410.0,
+        "reconstruction loss, nats, after 2000 steps": 90.0,
+    }
+    assert from_log(log[:2], mean_image=500.0)[PLATEAU] == float("inf")
 
 
 def test_pictures_show_every_run() -> None:
@@ -116,3 +160,9 @@ def test_the_sweep_of_the_study_has_five_seeds_of_each_setting() -> None:
         *((name,) for name in ("btcvae", "factorvae", "capacity", "dipvae-i", "dipvae-ii")),
     ]
     assert [one.config.seed for one in runs] == list(range(5)) * 10
+    runs = grid(_read(ROOT / "benchmarks" / "initialization.toml"))
+    assert len(runs) == 6 * 3 * 10 and {one.config.initialization for one in runs} == {
+        "torch",
+        "glorot",
+        "kaiming",
+    }
