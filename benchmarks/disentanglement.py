@@ -102,8 +102,8 @@ class Group(NamedTuple):
         if not values:
             return None
         # An infinite value is none to interpolate with.
-        method = "linear" if np.isfinite(values).all() else "higher"
-        low, median, high = np.quantile(values, (0.25, 0.5, 0.75), method=method)
+        finite = np.isfinite(values).all()
+        low, median, high = np.quantile(values, (0.25, 0.5, 0.75), method="linear" if finite else "higher")
         return float(low), float(median), float(high)
 
 
