@@ -91,3 +91,10 @@ def test_every_failure_is_in_the_last_lines(monkeypatch, tmp_path, capfd):
     assert gpu.main(["--rehearse", "--call", "second", "--out", str(tmp_path)]) == 1
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert {line["name"] for line in summary["lines"]} == {"wrong", "right", "silent"}
+
+
+def test_a_rehearsal_on_a_busy_machine_may_take_longer(monkeypatch, tmp_path):
+    slow = Line("slow", (sys.executable, "-c", "import time; time.sleep(2.5)"), 2)
+    monkeypatch.setattr(gpu, "lines", lambda place: {"first": [slow], "second": []})
+    monkeypatch.setattr("benchmarks.lines._LEAST_SECONDS", 1.0)
+    assert gpu.main(["--rehearse", "--out", str(tmp_path)]) == 0
