@@ -2,7 +2,7 @@
 
 Each SWEEP is the folder of a finished ``betavae-fast sweep --file benchmarks/disentanglement.toml --metrics all``, or of
 a part of that sweep. Their runs are added to disentanglement/disentanglement.json, where they replace runs of the same
-setting and seed. Prints the medians with quartiles and draws the pictures, which docs/disentanglement.md shows.
+setting and seed. Prints the medians with quartiles, and draws the pictures into docs/disentanglement/.
 
 With ``--out benchmarks/results/initialization``, it collects the sweep of benchmarks/initialization.toml in the same way.
 """
@@ -25,11 +25,13 @@ from benchmarks.pages import markdown
 from benchmarks.study import Run, Study, StudyError, tidy
 from betavae_fast import settings
 from betavae_fast.bench.results import Provenance, save_by_lines
+from betavae_fast.evaluation.pictures import Line, against_setting
 from betavae_fast.files import read_json
 from betavae_fast.objectives import options
 from betavae_fast.sweep.folder import SweepFolder
 from betavae_fast.sweep.grid import SEED
-from betavae_fast.sweep.report import KL, RECONSTRUCTION, UDR
+from betavae_fast.sweep.report import KL, RECONSTRUCTION, UDR, Quartiles, quartiles
+from betavae_fast.training.config import OF_THE_MACHINE, TrainConfig
 from betavae_fast.training.log import LogEntry, read_log
 from betavae_fast.training.run_folder import RunFolder, read_config
 
@@ -56,8 +58,6 @@ _COLUMNS = {
     PLATEAU: "plateau, steps",
     **{f"{RECONSTRUCTION}, after {steps} steps": f"rec. at {steps}" for steps in MILESTONES},
 }
-# The settings that may differ between machines without making another experiment.
-_OF_THE_MACHINE = ("precision", "threads", "device", "backend", "log_every", "checkpoint_every")
 
 
 @dataclass(frozen=True)
@@ -96,15 +96,9 @@ class Group(NamedTuple):
         found = np.array([run.values.get(label, np.nan) for run in self.runs])
         return [float(value) for value in found[~np.isnan(found)]]
 
-    def quartiles(self, label: str) -> tuple[float, float, float] | None:
-        """The first quartile, the median and the third quartile; None if no run has the quantity."""
-        values = self.values(label)
-        if not values:
-            return None
-        # An infinite value is none to interpolate with.
-        finite = np.isfinite(values).all()
-        low, median, high = np.quantile(values, (0.25, 0.5, 0.75), method="linear" if finite else "higher")
-        return float(low), float(median), float(high)
+    def quartiles(self, label: str) -> Quartiles | None:
+        """The quartiles of the quantity ``label``; None if no run has it."""
+        return quartiles(self.values(label))
 
 
 def read_sweep(folder: Path, machine: str) -> tuple[dict[str, Any], list[StudyRun]]:
@@ -126,7 +120,7 @@ def read_sweep(folder: Path, machine: str) -> tuple[dict[str, Any], list[StudyRu
             rest = {
                 name: value
                 for name, value in entries.items()
-                if name not in (*setting, SEED, *_OF_THE_MACHINE)
+                if name not in (*setting, SEED, "precision", *OF_THE_MACHINE)
             }
             shared = shared or rest
             check_same(shared, rest)
@@ -175,23 +169,24 @@ def groups(runs: Sequence[StudyRun]) -> list[Group]:
 
 def table(results: DisentanglementResults) -> str:
     """The medians of all settings, with their quartiles, as Markdown."""
-    found = groups(results.runs)
-    present = [label for label in _COLUMNS if any(group.values(label) for group in found)]
+    grouped = groups(results.runs)
+    present = [label for label in _COLUMNS if any(group.values(label) for group in grouped)]
     rows = []
-    for group in found:
+    for group in grouped:
         cells = [group.name, str(len(group.runs))]
         for label in present:
-            quartiles = group.quartiles(label)
-            cells.append("" if quartiles is None else _in_words(label, *quartiles, max(group.values(label))))
+            found = group.quartiles(label)
+            cells.append("" if found is None else _in_words(label, found, max(group.values(label))))
         rows.append(cells)
     return markdown(("setting", "seeds:", *(f"{_COLUMNS[label]}:" for label in present)), rows)
 
 
-def _in_words(label: str, low: float, median: float, high: float, largest: float) -> str:
+def _in_words(label: str, found: Quartiles, largest: float) -> str:
     if label == PLATEAU:
-        return f"{median:.0f} (worst {largest:.0f})"
+        return f"{found.median:.0f} (worst {largest:.0f})"
     digits = 1 if label == KL or label.startswith(RECONSTRUCTION) else 0 if label == "channels used" else 2
-    return f"{median:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+    low, median, high = (f"{value:.{digits}f}" for value in found)
+    return f"{median} ({low}–{high})"
 
 
 def _main(run: StudyRun) -> float:
@@ -204,7 +199,7 @@ def _name(setting: Mapping[str, Any]) -> str:
     """The objective and what differs from the defaults; β always."""
     kind = options.OBJECTIVES[setting["objective"]]
     defaults = {found.option: found.default for found in settings.declared(kind)}
-    defaults["initialization"] = "torch"
+    defaults["initialization"] = TrainConfig().initialization
     shown = []
     for name, value in setting.items():
         if name == "beta":
@@ -246,29 +241,17 @@ def _scatter(found: Sequence[Group], x: str, y: str, x_label: str, y_label: str)
 
 
 def _against_beta(found: Sequence[Group]) -> Figure:
-    """Draw MIG and DCI of the β-VAE against β: the runs as points, their median as a line, the quartiles as a band."""
-    figure = Figure(figsize=(8.0, 3.4), layout="constrained")
-    chosen = [group for group in found if group.runs[0].setting["objective"] == "beta"]
-    betas = [group.runs[0].setting["beta"] for group in chosen]
-    for axis, label in zip(figure.subplots(1, 2), (MIG, DCI), strict=True):
-        known = [
-            (beta, group, quartiles)
-            for beta, group in zip(betas, chosen, strict=True)
-            if (quartiles := group.quartiles(label))
+    """Draw MIG and DCI of the β-VAE against β."""
+    panels = {}
+    for label in (MIG, DCI):
+        points = [
+            (group.runs[0].setting["beta"], *of_group)
+            for group in found
+            if group.runs[0].setting["objective"] == "beta" and (of_group := group.quartiles(label))
         ]
-        for beta, group, _ in known:
-            values = group.values(label)
-            axis.scatter([beta] * len(values), values, s=14, color="#1f6fb4", alpha=0.6)
-        if known:
-            at, low, median, high = zip(*((beta, *quartiles) for beta, _, quartiles in known), strict=True)
-            axis.plot(at, median, color="#1f6fb4")
-            axis.fill_between(at, low, high, color="#1f6fb4", alpha=0.15, linewidth=0)
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(betas, [f"{beta:g}" for beta in betas])
-        axis.set_xlabel("β")
-        axis.set_title(label, fontsize=10)
-        tidy(axis)
-    return figure
+        if points:
+            panels[label] = {"beta": Line(*np.array(points).T)}
+    return against_setting("β", panels) if panels else Figure()
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

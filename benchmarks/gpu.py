@@ -44,7 +44,7 @@ _BUILD_SECONDS = 120.0
 # Seconds in which pytest writes its report after SIGINT. With workers it does so in two of three runs; the log has the
 # result of each test in any case.
 _PYTEST_GRACE = 15.0
-# How many times longer a line may take in a rehearsal: two cores may be busy with other programs.
+# A rehearsal multiplies the time limits by this factor, because its cores may be busy with other programs.
 _PATIENCE_OF_A_REHEARSAL = 4
 
 

@@ -21,6 +21,7 @@ from benchmarks.study import Run, Study, tidy
 from betavae_fast.bench.results import Provenance, save_by_lines
 from betavae_fast.choices import ACTIVE_NATS
 from betavae_fast.data import DatasetError, ImageDataset, load_dataset
+from betavae_fast.settings import flag
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.log import LogEntry
 from betavae_fast.training.loop import train
@@ -163,11 +164,7 @@ def table(results: ObjectiveResults) -> str:
     """The means over the last ``LOG_EVERY`` steps of each run, as Markdown."""
     rows = []
     for run in results.runs:
-        own = (
-            f"--{name.replace('_', '-')} {value:g}"
-            for name, value in run.options.items()
-            if name != "objective"
-        )
+        own = (f"{flag(name)} {value:g}" for name, value in run.options.items() if name != "objective")
         command = f"`--objective {run.options['objective']} {' '.join(own)}`"
         nats = f"{run.reconstruction[-1]:.1f}", f"{run.kl[-1]:.2f}"
         rows.append((run.name, command, *nats, str(run.active_channels[-1])))

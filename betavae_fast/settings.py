@@ -52,6 +52,15 @@ class Declared(NamedTuple):
         return self.setting.option or self.name
 
 
+def flag(option: str) -> str:
+    """The name of an option as it is written on the command line.
+
+    >>> flag("latent_dim")
+    '--latent-dim'
+    """
+    return "--" + option.replace("_", "-")
+
+
 def declared(kind: type) -> tuple[Declared, ...]:
     """The settings of the dataclass ``kind``, in order."""
     return _declared(kind)

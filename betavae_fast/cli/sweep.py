@@ -395,8 +395,8 @@ def _parameters() -> Iterator[Parameter]:
         yield Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
     yield Parameter("metrics", Parameter.KEYWORD_ONLY, default=METRICS, annotation=Metrics)
     texts = {
-        "recipe": "Take the settings of this published protocol, one for the whole sweep; settings given as well replace "
-        f"its values. One of {', '.join(RECIPES)}.",
+        "recipe": "Take the settings of this recipe, one for the whole sweep; settings given as well replace its values. "
+        f"One of {', '.join(RECIPES)}.",
         "objective": f"Objectives: {', '.join(OBJECTIVES)}.",
         **{name: _help(found) for name, found in _SETTINGS.items()},
     }

@@ -16,7 +16,7 @@ from betavae_fast.cli.errors import INTERRUPTED, CommandError, usage_errors
 from betavae_fast.cli.output import print_summary, progress
 from betavae_fast.objectives import options
 from betavae_fast.objectives.options import OBJECTIVES, BetaOptions
-from betavae_fast.settings import Declared, declared
+from betavae_fast.settings import Declared, declared, flag
 from betavae_fast.training import recipes
 from betavae_fast.training.config import RESUMABLE, TrainConfig
 
@@ -78,7 +78,7 @@ def _given(context: typer.Context, values: Mapping[str, Any], *, resume: bool) -
 
 
 def _dashed(names: Iterable[str]) -> str:
-    return ", ".join("--" + name.replace("_", "-") for name in names)
+    return ", ".join(map(flag, names))
 
 
 def _config(given: Mapping[str, Any]) -> TrainConfig:
@@ -99,7 +99,7 @@ def _parameters() -> Iterator[Parameter]:
         annotation=Annotated[
             Literal[tuple(recipes.RECIPES)] | None,
             typer.Option(
-                help="Take the settings of this published protocol; options given as well replace its values.",
+                help="Take the settings of this recipe; options given as well replace its values.",
                 show_default="none",
             ),
         ],

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from betavae_fast.files import read_json
-from betavae_fast.training.config import TrainConfig
+from betavae_fast.settings import flag
+from betavae_fast.training.config import OF_THE_MACHINE, TrainConfig
 from betavae_fast.training.run_folder import RunFolder, read_config
-
-_NOT_OF_THE_MODEL = ("threads", "device", "backend", "log_every", "checkpoint_every")
 
 
 def model_card(folder: RunFolder, path: str) -> str:
@@ -73,28 +72,27 @@ def command(config: TrainConfig) -> str:
     given = {
         name: value
         for name, value in config.entries().items()
-        if name not in _NOT_OF_THE_MODEL and value is not None
+        if name not in OF_THE_MACHINE and value is not None
         if value != defaults[name] or (name == "objective" and value != "beta")
     }
     return " ".join(["betavae-fast train", *map(_option, given, given.values())])
 
 
 def _option(name: str, value: object) -> str:
-    option = name.replace("_", "-")
+    option = flag(name)
     if isinstance(value, bool):
-        return f"--{option}" if value else f"--no-{option}"
-    return f"--{option} {','.join(map(str, value)) if isinstance(value, list) else value}"
+        return option if value else option.replace("--", "--no-")
+    return f"{option} {','.join(map(str, value)) if isinstance(value, list) else value}"
 
 
 def _scores(scores: Sequence[dict[str, Any]]) -> Iterable[str]:
     """A row for each number of each metric, of mean and of sampled codes."""
-    from betavae_fast.evaluation.scores import METRICS  # loads scikit-learn
+    from betavae_fast.evaluation.scores import METRICS, Estimate  # loads scikit-learn
 
     rows: dict[str, dict[str, str]] = {}
     for scored in scores:
         for quantity in METRICS[scored["metric"]].quantities:
-            estimate = scored["values"][quantity.attribute]
-            spread = "" if estimate["spread"] is None else f" ± {estimate['spread']:.3f}"
-            rows.setdefault(quantity.label, {})[scored["codes"]] = f"{estimate['value']:.3f}{spread}"
+            estimate = Estimate(**scored["values"][quantity.attribute])
+            rows.setdefault(quantity.label, {})[scored["codes"]] = str(estimate)
     for label, cells in rows.items():
         yield f"| {label} | {cells.get('mean', '')} | {cells.get('sampled', '')} |"

@@ -21,17 +21,14 @@ import torch
 from torch import Tensor
 
 from betavae_fast.data import absolute
-from betavae_fast.evaluation.summary import choose_images
-from betavae_fast.nn import BetaVAE, split_kl
+from betavae_fast.evaluation.summary import summarise
+from betavae_fast.nn import BetaVAE
 from betavae_fast.training.checkpoint import save_checkpoint
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.log import LogEntry, LogWriter
 from betavae_fast.training.run_folder import RunFolder, create_run_folder
 from betavae_fast.training.state import TrainState, prepare
 from betavae_fast.training.trained_run import load_images
-
-_IMAGES = 4096  # measured for the entry of the log
-_ROWS = 256
 
 
 def load_disentangling_vae(path: str | os.PathLike[str]) -> BetaVAE:
@@ -76,9 +73,8 @@ def load_disentangling_vae(path: str | os.PathLike[str]) -> BetaVAE:
         raise ValueError(f"{path}: not weights of disentangling-vae ({error})") from error
     for name in ("encoder.moments.weight", "encoder.moments.bias"):
         renamed[name] = torch.cat((renamed[name][0::2], renamed[name][1::2]))
-    model.to_empty(device="cpu").load_state_dict(
-        renamed
-    )  # copies, because tensors of a file may share memory
+    # Tensors of a file may share memory, and these are copies.
+    model.to_empty(device="cpu").load_state_dict(renamed)
     return model.eval()
 
 
@@ -146,29 +142,19 @@ def _names(stages: int) -> Iterator[tuple[str, str]]:
             yield f"{theirs}.{kind}", f"{ours}.{kind}"
 
 
-@torch.no_grad()
 def _measured(state: TrainState) -> LogEntry:
     """The losses of up to 4,096 images with sampled latents, as a step of training has them, averaged over the images."""
-    model, dataset = state.model, state.dataset
-    indices = choose_images(len(dataset), _IMAGES).to(state.device)
-    reconstruction = torch.zeros((), dtype=torch.float64)
-    parts = torch.zeros(2, model.latent_dim, dtype=torch.float64)
-    for start in range(0, len(indices), _ROWS):
-        images = dataset.gather(indices[start : start + _ROWS])
-        output = model(images, seed=state.config.seed, first_row=start)
-        reconstruction += len(images) * state.reconstruction(output.decoded, images).double().cpu()
-        parts += len(images) * torch.stack(split_kl(output.mu, output.logvar)).double().cpu()
-    reconstruction, parts = reconstruction / len(indices), parts / len(indices)
-    kl_per_dim = parts.sum(0)
+    summary = summarise(state.model.eval(), state.dataset)
+    channels = sorted(summary.channels, key=lambda channel: channel.index)
     return LogEntry(
         step=0,
         images=0,
         seconds=0.0,
         images_per_second=0.0,
-        loss=float(reconstruction + kl_per_dim.sum()),
-        reconstruction=float(reconstruction),
-        kl=float(kl_per_dim.sum()),
-        kl_per_dim=kl_per_dim.tolist(),
-        mean_dispersion=parts[0].tolist(),
-        variance=parts[1].tolist(),
+        loss=summary.negative_elbo,
+        reconstruction=summary.sampled_reconstruction,
+        kl=summary.kl,
+        kl_per_dim=[channel.kl for channel in channels],
+        mean_dispersion=[channel.mean_dispersion for channel in channels],
+        variance=[channel.variance for channel in channels],
     )

@@ -52,6 +52,16 @@ class Quartiles(NamedTuple):
     high: float
 
 
+def quartiles(values: Sequence[float]) -> Quartiles | None:
+    """The quartiles of ``values``, which may be infinite; None if there is none, or one is undefined (NaN)."""
+    if not len(values) or np.isnan(values).any():
+        return None
+    # Between an infinite value and another one there is nothing to interpolate.
+    finite = np.isfinite(values).all()
+    low, median, high = np.quantile(values, (0.25, 0.5, 0.75), method="linear" if finite else "higher")
+    return Quartiles(float(low), float(median), float(high))
+
+
 @dataclass(frozen=True)
 class Group:
     """The runs of one setting, which differ by their seeds."""
@@ -65,9 +75,8 @@ class Group:
 
     def quartiles(self, label: str) -> Quartiles | None:
         """The quartiles of the quantity ``label``; None if a run lacks it."""
-        values = [result.values.get(label, np.nan) for result in self.results]
-        low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
-        return Quartiles(float(low), float(median), float(high)) if isfinite(median) else None
+        found = quartiles([result.values.get(label, np.nan) for result in self.results])
+        return found if found is not None and isfinite(found.median) else None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from betavae_fast.training import recipes
 
 RESUMABLE = ("data", "steps", "lr", "threads", "device", "log_every", "checkpoint_every")
 """The settings that may change when a run is resumed."""
+OF_THE_MACHINE = ("threads", "device", "backend", "log_every", "checkpoint_every")
+"""The settings that say how a run is computed and kept, not what it learns."""
 
 
 def _channels(name: str, value: int) -> None:
@@ -168,11 +170,11 @@ class TrainConfig:
 
     @classmethod
     def from_recipe(cls, name: str, **changes: Any) -> TrainConfig:
-        """The configuration of a published protocol (:mod:`betavae_fast.training.recipes`).
+        """The configuration of a recipe (:mod:`betavae_fast.training.recipes`).
 
         Args:
-            changes: settings that replace the protocol's, as the constructor takes them. An ``objective`` replaces the
-                protocol's with all its options.
+            changes: settings that replace the recipe's, as the constructor takes them. An ``objective`` replaces the
+                recipe's with all its options.
         Raises: ValueError for an unknown recipe, or as the constructor does; TypeError for an unknown setting.
 
         >>> config = TrainConfig.from_recipe("burgess-2018", seed=3)

@@ -157,7 +157,9 @@ RECIPES: dict[str, Recipe] = {
                 "tc_weight": Sourced(4.0, "β = 4"),
                 "dimension_wise_weight": Sourced(4.0, "β = 4"),
                 "weights_start": Sourced(10.0, "β = 40, at which only posX and posY are worth their nats"),
-                "weights_hold": Sourced(1400, "their channels turn to the axes in this time"),
+                "weights_hold": Sourced(
+                    1400, "in this time their channels turn to the axes, not with every seed"
+                ),
                 "weights_steps": Sourced(2200, "scale opens a channel of its own at β of about 20"),
                 "tc_start": Sourced(3.0, "turns the first channels to the axes"),
                 "tc_steps": Sourced(300, "a high weight would keep the channel of scale shut"),
@@ -166,7 +168,7 @@ RECIPES: dict[str, Recipe] = {
                 "lr_schedule": Sourced("cosine", "improves the reconstruction at the end"),
                 "lr_hold": Sourced(3400, "channels open while the rate is high"),
                 "batch_size": Sourced(64, "as published"),
-                "steps": Sourced(5400, "less than 5 minutes on two CPU cores"),
+                "steps": Sourced(5400, "230 s at the 43 ms of a step on two cores of Zen 3"),
             },
             reaches="Over three seeds that the trials had not seen, MIG is .31, .30 and .17. In the first two, posX, "
             "posY and scale have a channel each; in the third, two channels hold both positions in a turned frame. More "

@@ -12,7 +12,7 @@ from typer.models import ArgumentInfo, OptionInfo
 
 from betavae_fast.cli import app
 from betavae_fast.objectives.options import OBJECTIVES
-from betavae_fast.settings import choices
+from betavae_fast.settings import choices, flag
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "api" / "cli.md"
 
@@ -47,7 +47,7 @@ def rows(command: Callable[..., Any]) -> Iterator[tuple[str | None, str]]:
             continue  # typer's context is no option
         kind, info, *_ = get_args(hints[parameter.name])
         assert isinstance(info, (OptionInfo, ArgumentInfo))
-        option = "--" + parameter.name.replace("_", "-")
+        option = flag(parameter.name)
         name = (info.param_decls or (option,))[0] if isinstance(info, OptionInfo) else parameter.name.upper()
         words = " ".join((info.help or "").split()).replace("|", "\\|")
         if words_allowed := ", ".join(choices(kind)):

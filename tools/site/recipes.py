@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from betavae_fast.settings import flag
 from betavae_fast.training.recipes import RECIPES, Recipe
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "recipes.md"
@@ -23,7 +24,7 @@ def _recipes() -> str:
     lines = [f"| | {' | '.join(RECIPES)} |", "|---" * (len(RECIPES) + 1) + "|"]
     for name in names:
         cells = (_cell(recipe, name) for recipe in RECIPES.values())
-        lines.append(f"| `{_option(name)}` | {' | '.join(cells)} |")
+        lines.append(f"| `{flag(name)}` | {' | '.join(cells)} |")
     for recipe in RECIPES.values():
         lines += ["", f"### {recipe.name}", "", f"From {recipe.source}.", ""]
         lines += [
@@ -34,18 +35,13 @@ def _recipes() -> str:
         ]
         lines += ["| setting | value | source |", "|---|---|---|"]
         lines += [
-            f"| `{_option(name)}` | {found.value} | {found.source} |"
-            for name, found in recipe.settings.items()
+            f"| `{flag(name)}` | {found.value} | {found.source} |" for name, found in recipe.settings.items()
         ]
     return "\n".join(lines) + "\n"
 
 
 def _cell(recipe: Recipe, name: str) -> str:
     return str(recipe.settings[name].value) if name in recipe.settings else ""
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 if __name__ == "__main__":
