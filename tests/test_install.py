@@ -166,7 +166,8 @@ def test_the_oldest_setuptools_is_the_same_everywhere(build: SimpleNamespace) ->
     patterns = (
         "*.md",
         "docs/**/*.md",
-        "examples/**/*",
+        "examples/**/*.py",
+        "examples/**/*.md",
         "Makefile",
         "pyproject.toml",
         ".github/**/*.yml",
