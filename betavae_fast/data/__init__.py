@@ -10,9 +10,10 @@ from .arrays import DiskImages
 from .dsprites import DSprites
 from .errors import DatasetError
 from .factors import KnownFactors
+from .folder import FolderImages
 from .identity import DataIdentity
 from .images import BinaryImages, ByteImages, ImageDataset
-from .load import NAMES, absolute, is_present, load_dataset
+from .load import NAMES, absolute, is_present, load_dataset, open_dataset
 
 __all__ = [
     "NAMES",
@@ -22,9 +23,11 @@ __all__ = [
     "DataIdentity",
     "DatasetError",
     "DiskImages",
+    "FolderImages",
     "ImageDataset",
     "KnownFactors",
     "absolute",
     "is_present",
     "load_dataset",
+    "open_dataset",
 ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -15,11 +16,12 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from .errors import DatasetError, UnusableImageError, memory_for
 from .idx import is_images_file
 from .image_file import has_colour, read_image, readable_suffixes
-from .images import ByteImages
+from .images import ByteImages, ImageDataset, from_channels_last
 from .progress import progress_bar
 
 DEFAULT_SIZE = 64
@@ -27,6 +29,7 @@ DEFAULT_SIZE = 64
 # Twice the cores, because decoding releases the interpreter's lock and some threads wait for the disk.
 _THREADS = min(8, 2 * (os.cpu_count() or 1))
 _NAMED = 10  # most files named in a message
+_SUM_BLOCK = 1024  # images decoded at a time where all are read
 
 Result = TypeVar("Result")
 
@@ -49,21 +52,98 @@ def load_folder(
     Raises: DatasetError if there is no image, if some cannot be read (one error for all of them), or if the pixels do
         not fit into memory; ValueError for an invalid argument.
     """
+    images, shape = _listed(folder, image_size, channels, progress)
+    store = _allocate(folder, (len(images), *shape))
+    _decode(folder, images, store, progress)
+    return ByteImages(str(folder), torch.from_numpy(store), shape)
+
+
+class FolderImages(ImageDataset):
+    """The images that `load_folder` loads, decoded when they are read, so that they may be more than memory holds.
+
+    `gather` raises DatasetError if some of its images cannot be read; it names them.
+
+    Attributes:
+        files: path of each image's file below the folder, with "/" between its parts.
+    """
+
+    _full_scale = 255
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        image_size: int | None = None,
+        channels: int | None = None,
+        progress: bool = True,
+    ) -> None:
+        self._images, shape = _listed(folder, image_size, channels, progress)
+        super().__init__(str(folder), shape)
+        self._folder = folder
+        self.files = [Path(os.path.relpath(image, folder)).as_posix() for image in self._images]
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def to(self, device: torch.device | str) -> ImageDataset:
+        """This data set for the CPU; for another device, a copy of all images in that device's memory."""
+        if torch.device(device).type == "cpu":
+            return self
+        channels, size, _ = self.image_shape
+        return load_folder(self._folder, image_size=size, channels=channels, progress=False).to(device)
+
+    def canonical_bytes(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        return np.ascontiguousarray(self._decoded(range(start, stop)))
+
+    def _take(self, indices: Tensor) -> Tensor:
+        return from_channels_last(torch.from_numpy(self._decoded(indices.tolist()).transpose(0, 2, 3, 1)))
+
+    def _pixel_sums(self) -> Tensor:
+        total = np.zeros(self.image_shape, np.int64)
+        for start in range(0, len(self), _SUM_BLOCK):
+            total += self._decoded(range(start, min(start + _SUM_BLOCK, len(self)))).sum(0, dtype=np.int64)
+        return torch.from_numpy(total).flatten()
+
+    def _decoded(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
+        """The images at ``indices``, (n, C, H, W) in channels-last order."""
+        store = _allocate(self._folder, (len(indices), *self.image_shape))
+        _decode(self._folder, [self._images[index] for index in indices], store, progress=False)
+        return store
+
+
+def _listed(
+    folder: Path, image_size: int | None, channels: int | None, progress: bool
+) -> tuple[list[str], tuple[int, int, int]]:
+    """The paths of the images below ``folder``, and the shape that they are decoded to.
+
+    Raises: DatasetError if there is none; ValueError for an invalid argument.
+    """
     size = DEFAULT_SIZE if image_size is None else image_size
+    if size < 1:
+        raise ValueError(f"{folder}: image_size must be positive, got {size}")
     if channels not in (None, 1, 3):
         raise ValueError(f"{folder}: channels must be 1 (grayscale) or 3 (RGB), got {channels}")
     listing = list_images(folder)
     if not listing.images:
         raise DatasetError(_no_images(folder, listing))
     if left_out := listing.left_out():
-        warnings.warn(f"{folder}: left out {left_out}", stacklevel=2)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")  # images with a warning can still be read
-        if channels is None:
+        warnings.warn(f"{folder}: left out {left_out}", stacklevel=3)
+    if channels is None:
+        with _quiet_pillow():
             channels = _common_channels(folder, listing.images, progress)
-        store = _allocate(folder, (len(listing.images), channels, size, size))
-        _decode(folder, listing.images, store, progress)
-    return ByteImages(str(folder), torch.from_numpy(store), (channels, size, size))
+    return listing.images, (channels, size, size)
+
+
+@contextmanager
+def _quiet_pillow() -> Iterator[None]:
+    """Ignore Pillow's warnings: images with a warning can still be read."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
 @dataclass
@@ -173,7 +253,7 @@ def _common_channels(folder: Path, images: list[str], progress: bool) -> int:
             f"{folder}: colour in {coloured:,} of {len(images):,} images (first in "
             f"{os.path.relpath(images[found.index(True)], folder)}), so all are read as RGB; channels=1 (--channels 1) "
             "reads them as grayscale",
-            stacklevel=3,
+            stacklevel=4,
         )
     return 3 if coloured else 1
 
@@ -204,7 +284,8 @@ def _decode(folder: Path, images: list[str], store: npt.NDArray[np.uint8], progr
             return str(error)
         return None
 
-    reasons = _for_each(decode, len(images), f"Decoding {folder.absolute().name}", progress)
+    with _quiet_pillow():
+        reasons = _for_each(decode, len(images), f"Decoding {folder.absolute().name}", progress)
     refused = [(image, reason) for image, reason in zip(images, reasons, strict=True) if reason is not None]
     if len(refused) == 1:
         raise DatasetError(": ".join(refused[0]))

@@ -8,7 +8,7 @@ from pathlib import Path
 from .arrays import load_array
 from .dsprites import is_dsprites_archive, published_dsprites, rendered_dsprites
 from .errors import DatasetError
-from .folder import load_folder
+from .folder import FolderImages, load_folder
 from .idx import SOURCES, find_images_file, is_images_file, load_idx, load_named_idx
 from .images import ImageDataset
 
@@ -72,6 +72,23 @@ def load_dataset(
                 f"{dataset.name}: {option} cannot be {wanted}, these images are {dataset.image_shape}"
             )
     return dataset
+
+
+def open_dataset(
+    name_or_path: str | os.PathLike[str],
+    *,
+    image_size: int | None = None,
+    channels: int | None = None,
+    progress: bool = True,
+) -> ImageDataset:
+    """Open a data set to read it once: as `load_dataset`, but the images of a folder are decoded when they are read.
+
+    So neither a folder nor an array has to fit into memory. A folder is a `FolderImages`, which knows its files.
+    """
+    path = Path(os.path.expanduser(name_or_path))
+    if name_or_path in NAMES or not path.is_dir() or find_images_file(path):
+        return load_dataset(name_or_path, image_size=image_size, channels=channels, progress=progress)
+    return FolderImages(path, image_size=image_size, channels=channels, progress=progress)
 
 
 def _load(

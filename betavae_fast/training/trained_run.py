@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,7 +72,18 @@ class TrainedRun:
         key = (self.config.data, self.config.image_size, self.config.channels)
         if key not in loaded:
             loaded[key] = load_images(self.config).to(next(self.model.parameters()).device)
-        dataset = loaded[key]
+        return self._fitting(loaded[key])
+
+    def open_images(self) -> ImageDataset:
+        """Open the images of ``config`` on the CPU, to read them once; those of a folder are decoded when they are read.
+
+        Raises: as `images`.
+        """
+        if self.dataset is not None:
+            return self.dataset
+        return self._fitting(_load(datasets.open_dataset, self.config))
+
+    def _fitting(self, dataset: ImageDataset) -> ImageDataset:
         if dataset.image_shape != self.model.image_shape:
             raise ValueError(
                 f"{self.folder.path}: the model takes images of shape {self.model.image_shape}, "
@@ -87,7 +99,8 @@ def open_run(
 
     Args:
         device: device of the model: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
-        data: the run's images, if they have moved, or other images: a name or a path, as for ``load_dataset``.
+        data: the run's images, if they have moved, or other images: a name or a path, as for ``load_dataset``. The images
+            of a folder are made as large and as coloured as the model takes them.
     Raises: RunFileError (a ValueError), naming the file, if there is no complete checkpoint or no log; ValueError for
         a device that is missing.
     """
@@ -98,6 +111,9 @@ def open_run(
     config = checkpoint.config
     if data is not None:
         config = replace(config, data=datasets.absolute(data))
+        channels, height, width = model.image_shape
+        if os.path.isdir(config.data) and height == width:
+            config = replace(config, image_size=height, channels=channels)
     precision = dtype_of(recorded_precision(config.precision, where))
     history = read_log(folder.metrics)
     return TrainedRun(folder, config, checkpoint.step, model, precision, checkpoint.data, history)
@@ -110,10 +126,12 @@ def load_images(config: TrainConfig, *, progress: bool = True) -> ImageDataset:
         progress: show a progress bar on stderr.
     Raises: DatasetError, which suggests another path if the images are no longer where they were.
     """
+    return _load(datasets.load_dataset, config, progress)
+
+
+def _load(load: Callable[..., ImageDataset], config: TrainConfig, progress: bool = True) -> ImageDataset:
     try:
-        return datasets.load_dataset(
-            config.data, image_size=config.image_size, channels=config.channels, progress=progress
-        )
+        return load(config.data, image_size=config.image_size, channels=config.channels, progress=progress)
     except DatasetError as error:
         if datasets.is_present(config.data):
             raise

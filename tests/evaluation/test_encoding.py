@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from betavae_fast.evaluation.encoding import encode
+from betavae_fast.evaluation import Encoder
+from betavae_fast.evaluation.encoding import Encoding, encode
+from betavae_fast.evaluation.traversal import posterior_values
 from betavae_fast.nn import BetaVAE
 from tests.evaluation.grid import Squares
 
@@ -47,3 +49,74 @@ def test_sampled_codes_are_draws_of_the_posterior(model):
 def test_a_batch_of_none_is_refused(model):
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         encode(model, Squares(), batch_size=0)
+
+
+def test_a_clamped_posterior_is_drawn_from_as_in_training(model, monkeypatch):
+    """The encoder's own log σ² is near 0; the model lets it be at most −50, where hardly any noise is left."""
+    monkeypatch.setattr(model.latent, "logvar_range", (-60.0, -50.0))
+    encoding = encode(model, Squares())
+    torch.testing.assert_close(torch.from_numpy(encoding.sampled_codes(3)), encoding.mu, rtol=0, atol=1e-9)
+    deviations = posterior_values(encoding, [0, 1, 2], [0.0, 1.0]).diff()[:, 0]
+    torch.testing.assert_close(deviations, encoding.mu.std(0, correction=0))
+    model.train()
+    trained = model(Squares().gather(torch.arange(128)), seed=3)
+    model.eval()
+    torch.testing.assert_close(encoding.kl_per_dim(), trained.kl)
+
+
+def test_parts_of_a_set_get_the_draws_of_the_whole(model):
+    whole = encode(model, Squares())
+    part = Encoding(whole.mu[50:], whole.logvar[50:])
+    assert (whole.sampled_codes(3)[50:] == part.sampled_codes(3, first_row=50)).all()
+
+
+def test_the_kl_is_that_of_float64():
+    mu, logvar = torch.randn(2, 200, 4, generator=torch.Generator().manual_seed(0))
+    encoding = Encoding(mu, logvar)
+    m, v = mu.double(), logvar.double()
+    exact = 0.5 * (m.square() + v.exp() - 1 - v)
+    torch.testing.assert_close(encoding.kl().double(), exact, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(encoding.kl_per_dim().double(), exact.mean(0), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bool", "float", "double", "grey", "numpy"])
+def test_an_encoder_takes_images_of_any_kind(model, kind):
+    pixels = Squares().gather(torch.arange(128))
+    images = {
+        "bytes": pixels,
+        "bool": pixels > 0,
+        "float": pixels / 255,
+        "double": pixels.double() / 255,
+        "grey": pixels[:, 0],
+        "numpy": pixels.numpy(),
+    }[kind]
+    exact = BetaVAE((1, 8, 8), latent_dim=3).double().eval()
+    exact.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        mu, logvar = exact.encode(pixels)
+    found = Encoder(model)(images, batch_size=50)
+    torch.testing.assert_close(found.mu.double(), mu, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.logvar.double(), logvar, rtol=1e-5, atol=1e-6)
+
+
+def test_an_encoder_takes_no_images(model):
+    assert Encoder(model)(torch.zeros(0, 8, 8)).mu.shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "images, error, message",
+    [
+        (torch.zeros(2, 1, 8, 9), ValueError, r"\(B, 1, 8, 8\) or \(B, 8, 8\), got \(2, 1, 8, 9\)"),
+        (torch.zeros(8, 8), ValueError, r"got \(8, 8\)"),
+        (torch.full((2, 8, 8), 255.0), ValueError, r"must lie in \[0, 1\], got 255 to 255; pass uint8"),
+        (torch.full((2, 8, 8), torch.nan), ValueError, r"must lie in \[0, 1\], got nan to nan"),
+        (
+            torch.zeros(2, 8, 8, dtype=torch.int64),
+            TypeError,
+            "bool, uint8 or floating point, got torch.int64",
+        ),
+    ],
+)
+def test_images_that_the_model_cannot_take_are_refused(model, images, error, message):
+    with pytest.raises(error, match=message):
+        Encoder(model)(images)

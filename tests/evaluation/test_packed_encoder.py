@@ -49,7 +49,7 @@ def test_the_moments_are_the_models(architecture, shape, memory_format, dtype, t
     model = BetaVAE(shape, 3, architecture).eval().to(memory_format=memory_format)
     before = copy.deepcopy(model.state_dict())
     images = pictures(shape)
-    assert encoding._packed(model, images, 4, dtype) is not None
+    assert encoding._packed(model, images.image_shape, 4, dtype) is not None
     with torch.no_grad():
         expected = torch.stack(model.encode(images.gather(torch.arange(11))))
     for number in (1, 2):
@@ -100,7 +100,7 @@ def not_a_number(model):
 def test_a_model_that_differs_is_run_layer_by_layer(change):
     model, images = BetaVAE((1, 8, 8), 3).eval(), pictures((1, 8, 8))
     change(model)
-    assert encoding._packed(model, images, 11, torch.float32) is None
+    assert encoding._packed(model, images.image_shape, 11, torch.float32) is None
     with torch.no_grad():
         mu, _ = model.encode(images.gather(torch.arange(11)))
     torch.testing.assert_close(encode(model, images).mu, mu.float(), equal_nan=True)
@@ -114,7 +114,7 @@ def test_a_torch_without_the_operators_runs_layer_by_layer(monkeypatch):
         raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_convolution_pointwise'")
 
     monkeypatch.setitem(packed_encoder._PACK, nn.Conv2d, missing)
-    assert encoding._packed(model, images, 11, torch.float32) is None
+    assert encoding._packed(model, images.image_shape, 11, torch.float32) is None
     torch.testing.assert_close(encode(model, images).mu, expected.mu)
 
 
