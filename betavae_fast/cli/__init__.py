@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import typer
 
-from betavae_fast.cli import bench, evaluate, info, sweep, train, traverse
+from betavae_fast.cli import bench, encode, evaluate, info, sample, sweep, train, traverse
 from betavae_fast.cli.errors import INTERRUPTED, CommandError
 from betavae_fast.training.launch import launched_rank
 
@@ -23,11 +23,20 @@ _SPINS = "3000"  # about 0.1 ms; python -m benchmarks.busy measures their cost a
 
 app = typer.Typer(
     name="betavae-fast",
-    help="Train β-VAEs, measure and draw what they learn, and benchmark the fused operations.",
+    help="Train β-VAEs, measure and draw what they learn, use them, and benchmark the fused operations.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (train.train, sweep.sweep, evaluate.evaluate, traverse.traverse, bench.bench, info.info):
+for command in (
+    train.train,
+    sweep.sweep,
+    evaluate.evaluate,
+    traverse.traverse,
+    encode.encode,
+    sample.sample,
+    bench.bench,
+    info.info,
+):
     app.command()(command)
 
 

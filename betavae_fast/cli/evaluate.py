@@ -11,7 +11,7 @@ import typer
 
 from betavae_fast.cli.errors import CommandError, usage_errors
 from betavae_fast.cli.options import METRICS, Device, Metrics, RunData, Threads, chosen_metrics
-from betavae_fast.cli.output import print_scores
+from betavae_fast.cli.output import counting, print_scores
 from betavae_fast.settings import at_least
 
 if TYPE_CHECKING:
@@ -98,15 +98,8 @@ def evaluate(
 @contextmanager
 def _progress(console: Console, images: int) -> Iterator[dict[str, Callable[[Any], object]]]:
     """Show a progress bar; yields the callbacks of an evaluation by name."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("Encoding", total=images)
-        yield {
-            "on_images": lambda count: bar.advance(task, count),
-            "on_metric": lambda name: bar.update(task, description=f"Measuring {name}"),
-        }
+    with counting(console, "Encoding", images) as (advance, describe):
+        yield {"on_images": advance, "on_metric": lambda name: describe(f"Measuring {name}")}
 
 
 def _print(console: Console, evaluation: Evaluation) -> None:

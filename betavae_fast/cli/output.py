@@ -47,6 +47,22 @@ def progress(
         yield lambda step: bar.update(task, completed=step), on_entry
 
 
+@contextmanager
+def counting(
+    console: Console, what: str, total: int
+) -> Iterator[tuple[Callable[[int], object], Callable[[str], object]]]:
+    """Show a bar of ``total`` images while ``what`` is done to them, if the output is a terminal.
+
+    Yields the function that advances the bar, and the one that changes its description.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count), lambda text: bar.update(task, description=text)
+
+
 def print_summary(console: Console, summary: Summary) -> None:
     from rich.table import Table
 

@@ -162,7 +162,7 @@ def encode(
 def _encode(
     model: BetaVAE,
     count: int,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     read: Callable[[slice], Tensor],
     batch_size: int | None,
     precision: torch.dtype,
@@ -204,7 +204,7 @@ def _encode(
 
 
 def _packed(
-    model: BetaVAE, image_shape: tuple[int, int, int], rows: int, precision: torch.dtype
+    model: BetaVAE, image_shape: tuple[int, ...], rows: int, precision: torch.dtype
 ) -> Callable[[Tensor], Tensor] | None:
     """The packed encoder, from images to their moments (B, 2·D).
 

@@ -154,12 +154,27 @@ def strip(images: Images) -> Image.Image:
     Args:
         images: (V, C, H, W). If C is neither 1 nor 3, the first channel is shown.
     """
+    return grid(images, len(images))
+
+
+def grid(images: Images, columns: int) -> Image.Image:
+    """Put images into rows of ``columns`` without labels, in reading order. They are enlarged as by `strip`.
+
+    Args:
+        images: (N, C, H, W). If C is neither 1 nor 3, the first channel is shown.
+    """
     gap = 1
     shown = images if images.shape[1] == 3 else images[:, :1].repeat(3, axis=1)
-    padded = np.pad(shown, ((0, 0), (0, 0), (0, 0), (0, gap)), constant_values=1.0)
-    row = np.concatenate(list(padded), axis=2)[:, :, :-gap]
-    pixels = np.moveaxis((255 * row.clip(0, 1)).round().astype(np.uint8), 0, -1)
-    scale = -(-_STRIP_ROWS // pixels.shape[0])
+    count, channels, height, width = shown.shape
+    rows = -(-count // columns)
+    cells = np.ones((rows * columns, channels, height + gap, width + gap), shown.dtype)
+    cells[:count, :, :-gap, :-gap] = shown
+    tiled = cells.reshape(rows, columns, *cells.shape[1:]).transpose(
+        0, 3, 1, 4, 2
+    )  # rows, height, columns, width
+    whole = tiled.reshape(rows * (height + gap), columns * (width + gap), channels)[:-gap, :-gap]
+    pixels = (255 * whole.clip(0, 1)).round().astype(np.uint8)
+    scale = -(-_STRIP_ROWS // height)
     return Image.fromarray(pixels.repeat(scale, axis=0).repeat(scale, axis=1))
 
 

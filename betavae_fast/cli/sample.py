@@ -1,0 +1,105 @@
+"""``betavae-fast sample``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from betavae_fast.cli.errors import usage_errors
+from betavae_fast.cli.options import Device, RunData
+from betavae_fast.settings import at_least
+
+_SAMPLE = 4096  # images from which the aggregated posterior is estimated, as for traversals
+_STEPS_IN_A_ROW = 16
+
+
+def sample(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.", show_default=False)],
+    n: Annotated[int, typer.Option("-n", help="Number of images.")] = 64,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="prior: z ~ N(0, I). aggregate: a mixture of Gaussians fitted to the codes of the run's data. A name or "
+            "a path of a data set: the codes of images drawn from it.",
+            metavar="prior|aggregate|DATA",
+            show_default="prior",
+        ),
+    ] = None,
+    steps_between: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            "--between",
+            help="Go in -n steps along the straight line between the codes μ of two images of the run's data, given by "
+            "their indices.",
+            metavar="I J",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    device: Device = "auto",
+    data: RunData = None,
+    out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("samples"),
+) -> None:
+    """Draw codes and decode them to images: NAME.png, a grid, and NAME.npz with the images and their codes z.
+
+    NAME is prior, aggregate, reconstructions or between. The prior needs no data. The aggregated posterior, the codes
+    that the decoder saw in training, is estimated from 4,096 images: ten Gaussians over the channels in use, fitted by
+    scikit-learn; the other channels are drawn from the prior. Of another data set, different images are drawn and
+    reconstructed from their mean codes; the grid has each of them above its reconstruction.
+    """
+    from math import ceil, sqrt
+
+    import torch
+    from rich.console import Console
+
+    from betavae_fast.data.identity import describe_difference
+    from betavae_fast.evaluation import sampling
+    from betavae_fast.evaluation.code_file import Block, described
+    from betavae_fast.evaluation.encoding import encode
+    from betavae_fast.evaluation.report import results_folder
+    from betavae_fast.evaluation.summary import choose_images
+    from betavae_fast.nn.pixels import to_float
+    from betavae_fast.training.trained_run import open_run
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    with usage_errors():
+        at_least(0)("seed", seed)
+        at_least(1 if steps_between is None else 2)("n", n)
+        if source is not None and steps_between is not None:
+            raise ValueError("give --from or --between, not both")
+        is_other_data = source not in (None, "prior", "aggregate")
+        trained = open_run(run, device, data=source if is_other_data else data)
+        model, precision = trained.model, trained.precision
+        folder = results_folder(out).path
+        columns, originals = ceil(sqrt(n)), None
+        arrays: Block = {}
+        if steps_between is not None:
+            name, columns = "between", min(n, _STEPS_IN_A_ROW)
+            dataset = trained.open_images()
+            for index in steps_between:
+                if not 0 <= index < len(dataset):
+                    raise ValueError(f"between must name images in [0, {len(dataset)}), got {index}")
+            first, last = encode(model, dataset, torch.tensor(steps_between), precision=precision).mu
+            z = sampling.between(first, last, n)
+        elif is_other_data:
+            name, dataset = "reconstructions", trained.open_images()
+            drawn = sampling.draw_indices(len(dataset), n, seed)
+            originals = to_float(dataset.gather(drawn))
+            z, arrays = encode(model, dataset, drawn, precision=precision).mu, described(dataset)(drawn)
+        elif source == "aggregate":
+            name, dataset = "aggregate", trained.open_images()
+            if difference := describe_difference(dataset, trained.trained_on):
+                console.print(f"These are not the training images: {difference}")
+            encoding = encode(model, dataset, choose_images(len(dataset), _SAMPLE), precision=precision)
+            z = sampling.aggregate_codes(encoding, n, seed)
+        else:
+            name, z = "prior", sampling.prior_codes(n, model.latent_dim, seed)
+        images = sampling.decode(model, z)
+        shown = images if originals is None else sampling.in_pairs(originals, images, columns)
+        still, numbers = folder / f"{name}.png", folder / f"{name}.npz"
+        sampling.write_grid(still, shown, columns)
+        sampling.write_arrays(numbers, images=images.numpy(), z=z.numpy(), **arrays)
+        console.print(f"{n:,} images, {name}: {still}, {numbers}")

@@ -1,0 +1,125 @@
+"""Draws codes and decodes them to images: from the prior, from the aggregated posterior, or between two images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from betavae_fast.choices import ACTIVE_NATS
+from betavae_fast.evaluation import pictures
+from betavae_fast.evaluation.encoding import Encoding
+from betavae_fast.files import atomic_writer
+from betavae_fast.functional import reparameterize
+from betavae_fast.nn import BetaVAE
+
+_COMPONENTS = 10
+_BATCH = 256
+
+
+def prior_codes(n: int, latent_dim: int, seed: int) -> Tensor:
+    """Draw ``n`` codes from the prior N(0, I): float32 (n, D), the codes of ``model.sample(n, seed=seed)``.
+
+    >>> prior_codes(2, 3, seed=0).shape
+    torch.Size([2, 3])
+    """
+    standard = torch.zeros(n, latent_dim)
+    return reparameterize(standard, standard, seed=seed)
+
+
+def aggregate_codes(encoding: Encoding, n: int, seed: int) -> Tensor:
+    """Draw ``n`` codes from a Gaussian mixture that is fitted to the aggregated posterior.
+
+    The aggregated posterior is the mean of the posteriors of all images: the codes that the decoder saw in training.
+    Where it differs from the prior, the prior draws codes that the decoder has never seen. The mixture has 10 components
+    with full covariances (Ghosh et al. 2020, arXiv:1903.12436, section 4) over the channels in use. scikit-learn fits it
+    to one draw of each posterior. The other channels are drawn from the prior.
+
+    Args:
+        encoding: posteriors of at least two images. A channel is in use if its mean KL over them exceeds 0.05 nats.
+    Returns: float32 (n, D).
+    Raises: ValueError for fewer images, or codes that are not finite.
+    """
+    from sklearn.mixture import GaussianMixture  # a second to import
+
+    codes = encoding.sampled_codes(seed)
+    images, latent_dim = codes.shape
+    drawn = prior_codes(n, latent_dim, seed)
+    if images < 2:
+        raise ValueError(f"the aggregated posterior needs at least 2 images, got {images}")
+    if not np.isfinite(codes).all():
+        raise ValueError("codes must be finite to fit the aggregated posterior, got NaN or infinity")
+    used = torch.nonzero(encoding.kl_per_dim() > ACTIVE_NATS).flatten()
+    if len(used):
+        mixture = GaussianMixture(min(_COMPONENTS, images), max_iter=1000, random_state=seed)
+        mixture.fit(codes[:, used.numpy()].astype(np.float64))
+        found, _ = mixture.sample(n)
+        # The mixture gives one component after the other.
+        shuffled = np.random.default_rng(seed).permutation(found)
+        drawn[:, used] = torch.from_numpy(shuffled).float()
+    return drawn
+
+
+def between(first: Tensor, last: Tensor, n: int) -> Tensor:
+    """Codes on the straight line from ``first`` to ``last``, both of shape (D,) and included: (n, D), in equal steps.
+
+    >>> between(torch.tensor([0.0, 1.0]), torch.tensor([2.0, 1.0]), 3)
+    tensor([[0., 1.],
+            [1., 1.],
+            [2., 1.]])
+    """
+    return torch.lerp(first, last, torch.linspace(0, 1, n).unsqueeze(1))
+
+
+def draw_indices(count: int, n: int, seed: int) -> Tensor:
+    """Draw ``n`` different indices of ``count`` images, in random order: int64 (n,).
+
+    Raises: ValueError if there are fewer images.
+    """
+    if n > count:
+        raise ValueError(f"n must be at most the number of images, {count}, got {n}")
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:n]
+
+
+@torch.inference_mode()
+def decode(model: BetaVAE, z: Tensor) -> Tensor:
+    """The expected images of codes (n, D) on the CPU: float32 (n, C, H, W), in [0, 1] for a Bernoulli likelihood.
+
+    Raises: ValueError for images that are not finite.
+    """
+    device = next(model.parameters()).device
+    parts = [model.pixels(model.decode(part.to(device))).float().cpu() for part in z.split(_BATCH)]
+    images = torch.cat(parts)
+    if not images.isfinite().all():
+        raise ValueError("the decoded images must be finite, got NaN or infinity")
+    return images
+
+
+def in_pairs(originals: Tensor, reconstructed: Tensor, columns: int) -> Tensor:
+    """Images for a grid of ``columns``, in which each row of originals stands above that of their reconstructions.
+
+    Args:
+        originals, reconstructed: (N, C, H, W), floating point.
+    """
+    spare = -len(originals) % columns
+    rows = [
+        torch.cat([images, images.new_ones(spare, *images.shape[1:])]).unflatten(0, (-1, columns))
+        for images in (originals, reconstructed)
+    ]
+    return torch.stack(rows, dim=1).flatten(0, 2)
+
+
+def write_grid(path: Path, images: Tensor, columns: int) -> None:
+    """Write ``images`` (N, C, H, W) as a PNG file with ``columns`` in each row."""
+    with atomic_writer(path) as file:
+        pictures.grid(images.numpy(), columns).save(file, format="PNG")
+
+
+def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
+    """Write ``arrays`` as an .npz file."""
+    with atomic_writer(path) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # its stubs take the arrays for options
