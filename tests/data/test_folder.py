@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from betavae_fast import system_memory
-from betavae_fast.data import DatasetError, load_dataset
+from betavae_fast.data import DatasetError, FolderImages, load_dataset, open_dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* (left out|colour in) ")  # `told` checks these warnings
 
@@ -382,3 +382,35 @@ def test_what_does_not_fit_into_memory_is_refused_beforehand(
         match=r"\(3 images of 1×100×100\): needs 30\.0 kB .* 30\.0 kB are free; .*--image-size.*\.npy",
     ):
         load_dataset(tmp_path, image_size=100, progress=False)
+
+
+def test_images_decoded_when_read_are_those_decoded_at_once(tmp_path: Path) -> None:
+    """Two of seven files have colour, in two subfolders."""
+    random = np.random.default_rng(0)
+    for number in range(7):
+        shape = (20, 31, 3) if number < 2 else (20, 31)
+        save(tmp_path / "ab"[number % 2] / f"{number}.png", random.integers(0, 256, shape, dtype=np.uint8))
+    with pytest.warns(UserWarning, match="colour in 2 of 7 images"):
+        whole = load_dataset(tmp_path, image_size=8, progress=False)
+    with pytest.warns(UserWarning, match="colour in 2 of 7 images"):
+        opened = open_dataset(tmp_path, image_size=8, progress=False)
+    assert isinstance(opened, FolderImages) and opened.to("cpu") is opened
+    assert opened.files == ["a/0.png", "a/2.png", "a/4.png", "a/6.png", "b/1.png", "b/3.png", "b/5.png"]
+    some = torch.tensor([6, 0, 6])
+    found, expected = opened.gather(some), whole.gather(some)
+    assert torch.equal(found, expected) and found.stride() == expected.stride()
+    assert torch.equal(opened.mean_image(), whole.mean_image())
+    assert opened.identity == whole.identity
+    grey = open_dataset(tmp_path, image_size=8, channels=1, progress=False)
+    assert torch.equal(
+        grey.gather(some), load_dataset(tmp_path, image_size=8, channels=1, progress=False).gather(some)
+    )
+
+
+def test_what_is_no_folder_of_images_is_loaded(tmp_path: Path) -> None:
+    np.save(tmp_path / "two.npy", np.zeros((2, 8, 8), np.uint8))
+    assert len(open_dataset(tmp_path / "two.npy", progress=False)) == 2
+    with pytest.raises(DatasetError, match="no images in this folder"):
+        open_dataset(tmp_path)
+    with pytest.raises(ValueError, match="image_size must be positive, got 0"):
+        open_dataset(tmp_path, image_size=0)
