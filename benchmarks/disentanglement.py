@@ -39,6 +39,7 @@ FILE = "disentanglement/disentanglement.json"
 PICTURES = ROOT / "docs" / "disentanglement"
 MIG, DCI = "MIG", "DCI disentanglement"
 PLATEAU = "steps until the reconstruction loss is a fifth below that of the mean image"
+OFF_PLATEAU = 0.8  # of the reconstruction loss of the mean image
 MILESTONES = (1000, 2000, 4000, 8000)  # steps
 _COLUMNS = {
     RECONSTRUCTION: "rec.",
@@ -127,7 +128,7 @@ def read_sweep(folder: Path, machine: str) -> tuple[dict[str, Any], list[StudyRu
             values = {label: float(row[label]) for label in row if label in _COLUMNS and row[label]}
             mean_image = read_json(trained.evaluation)["summary"]["mean_image_reconstruction"]
             values |= from_log(read_log(trained.metrics), mean_image)
-            name = f"{_name(setting)}, seed {config.seed}"
+            name = f"{_name(setting)}, seed {config.seed}, {config.precision}"
             runs.append(StudyRun(name, setting, config.seed, config.precision, machine, values))
     return shared, runs
 
@@ -140,7 +141,7 @@ def from_log(log: Sequence[LogEntry], mean_image: float) -> dict[str, float]:
     Returns: the values by their labels. The steps on the plateau are rounded up to the next entry, and infinite if the
         run did not leave it.
     """
-    left = (entry.step for entry in log if entry.reconstruction < 0.8 * mean_image)
+    left = (entry.step for entry in log if entry.reconstruction < OFF_PLATEAU * mean_image)
     return {PLATEAU: float(next(left, np.inf))} | {
         f"{RECONSTRUCTION}, after {entry.step} steps": entry.reconstruction
         for entry in log
@@ -156,14 +157,19 @@ def check_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
 
 
 def groups(runs: Sequence[StudyRun]) -> list[Group]:
-    """The runs by their setting, in the order of the registry and, for one objective, of its options."""
+    """The runs by their setting, in the order of the registry and, for one objective, of its options.
+
+    Runs of several precisions are in groups of their own.
+    """
     order = list(options.OBJECTIVES)
+    several = len({run.precision for run in runs}) > 1
     by_name: dict[str, list[StudyRun]] = {}
     for run in sorted(
         runs,
         key=lambda run: (order.index(run.setting["objective"]), _main(run), _name(run.setting), run.seed),
     ):
-        by_name.setdefault(_name(run.setting), []).append(run)
+        name = f"{_name(run.setting)}, {run.precision}" if several else _name(run.setting)
+        by_name.setdefault(name, []).append(run)
     return [Group(name, found) for name, found in by_name.items()]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,13 @@ def test_settings_are_summarised_by_medians_and_quartiles() -> None:
         "| beta, β = 16 | 3 | 0.20 (0.15–0.35) |",
         "| btcvae, dimension wise weight = 2 | 1 | 0.40 (0.40–0.40) |",
     ]
+
+
+def test_precisions_have_groups_of_their_own() -> None:
+    one = study_run(beta(4.0), 0, MIG=0.1)
+    other = replace(one, name="other", precision="bf16")
+    assert [group.name for group in groups([one])] == ["beta, β = 4"]
+    assert [group.name for group in groups([one, other])] == ["beta, β = 4, fp32", "beta, β = 4, bf16"]
 
 
 def test_a_run_that_stays_on_the_plateau_is_the_worst() -> None:
