@@ -14,8 +14,9 @@ from math import log, pi
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
-from betavae_fast.ops.reductions import LIKELIHOODS, REDUCTIONS, empty_nll, wide, widest_dtype
+from betavae_fast.ops.reductions import LIKELIHOODS, REDUCTIONS, empty_nll, stored, wide, widest_dtype
 
 
 def _pixels(target: Tensor, packed: bool, like: Tensor) -> Tensor:
@@ -28,7 +29,8 @@ def _pixels(target: Tensor, packed: bool, like: Tensor) -> Tensor:
 
 def _element_nll(x: Tensor, t: Tensor, likelihood: int, scale: float) -> Tensor:
     if likelihood == LIKELIHOODS["bernoulli"]:
-        return x.clamp(min=0) - x * t + torch.log1p(torch.exp(-x.abs()))
+        # max(x, 0) + log1p(exp(−|x|)) in a form that torch differentiates at 0, too; beyond 40 it is x to the last digit.
+        return softplus(x, threshold=40) - x * t
     if likelihood == LIKELIHOODS["gaussian"]:
         return 0.5 * ((x - t) / scale).square() + (log(scale) + 0.5 * log(2 * pi))
     return (x - t).abs() / scale + log(2 * scale)
@@ -71,7 +73,7 @@ def likelihood_forward(
     if need_grad:
         one = torch.ones((), dtype=widest_dtype(decoded.device), device=decoded.device)
         grad = likelihood_backward(one, decoded, target, packed, likelihood, scale, reduction)
-    return empty_nll(decoded, reduction).copy_(nll), grad
+    return stored(nll, empty_nll(decoded, reduction)), grad
 
 
 def likelihood_backward(
@@ -84,7 +86,7 @@ def likelihood_backward(
     reduction: int,
 ) -> Tensor:
     element = _element_grad(wide(decoded), _pixels(target, packed, decoded), likelihood, scale)
-    return torch.empty_like(decoded).copy_(element * _broadcast(grad_nll, decoded, reduction))
+    return stored(element * _broadcast(grad_nll, decoded, reduction), torch.empty_like(decoded))
 
 
 def likelihood_finish(
