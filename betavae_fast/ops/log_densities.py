@@ -85,7 +85,7 @@ def _differentiable(
     """
     aliases: Any = tuple(None if x is None else x.view_as(x) for x in inputs)
     wanted = [x for x in aliases if x is not None and x.requires_grad]
-    found = iter(torch.autograd.grad(_formula(*aliases, settings), wanted, grad, create_graph=True))
+    found = iter(torch.autograd.grad(_formula(*aliases, settings=settings), wanted, grad, create_graph=True))
     return tuple(next(found) if x is not None and x.requires_grad else None for x in aliases)
 
 
