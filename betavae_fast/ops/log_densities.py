@@ -85,17 +85,17 @@ def _differentiable(
     """
     aliases: Any = tuple(None if x is None else x.view_as(x) for x in inputs)
     wanted = [x for x in aliases if x is not None and x.requires_grad]
-    found = iter(torch.autograd.grad(_formula(*aliases, settings=settings), wanted, grad, create_graph=True))
+    found = iter(torch.autograd.grad(_formula(settings, *aliases), wanted, grad, create_graph=True))
     return tuple(next(found) if x is not None and x.requires_grad else None for x in aliases)
 
 
 def _formula(
+    settings: tuple[int, int, int],
     z: Tensor,
     mu: Tensor,
     logvar: Tensor,
     all_mu: Tensor | None,
     all_logvar: Tensor | None,
-    settings: tuple[int, int, int],
 ) -> Tensor:
     """The parts in plain torch code."""
     posteriors_mu = mu if all_mu is None else all_mu
@@ -115,6 +115,6 @@ def decomposed_kl(
 ) -> Tensor:
     """The parts of the KL, differentiable with respect to every tensor; arguments as for the autograd.Function."""
     if transformed():
-        return _formula(z, mu, logvar, all_mu, all_logvar, settings)
+        return _formula(settings, z, mu, logvar, all_mu, all_logvar)
     parts: Tensor = KLPartsFunction.apply(z, mu, logvar, all_mu, all_logvar, settings, backend)
     return parts
