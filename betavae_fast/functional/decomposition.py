@@ -118,8 +118,8 @@ def kl_parts(
             )
         if transformed():
             raise RuntimeError(
-                f"{caller}: group cannot be given under torch.func's transforms, because processes exchange rows "
-                "outside of them"
+                f"{caller}: group cannot be given under a transform of torch.func, which cannot pass through the "
+                "exchange between processes"
             )
         all_mu, all_logvar, first_row = (
             gather_rows(mu, group),
