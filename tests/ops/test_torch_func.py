@@ -352,6 +352,27 @@ def test_derivatives_where_hand_written_formulas_go_wrong(differentiate: Any) ->
     assert differentiate(lambda x: laplace_nll(x, x.detach(), reduction="sum"))(x).abs().max() == 0
 
 
+@pytest.mark.parametrize("differentiate", [jacrev, jacfwd])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_has_the_ordinary_gradient(differentiate: Any, value: float) -> None:
+    """A gradient of 0 would hide a NaN."""
+    x = torch.full((1, 1), value)
+    functions: dict[str, Function] = {
+        "kl": lambda v: gaussian_kl(torch.zeros_like(v), v, reduction="sum"),
+        "kl of mu": lambda m: gaussian_kl(m, torch.zeros_like(m), reduction="sum"),
+        "clamped": lambda v: gaussian_kl(torch.zeros_like(v), v, reduction="sum", logvar_range=RANGE),
+        "sample": lambda v: reparameterize(torch.zeros_like(v), v, noise=torch.ones_like(v)).sum(),
+        "bernoulli": lambda y: bernoulli_nll(y, torch.zeros_like(y)),
+        "gaussian": lambda y: gaussian_nll(y, torch.zeros_like(y)),
+        "laplace": lambda y: laplace_nll(y, torch.zeros_like(y)),
+    }
+    for name, function in functions.items():
+        leaf = x.clone().requires_grad_()
+        (expected,) = torch.autograd.grad(function(leaf), leaf)
+        found = differentiate(function)(x)
+        torch.testing.assert_close(found, expected, equal_nan=True, msg=lambda m, name=name: f"{name}: {m}")
+
+
 def test_gradients_outside_of_vmap_are_those_of_each_member() -> None:
     """An ensemble trains so: vmap computes the losses, and backward the gradients."""
     x, v = (t.requires_grad_() for t in draw(2, 3))

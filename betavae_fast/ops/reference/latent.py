@@ -28,8 +28,12 @@ def _noise(mu: Tensor, rng: Tensor | None, noise: Tensor | None, first_row: int)
 
 
 def _clamped(logvar: Tensor, logvar_min: float, logvar_max: float) -> Tensor:
-    """Clamp in float32 as the kernels do, because the rounding of a bound decides which values lie beyond it."""
-    return wide(logvar.to(kl_dtype(logvar.dtype)).clamp(logvar_min, logvar_max))
+    """Clamp in float32 as the kernels do, because the rounding of a bound decides which values lie beyond it.
+
+    Not by ``clamp``, whose gradient at NaN is 0.
+    """
+    v = logvar.to(kl_dtype(logvar.dtype))
+    return wide(v.masked_fill(v < logvar_min, logvar_min).masked_fill(v > logvar_max, logvar_max))
 
 
 def _sample(mu: Tensor, v: Tensor, eps: Tensor) -> Tensor:
@@ -38,7 +42,8 @@ def _sample(mu: Tensor, v: Tensor, eps: Tensor) -> Tensor:
 
 def _excess(v: Tensor) -> Tensor:
     """½ (expm1(v) − v) ≥ 0; infinite, not NaN, if expm1(v) is infinite."""
-    return (0.5 * torch.expm1(v) - 0.5 * v.clamp(max=1e3)).clamp(min=0)
+    excess = 0.5 * torch.expm1(v) - 0.5 * v.masked_fill(v > 1e3, 1e3)
+    return excess.masked_fill(excess < 0, 0)
 
 
 def _kl(mu: Tensor, v: Tensor, reduction: int) -> Tensor:
