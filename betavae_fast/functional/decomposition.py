@@ -10,7 +10,8 @@ from torch import Tensor, distributed
 from betavae_fast.choices import Estimator
 from betavae_fast.functional.checks import FLOATING, check_tensor, choose_backend
 from betavae_fast.ops.backends import Backend, triton_serves
-from betavae_fast.ops.log_densities import KLPartsFunction
+from betavae_fast.ops.gradients import transformed
+from betavae_fast.ops.log_densities import decomposed_kl
 from betavae_fast.ops.reductions import ESTIMATORS, kl_dtype
 from betavae_fast.processes import gather_rows
 
@@ -62,7 +63,7 @@ def kl_decomposition(
     Raises:
         TypeError: an argument of the wrong type or dtype.
         ValueError: shapes, devices or values that do not fit; "mss" with a batch of one.
-        RuntimeError: a backend that is not available.
+        RuntimeError: a backend that is not available, or a ``group`` under a transform of torch.func.
 
     >>> mu = torch.tensor([[-2.0, 0.0], [2.0, 0.0]])  # one channel tells the two images apart
     >>> parts = kl_decomposition(mu, mu, torch.full((2, 2), -9.0), dataset_size=2, estimator="mss")
@@ -115,6 +116,11 @@ def kl_parts(
             raise TypeError(
                 f"{caller}: group must be a ProcessGroup, got {type(group).__name__} {group!r:.60}"
             )
+        if transformed():
+            raise RuntimeError(
+                f"{caller}: group cannot be given under a transform of torch.func, which cannot pass through the "
+                "exchange between processes"
+            )
         all_mu, all_logvar, first_row = (
             gather_rows(mu, group),
             gather_rows(logvar, group),
@@ -133,5 +139,4 @@ def kl_parts(
     if chosen in ("triton", "cuda"):
         triton_serves(z.device)  # then the parts are one launch each way
     settings = (first_row, dataset_size, ESTIMATORS[estimator])
-    parts: Tensor = KLPartsFunction.apply(z, mu, logvar, all_mu, all_logvar, settings, chosen)
-    return parts
+    return decomposed_kl(z, mu, logvar, all_mu, all_logvar, settings, chosen)

@@ -11,12 +11,7 @@ from torch import Tensor
 from betavae_fast.functional.checks import FLOATING, Reduction, check_reduction, check_tensor, choose_backend
 from betavae_fast.noise import make_rng
 from betavae_fast.ops.backends import Backend
-from betavae_fast.ops.latent import (
-    LatentForwardFunction,
-    LatentForwardPackedFunction,
-    LatentKlFunction,
-    LatentSampleFunction,
-)
+from betavae_fast.ops.latent import latent_forward, latent_forward_packed, latent_kl, latent_sample
 from betavae_fast.ops.reductions import REDUCTIONS
 
 _ANY_LOGVAR = (-math.inf, math.inf)
@@ -81,7 +76,7 @@ def reparameterize_kl(
     chosen = choose_backend("reparameterize_kl", mu, backend)
     rng = _check_noise("reparameterize_kl", mu, seed, generator, noise, first_row)
     settings = (first_row, low, high, mode)
-    return LatentSample(*LatentForwardFunction.apply(mu, logvar, rng, noise, settings, chosen))
+    return LatentSample(*latent_forward(mu, logvar, rng, noise, settings, chosen))
 
 
 def reparameterize_kl_packed(
@@ -116,7 +111,7 @@ def reparameterize_kl_packed(
     low, high = _check_range(caller, logvar_range)
     chosen = choose_backend(caller, packed, backend)
     rng = _check_noise(caller, packed.chunk(2, 1)[0], seed, None, noise, 0)
-    return LatentSample(*LatentForwardPackedFunction.apply(packed, rng, noise, (0, low, high, mode), chosen))
+    return LatentSample(*latent_forward_packed(packed, rng, noise, (0, low, high, mode), chosen))
 
 
 def reparameterize(
@@ -145,7 +140,7 @@ def reparameterize(
     chosen = choose_backend("reparameterize", mu, backend)
     rng = _check_noise("reparameterize", mu, seed, generator, noise, first_row)
     settings = (first_row, low, high, REDUCTIONS["none"])
-    return LatentSampleFunction.apply(mu, logvar, rng, noise, settings, chosen)
+    return latent_sample(mu, logvar, rng, noise, settings, chosen)
 
 
 def gaussian_kl(
@@ -186,7 +181,7 @@ def gaussian_kl(
     mode = check_reduction("gaussian_kl", reduction, REDUCTIONS)
     low, high = _check_range("gaussian_kl", logvar_range)
     chosen = choose_backend("gaussian_kl", mu, backend)
-    return LatentKlFunction.apply(mu, logvar, (low, high, mode), chosen)
+    return latent_kl(mu, logvar, (low, high, mode), chosen)
 
 
 def _check_posterior(caller: str, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:

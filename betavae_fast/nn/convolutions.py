@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from betavae_fast.ops.convolution import ConvolutionFunction, serves
+from betavae_fast.ops.gradients import transformed
 
 
 def computes_in_bfloat16(x: Tensor) -> bool:
@@ -26,8 +26,7 @@ def computes_in_bfloat16(x: Tensor) -> bool:
         and torch.is_autocast_enabled("cpu")
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
         and not torch._C._is_tracing()
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
+        and not transformed()
     )
 
 

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from betavae_fast.functional import LatentSample, gaussian_kl, reparameterize_kl, reparameterize_kl_packed
 from betavae_fast.noise import make_rng
+from betavae_fast.ops.gradients import transformed
 from betavae_fast.ops.reductions import kl_dtype
 
 Generators = Generator | Sequence[Generator] | None
@@ -29,8 +30,8 @@ class Posterior:
 
     A sample caches its KL, B numbers, for the next :meth:`kl`, which empties the cache. The cached KL is dropped after a
     backward pass, which frees its graph, and ignored whenever a new KL would differ: after μ or log σ² was written to, or
-    if gradients are enabled now and were not then, or the reverse. In inference mode and under torch.compile nothing is
-    cached, because such changes cannot be detected there.
+    if gradients are enabled now and were not then, or the reverse. In inference mode, under torch.compile and under the
+    transforms of torch.func nothing is cached, because such changes cannot be detected there.
 
     Args:
         mu, logvar, logvar_range: as in :func:`betavae_fast.reparameterize_kl`.
@@ -100,7 +101,9 @@ class Posterior:
 
     def _keep(self, z: Tensor, kl: Tensor) -> None:
         self._kept = None
-        if torch.compiler.is_compiling() or kl.is_inference():  # Changes could not be detected.
+        if (
+            torch.compiler.is_compiling() or transformed() or kl.is_inference()
+        ):  # Changes could not be detected.
             return
         self._kept = kl, self._versions()
         if z.grad_fn is not None:

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._jit_internal import is_scripting
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
@@ -24,6 +23,7 @@ from betavae_fast.nn.convolutions import ConvTranspose2d, computes_in_bfloat16, 
 from betavae_fast.ops.backends import triton_serves
 from betavae_fast.ops.bias_relu import BiasReluFunction, LinearReluFunction
 from betavae_fast.ops.casting import CastAll
+from betavae_fast.ops.gradients import transformed
 
 
 def fuses(x: Tensor) -> bool:
@@ -34,8 +34,7 @@ def fuses(x: Tensor) -> bool:
         and type(x) is Tensor
         and x.is_cuda
         and not torch._C._is_tracing()
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
+        and not transformed()
         and triton_serves(x.device)
     )
 

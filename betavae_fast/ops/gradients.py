@@ -1,9 +1,10 @@
-"""Questions that an autograd.Function asks about the gradients that it is to compute."""
+"""Questions about the gradients that are to be computed."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 def differentiated_twice() -> bool:
@@ -18,3 +19,12 @@ def is_batched(x: Tensor) -> bool:
     """Tell whether ``x`` stands for many tensors, under torch.func.vmap or is_grads_batched."""
     functorch = torch._C._functorch
     return functorch.is_batchedtensor(x) or functorch.is_legacy_batchedtensor(x)
+
+
+def transformed() -> bool:
+    """Tell whether a transform of torch.func or forward-mode differentiation is at work.
+
+    Then the operations are their reference formulas. As plain torch code these can be differentiated and batched in any
+    order, whereas a kernel takes neither tangents nor a further dimension.
+    """
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0

@@ -1,17 +1,19 @@
-"""The autograd.Functions of the latent op.
+"""The autograd.Functions of the latent op, and the functions that apply them.
 
-They save the inputs and the seed of the noise. The noise itself is saved only for a backend in which drawing it again
-would take longer than everything else. ``settings`` are the operators' (first_row, logvar_min, logvar_max, reduction).
+What an autograd.Function saves are the inputs and the seed of the noise. The noise itself is saved only for a backend in
+which drawing it again would take longer than everything else. ``settings`` are the operators' (first_row, logvar_min,
+logvar_max, reduction).
 """
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from betavae_fast.ops.gradients import differentiated_twice
+from betavae_fast.ops.gradients import differentiated_twice, transformed
 from betavae_fast.ops.operators import Operator
 from betavae_fast.ops.reductions import empty_kl
 from betavae_fast.ops.reference import latent as reference
@@ -131,3 +133,54 @@ class LatentKlFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_kl):  # type: ignore[no-untyped-def]
         return *_gradients(ctx, None, grad_kl, *ctx.saved_tensors, None, None, 0, *ctx.settings), None, None
+
+
+Settings = tuple[int, float, float, int]
+
+
+def latent_forward(
+    mu: Tensor, logvar: Tensor, rng: Tensor | None, noise: Tensor | None, settings: Settings, backend: str
+) -> tuple[Tensor, Tensor]:
+    """(z, kl), differentiable with respect to ``mu`` and ``logvar``."""
+    if transformed():
+        noise = _drawn(mu, rng, noise, settings, backend)
+        return reference.latent_forward(mu, logvar, None, noise, *settings)
+    return LatentForwardFunction.apply(mu, logvar, rng, noise, settings, backend)
+
+
+def latent_forward_packed(
+    packed: Tensor, rng: Tensor | None, noise: Tensor | None, settings: Settings, backend: str
+) -> tuple[Tensor, Tensor]:
+    """(z, kl), differentiable with respect to ``packed``."""
+    if transformed():
+        mu, logvar = packed.chunk(2, 1)
+        return latent_forward(mu, logvar, rng, noise, settings, backend)
+    return LatentForwardPackedFunction.apply(packed, rng, noise, settings, backend)
+
+
+def latent_sample(
+    mu: Tensor, logvar: Tensor, rng: Tensor | None, noise: Tensor | None, settings: Settings, backend: str
+) -> Tensor:
+    """z, differentiable with respect to ``mu`` and ``logvar``."""
+    if transformed():
+        noise = _drawn(mu, rng, noise, settings, backend)
+        return reference.latent_sample(mu, logvar, None, noise, *settings[:-1])
+    return LatentSampleFunction.apply(mu, logvar, rng, noise, settings, backend)
+
+
+def latent_kl(mu: Tensor, logvar: Tensor, settings: tuple[float, float, int], backend: str) -> Tensor:
+    """The KL, differentiable with respect to ``mu`` and ``logvar``."""
+    if transformed():
+        return reference.latent_kl(mu, logvar, *settings)
+    return LatentKlFunction.apply(mu, logvar, settings, backend)
+
+
+def _drawn(mu: Tensor, rng: Tensor | None, noise: Tensor | None, settings: Settings, backend: str) -> Tensor:
+    """The noise itself: the given one, or the sample of N(0, I) that the backend draws for each ``rng`` of a batch.
+
+    It is float32 for every dtype of ``mu``.
+    """
+    if noise is not None:
+        return noise
+    standard = torch.zeros(mu.shape, device=mu.device)
+    return SAMPLE[backend](standard, standard, rng, None, settings[0], -inf, inf)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from betavae_fast.ops.gradients import differentiated_twice, is_batched
+from betavae_fast.ops.gradients import differentiated_twice, is_batched, transformed
 from betavae_fast.ops.operators import Operator
 from betavae_fast.ops.reductions import empty_nll
 from betavae_fast.ops.reference import likelihood as reference
@@ -73,6 +73,8 @@ def nll(
     1; code traced by torch.compile may not write to what it saved; and off the CPU, plain torch would have to wait for
     the device to see whether the gradient is 1.
     """
+    if transformed():
+        return reference.likelihood_forward(decoded, target, *settings, False)[0]
     early = (
         scalar
         and decoded.requires_grad

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from betavae_fast.ops.gradients import differentiated_twice
+from betavae_fast.ops.gradients import differentiated_twice, transformed
 from betavae_fast.ops.kl_parts import PARTS, PARTS_BACKWARD, SMALLEST_LOGVAR, kl_parts
 from betavae_fast.ops.operators import Operator
 from betavae_fast.ops.reductions import widest_dtype
@@ -83,14 +83,38 @@ def _differentiable(
 
     They are those of aliases: z may have been computed from μ and log σ², and autograd itself follows that path.
     """
-    inputs = tuple(None if x is None else x.view_as(x) for x in inputs)
-    z, mu, logvar, all_mu, all_logvar = inputs
-    assert z is not None and mu is not None and logvar is not None
-    posteriors_mu, posteriors_logvar = (
-        mu if all_mu is None else all_mu,
-        logvar if all_logvar is None else all_logvar,
-    )
-    logs: Any = reference.log_densities_forward(z, posteriors_mu, _clamped(posteriors_logvar), *settings)
-    wanted = [x for x in inputs if x is not None and x.requires_grad]
-    found = iter(torch.autograd.grad(kl_parts(z, mu, logvar, *logs), wanted, grad, create_graph=True))
-    return tuple(next(found) if x is not None and x.requires_grad else None for x in inputs)
+    aliases: Any = tuple(None if x is None else x.view_as(x) for x in inputs)
+    wanted = [x for x in aliases if x is not None and x.requires_grad]
+    found = iter(torch.autograd.grad(_formula(settings, *aliases), wanted, grad, create_graph=True))
+    return tuple(next(found) if x is not None and x.requires_grad else None for x in aliases)
+
+
+def _formula(
+    settings: tuple[int, int, int],
+    z: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    all_mu: Tensor | None,
+    all_logvar: Tensor | None,
+) -> Tensor:
+    """The parts in plain torch code."""
+    posteriors_mu = mu if all_mu is None else all_mu
+    posteriors_logvar = _clamped(logvar if all_logvar is None else all_logvar)
+    logs: Any = reference.log_densities_forward(z, posteriors_mu, posteriors_logvar, *settings)
+    return kl_parts(z, mu, logvar, *logs)
+
+
+def decomposed_kl(
+    z: Tensor,
+    mu: Tensor,
+    logvar: Tensor,
+    all_mu: Tensor | None,
+    all_logvar: Tensor | None,
+    settings: tuple[int, int, int],
+    backend: str,
+) -> Tensor:
+    """The parts of the KL, differentiable with respect to every tensor; arguments as for the autograd.Function."""
+    if transformed():
+        return _formula(settings, z, mu, logvar, all_mu, all_logvar)
+    parts: Tensor = KLPartsFunction.apply(z, mu, logvar, all_mu, all_logvar, settings, backend)
+    return parts

@@ -83,6 +83,27 @@ def define(
 
     library.define(name + schema(function, results, writes), tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=library)
+    if not writes:
+        torch.library.register_vmap(f"{NAMESPACE}::{name}", _one_by_one(overload(name)), lib=library)
+
+
+def _one_by_one(operator: Any) -> Callable[..., Any]:
+    """The batching rule of ``operator``: a call for each member of the batch, so that its bits are those of that call."""
+
+    def rule(info: Any, dims: tuple[int | None, ...], *arguments: Any) -> Any:
+        if not info.batch_size:
+            raise ValueError(f"{operator}: vmap needs at least one member, got none")
+        pairs = list(zip(arguments, dims, strict=True))
+        calls = [
+            operator(*(x if dim is None else x.select(dim, i) for x, dim in pairs))
+            for i in range(info.batch_size)
+        ]
+        if isinstance(calls[0], Tensor):
+            return torch.stack(calls), 0
+        results = tuple(map(torch.stack, zip(*calls, strict=True)))
+        return results, (0,) * len(results)
+
+    return rule
 
 
 def overload(name: str) -> Any:

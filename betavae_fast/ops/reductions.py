@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from betavae_fast.ops.gradients import transformed
+
 # Numbers that stand for reductions, likelihoods and estimators in the operators' arguments.
 REDUCTIONS = {"none": 0, "dim": 1, "sample": 2, "batchmean": 3, "sum": 4}
 LIKELIHOODS = {"bernoulli": 0, "gaussian": 1, "laplace": 2}
@@ -27,6 +29,14 @@ def widest_dtype(device: torch.device) -> torch.dtype:
 def wide(x: Tensor) -> Tensor:
     """``x`` in the widest dtype of its device."""
     return x.to(widest_dtype(x.device))
+
+
+def stored(x: Tensor, empty: Tensor) -> Tensor:
+    """``x`` in the memory of ``empty``, whose dtype and layout it gets.
+
+    Under a transform ``x`` may stand for many tensors, which do not fit there, and gets the dtype alone.
+    """
+    return x.to(empty.dtype) if transformed() else empty.copy_(x)
 
 
 def empty_kl(mu: Tensor, reduction: int) -> Tensor:

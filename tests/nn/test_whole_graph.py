@@ -101,13 +101,17 @@ def test_functional_call_is_the_module(images: Tensor) -> None:
         assert torch.equal(found, expected)
 
 
-def test_vmap_over_models_is_refused_and_says_so(images: Tensor) -> None:
-    """torch refuses with its own message; nothing is computed wrongly."""
-    models = [Step("burgess") for _ in range(2)]
+@ARCHITECTURES
+def test_vmap_over_models_is_each_model(architecture: Architecture, images: Tensor) -> None:
+    models = [Step(architecture) for _ in range(2)]
+    for parameter in models[1].parameters():
+        parameter.data *= 1.5
     parameters, buffers = torch.func.stack_module_state(models)
+    seed = torch.tensor([3, 4])
 
     def loss(p: dict[str, Tensor], b: dict[str, Tensor]) -> Tensor:
-        return torch.func.functional_call(models[0], (p, b), (images, torch.tensor([3, 4])))
+        return torch.func.functional_call(models[0], (p, b), (images, seed))
 
-    with pytest.raises(RuntimeError, match=r"autograd\.Function with functorch transforms \(vmap"):
-        torch.func.vmap(loss)(parameters, buffers)
+    losses = torch.func.vmap(loss)(parameters, buffers)
+    torch.testing.assert_close(losses, torch.stack([model(images, seed) for model in models]))
+    assert losses[0] != losses[1]

@@ -301,3 +301,26 @@ def test_an_objective_trains_after_a_validation_in_inference_mode(name):
     z, mu, logvar = posterior()
     made(inputs(z, mu, logvar)).total.backward()
     assert z.grad.isfinite().all() and mu.grad.any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_functional_transforms(name):
+    chosen = objective(name).double()
+    x = tuple(t.detach() for t in posterior())
+
+    def total(*posterior):
+        return chosen(inputs(*posterior)).total
+
+    gradients = torch.func.grad(total, (0, 1, 2))(*x)
+    leaves = tuple(t.clone().requires_grad_() for t in x)
+    expected = torch.autograd.grad(total(*leaves), leaves, allow_unused=True)
+    batched = torch.func.vmap(torch.func.grad(total, (0, 1, 2)))(*(torch.stack((t, 2 * t)) for t in x))
+    _, directional = torch.func.jvp(total, x, x)
+    for found, of_two, exact in zip(gradients, batched, expected, strict=True):
+        exact = torch.zeros_like(found) if exact is None else exact
+        torch.testing.assert_close(found, exact)
+        torch.testing.assert_close(of_two[0], exact)
+    along = sum((g * t).sum() for g, t in zip(gradients, x, strict=True))
+    torch.testing.assert_close(directional, along)
+    if chosen._constant is not None:
+        assert not torch._C._functorch.is_functorch_wrapped_tensor(chosen._constant[1])

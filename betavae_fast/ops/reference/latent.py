@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from betavae_fast.noise import normals
-from betavae_fast.ops.reductions import REDUCTIONS, empty_kl, kl_dtype, wide, widest_dtype
+from betavae_fast.ops.reductions import REDUCTIONS, empty_kl, kl_dtype, stored, wide, widest_dtype
 
 
 def _noise(mu: Tensor, rng: Tensor | None, noise: Tensor | None, first_row: int) -> Tensor:
@@ -28,17 +28,22 @@ def _noise(mu: Tensor, rng: Tensor | None, noise: Tensor | None, first_row: int)
 
 
 def _clamped(logvar: Tensor, logvar_min: float, logvar_max: float) -> Tensor:
-    """Clamp in float32 as the kernels do, because the rounding of a bound decides which values lie beyond it."""
-    return wide(logvar.to(kl_dtype(logvar.dtype)).clamp(logvar_min, logvar_max))
+    """Clamp in float32 as the kernels do, because the rounding of a bound decides which values lie beyond it.
+
+    Not by ``clamp``, whose gradient at NaN is 0.
+    """
+    v = logvar.to(kl_dtype(logvar.dtype))
+    return wide(v.masked_fill(v < logvar_min, logvar_min).masked_fill(v > logvar_max, logvar_max))
 
 
 def _sample(mu: Tensor, v: Tensor, eps: Tensor) -> Tensor:
-    return torch.empty_like(mu).copy_(wide(mu) + torch.exp(0.5 * v) * eps)
+    return stored(wide(mu) + torch.exp(0.5 * v) * eps, torch.empty_like(mu))
 
 
 def _excess(v: Tensor) -> Tensor:
     """½ (expm1(v) − v) ≥ 0; infinite, not NaN, if expm1(v) is infinite."""
-    return (0.5 * torch.expm1(v) - 0.5 * v.clamp(max=1e3)).clamp(min=0)
+    excess = 0.5 * torch.expm1(v) - 0.5 * v.masked_fill(v > 1e3, 1e3)
+    return excess.masked_fill(excess < 0, 0)
 
 
 def _kl(mu: Tensor, v: Tensor, reduction: int) -> Tensor:
@@ -51,7 +56,7 @@ def _kl(mu: Tensor, v: Tensor, reduction: int) -> Tensor:
         kl = kl.sum() / mu.shape[0]
     elif reduction == REDUCTIONS["sum"]:
         kl = kl.sum()
-    return empty_kl(mu, reduction).copy_(kl)
+    return stored(kl, empty_kl(mu, reduction))
 
 
 def latent_forward(
@@ -119,8 +124,8 @@ def latent_backward(
     unclamped = logvar.to(kl_dtype(logvar.dtype))
     outside = (unclamped < logvar_min) | (unclamped > logvar_max)
     return (
-        torch.empty_like(mu).copy_(grad_mu) if need_mu else mu.new_empty(0),
-        torch.empty_like(logvar).copy_(grad_logvar.expand_as(v).masked_fill(outside, 0))
+        stored(grad_mu, torch.empty_like(mu)) if need_mu else mu.new_empty(0),
+        stored(grad_logvar.expand_as(v).masked_fill(outside, 0), torch.empty_like(logvar))
         if need_logvar
         else logvar.new_empty(0),
     )
@@ -140,4 +145,4 @@ def latent_backward_packed(
     mu, logvar = packed.chunk(2, 1)
     settings = (first_row, logvar_min, logvar_max, reduction)
     grads = latent_backward(grad_z, grad_kl, mu, logvar, rng, noise, *settings, True, True)
-    return torch.empty_like(packed).copy_(torch.cat(grads, 1))
+    return stored(torch.cat(grads, 1), torch.empty_like(packed))

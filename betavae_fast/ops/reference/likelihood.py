@@ -14,8 +14,9 @@ from math import log, pi
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
-from betavae_fast.ops.reductions import LIKELIHOODS, REDUCTIONS, empty_nll, wide, widest_dtype
+from betavae_fast.ops.reductions import LIKELIHOODS, REDUCTIONS, empty_nll, stored, wide, widest_dtype
 
 
 def _pixels(target: Tensor, packed: bool, like: Tensor) -> Tensor:
@@ -26,12 +27,18 @@ def _pixels(target: Tensor, packed: bool, like: Tensor) -> Tensor:
     return wide(target) / 255 if target.dtype == torch.uint8 else wide(target)
 
 
+def _sign(x: Tensor) -> Tensor:
+    """The sign of ``x``; of NaN it is NaN, and not 0 as torch's."""
+    return torch.where(x.isnan(), x, torch.sign(x))
+
+
 def _element_nll(x: Tensor, t: Tensor, likelihood: int, scale: float) -> Tensor:
     if likelihood == LIKELIHOODS["bernoulli"]:
-        return x.clamp(min=0) - x * t + torch.log1p(torch.exp(-x.abs()))
+        # max(x, 0) + log1p(exp(−|x|)) in a form that torch differentiates at 0, too; beyond 40 it is x to the last digit.
+        return softplus(x, threshold=40) - x * t
     if likelihood == LIKELIHOODS["gaussian"]:
         return 0.5 * ((x - t) / scale).square() + (log(scale) + 0.5 * log(2 * pi))
-    return (x - t).abs() / scale + log(2 * scale)
+    return (x - t) * _sign(x - t).detach() / scale + log(2 * scale)
 
 
 def _element_grad(x: Tensor, t: Tensor, likelihood: int, scale: float) -> Tensor:
@@ -39,8 +46,7 @@ def _element_grad(x: Tensor, t: Tensor, likelihood: int, scale: float) -> Tensor
         return torch.sigmoid(x) - t
     if likelihood == LIKELIHOODS["gaussian"]:
         return (x - t) / scale**2
-    difference = x - t
-    return torch.where(difference.isnan(), difference, torch.sign(difference)) / scale
+    return _sign(x - t) / scale
 
 
 def _broadcast(grad_nll: Tensor, decoded: Tensor, reduction: int) -> Tensor:
@@ -71,7 +77,7 @@ def likelihood_forward(
     if need_grad:
         one = torch.ones((), dtype=widest_dtype(decoded.device), device=decoded.device)
         grad = likelihood_backward(one, decoded, target, packed, likelihood, scale, reduction)
-    return empty_nll(decoded, reduction).copy_(nll), grad
+    return stored(nll, empty_nll(decoded, reduction)), grad
 
 
 def likelihood_backward(
@@ -84,7 +90,7 @@ def likelihood_backward(
     reduction: int,
 ) -> Tensor:
     element = _element_grad(wide(decoded), _pixels(target, packed, decoded), likelihood, scale)
-    return torch.empty_like(decoded).copy_(element * _broadcast(grad_nll, decoded, reduction))
+    return stored(element * _broadcast(grad_nll, decoded, reduction), torch.empty_like(decoded))
 
 
 def likelihood_finish(
