@@ -126,8 +126,9 @@ def read_sweep(folder: Path, machine: str) -> tuple[dict[str, Any], list[StudyRu
             shared = shared or rest
             check_same(shared, rest)
             values = {label: float(row[label]) for label in row if label in _COLUMNS and row[label]}
-            mean_image = read_json(trained.evaluation)["summary"]["mean_image_reconstruction"]
-            values |= from_log(read_log(trained.metrics), mean_image)
+            evaluation = read_json(trained.evaluation)
+            values |= from_log(read_log(trained.metrics), evaluation["summary"]["mean_image_reconstruction"])
+            values |= from_factors(evaluation["factors"])
             name = f"{_name(setting)}, seed {config.seed}, {config.precision}"
             runs.append(StudyRun(name, setting, config.seed, config.precision, machine, values))
     return shared, runs
@@ -147,6 +148,25 @@ def from_log(log: Sequence[LogEntry], mean_image: float) -> dict[str, float]:
         for entry in log
         if entry.step in MILESTONES
     }
+
+
+def from_factors(factors: Mapping[str, Any] | None) -> dict[str, float]:
+    """Read how much of each factor's entropy the channel that knows most of it knows, and the next one.
+
+    Args:
+        factors: the entry of evaluation.json, with ``names`` and ``shares``; None if the factors are not known.
+    Returns: the values by their labels, over all channels.
+
+    >>> from_factors({"names": ["posX"], "shares": [[0.1], [0.6], [0.0]]})
+    {'share of posX, first channel': 0.6, 'share of posX, second channel': 0.1}
+    """
+    if factors is None:
+        return {}
+    found = {}
+    for name, column in zip(factors["names"], zip(*factors["shares"], strict=True), strict=True):
+        first, second = sorted((*column, 0.0), reverse=True)[:2]
+        found |= {f"share of {name}, first channel": first, f"share of {name}, second channel": second}
+    return found
 
 
 def check_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
