@@ -43,10 +43,11 @@ def explorer(
         images: (N, C, H, W), as the model takes them; their mean codes are the starts.
         channels: the channels that get a slider, in this order.
         names: the names of channels; the others are named by their numbers.
-    Returns: None if the page cannot decode, because the decoder has other layers or more than ``MOST_WEIGHTS`` weights.
+    Returns: None without channels, or if the page cannot decode: the decoder has other layers, or more than
+        ``MOST_WEIGHTS`` weights.
     """
     packed = pack(model.decoder)
-    if packed is None or model.image_shape[0] not in (1, 3):
+    if packed is None or not channels or model.image_shape[0] not in (1, 3):
         return None
     layers, weights = packed
     codes = model.encode(images)[0].float().cpu()
