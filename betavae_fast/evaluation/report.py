@@ -1,6 +1,7 @@
 """Writes what a run and its evaluation leave behind: JSON, pictures, and reports as single HTML files.
 
-The images of a report are inlined, and a browser needs no scripts and no network.
+The images of a report are inlined, and a browser needs no network. Only the explorer, which decodes in the page, needs
+scripts.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor
 from betavae_fast import __version__
 from betavae_fast.data.images import ImageDataset
 from betavae_fast.evaluation import FORMAT, TRAVERSAL_EXTENT, TRAVERSED_CHANNELS, pictures
+from betavae_fast.evaluation.explorer import explorer
 from betavae_fast.evaluation.findings import reconstruction, use_of_channels
 from betavae_fast.evaluation.learned import RULE
 from betavae_fast.evaluation.scores import DRAWS, about_in_use, number
@@ -39,6 +41,7 @@ if TYPE_CHECKING:  # loads scikit-learn, which training does without
     from betavae_fast.evaluation.evaluate import Evaluation
 
 _RECONSTRUCTED = 20  # images
+_STARTS = 8  # images that the explorer can start from
 _SAMPLES = 100_000  # codes in the histograms of the aggregated posterior
 _POSITIONS = ("posY", "posX")
 _MIME = {".png": "image/png", ".gif": "image/gif"}
@@ -90,12 +93,16 @@ def write(
     write_json(results.evaluation, _document(run, evaluation))
     dataset, summary = evaluation.dataset, evaluation.summary
     drawn = write_run_pictures(results.pictures, run.model, dataset, summary, run.history)
-    start = dataset.gather(choose_images(len(dataset), 1).to(dataset.device))[0]
+    starts = dataset.gather(choose_images(len(dataset), _STARTS).to(dataset.device))
+    start = starts[0]
     moving = results.pictures / "traversal.gif"
     write_moving_traversal(moving, run.model, start, summary.channels[:TRAVERSED_CHANNELS])
     drawn += [moving, *write_evaluation_pictures(results.pictures, evaluation)]
     learned = evaluation.learned
     drawn_strips = strips(run.model, start, [row.channel for row in learned.channels])
+    names = {
+        row.channel.index: row.name for row in learned.channels if row.relation not in ("none", "unknown")
+    }
     config = run.config
     render(
         results.report,
@@ -113,6 +120,8 @@ def write(
         reconstruction=reconstruction(summary),
         learned=list(zip(learned.channels, map(_png_uri, drawn_strips), strict=True)),
         rest=learned.rest,
+        explorer=explorer(run.model, starts, [row.channel for row in learned.channels], names),
+        starts=[_png_uri(pictures.strip(image[None])) for image in _array(to_float(starts))],
         rule=None if evaluation.table is None else RULE,
         extent=TRAVERSAL_EXTENT,
         about_in_use=about_in_use(evaluation.rows),

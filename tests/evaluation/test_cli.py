@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shlex
 import shutil
@@ -196,10 +197,21 @@ def test_the_terminal_tells_what_was_learned_and_both_kinds_of_scores(runs, tmp_
 def test_a_report_needs_nothing_but_itself_and_escapes_what_it_is_told(runs):
     report = (runs / "<one> & only" / "report.html").read_text()
     assert "&lt;one&gt; &amp; only" in report and "<one>" not in report
-    assert "<script" not in report
+    assert "<script" not in report  # it uses no channel, so there is nothing to explore
     assert not re.search(r"""(src|href)=["'](?!data:)""", report)
     used = len(read_json(runs / "<one> & only" / "evaluation.json")["learned"]["channels"])
     assert len(re.findall(r'src="data:image/(png|gif);base64,', report)) == len(PICTURES) + used
+
+
+def test_an_explorer_needs_no_network_and_names_channels_like_the_report(runs):
+    report = (runs / "two" / "report.html").read_text()
+    assert (
+        not re.search(r"""(src|href)=["'](?!data:)""", report) and "http" not in report.split("<script>")[1]
+    )
+    packed = json.loads(re.search(r'id="decoder">(.*)</script>', report)[1])
+    learned = read_json(runs / "two" / "evaluation.json")["learned"]["channels"]
+    assert [slider["channel"] for slider in packed["sliders"]] == [row["channel"]["index"] for row in learned]
+    assert report.count("data-start=") == len(packed["starts"]) == 8
 
 
 def test_the_comparison_has_a_column_for_each_run(runs):
