@@ -174,14 +174,14 @@ def compare(
 
 
 def write_summary(run: TrainedRun) -> Summary:
-    """Measure a run on a sample of its images, as ``betavae-fast train`` does when it ends.
+    """Measure a run on a sample of its training images, as ``betavae-fast train`` does when it ends.
 
     It leaves summary.json and, in pictures/, reconstructions.png, capacity.png and traversal.png.
 
     Raises: the errors of ``run.images``; OSError if nothing can be written there.
     """
     dataset = run.images()
-    summary = summarise(run.model, dataset)
+    summary = summarise(run.model, dataset, among=run.training_images(dataset))
     write_json(run.folder.summary, summary)
     write_run_pictures(run.folder.pictures, run.model, dataset, summary, run.history)
     return summary

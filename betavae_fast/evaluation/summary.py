@@ -57,15 +57,21 @@ class Summary:
 
 
 @torch.no_grad()
-def summarise(model: BetaVAE, dataset: ImageDataset, *, max_images: int = 4096) -> Summary:
+def summarise(
+    model: BetaVAE, dataset: ImageDataset, *, among: Tensor | None = None, max_images: int = 4096
+) -> Summary:
     """Measure ``model``, which must be in evaluation mode (z = μ), on up to ``max_images`` images.
 
     The images are the same on every call: a random choice (data sets may be ordered) with a fixed seed. The noise of the
     sampled codes is the same, too.
+
+    Args:
+        among: indices of the images to choose from, int64; None: all.
     """
     device = next(model.parameters()).device
     dataset = dataset.to(device)
-    indices = choose_images(len(dataset), max_images).to(device)
+    indices = choose_images(len(dataset) if among is None else len(among), max_images)
+    indices = (indices if among is None else among.cpu()[indices]).to(device)
     likelihood = ReconstructionLoss(model.likelihood)
     mean_image = _as_decoded(dataset.mean_image(), model)
 
