@@ -297,6 +297,16 @@ def _document(run: TrainedRun, evaluation: Evaluation) -> dict[str, object]:
         "learned": evaluation.learned,
         "findings": evaluation.findings,
         "summary": evaluation.summary,
+        "held_out": evaluation.held_out,
+        "importance_weighted": [
+            {
+                "samples": bound.samples,
+                "images": len(bound.per_image),
+                "bound": bound.mean,
+                "standard_error": bound.standard_error,
+            }
+            for bound in evaluation.importance
+        ],
         "factors": table and {"names": table.names, "shares": table.shares},
         "scores": evaluation.scores,
         "seconds": evaluation.seconds,

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from betavae_fast.data import ByteImages
-from betavae_fast.evaluation import encoding, packed_encoder
+from betavae_fast.evaluation import encoding, packed_network
 from betavae_fast.evaluation.encoding import encode
-from betavae_fast.evaluation.packed_encoder import pack, side_by_side
+from betavae_fast.evaluation.packed_network import pack, side_by_side
 from betavae_fast.nn import BetaVAE
 from betavae_fast.nn.architectures import build
 from betavae_fast.ops import convolution
@@ -20,7 +20,7 @@ needs_mkldnn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reas
 BFLOAT16 = pytest.param(
     torch.bfloat16,
     marks=pytest.mark.skipif(
-        not packed_encoder._serves(torch.bfloat16), reason="oneDNN has no bfloat16 on this CPU"
+        not packed_network._serves(torch.bfloat16), reason="oneDNN has no bfloat16 on this CPU"
     ),
 )
 
@@ -113,7 +113,7 @@ def test_a_torch_without_the_operators_runs_layer_by_layer(monkeypatch):
     def missing(*_):
         raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_convolution_pointwise'")
 
-    monkeypatch.setitem(packed_encoder._PACK, nn.Conv2d, missing)
+    monkeypatch.setitem(packed_network._PACK, nn.Conv2d, missing)
     assert encoding._packed(model, images.image_shape, 11, torch.float32) is None
     torch.testing.assert_close(encode(model, images).mu, expected.mu)
 
@@ -146,11 +146,11 @@ def test_an_error_in_a_thread_is_the_callers(threads):
 def test_convolutions_in_bfloat16_are_those_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, _ = build("burgess", (1, 64, 64), 4)
     images, ran = torch.rand(2, 1, 64, 64).bfloat16(), []
-    convolve = packed_encoder.convolve
+    convolve = packed_network.convolve
     monkeypatch.setattr(
-        packed_encoder, "convolve", lambda layer, x, relu: ran.append(relu) or convolve(layer, x, relu)
+        packed_network, "convolve", lambda layer, x, relu: ran.append(relu) or convolve(layer, x, relu)
     )
-    packed = packed_encoder.pack(encoder, images, torch.bfloat16)
+    packed = packed_network.pack(encoder, images, torch.bfloat16)
     ran.clear()
     packed(images)
     assert ran == [True] * 4
