@@ -42,9 +42,9 @@ def of_held_out(summary: Summary, unseen: Summary) -> str:
     difference = unseen.negative_elbo - summary.negative_elbo
     return (
         f"On {unseen.images:,} images that were never trained on, the loss at β = 1 (−ELBO) is "
-        f"{unseen.negative_elbo:.1f} nats per image: {unseen.sampled_reconstruction:.1f} of reconstruction at a sampled code and {unseen.kl:.1f} of "
-        f"KL. That is {abs(difference):.1f} nats {'above' if difference >= 0 else 'below'} the loss on "
-        f"{summary.images:,} training images."
+        f"{unseen.negative_elbo:.1f} nats per image: {unseen.sampled_reconstruction:.1f} of reconstruction at a sampled "
+        f"code and {unseen.kl:.1f} of KL. That is {abs(difference):.1f} nats "
+        f"{'above' if difference >= 0 else 'below'} the loss on {summary.images:,} training images."
     )
 
 

@@ -1,4 +1,4 @@
-"""The packed encoder gives the model's moments for every architecture, and steps aside where it does not apply."""
+"""Packed encoders and decoders give the model's numbers for every architecture, and step aside where they do not apply."""
 
 from __future__ import annotations
 
@@ -65,12 +65,37 @@ def test_the_moments_are_the_models(architecture, shape, memory_format, dtype, t
     assert all(before[name].stride() == after[name].stride() for name in before)
 
 
+@needs_mkldnn
+@pytest.mark.parametrize("dtype", [torch.float32, BFLOAT16])
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize(
+    "architecture, shape",
+    [("burgess", (1, 64, 64)), ("burgess", (3, 16, 16)), ("locatello", (3, 32, 32)), ("mlp", (2, 5, 7))],
+)
+def test_the_images_are_the_models(architecture, shape, plain, dtype):
+    torch.manual_seed(0)
+    model = BetaVAE(shape, 3, architecture).eval()
+    if plain:  # torch's own transposed convolutions
+        for layer in model.decoder:
+            if isinstance(layer, nn.ConvTranspose2d):
+                layer.__class__ = nn.ConvTranspose2d
+    before = copy.deepcopy(model.state_dict())
+    packed = pack(model.decoder, torch.zeros(8, 3), dtype)
+    for count in (8, 3):
+        z = torch.randn(count, 3)
+        with torch.inference_mode():
+            found, expected = packed(z.to(dtype)), model.decode(z)
+        assert found.dtype is dtype and found.shape == expected.shape
+        assert (found.float() - expected).abs().max() <= (1e-5 if dtype is torch.float32 else 2e-2)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
 def hooked(model):
     model.encoder.fc1.register_forward_hook(lambda layer, inputs, output: output + 1)
 
 
 def with_another_layer(model):
-    model.encoder.fc1_relu = nn.Tanh()
+    model.encoder.fc1_relu = nn.Sigmoid()
 
 
 def with_another_encoding(model):
