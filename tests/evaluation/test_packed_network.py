@@ -1,4 +1,4 @@
-"""Packed encoders and decoders give the model's numbers for every architecture, and step aside where they do not apply."""
+"""Packed networks give the numbers of the model for every architecture, and step aside where they do not apply."""
 
 from __future__ import annotations
 
