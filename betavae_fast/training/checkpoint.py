@@ -244,8 +244,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         # A right checksum does not prove that we wrote the file: any entry may be missing or malformed.
         raise RunFileError(f"{index}: not a checkpoint's index ({type(error).__name__}: {error})") from error
     states = {kind: _read_tensors(paths[kind], files[kind][1]) for kind in kinds}
-    for kind in states.keys() & expected.keys():
-        _check_tensors(paths[kind], states[kind], expected[kind])
+    for kind, state in states.items():
+        if kind in expected:
+            _check_tensors(paths[kind], state, expected[kind])
     return Checkpoint(
         index,
         step,

@@ -15,14 +15,14 @@ from betavae_fast.training import recipes
 
 RESUMABLE = (
     "data",
-    "validation",
-    "patience",
     "steps",
     "lr",
     "threads",
     "device",
     "log_every",
     "checkpoint_every",
+    "validation",
+    "patience",
 )
 """The settings that may change when a run is resumed."""
 OF_THE_MACHINE = ("threads", "device", "backend", "log_every", "checkpoint_every")
