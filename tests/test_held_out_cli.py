@@ -115,6 +115,9 @@ def test_images_that_have_moved_are_a_note(capfd):
     assert run("evaluate", "run") == 0
     said = capfd.readouterr().out
     assert "Held-out images are not measured: no data set or file named" in said
+    np.save("unseen.npy", np.ones((12, 8, 8), np.bool_))
+    assert run("evaluate", "run") == 0
+    assert "but the run was validated with 12 images of 1×8×8" in capfd.readouterr().out
     assert run("train", "--resume=run", "--validation=moved.npy", "--steps=3") == 0
 
 

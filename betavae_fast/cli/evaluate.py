@@ -21,6 +21,7 @@ from betavae_fast.cli.options import (
     whole_numbers,
 )
 from betavae_fast.cli.output import counting, print_scores
+from betavae_fast.evaluation import IMPORTANCE_IMAGES
 from betavae_fast.settings import at_least
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def evaluate(
     ] = None,
     importance_images: Annotated[
         int, typer.Option(help="Images for that bound, held-out ones if the run has any.")
-    ] = 1000,
+    ] = IMPORTANCE_IMAGES,
     precision: Annotated[
         Literal["fp32", "bf16"] | None,
         typer.Option(help="Precision of the networks; the codes are float32.", show_default="the training's"),
@@ -78,7 +79,6 @@ def evaluate(
     """
     from rich.console import Console
 
-    from betavae_fast.data import DatasetError
     from betavae_fast.data.identity import describe_difference
     from betavae_fast.evaluation import report
     from betavae_fast.evaluation.evaluate import evaluate as measure
@@ -114,7 +114,7 @@ def evaluate(
             console.print(f"These are not the training images: {difference}")
         try:
             held_out = run.held_out(dataset)
-        except DatasetError as error:
+        except ValueError as error:  # they have moved, or are others now
             held_out = None
             console.print(f"Held-out images are not measured: {error}")
         try:

@@ -14,7 +14,7 @@ from torch import Tensor
 from betavae_fast.choices import MetricName
 from betavae_fast.data import KnownFactors
 from betavae_fast.data.images import ImageDataset
-from betavae_fast.evaluation import DEFAULT_METRICS
+from betavae_fast.evaluation import DEFAULT_METRICS, IMPORTANCE_IMAGES
 from betavae_fast.evaluation.encoding import Encoding, encode
 from betavae_fast.evaluation.factor_table import FactorTable, factor_table
 from betavae_fast.evaluation.findings import findings, of_held_out, of_importance
@@ -25,9 +25,6 @@ from betavae_fast.evaluation.scores import Scored, ScoreRow, score, score_rows
 from betavae_fast.evaluation.summary import Summary, choose_among, summarise
 from betavae_fast.nn import BetaVAE
 from betavae_fast.training.validation import HeldOut
-
-IMPORTANCE_IMAGES = 1000
-"""The images that the importance-weighted bound is computed for, unless told otherwise."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,6 +20,7 @@ from betavae_fast.training.log import drop_entries_after
 from betavae_fast.training.precision import recorded_precision
 from betavae_fast.training.run_folder import RunFolder, read_config, read_data_identity, write_config
 from betavae_fast.training.state import TrainState, prepare
+from betavae_fast.training.validation import check_unseen
 
 
 def read_run(folder: RunFolder) -> tuple[TrainConfig, Checkpoint | None]:
@@ -58,11 +59,7 @@ def resume(
         trained_on, held_out = read_data_identity(folder), read_data_identity(folder, "held_out")
     if difference := describe_difference(dataset, trained_on):
         raise DatasetError(f"{difference}; give the images that the run was trained on")
-    if unseen is not None and held_out is not None and unseen.identity != held_out:
-        raise DatasetError(
-            f"{unseen.name} has {unseen.identity}, but the run was validated with {held_out}; "
-            "give the images that it was validated with"
-        )
+    check_unseen(unseen, held_out)
     precision = recorded_precision(config.precision, resolve_device(config.device))
     state = prepare(replace(config, precision=precision), dataset, unseen)
     if checkpoint is not None:

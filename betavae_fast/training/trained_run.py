@@ -21,7 +21,13 @@ from betavae_fast.training.log import LogEntry, read_log
 from betavae_fast.training.precision import dtype_of, recorded_precision
 from betavae_fast.training.run_folder import RunFolder
 from betavae_fast.training.state import TrainState
-from betavae_fast.training.validation import HeldOut, held_out_images, load_unseen, training_images
+from betavae_fast.training.validation import (
+    HeldOut,
+    check_unseen,
+    held_out_images,
+    load_unseen,
+    training_images,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +43,7 @@ class TrainedRun:
         trained_on: the identity of the training images; None if the run did not record it.
         history: the entries of metrics.jsonl, in order, at least one.
         dataset: the images, if they are loaded already; they are then used whatever ``config`` names.
+        validated_with: the identity of the data set that the held-out images are from; None if there are none.
     """
 
     folder: RunFolder
@@ -47,6 +54,7 @@ class TrainedRun:
     trained_on: DataIdentity | None
     history: list[LogEntry]
     dataset: ImageDataset | None = None
+    validated_with: DataIdentity | None = None
 
     @classmethod
     def of(cls, state: TrainState, folder: RunFolder) -> TrainedRun:
@@ -60,6 +68,7 @@ class TrainedRun:
             state.dataset.identity,
             read_log(folder.metrics),
             state.dataset,
+            state.validated_with,
         )
 
     def images(self, loaded: dict[object, ImageDataset] | None = None) -> ImageDataset:
@@ -100,11 +109,12 @@ class TrainedRun:
 
         Args:
             dataset: the images of the run, or others.
-        Raises: DatasetError if the images of another data set are no longer where they were.
+        Raises: DatasetError if the images of another data set are no longer where they were, or are others now.
         """
         if not self._is_own(dataset):
             return None
         unseen = load_unseen(self.config, self.model.image_shape)
+        check_unseen(unseen, self.validated_with)
         return held_out_images(self.config, dataset, unseen)
 
     def _is_own(self, dataset: ImageDataset) -> bool:
@@ -149,7 +159,16 @@ def open_run(
     precision = dtype_of(recorded_precision(config.precision, where))
     history = read_log(folder.metrics)
     step = checkpoint.step_of(kept)
-    return TrainedRun(folder, config, step, model, precision, checkpoint.data, history)
+    return TrainedRun(
+        folder,
+        config,
+        step,
+        model,
+        precision,
+        checkpoint.data,
+        history,
+        validated_with=checkpoint.held_out,
+    )
 
 
 def load_images(config: TrainConfig, *, progress: bool = True) -> ImageDataset:

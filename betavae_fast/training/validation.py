@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from betavae_fast import data as datasets
-from betavae_fast.data import DatasetError
+from betavae_fast.data import DataIdentity, DatasetError
 from betavae_fast.data.images import ImageDataset
 from betavae_fast.nn import BetaVAE, ReconstructionLoss
 from betavae_fast.processes import rank, sum_over_processes, world_size
@@ -114,6 +114,15 @@ def load_unseen(
         raise DatasetError(
             f"{error}; if the held-out images have moved, resume with their new path as --validation"
         ) from error
+
+
+def check_unseen(unseen: ImageDataset | None, expected: DataIdentity | None) -> None:
+    """Raise DatasetError if ``unseen`` are other images than those a run was validated with; None is not checked."""
+    if unseen is not None and expected is not None and unseen.identity != expected:
+        raise DatasetError(
+            f"{unseen.name} has {unseen.identity}, but the run was validated with {expected}; "
+            "give the images that it was validated with"
+        )
 
 
 def absolute_paths(config: TrainConfig) -> TrainConfig:
