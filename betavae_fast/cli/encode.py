@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from betavae_fast.cli.errors import usage_errors
-from betavae_fast.cli.options import Device, RunData, Threads
+from betavae_fast.cli.options import Checkpoint, Device, RunData, Threads
 from betavae_fast.cli.output import counting
 from betavae_fast.settings import at_least
 
@@ -37,6 +37,7 @@ def encode(
         typer.Option(help="Precision of the network; the codes are float32.", show_default="the training's"),
     ] = None,
     threads: Threads = None,
+    checkpoint: Checkpoint = "latest",
     device: Device = "auto",
     data: RunData = None,
 ) -> None:
@@ -67,7 +68,7 @@ def encode(
                 f"{out} already exists; replace it with --overwrite, or choose another --out"
             )
         set_threads(threads)
-        trained = open_run(run, device, data=data)
+        trained = open_run(run, device, data=data, kept=checkpoint)
         dataset = trained.open_images()
         results_folder(out.parent)
         console.print(f"Run: {trained.folder.path}, after step {trained.step}, {dataset!r}")

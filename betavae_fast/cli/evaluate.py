@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from betavae_fast.cli.errors import CommandError, usage_errors
-from betavae_fast.cli.options import METRICS, Device, Metrics, RunData, Threads, chosen_metrics
+from betavae_fast.cli.options import (
+    METRICS,
+    Checkpoint,
+    Device,
+    Metrics,
+    RunData,
+    Threads,
+    chosen_metrics,
+    whole_numbers,
+)
 from betavae_fast.cli.output import counting, print_scores
+from betavae_fast.evaluation import IMPORTANCE_IMAGES
 from betavae_fast.settings import at_least
 
 if TYPE_CHECKING:
@@ -30,6 +40,22 @@ def evaluate(
         int, typer.Option(help="Seed of the metrics' random images and of the sampled codes.")
     ] = 0,
     jobs: Annotated[int, typer.Option(help="Processes for dci; -1: one per core.")] = -1,
+    checkpoint: Checkpoint = "latest",
+    importance_samples: Annotated[
+        str | None,
+        typer.Option(
+            help="Codes per image for the importance-weighted bound of log p(x), such as 1,50,5000; 5000 takes minutes.",
+            metavar="INTEGER,INTEGER,...",
+            show_default="no such bound",
+        ),
+    ] = None,
+    importance_images: Annotated[
+        int, typer.Option(help="Images for that bound, held-out ones if the run has any.")
+    ] = IMPORTANCE_IMAGES,
+    precision: Annotated[
+        Literal["fp32", "bf16"] | None,
+        typer.Option(help="Precision of the networks; the codes are float32.", show_default="the training's"),
+    ] = None,
     threads: Threads = None,
     device: Device = "auto",
     data: RunData = None,
@@ -48,12 +74,15 @@ def evaluate(
     codes as well as mean codes, everything else from mean codes only. Scores are given over all channels and over the
     channels in use. If the factors of the data are unknown, only the unsupervised scores and the pictures are made.
     Several runs also get a page that compares them.
+
+    If the run has held-out images, their losses stand beside those of the training images; the scores are of all images.
     """
     from rich.console import Console
 
     from betavae_fast.data.identity import describe_difference
     from betavae_fast.evaluation import report
     from betavae_fast.evaluation.evaluate import evaluate as measure
+    from betavae_fast.training.precision import dtype_of
     from betavae_fast.training.process import set_threads
     from betavae_fast.training.trained_run import open_run
 
@@ -62,6 +91,10 @@ def evaluate(
     opened, done = [], []
     with usage_errors():
         chosen = chosen_metrics(metrics)
+        samples = (
+            () if importance_samples is None else whole_numbers("importance_samples", importance_samples)
+        )
+        at_least(1)("importance_images", importance_images)
         at_least(0)("seed", seed)
         if jobs == 0:
             raise ValueError("jobs must not be 0")
@@ -71,7 +104,7 @@ def evaluate(
         if len(runs) > 1:
             report.results_folder(comparison)
         for path, name in zip(runs, report.distinct_names(runs), strict=True):
-            run = open_run(path, device, data=data)
+            run = open_run(path, device, data=data, kept=checkpoint)
             results = path if out is None else out if len(runs) == 1 else out / name
             opened.append((run, run.images(loaded), name, results))
             report.results_folder(results)
@@ -80,9 +113,26 @@ def evaluate(
         if difference := describe_difference(dataset, run.trained_on):
             console.print(f"These are not the training images: {difference}")
         try:
-            with _progress(console, len(dataset)) as callbacks:
+            held_out = run.held_out(dataset)
+        except ValueError as error:  # they have moved, or are others now
+            held_out = None
+            console.print(f"Held-out images are not measured: {error}")
+        try:
+            count = len(dataset) if held_out is None else len(held_out.indices)
+            codes = min(count, importance_images) * sum(samples)
+            with _progress(console, len(dataset), codes) as callbacks:
                 evaluation = measure(
-                    run.model, dataset, chosen, seed=seed, jobs=jobs, precision=run.precision, **callbacks
+                    run.model,
+                    dataset,
+                    chosen,
+                    seed=seed,
+                    jobs=jobs,
+                    precision=run.precision if precision is None else dtype_of(precision),
+                    trained_on=run.training_images(dataset),
+                    held_out=held_out,
+                    importance_samples=samples,
+                    importance_images=importance_images,
+                    **callbacks,
                 )
             written = report.write(run, evaluation, results, name=name)
         except (ValueError, OSError) as error:
@@ -96,10 +146,23 @@ def evaluate(
 
 
 @contextmanager
-def _progress(console: Console, images: int) -> Iterator[dict[str, Callable[[Any], object]]]:
-    """Show a progress bar; yields the callbacks of an evaluation by name."""
-    with counting(console, "Encoding", images) as (advance, describe):
-        yield {"on_images": advance, "on_metric": lambda name: describe(f"Measuring {name}")}
+def _progress(console: Console, images: int, codes: int) -> Iterator[dict[str, Callable[[Any], object]]]:
+    """Show progress bars for images and codes; yields the callbacks of an evaluation by name."""
+    with ExitStack() as held:
+        advance, describe = held.enter_context(counting(console, "Encoding", images))
+        decoded: list[Callable[[int], object]] = []
+
+        def on_codes(count: int) -> None:
+            if not decoded:  # the second bar replaces the first, as there is one live display at a time
+                held.close()
+                decoded.append(held.enter_context(counting(console, "Importance samples", codes))[0])
+            decoded[0](count)
+
+        yield {
+            "on_images": advance,
+            "on_metric": lambda name: describe(f"Measuring {name}"),
+            "on_codes": on_codes,
+        }
 
 
 def _print(console: Console, evaluation: Evaluation) -> None:

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from betavae_fast.choices import MetricName
+from betavae_fast.choices import Kept, MetricName
 from betavae_fast.evaluation import ALL_METRICS, DEFAULT_METRICS
+from betavae_fast.settings import at_least
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads.", show_default="torch's choice")]
@@ -17,6 +18,12 @@ RunData = Annotated[
         "--data",
         help="The run's images, if they have moved, or other images: a name or a path.",
         show_default="where the run found them",
+    ),
+]
+Checkpoint = Annotated[
+    Kept,
+    typer.Option(
+        help="Model of the run: the latest, or the best by its validation, as of the latest checkpoint."
     ),
 ]
 METRICS = ",".join(DEFAULT_METRICS)
@@ -29,6 +36,17 @@ Metrics = Annotated[
         show_default="all but dci",
     ),
 ]
+
+
+def whole_numbers(name: str, text: str) -> tuple[int, ...]:
+    """The numbers of at least 1 in ``text``, with commas between them. Raises: ValueError for anything else."""
+    try:
+        numbers = tuple(map(int, text.split(",")))
+    except ValueError:
+        raise ValueError(f"{name} must be whole numbers with commas between them, got {text!r}") from None
+    for number in numbers:
+        at_least(1)(name, number)
+    return numbers
 
 
 def chosen_metrics(text: str) -> tuple[MetricName, ...]:

@@ -33,16 +33,26 @@ def progress(
     columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn(), text)
     with Progress(*columns, console=console, expand=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=state.config.steps, completed=state.step)
+        validated = ""  # the last validation, which the bar keeps showing
 
         def on_entry(entry: LogEntry) -> None:
+            nonlocal validated
             line = (
                 f"{entry.images_per_second:,.0f} images/s  loss {entry.loss:.1f}  "
                 f"reconstruction {entry.reconstruction:.1f}  KL {entry.kl:.2f}  "
                 f"{entry.active_channels}/{len(entry.kl_per_dim)} channels active"
             )
-            bar.update(task, description=line)
+            if entry.validation:
+                found = entry.validation
+                validated = (
+                    f"  held out: reconstruction {found['reconstruction']:.1f}  KL {found['kl']:.2f}  "
+                    f"ELBO {found['elbo']:.1f}"
+                )
+            bar.update(task, description=line + validated)
             if not console.is_terminal:
-                console.print(f"step {entry.step}/{state.config.steps}  {line}")
+                console.print(
+                    f"step {entry.step}/{state.config.steps}  {line}{validated if entry.validation else ''}"
+                )
 
         yield lambda step: bar.update(task, completed=step), on_entry
 

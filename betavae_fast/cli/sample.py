@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from betavae_fast.cli.errors import usage_errors
-from betavae_fast.cli.options import Device, RunData
+from betavae_fast.cli.options import Checkpoint, Device, RunData
 from betavae_fast.settings import at_least
 
 _SAMPLE = 4096  # images from which the aggregated posterior is estimated, as for traversals
@@ -39,6 +39,7 @@ def sample(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    checkpoint: Checkpoint = "latest",
     device: Device = "auto",
     data: RunData = None,
     out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("samples"),
@@ -71,7 +72,7 @@ def sample(
         if source is not None and steps_between is not None:
             raise ValueError("give --from or --between, not both")
         is_other_data = source not in (None, "prior", "aggregate")
-        trained = open_run(run, device, data=source if is_other_data else data)
+        trained = open_run(run, device, data=source if is_other_data else data, kept=checkpoint)
         model, precision = trained.model, trained.precision
         folder = results_folder(out).path
         columns, originals = ceil(sqrt(n)), None

@@ -177,6 +177,7 @@ def _run(state: TrainState, folder: RunFolder | None) -> None:
     from betavae_fast.training.interrupt import stop_on_signal
     from betavae_fast.training.trained_run import TrainedRun
     from betavae_fast.training.unfinished import warn_of_unfinished
+    from betavae_fast.training.validation import VALIDATE_EVERY, VALIDATION_IMAGES
 
     config = state.config
     if folder is not None and not state.finished:
@@ -191,6 +192,12 @@ def _run(state: TrainState, folder: RunFolder | None) -> None:
     )
     if state.why_precision:
         console.print(f"Precision: {config.precision}, {state.why_precision}")
+    if state.held_out is not None:
+        patience = "" if config.patience is None else f"; patience of {config.patience} validations"
+        console.print(
+            f"Validation: {min(len(state.held_out.indices), VALIDATION_IMAGES):,} of {len(state.held_out.indices):,} "
+            f"held-out images, every {config.validation_every or VALIDATE_EVERY} steps{patience}"
+        )
     if folder is not None:
         console.print(f"Run folder: {folder.path}")
     if state.step:
@@ -211,6 +218,11 @@ def _run(state: TrainState, folder: RunFolder | None) -> None:
             ) from error
         except OSError as error:
             raise CommandError(f"{error}; {_remains(folder)}", exit_code=1) from error
+        if state.best is not None and state.finished:
+            early = f"out of patience after step {state.step}; " if state.step < config.steps else ""
+            console.print(
+                f"Validation: {early}best ELBO of the held-out images {-state.best.loss:.1f} after step {state.best.step}"
+            )
         if folder is not None:
             try:
                 _summarise(TrainedRun.of(state, folder), console)

@@ -9,7 +9,7 @@ import typer
 
 from betavae_fast.choices import TraversalRange
 from betavae_fast.cli.errors import usage_errors
-from betavae_fast.cli.options import Device, RunData
+from betavae_fast.cli.options import Checkpoint, Device, RunData
 from betavae_fast.evaluation import TRAVERSAL_COLUMNS, TRAVERSAL_EXTENT, TRAVERSED_CHANNELS
 from betavae_fast.settings import at_least, positive
 
@@ -37,6 +37,7 @@ def traverse(
     channels: Annotated[
         int, typer.Option(help="Number of channels to move, by decreasing KL.")
     ] = TRAVERSED_CHANNELS,
+    checkpoint: Checkpoint = "latest",
     device: Device = "auto",
     data: RunData = None,
     out: Annotated[
@@ -62,7 +63,7 @@ def traverse(
         for name, value, least in (("columns", columns, 2), ("channels", channels, 1)):
             at_least(least)(name, value)
         positive("extent", extent)
-        trained = open_run(run, device, data=data)
+        trained = open_run(run, device, data=data, kept=checkpoint)
         moved = channels_of(trained.history[-1])[:channels]
         folder = results_folder(trained.folder.pictures if out is None else out).path
         model, start, encoding = trained.model, None, None

@@ -18,6 +18,9 @@ DEFAULT_METRICS: tuple[MetricName, ...] = tuple(name for name in ALL_METRICS if 
 FORMAT = 2
 """The format of evaluation.json. A sweep evaluates a run again whose file has another one."""
 
+IMPORTANCE_IMAGES = 1000
+"""The images that the importance-weighted bound is computed for, unless told otherwise."""
+
 TRAVERSED_CHANNELS = 16  # the most that a traversal shows; more would be hard to read
 TRAVERSAL_EXTENT = 3.0  # standard deviations to go in both directions
 TRAVERSAL_COLUMNS = 11  # values of a channel in a traversal's picture

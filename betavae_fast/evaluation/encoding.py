@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from betavae_fast.choices import Kept
 from betavae_fast.data.images import ImageDataset
-from betavae_fast.evaluation.packed_encoder import pack, side_by_side
+from betavae_fast.evaluation.packed_network import pack, side_by_side
 from betavae_fast.functional import gaussian_kl, reparameterize
 from betavae_fast.nn import BetaVAE
 from betavae_fast.nn.pixels import to_float
@@ -85,14 +86,17 @@ class Encoder:
     precision: torch.dtype = torch.float32
 
     @classmethod
-    def from_run(cls, path: str | os.PathLike[str], device: str = "auto") -> Encoder:
+    def from_run(
+        cls, path: str | os.PathLike[str], device: str = "auto", *, kept: Kept = "latest"
+    ) -> Encoder:
         """The encoder of the run in the folder ``path``, in the precision that it was trained in. Its data are not read.
 
         Args:
             device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
+            kept: "latest", or "best": the model with the lowest validation loss.
         Raises: the errors of ``open_run``.
         """
-        run = open_run(path, device)
+        run = open_run(path, device, kept=kept)
         return cls(run.model, run.precision)
 
     def __call__(self, images: Tensor | NDArray[Any], *, batch_size: int | None = None) -> Encoding:
@@ -106,23 +110,30 @@ class Encoder:
         Raises: ValueError for images of another shape than the model's, floating-point pixels outside [0, 1] (NaN
             included), or a batch size below 1; TypeError for another dtype.
         """
-        pixels = torch.as_tensor(images)
-        if pixels.dim() == 3:
-            pixels = pixels.unsqueeze(1)
-        if pixels.dim() != 4 or pixels.shape[1:] != self.model.image_shape:
-            channels, height, width = self.model.image_shape
-            grey = f" or (B, {height}, {width})" if channels == 1 else ""
-            raise ValueError(
-                f"images must have shape (B, {channels}, {height}, {width}){grey}, got {tuple(images.shape)}"
-            )
+        pixels = as_batch(images, self.model)
         if pixels.is_floating_point() and not bool(((pixels >= 0) & (pixels <= 1)).all()):  # NaN fails, too
             raise ValueError(
                 f"floating-point pixels must lie in [0, 1], got {float(pixels.min()):g} to {float(pixels.max()):g}; "
                 "pass uint8 pixels as they are"
             )
-        return _encode(
-            self.model, len(pixels), self.model.image_shape, pixels.__getitem__, batch_size, self.precision
+        return encode_batch(self.model, pixels, batch_size=batch_size, precision=self.precision)
+
+
+def as_batch(images: Tensor | NDArray[Any], model: BetaVAE) -> Tensor:
+    """The images as a batch (B, C, H, W) for ``model``; those of one channel may come as (B, H, W).
+
+    Raises: ValueError for images of another shape than the model's.
+    """
+    pixels = torch.as_tensor(images)
+    if pixels.dim() == 3:
+        pixels = pixels.unsqueeze(1)
+    if pixels.dim() != 4 or pixels.shape[1:] != model.image_shape:
+        channels, height, width = model.image_shape
+        grey = f" or (B, {height}, {width})" if channels == 1 else ""
+        raise ValueError(
+            f"images must have shape (B, {channels}, {height}, {width}){grey}, got {tuple(images.shape)}"
         )
+    return pixels
 
 
 def encode(
@@ -156,6 +167,17 @@ def encode(
         return dataset.gather(chosen[part])
 
     return _encode(model, len(chosen), dataset.image_shape, read, batch_size, precision, on_images)
+
+
+def encode_batch(
+    model: BetaVAE,
+    images: Tensor,
+    *,
+    batch_size: int | None = None,
+    precision: torch.dtype = torch.float32,
+) -> Encoding:
+    """The posteriors of the images (B, C, H, W) of the model's shape, whose pixels are not checked."""
+    return _encode(model, len(images), model.image_shape, images.__getitem__, batch_size, precision)
 
 
 @torch.inference_mode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from betavae_fast.choices import ACTIVE_NATS
+from betavae_fast.evaluation.importance import ImportanceBound
 from betavae_fast.evaluation.learned import Learned
 from betavae_fast.evaluation.summary import Summary
 
@@ -33,4 +34,25 @@ def reconstruction(summary: Summary) -> str:
         f"{'below' if gained >= 0 else 'above'} the {summary.mean_image_reconstruction:.1f} nats of a model that always "
         f"outputs the mean image. At a sampled code, as in training, it is {summary.sampled_reconstruction:.1f} nats; "
         f"with the KL that makes a loss of {summary.negative_elbo:.1f} nats at β = 1 (−ELBO)."
+    )
+
+
+def of_held_out(summary: Summary, unseen: Summary) -> str:
+    """The sentence about the losses of held-out images, beside those of training images."""
+    difference = unseen.negative_elbo - summary.negative_elbo
+    return (
+        f"On {unseen.images:,} images that were never trained on, the loss at β = 1 (−ELBO) is "
+        f"{unseen.negative_elbo:.1f} nats per image: {unseen.sampled_reconstruction:.1f} of reconstruction at a sampled "
+        f"code and {unseen.kl:.1f} of KL. That is {abs(difference):.1f} nats "
+        f"{'above' if difference >= 0 else 'below'} the loss on {summary.images:,} training images."
+    )
+
+
+def of_importance(bound: ImportanceBound, *, held_out: bool) -> str:
+    """The sentence about an importance-weighted bound."""
+    codes = "1 code" if bound.samples == 1 else f"{bound.samples:,} codes"
+    return (
+        f"The importance-weighted bound of log p(x) with {codes} per image is {bound.mean:.2f} ± "
+        f"{bound.standard_error:.2f} nats, mean and standard error over {len(bound.per_image):,} "
+        f"{'held-out ' if held_out else ''}images."
     )

@@ -183,14 +183,14 @@ def compare(
 
 
 def write_summary(run: TrainedRun) -> Summary:
-    """Measure a run on a sample of its images, as ``betavae-fast train`` does when it ends.
+    """Measure a run on a sample of its training images, as ``betavae-fast train`` does when it ends.
 
     It leaves summary.json and, in pictures/, reconstructions.png, capacity.png and traversal.png.
 
     Raises: the errors of ``run.images``; OSError if nothing can be written there.
     """
     dataset = run.images()
-    summary = summarise(run.model, dataset)
+    summary = summarise(run.model, dataset, among=run.training_images(dataset))
     write_json(run.folder.summary, summary)
     write_run_pictures(run.folder.pictures, run.model, dataset, summary, run.history)
     return summary
@@ -306,6 +306,16 @@ def _document(run: TrainedRun, evaluation: Evaluation) -> dict[str, object]:
         "learned": evaluation.learned,
         "findings": evaluation.findings,
         "summary": evaluation.summary,
+        "held_out": evaluation.held_out,
+        "importance_weighted": [
+            {
+                "samples": bound.samples,
+                "images": len(bound.per_image),
+                "bound": bound.mean,
+                "standard_error": bound.standard_error,
+            }
+            for bound in evaluation.importance
+        ],
         "factors": table and {"names": table.names, "shares": table.shares},
         "scores": evaluation.scores,
         "seconds": evaluation.seconds,

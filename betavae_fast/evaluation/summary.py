@@ -57,15 +57,20 @@ class Summary:
 
 
 @torch.no_grad()
-def summarise(model: BetaVAE, dataset: ImageDataset, *, max_images: int = 4096) -> Summary:
+def summarise(
+    model: BetaVAE, dataset: ImageDataset, *, among: Tensor | None = None, max_images: int = 4096
+) -> Summary:
     """Measure ``model``, which must be in evaluation mode (z = μ), on up to ``max_images`` images.
 
     The images are the same on every call: a random choice (data sets may be ordered) with a fixed seed. The noise of the
     sampled codes is the same, too.
+
+    Args:
+        among: indices of the images to choose from, int64; None: all.
     """
     device = next(model.parameters()).device
     dataset = dataset.to(device)
-    indices = choose_images(len(dataset), max_images).to(device)
+    indices = choose_among(dataset, among, max_images).to(device)
     likelihood = ReconstructionLoss(model.likelihood)
     mean_image = _as_decoded(dataset.mean_image(), model)
 
@@ -102,6 +107,12 @@ def channels_of(entry: LogEntry) -> list[Channel]:
 def choose_images(dataset_size: int, count: int) -> Tensor:
     """Choose ``count`` different images, or all if there are fewer: their indices, random but the same on every call."""
     return torch.randperm(dataset_size, generator=torch.Generator().manual_seed(0))[:count]
+
+
+def choose_among(dataset: ImageDataset, among: Tensor | None, count: int) -> Tensor:
+    """Choose as ``choose_images`` does, from the images of ``dataset`` at the indices ``among``; None: from all."""
+    chosen = choose_images(len(dataset) if among is None else len(among), count)
+    return chosen if among is None else among.cpu()[chosen]
 
 
 def _sorted_channels(parts: Iterable[Sequence[float]]) -> list[Channel]:

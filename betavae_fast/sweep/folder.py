@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from betavae_fast.choices import MetricName, Precision
-from betavae_fast.data import absolute
 from betavae_fast.evaluation import FORMAT
 from betavae_fast.evaluation.scores import METRICS
 from betavae_fast.files import read_json
 from betavae_fast.sweep.grid import SweptRun
 from betavae_fast.training.resume import read_run
 from betavae_fast.training.run_folder import RunFolder
+from betavae_fast.training.validation import absolute_paths, out_of_patience
 
 ADOPTED = ("steps", "threads", "device", "log_every", "checkpoint_every")
 """The settings that a run which goes on takes from the sweep. In all others it must be the sweep's from the start."""
@@ -59,7 +59,7 @@ class Standing(NamedTuple):
 def standing(folder: RunFolder, run: SweptRun, metrics: Collection[MetricName]) -> Standing:
     """Find out how far the run in ``folder`` is.
 
-    It is finished if the model of its last step is evaluated by ``metrics``.
+    It is finished if the model of its last step is evaluated by ``metrics``. A run without patience ends earlier.
 
     Raises: ValueError if the folder holds a run with other settings or more steps; RunFileError if that run is damaged.
     """
@@ -68,7 +68,7 @@ def standing(folder: RunFolder, run: SweptRun, metrics: Collection[MetricName]) 
     config, checkpoint = read_run(folder)
     step = 0 if checkpoint is None else checkpoint.step
     found = config.entries()
-    wanted = {**run.config.entries(), "data": absolute(run.config.data)}
+    wanted = absolute_paths(run.config).entries()
     # A run stores what "auto" has come to.
     others = [
         f"{name} {found.get(name)}"
@@ -79,7 +79,10 @@ def standing(folder: RunFolder, run: SweptRun, metrics: Collection[MetricName]) 
         others.append(f"{step} steps")
     if others:
         raise ValueError(f"{folder.path} holds a run with {', '.join(others)}; give the sweep another --out")
-    finished = step == run.config.steps and _is_evaluated(folder, step, metrics)
+    trained = step == run.config.steps or (
+        checkpoint is not None and out_of_patience(config, checkpoint.best)
+    )
+    finished = trained and _is_evaluated(folder, step, metrics)
     return Standing(step, finished, config.precision)
 
 

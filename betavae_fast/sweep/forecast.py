@@ -75,7 +75,7 @@ def forecast(
 ) -> float | None:
     """The seconds in which ``places`` runs at a time are trained and their images encoded. None if one was not timed.
 
-    The time of scores and pictures is not counted.
+    The time of validations, scores and pictures is not counted, nor is that which patience saves.
     """
     free_at = [0.0] * places
     for run in runs:
@@ -107,7 +107,15 @@ def time_run(config: TrainConfig, dataset: ImageDataset | None) -> Timing:
 
     process.keep_freed_memory()
     process.set_threads(config.threads)
-    config = replace(config, steps=10**9, log_every=_LOG_EVERY, checkpoint_every=10**9)
+    config = replace(
+        config,
+        steps=10**9,
+        log_every=_LOG_EVERY,
+        checkpoint_every=10**9,
+        validation=None,
+        validation_every=None,
+        patience=None,
+    )
     state = loop.prepare(config, load_images(config) if dataset is None else dataset)
     seconds = list[float]()
     deadline = monotonic() + _SECONDS

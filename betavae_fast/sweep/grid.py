@@ -132,5 +132,5 @@ def _name(values: Mapping[str, Any]) -> str:
 def _word(name: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
-    text = Path(value).stem if name == "data" else str(value)
+    text = Path(value).stem if name in ("data", "validation") else str(value)
     return re.sub(r"[^A-Za-z0-9.+_-]+", "_", text).strip("_")

@@ -25,7 +25,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from betavae_fast.data import absolute
 from betavae_fast.data.images import ImageDataset
 from betavae_fast.sweep.forecast import Timing, time_run
 from betavae_fast.sweep.local import ATTEMPTS, SharedImages
@@ -33,6 +32,7 @@ from betavae_fast.sweep.tasks import Ended, Progress, Task, Watcher
 from betavae_fast.sweep.worker import Line, outcome
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.interrupt import StopRequest, stop_on_signal
+from betavae_fast.training.validation import absolute_paths
 
 Store = Callable[[ImageDataset | None], Any]
 
@@ -161,7 +161,7 @@ def time_with_ray(config: TrainConfig, images: SharedImages, *, store: Store, de
     from ray.exceptions import RayError
 
     time = ray.remote(max_calls=1, **_needs(device, config.threads or 1))(_time)
-    config = replace(config, data=absolute(config.data), device=device)
+    config = replace(absolute_paths(config), device=device)
     try:
         return ray.get(time.remote(config, store(images.of(config))))
     except RayError:
@@ -203,7 +203,7 @@ def _marker(folder: Path) -> Iterator[Path]:
 
 def _anywhere(task: Task) -> Task:
     """The task with absolute paths, since a process on another node has another working directory."""
-    config = replace(task.run.config, data=absolute(task.run.config.data))
+    config = absolute_paths(task.run.config)
     return replace(task, run=replace(task.run, config=config), folder=task.folder.absolute())
 
 

@@ -160,11 +160,14 @@ def _evaluate(task: Task, run: OpenRun, line: Line) -> None:
     line.send(Progress(state.step, trained.history[-1], "evaluating"))
     # NumPy's and SciPy's BLAS have threads of their own, one for each core or as many as the environment says.
     with threadpool_limits(task.run.config.threads):
+        dataset = trained.images()
         evaluation = evaluate(
             trained.model,
-            trained.images(),
+            dataset,
             task.metrics,
             precision=trained.precision,
+            trained_on=trained.training_images(dataset),
+            held_out=state.held_out,
             on_images=lambda count: line.check(),
             on_metric=lambda name: line.check(),
         )

@@ -46,10 +46,11 @@ def largest_batch_size(
     *,
     precision: torch.dtype,
     accumulate: int,
+    most: int,
 ) -> int:
-    """The largest batch whose parts fit in the free memory of every process's device.
+    """The largest batch of up to ``most`` images whose parts fit in the free memory of every process's device.
 
-    A part is a power of two of images, and a batch is at most the data set. Model and data set are on the device;
+    A part is a power of two of images. Model and data set are on the device;
     the model's gradients are dropped. The objective's memory is not counted, because it is small beside the networks'.
 
     Raises: ValueError if not even one image fits, or the data set has fewer images than the batch has parts.
@@ -73,11 +74,11 @@ def largest_batch_size(
         bytes_per_row = _saved_bytes(trial, _TRIAL_ROWS, model) / _TRIAL_ROWS
         # The factor 2: backward adds gradients, which take at most as much memory as forward saved.
         fits = lambda rows: 2 * bytes_per_row * rows <= room
-    rows = least_of_processes(largest_power_of_two(fits, len(dataset) // parts))
+    rows = least_of_processes(largest_power_of_two(fits, most // parts))
     if rows == 0:
         raise ValueError(
             f"batch_size auto: not one image fits into a part of the batch; the batch has {parts} parts, "
-            f"the data set {len(dataset)} images, and the memory is the free memory of {device}"
+            f"the data set {most} images to train on, and the memory is the free memory of {device}"
         )
     return rows * parts
 

@@ -11,6 +11,8 @@ class ShuffledBatches:
 
     Each epoch is a fresh permutation cut into whole batches; the few images left over sit out that epoch.
 
+    Args:
+        images: indices of the ``dataset_size`` images to draw from, int64; None: 0 to ``dataset_size`` − 1.
     Raises: ValueError if the data set does not fill one batch.
 
     >>> batches = ShuffledBatches(dataset_size=10, batch_size=4, seed=0)
@@ -18,14 +20,15 @@ class ShuffledBatches:
     (2, torch.Size([2, 4]), True)
     """
 
-    def __init__(self, dataset_size: int, batch_size: int, seed: int) -> None:
+    def __init__(self, dataset_size: int, batch_size: int, seed: int, images: Tensor | None = None) -> None:
         if batch_size > dataset_size:
             raise ValueError(
-                f"batch_size {batch_size} is larger than the data set, which has {dataset_size} images"
+                f"batch_size {batch_size} is larger than the data set, which has {dataset_size} images to train on"
             )
         self.dataset_size = dataset_size
         self.batch_size = batch_size
         self.seed = seed
+        self.images = images
         self.per_epoch = dataset_size // batch_size
 
     def epoch(self, number: int) -> Tensor:
@@ -34,4 +37,5 @@ class ShuffledBatches:
         generator = torch.Generator().manual_seed(self.seed)
         spread = int(torch.randint(2**62, (), generator=generator))
         order = torch.randperm(self.dataset_size, generator=generator.manual_seed((spread + number) % 2**62))
-        return order[: self.per_epoch * self.batch_size].view(self.per_epoch, self.batch_size)
+        order = order[: self.per_epoch * self.batch_size].view(self.per_epoch, self.batch_size)
+        return order if self.images is None else self.images[order]

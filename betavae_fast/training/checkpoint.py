@@ -6,7 +6,10 @@ unpickled.
       optimizer-00003000-8b52….safetensors   Adam's tensors, as "<parameter>.<quantity>"
       objective-00003000-77aa….safetensors   the objective's state dict and its optimizer's tensors, as
                                              "optimizer.<parameter>.<quantity>"; no file if it has no state
-      latest.json                            the step, the run's configuration, the identity of its data, the model's
+      best-00001500-20b9….safetensors        the state dict of the model with the lowest validation loss, as of this
+                                             checkpoint; no file without validation
+      latest.json                            the step, the run's configuration, the identity of its data and of the
+                                             images to validate with, step and loss of the best model, the model's
                                              arguments, the names and SHA-256 of the files, and its own SHA-256
 
 A published model (:func:`copy_model`) has neither optimizer nor objective file.
@@ -29,12 +32,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from betavae_fast.choices import Kept
 from betavae_fast.data.identity import DataIdentity
 from betavae_fast.files import atomic_writer, remove_leftovers
 from betavae_fast.nn import BetaVAE
 from betavae_fast.objectives import Objective
 from betavae_fast.training.checked_json import RunFileError, read_checked, read_file, write_checked
 from betavae_fast.training.config import TrainConfig
+from betavae_fast.training.validation import BestModel
 
 FORMAT = 2
 _READABLE = (1, 2)  # format 1 does not record the data
@@ -58,12 +63,32 @@ class Checkpoint:
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]  # empty in a published model
     objective: dict[str, Tensor]  # tensors of its file; ``restore`` checks them
+    held_out: DataIdentity | None = None  # identity of the images to validate with
+    best: BestModel | None = None  # None before the first validation
 
-    def build_model(self) -> BetaVAE:
-        """The trained model, on the CPU, in evaluation mode."""
+    def build_model(self, kept: Kept = "latest") -> BetaVAE:
+        """The trained model, or the one with the lowest validation loss, on the CPU, in evaluation mode.
+
+        Raises: RunFileError if no best model was kept.
+        """
         model = _empty_model(self.model_arguments)
-        model.load_state_dict({name: tensor.clone() for name, tensor in self.model.items()}, assign=True)
+        state = self.model if kept == "latest" else self._best_model().model
+        model.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, assign=True)
         return model.eval()
+
+    def step_of(self, kept: Kept) -> int:
+        """The number of steps after which a model was kept.
+
+        Raises: RunFileError as ``build_model``.
+        """
+        return self.step if kept == "latest" else self._best_model().step
+
+    def _best_model(self) -> BestModel:
+        if self.best is None or not self.best.model:
+            raise RunFileError(
+                f"{self.path}: no best model was kept, which takes a validation (train --validation)"
+            )
+        return self.best
 
     def restore(self, model: BetaVAE, optimizer: Optimizer, objective: Objective) -> None:
         """Load the saved state into ``model``, the ``optimizer`` of its parameters, and ``objective``.
@@ -94,18 +119,23 @@ def save_checkpoint(
     optimizer: Optimizer,
     objective: Objective,
     data: DataIdentity | None = None,
+    held_out: DataIdentity | None = None,
+    best: BestModel | None = None,
 ) -> None:
     """Write the state after ``step`` steps into ``folder`` (created if missing), replacing the checkpoint
     there. Only one process at a time may write into a folder.
 
     Args:
-        data: the identity of the images trained on.
+        data, held_out: the identities of the images trained on, and of those to validate with.
+        best: the model with the lowest validation loss so far.
     Raises: NotFiniteError if a tensor of the model, its optimizer or the objective holds a NaN or an infinity; the
         checkpoint in ``folder`` then stays as it is.
     """
     states = {"model": model.state_dict(), "optimizer": _optimizer_tensors(model, optimizer)}
     if state := _objective_tensors(objective):
         states["objective"] = state
+    if best is not None:
+        states["best"] = best.model
     _check_finite(states)
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
@@ -113,7 +143,8 @@ def save_checkpoint(
         content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in state.items()})
         digest = hashlib.sha256(content).hexdigest()
         # The digest in the name keeps us from overwriting a file that the index still lists.
-        name = f"{kind}-{step:08d}-{digest[:8]}.safetensors"
+        made = best.step if best is not None and kind == "best" else step
+        name = f"{kind}-{made:08d}-{digest[:8]}.safetensors"
         with atomic_writer(folder / name) as file:
             file.write(content)
         files[kind] = {"name": name, "sha256": digest}
@@ -123,6 +154,8 @@ def save_checkpoint(
         "step": step,
         "config": config.entries(),
         "data": data and asdict(data),
+        "held_out": held_out and asdict(held_out),
+        "best": best and {"step": best.step, "loss": best.loss, "later": best.later},
         "model": _model_arguments(model),
         "files": files,
     }
@@ -189,11 +222,19 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         )
         if type(step) is not int or step < 0:
             raise ValueError(f"step {step!r}")
-        data = DataIdentity.from_json(described["data"]) if described.get("data") else None
+        data, held_out = (
+            DataIdentity.from_json(described[name]) if described.get(name) else None
+            for name in ("data", "held_out")
+        )
+        best = described.get("best") and BestModel(**described["best"], model={})
         model = _empty_model(arguments)
-        expected = {"model": model.state_dict(), "optimizer": _expected_optimizer_tensors(model)}
-        # A model that was published has no optimizer; an objective may have no state.
-        kinds = ["model", *(kind for kind in ("optimizer", "objective") if kind in described["files"])]
+        weights = model.state_dict()
+        expected = {"model": weights, "optimizer": _expected_optimizer_tensors(model), "best": weights}
+        # A model that was published has no optimizer and no best model; an objective may have no state.
+        kinds = [
+            "model",
+            *(kind for kind in ("optimizer", "objective", "best") if kind in described["files"]),
+        ]
         files = {
             kind: (described["files"][kind]["name"], described["files"][kind]["sha256"]) for kind in kinds
         }
@@ -203,9 +244,21 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         # A right checksum does not prove that we wrote the file: any entry may be missing or malformed.
         raise RunFileError(f"{index}: not a checkpoint's index ({type(error).__name__}: {error})") from error
     states = {kind: _read_tensors(paths[kind], files[kind][1]) for kind in kinds}
-    for kind in states.keys() & expected.keys():
-        _check_tensors(paths[kind], states[kind], expected[kind])
-    return Checkpoint(index, step, config, data, arguments, **{"optimizer": {}, "objective": {}, **states})
+    for kind, state in states.items():
+        if kind in expected:
+            _check_tensors(paths[kind], state, expected[kind])
+    return Checkpoint(
+        index,
+        step,
+        config,
+        data,
+        arguments,
+        states["model"],
+        states.get("optimizer", {}),
+        states.get("objective", {}),
+        held_out,
+        best and best._replace(model=states.get("best", {})),
+    )
 
 
 def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:

@@ -13,7 +13,17 @@ from betavae_fast.objectives.options import BetaOptions, BetaPerDimOptions, Obje
 from betavae_fast.settings import Setting, at_least, positive
 from betavae_fast.training import recipes
 
-RESUMABLE = ("data", "steps", "lr", "threads", "device", "log_every", "checkpoint_every")
+RESUMABLE = (
+    "data",
+    "steps",
+    "lr",
+    "threads",
+    "device",
+    "log_every",
+    "checkpoint_every",
+    "validation",
+    "patience",
+)
 """The settings that may change when a run is resumed."""
 OF_THE_MACHINE = ("threads", "device", "backend", "log_every", "checkpoint_every")
 """The settings that say how a run is computed and kept, not what it learns."""
@@ -34,6 +44,18 @@ def _number_or_auto(name: str, text: str) -> int | str:
         return text if text == "auto" else int(text)
     except ValueError:
         raise ValueError(f"{name} must be a whole number or auto, got {text!r}") from None
+
+
+def _validation(name: str, value: float | str) -> None:
+    if not (value if isinstance(value, str) else 0 < value < 1):
+        raise ValueError(f"{name} must be a fraction above 0 and below 1, or a path; got {value!r}")
+
+
+def _fraction_or_path(name: str, text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _seed(name: str, value: int) -> None:
@@ -125,9 +147,39 @@ class TrainConfig:
     backend: Annotated[str, Setting("Backend of the fused operations; see the info command.")] = "auto"
     log_every: Annotated[int, Setting("Steps between two log entries.", at_least(1))] = 50
     checkpoint_every: Annotated[int, Setting("Steps between two checkpoints.", at_least(1))] = 1000
+    validation: Annotated[
+        float | str | None,
+        Setting(
+            "Images that are never trained on: a fraction of the data, chosen by the seed, or another data set of the "
+            "same shape, as --data names it.",
+            _validation,
+            default_in_words="none",
+            parse=_fraction_or_path,
+            metavar="FRACTION|PATH",
+        ),
+    ] = None
+    validation_every: Annotated[
+        int | None,
+        Setting(
+            "Steps between two validations; the last step is validated, too.",
+            at_least(1),
+            default_in_words="500",
+        ),
+    ] = None
+    patience: Annotated[
+        int | None,
+        Setting(
+            "Stop after this many validations in a row without a lower loss (−ELBO).",
+            at_least(1),
+            default_in_words="take all steps",
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         settings.check(self)
+        for name in ("validation_every", "patience"):
+            if self.validation is None and (value := getattr(self, name)) is not None:
+                raise ValueError(f"{name} is {value}, so validation must be given")
         if self.lr_hold and self.lr_schedule != "cosine":
             raise ValueError(
                 f"lr_hold is {self.lr_hold}, so lr_schedule must be cosine, got {self.lr_schedule}"

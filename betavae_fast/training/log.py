@@ -31,6 +31,8 @@ class LogEntry:
     variance: list[float]  # the rest of kl_per_dim
     # Quantities that the objective logs: its current weight, the parts of the KL, ...
     objective: dict[str, float] = field(default_factory=dict)
+    # Of the held-out images, if they were validated at this step: "reconstruction", "kl" and "elbo".
+    validation: dict[str, float] = field(default_factory=dict)
 
     @property
     def active_channels(self) -> int:
@@ -55,8 +57,11 @@ class LogWriter:
 
         Raises: OSError, which names the file, if the disk is full.
         """
+        described = asdict(entry)
+        if not entry.validation:  # a run without held-out images stays readable by versions that know none
+            del described["validation"]
         with naming(self._jsonl):
-            self._file.write(json.dumps(asdict(entry), allow_nan=False) + "\n")
+            self._file.write(json.dumps(described, allow_nan=False) + "\n")
             self._file.flush()
         with naming(self._logs):
             self._write_tensorboard(entry)
@@ -68,6 +73,8 @@ class LogWriter:
             self._tensorboard.add_scalar(f"kl_per_dim/{channel:03d}", kl, entry.step)
         for name, value in entry.objective.items():
             self._tensorboard.add_scalar(f"objective/{name}", value, entry.step)
+        for name, value in entry.validation.items():
+            self._tensorboard.add_scalar(f"validation/{name}", value, entry.step)
         self._tensorboard.flush()
 
     def __enter__(self) -> LogWriter:

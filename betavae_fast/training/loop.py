@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -22,6 +23,7 @@ from betavae_fast.training.run_folder import RunFolder
 from betavae_fast.training.running_means import RunningMeans
 from betavae_fast.training.state import TrainState, prepare
 from betavae_fast.training.step import TrainStep
+from betavae_fast.training.validation import VALIDATE_EVERY, better, validate
 
 __all__ = ["DivergedError", "TrainState", "prepare", "train", "train_side_by_side"]
 
@@ -33,7 +35,7 @@ _STEPS_AHEAD = 8
 
 
 class DivergedError(RuntimeError):
-    """The loss or the weights are no longer finite."""
+    """The loss, the validation loss or the weights are no longer finite."""
 
 
 class _Interval(NamedTuple):
@@ -65,9 +67,10 @@ def train(
         on_entry: called with each entry for metrics.jsonl.
         should_stop: called after each step; if it returns True, the run is saved and ends there, unfinished. Several
             processes call it only at steps that are logged or saved, and stop together if any of them is to stop.
-    Returns: the model, in evaluation mode. ``state.finished`` tells whether all steps were taken.
-    Raises: DivergedError if the loss or the weights are no longer finite; the last checkpoint then stays as it is.
-        ProcessLostError if another process has ended.
+    Returns: the model, in evaluation mode. ``state.finished`` tells whether all steps were taken, or the run is out of
+        patience.
+    Raises: DivergedError if the loss, the validation loss or the weights are no longer finite; the last checkpoint then
+        stays as it is. ProcessLostError if another process has ended.
     """
     with (
         convolutions(deterministic=state.config.deterministic),
@@ -158,12 +161,15 @@ def _steps(
         step = TrainStep(state, data_parallel(state.model))
         take_step = graphed(step, state.device)
 
-        def publish(interval: _Interval) -> None:
+        def publish(interval: _Interval, *, validated: bool = False) -> None:
             entry = _summarise(step.means, interval, state)
+            if validated:
+                entry = replace(entry, validation=_validate(state))
             if writer is not None:
                 writer.write(entry)
             on_entry(entry)
 
+        validate_every = config.validation_every or VALIDATE_EVERY
         loaded_epoch, stopped = -1, False
         begun, pending = Moment(state.device, state.step), None
         while not (state.finished or stopped):
@@ -175,7 +181,8 @@ def _steps(
             state.step += 1
             yield state.step
             save = state.finished or state.step % config.checkpoint_every == 0
-            log = save or state.step % config.log_every == 0
+            validates = state.held_out is not None and (state.finished or state.step % validate_every == 0)
+            log = save or validates or state.step % config.log_every == 0
             if log or world_size() == 1:
                 stopped = any_process(should_stop())
             if pending is not None and (log or stopped or state.step == pending.ended.step + _STEPS_AHEAD):
@@ -184,9 +191,12 @@ def _steps(
             if log or stopped:
                 pending = _Interval(step.means.take(), begun, Moment(state.device, state.step))
                 begun = pending.ended
-            if pending is not None and (save or stopped or not _runs_behind(state.device)):
-                publish(pending)
+            if pending is not None and (save or validates or stopped or not _runs_behind(state.device)):
+                publish(pending, validated=validates)
                 pending = None
+                if validates:
+                    begun = Moment(state.device, state.step)  # a step's time is not a validation's
+                    save = save or state.finished  # out of patience
             if folder is not None and (save or stopped):  # after the log has shown the loss to be finite
                 _save(state, folder)
     state.model.eval()
@@ -207,9 +217,28 @@ def _save(state: TrainState, folder: RunFolder) -> None:
             state.optimizer,
             state.objective,
             state.dataset.identity,
+            state.validated_with,
+            state.best,
         )
     except NotFiniteError as error:
         raise DivergedError(f"{error} after step {state.step}") from error
+
+
+def _validate(state: TrainState) -> dict[str, float]:
+    """Validate the model, and keep it if it is the best so far. Returns: the quantities to log."""
+    assert state.held_out is not None, "there are images to validate with"
+    found = validate(
+        state.model,
+        state.held_out,
+        state.reconstruction,
+        seed=state.config.seed,
+        precision=state.precision,
+    )
+    try:
+        state.best = better(state.best, state.step, -found["elbo"], state.model)
+    except ValueError as error:
+        raise DivergedError(f"{error} after step {state.step}") from error
+    return found
 
 
 def _summarise(running: RunningMeans, interval: _Interval, state: TrainState) -> LogEntry:

@@ -20,6 +20,7 @@ from betavae_fast.training.log import drop_entries_after
 from betavae_fast.training.precision import recorded_precision
 from betavae_fast.training.run_folder import RunFolder, read_config, read_data_identity, write_config
 from betavae_fast.training.state import TrainState, prepare
+from betavae_fast.training.validation import check_unseen
 
 
 def read_run(folder: RunFolder) -> tuple[TrainConfig, Checkpoint | None]:
@@ -34,7 +35,11 @@ def read_run(folder: RunFolder) -> tuple[TrainConfig, Checkpoint | None]:
 
 
 def resume(
-    folder: RunFolder | None, config: TrainConfig, checkpoint: Checkpoint | None, dataset: ImageDataset
+    folder: RunFolder | None,
+    config: TrainConfig,
+    checkpoint: Checkpoint | None,
+    dataset: ImageDataset,
+    unseen: ImageDataset | None = None,
 ) -> TrainState:
     """The state of the run in ``folder``, ready for the step after its checkpoint.
 
@@ -43,26 +48,28 @@ def resume(
 
     Args:
         folder: the run's folder; None in all processes but the one that writes.
-    Raises: DatasetError if the images differ from the training images; RunFileError if metrics.jsonl is damaged;
-        the errors of ``prepare``.
+        unseen: the images of ``config.validation``, where that is a path.
+    Raises: DatasetError if the images differ from the training images, or the held-out images from those before;
+        RunFileError if metrics.jsonl is damaged; the errors of ``prepare``.
     """
-    trained_on = None
+    trained_on = held_out = None
     if checkpoint is not None:
-        trained_on = checkpoint.data
+        trained_on, held_out = checkpoint.data, checkpoint.held_out
     elif folder is not None:
-        trained_on = read_data_identity(folder)
+        trained_on, held_out = read_data_identity(folder), read_data_identity(folder, "held_out")
     if difference := describe_difference(dataset, trained_on):
         raise DatasetError(f"{difference}; give the images that the run was trained on")
+    check_unseen(unseen, held_out)
     precision = recorded_precision(config.precision, resolve_device(config.device))
-    state = prepare(replace(config, precision=precision), dataset)
+    state = prepare(replace(config, precision=precision), dataset, unseen)
     if checkpoint is not None:
         checkpoint.restore(state.model, state.optimizer, state.objective)
-        state.step = checkpoint.step
+        state.step, state.best = checkpoint.step, checkpoint.best
     if folder is not None:
         if checkpoint is not None:
             tidy_checkpoint(folder.checkpoint)
         for place in (folder.path, folder.pictures):
             remove_leftovers(place)
         drop_entries_after(folder.metrics, state.step)
-        write_config(folder, state.config, dataset.identity)
+        write_config(folder, state.config, dataset.identity, state.validated_with)
     return state

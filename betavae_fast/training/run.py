@@ -22,6 +22,7 @@ from betavae_fast.training.run_folder import RunFolder, copy_run, create_run_fol
 from betavae_fast.training.state import TrainState, prepare
 from betavae_fast.training.trained_run import TrainedRun, load_images
 from betavae_fast.training.unfinished import warn_of_unfinished
+from betavae_fast.training.validation import absolute_paths, load_unseen
 
 
 class OpenRun(NamedTuple):
@@ -78,12 +79,15 @@ def new_run(
     Raises: as ``train_run``; ValueError for more threads than CPUs.
     """
     with process_group(), ExitStack() as held:
-        config = replace(config, data=absolute(config.data))
-        state = prepare(config, _load(config, dataset))
+        config = absolute_paths(config)
+        state = prepare(config, *_load(config, dataset))
         folder = None
         if rank() == 0:
             folder = create_run_folder(
-                state.config, None if out is None else Path(out), state.dataset.identity
+                state.config,
+                None if out is None else Path(out),
+                state.dataset.identity,
+                state.validated_with,
             )
             held.enter_context(exclusive(folder))
         yield OpenRun(state, folder)
@@ -103,7 +107,8 @@ def resumed_run(
         changes: settings to change, some of ``RESUMABLE``.
         out: a new or empty folder, to copy the run there and continue the copy.
         dataset: the images, if they are loaded already.
-    Raises: ValueError for a change of another setting; RunFileError for a damaged run; BlockingIOError if another
+    Raises: ValueError for a change of another setting, or held-out images where the run had a fraction of its data or
+        none; RunFileError for a damaged run; BlockingIOError if another
         process has it open; the errors of :func:`betavae_fast.training.resume.resume`.
     """
     changes = dict(changes or {})
@@ -118,19 +123,27 @@ def resumed_run(
         if writes:
             folder = folder if out is None else copy_run(folder, Path(out))
             held.enter_context(exclusive(folder))
-        if "data" in changes:
-            changes["data"] = absolute(changes["data"])
+        if "validation" in changes and not (
+            isinstance(config.validation, str) and isinstance(changes["validation"], str)
+        ):
+            raise ValueError(
+                f"a resumed run keeps its validation {config.validation}, got {changes['validation']}; "
+                "only a path may change, of images that have moved"
+            )
+        for name in changes.keys() & {"data", "validation"}:
+            changes[name] = absolute(changes[name])
         config = replace(config, **changes)
-        state = resume(folder if writes else None, config, checkpoint, _load(config, dataset))
+        state = resume(folder if writes else None, config, checkpoint, *_load(config, dataset))
         yield OpenRun(state, folder if writes else None)
 
 
-def _load(config: TrainConfig, dataset: ImageDataset | None) -> ImageDataset:
-    """Configure the process, and load the images unless they are given. Of several processes on a machine, one loads them
-    first and leaves them in the cache."""
+def _load(config: TrainConfig, dataset: ImageDataset | None) -> tuple[ImageDataset, ImageDataset | None]:
+    """Configure the process, and load the images unless they are given, and those to validate with if they are other
+    images. Of several processes on a machine, one loads them first and leaves them in the cache."""
     process.keep_freed_memory()
     process.set_threads(config.threads)
-    if dataset is not None:
-        return dataset
     with one_per_machine_first():
-        return load_images(config, progress=local_rank() == 0)
+        progress = local_rank() == 0
+        if dataset is None:
+            dataset = load_images(config, progress=progress)
+        return dataset, load_unseen(config, dataset.image_shape, progress=progress)

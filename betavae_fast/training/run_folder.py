@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -68,12 +69,15 @@ class RunFolder:
 
 
 def create_run_folder(
-    config: TrainConfig, out: Path | None = None, data: DataIdentity | None = None
+    config: TrainConfig,
+    out: Path | None = None,
+    data: DataIdentity | None = None,
+    held_out: DataIdentity | None = None,
 ) -> RunFolder:
     """Create a run's folder and write ``config.json`` into it.
 
     Args:
-        data: the identity of the images to train on.
+        data, held_out: the identities of the images to train on, and of those to validate with.
         out: the folder, which must be new or empty. None: the first name that is free among
             runs/DATA-ARCHITECTURE, runs/DATA-ARCHITECTURE-2, ...
     Raises: FileExistsError if ``out`` is a file or a folder with something in it.
@@ -86,7 +90,7 @@ def create_run_folder(
         _check_empty(path)
     path.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(path)
-    write_config(folder, config, data)
+    write_config(folder, config, data, held_out)
     return folder
 
 
@@ -101,11 +105,17 @@ def copy_run(source: RunFolder, out: Path) -> RunFolder:
     return RunFolder(out)
 
 
-def write_config(folder: RunFolder, config: TrainConfig, data: DataIdentity | None = None) -> None:
+def write_config(
+    folder: RunFolder,
+    config: TrainConfig,
+    data: DataIdentity | None = None,
+    held_out: DataIdentity | None = None,
+) -> None:
     """Write ``config.json``, with a checksum."""
     described = {
         "config": config.entries(),
         "data": data and asdict(data),
+        "held_out": held_out and asdict(held_out),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
     write_checked(folder.config, described)
@@ -123,12 +133,13 @@ def read_config(folder: RunFolder) -> TrainConfig:
         raise RunFileError(f"{folder.config}: not a configuration ({error})") from error
 
 
-def read_data_identity(folder: RunFolder) -> DataIdentity | None:
-    """The identity of the images the run is trained on, from ``config.json``; None if it was not recorded.
+def read_data_identity(folder: RunFolder, which: Literal["data", "held_out"] = "data") -> DataIdentity | None:
+    """The identity of the images the run is trained on or validated with, from ``config.json``; None if it was not
+    recorded.
 
     Raises: RunFileError if the file is missing, damaged, or of another version.
     """
-    entry = read_checked(folder.config).get("data")
+    entry = read_checked(folder.config).get(which)
     try:
         return DataIdentity.from_json(entry) if entry else None
     except (KeyError, TypeError, ValueError) as error:

@@ -7,6 +7,7 @@ from typing import cast
 
 import torch
 
+from betavae_fast.data.identity import DataIdentity
 from betavae_fast.data.images import ImageDataset
 from betavae_fast.nn import BetaVAE, ReconstructionLoss
 from betavae_fast.objectives import Objective
@@ -18,6 +19,13 @@ from betavae_fast.training.batches import ShuffledBatches
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.device import resolve_device
 from betavae_fast.training.precision import choose_precision, dtype_of
+from betavae_fast.training.validation import (
+    BestModel,
+    HeldOut,
+    held_out_images,
+    out_of_patience,
+    training_images,
+)
 
 
 @dataclass
@@ -35,25 +43,38 @@ class TrainState:
     device: torch.device
     precision: torch.dtype  # dtype of the networks' arithmetic
     why_precision: str  # the reason of "auto" for it in words; "" if it was given
+    held_out: HeldOut | None = None  # the images to validate with, on the model's device
     step: int = 0  # steps done
+    best: BestModel | None = None  # None before the first validation
 
     @property
     def finished(self) -> bool:
-        return self.step >= self.config.steps
+        """True after the last step, and once the run is out of patience."""
+        return self.step >= self.config.steps or out_of_patience(self.config, self.best)
+
+    @property
+    def validated_with(self) -> DataIdentity | None:
+        """The identity of the data set that the held-out images are from; None if there are none."""
+        return None if self.held_out is None else self.held_out.dataset.identity
 
 
-def prepare(config: TrainConfig, dataset: ImageDataset) -> TrainState:
+def prepare(config: TrainConfig, dataset: ImageDataset, unseen: ImageDataset | None = None) -> TrainState:
     """Build the state of a new run, and find out before its first step whether it can run at all.
 
     The initial weights depend on the seed alone, on any device. Convolution weights are
     channels_last (NHWC), and the convolutions then stay in that layout throughout.
 
+    Args:
+        unseen: the images of ``config.validation``, where that is a path (``validation.load_unseen``).
     Raises: ValueError for a device that is missing, an unknown backend, an objective's option out of its range, images
-        that the architecture cannot take, or a batch that is larger than the data set, does not split evenly, or (if
+        that the architecture cannot take, a split that leaves no image to train on or to hold out, held-out images of
+        another shape, or a batch that is larger than the data set, does not split evenly, or (if
         its size is "auto") does not fit; RuntimeError for a backend that is not available.
     """
     device = resolve_device(config.device)
     choose(config.backend, device.type, torch.float32)
+    training = training_images(config, len(dataset))
+    count = len(dataset) if training is None else len(training)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = BetaVAE(
@@ -67,15 +88,16 @@ def prepare(config: TrainConfig, dataset: ImageDataset) -> TrainState:
         objective = build(
             config.objective,
             latent_dim=config.latent_dim,
-            dataset_size=len(dataset),
+            dataset_size=count,
             backend=config.backend,
         )
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     reconstruction = ReconstructionLoss(config.likelihood, backend=cast(Backend, config.backend))
     dataset = dataset.to(device)
+    held_out = held_out_images(config, dataset, unseen)
     batch_size, precision, why = config.batch_size, config.precision, ""
     if precision == "auto":
-        images = len(dataset) if batch_size == "auto" else batch_size
+        images = count if batch_size == "auto" else batch_size
         rows = max(1, images // (world_size() * config.accumulate))
         precision, why = choose_precision(model, rows, device)
     if batch_size == "auto":
@@ -85,11 +107,12 @@ def prepare(config: TrainConfig, dataset: ImageDataset) -> TrainState:
             dataset,
             precision=dtype_of(precision),
             accumulate=config.accumulate,
+            most=count,
         )
     return TrainState(
         config=replace(config, batch_size=batch_size, precision=precision),
         dataset=dataset,
-        batches=ShuffledBatches(len(dataset), batch_size, config.seed),
+        batches=ShuffledBatches(count, batch_size, config.seed, training),
         rows=rows_per_part(batch_size, config.accumulate),
         model=model,
         reconstruction=reconstruction,
@@ -98,6 +121,7 @@ def prepare(config: TrainConfig, dataset: ImageDataset) -> TrainState:
         device=device,
         precision=dtype_of(precision),
         why_precision=why,
+        held_out=held_out,
     )
 
 

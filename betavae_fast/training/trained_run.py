@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from betavae_fast import data as datasets
+from betavae_fast.choices import Kept
 from betavae_fast.data import DataIdentity, DatasetError, ImageDataset
 from betavae_fast.nn import BetaVAE
 from betavae_fast.training.checkpoint import load_checkpoint
@@ -19,21 +21,29 @@ from betavae_fast.training.log import LogEntry, read_log
 from betavae_fast.training.precision import dtype_of, recorded_precision
 from betavae_fast.training.run_folder import RunFolder
 from betavae_fast.training.state import TrainState
+from betavae_fast.training.validation import (
+    HeldOut,
+    check_unseen,
+    held_out_images,
+    load_unseen,
+    training_images,
+)
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedRun:
-    """A run's last checkpoint, with its model on a device. The run's folder is only read.
+    """A model of a run's last checkpoint, on a device. The run's folder is only read.
 
     Attributes:
         folder: the run's folder.
         config: the run's configuration; its ``data`` are the images to load.
-        step: the number of training steps done.
+        step: the number of training steps that made the model.
         model: the model, in evaluation mode.
         precision: dtype of the network's arithmetic in training, float32 or bfloat16.
         trained_on: the identity of the training images; None if the run did not record it.
         history: the entries of metrics.jsonl, in order, at least one.
         dataset: the images, if they are loaded already; they are then used whatever ``config`` names.
+        validated_with: the identity of the data set that the held-out images are from; None if there are none.
     """
 
     folder: RunFolder
@@ -44,6 +54,7 @@ class TrainedRun:
     trained_on: DataIdentity | None
     history: list[LogEntry]
     dataset: ImageDataset | None = None
+    validated_with: DataIdentity | None = None
 
     @classmethod
     def of(cls, state: TrainState, folder: RunFolder) -> TrainedRun:
@@ -57,6 +68,7 @@ class TrainedRun:
             state.dataset.identity,
             read_log(folder.metrics),
             state.dataset,
+            state.validated_with,
         )
 
     def images(self, loaded: dict[object, ImageDataset] | None = None) -> ImageDataset:
@@ -83,6 +95,31 @@ class TrainedRun:
             return self.dataset
         return self._fitting(_load(datasets.open_dataset, self.config))
 
+    def training_images(self, dataset: ImageDataset) -> Tensor | None:
+        """The indices of the images of ``dataset`` that the run trained on, int64; None if it has held out none of them.
+
+        Args:
+            dataset: the images of the run, or others.
+        """
+        return training_images(self.config, len(dataset)) if self._is_own(dataset) else None
+
+    def held_out(self, dataset: ImageDataset) -> HeldOut | None:
+        """The images that the run never trained on, on the model's device; None if it has none, or ``dataset`` is not
+        its own: images that somebody else has chosen have no such part.
+
+        Args:
+            dataset: the images of the run, or others.
+        Raises: DatasetError if the images of another data set are no longer where they were, or are others now.
+        """
+        if not self._is_own(dataset):
+            return None
+        unseen = load_unseen(self.config, self.model.image_shape)
+        check_unseen(unseen, self.validated_with)
+        return held_out_images(self.config, dataset, unseen)
+
+    def _is_own(self, dataset: ImageDataset) -> bool:
+        return self.config.validation is not None and self.trained_on in (None, dataset.identity)
+
     def _fitting(self, dataset: ImageDataset) -> ImageDataset:
         if dataset.image_shape != self.model.image_shape:
             raise ValueError(
@@ -93,7 +130,11 @@ class TrainedRun:
 
 
 def open_run(
-    path: str | os.PathLike[str], device: str = "auto", *, data: str | os.PathLike[str] | None = None
+    path: str | os.PathLike[str],
+    device: str = "auto",
+    *,
+    data: str | os.PathLike[str] | None = None,
+    kept: Kept = "latest",
 ) -> TrainedRun:
     """Read the run in the folder ``path``, as training left it or while it goes on.
 
@@ -101,13 +142,14 @@ def open_run(
         device: device of the model: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
         data: the run's images, if they have moved, or other images: a name or a path, as for ``load_dataset``. The images
             of a folder are made as large and as coloured as the model takes them.
-    Raises: RunFileError (a ValueError), naming the file, if there is no complete checkpoint or no log; ValueError for
-        a device that is missing.
+        kept: the model to take: "latest", or "best", that with the lowest validation loss as of the last checkpoint.
+    Raises: RunFileError (a ValueError), naming the file, if there is no complete checkpoint, no best model or no log;
+        ValueError for a device that is missing.
     """
     folder = RunFolder(Path(path))
     checkpoint = load_checkpoint(folder.checkpoint)
     where = resolve_device(device)
-    model = checkpoint.build_model().to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = checkpoint.build_model(kept).to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     config = checkpoint.config
     if data is not None:
         config = replace(config, data=datasets.absolute(data))
@@ -116,7 +158,17 @@ def open_run(
             config = replace(config, image_size=height, channels=channels)
     precision = dtype_of(recorded_precision(config.precision, where))
     history = read_log(folder.metrics)
-    return TrainedRun(folder, config, checkpoint.step, model, precision, checkpoint.data, history)
+    step = checkpoint.step_of(kept)
+    return TrainedRun(
+        folder,
+        config,
+        step,
+        model,
+        precision,
+        checkpoint.data,
+        history,
+        validated_with=checkpoint.held_out,
+    )
 
 
 def load_images(config: TrainConfig, *, progress: bool = True) -> ImageDataset:

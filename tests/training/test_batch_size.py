@@ -109,7 +109,7 @@ def test_a_backward_pass_without_enough_memory_leaves_no_gradient(many):
     next(state.model.parameters()).register_hook(out_of_memory)
     with pytest.raises(torch.OutOfMemoryError):
         batch_size.largest_batch_size(
-            state.model, state.reconstruction, state.dataset, precision=torch.float32, accumulate=1
+            state.model, state.reconstruction, state.dataset, precision=torch.float32, accumulate=1, most=64
         )
     assert all(parameter.grad is None for parameter in state.model.parameters())
 

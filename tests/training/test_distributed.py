@@ -135,6 +135,28 @@ def test_two_processes_take_the_steps_of_one(environment, free_port):
     assert found.optimizer.keys() == expected.optimizer.keys()
 
 
+def test_two_processes_validate_as_one_and_stop_together(environment, free_port):
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port]
+    options = ["--validation", "0.25", "--validation-every", "2", "--patience", "2", "--lr", "0.05"]
+    command = [*TRAIN, *options, "--steps", "200", "--precision", "fp32", "--out"]
+    for launcher, out in ((torchrun, "together"), ([], "alone")):
+        done = subprocess.run(
+            [sys.executable, *launcher, *command, out],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+    together, alone = (
+        {entry.step: entry.validation for entry in read_log(RunFolder(Path(out)).metrics) if entry.validation}
+        for out in ("together", "alone")
+    )
+    assert max(together) < 200
+    for step in (2, 4, 6):
+        assert together[step] == pytest.approx(alone[step], rel=1e-4)
+
+
 def test_a_process_that_dies_ends_the_run(environment, free_port):
     with endless_pair(environment, free_port) as (survivor, other):
         other.kill()

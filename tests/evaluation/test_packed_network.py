@@ -1,4 +1,4 @@
-"""The packed encoder gives the model's moments for every architecture, and steps aside where it does not apply."""
+"""Packed networks give the numbers of the model for every architecture, and step aside where they do not apply."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from betavae_fast.data import ByteImages
-from betavae_fast.evaluation import encoding, packed_encoder
+from betavae_fast.evaluation import encoding, packed_network
 from betavae_fast.evaluation.encoding import encode
-from betavae_fast.evaluation.packed_encoder import pack, side_by_side
+from betavae_fast.evaluation.packed_network import pack, side_by_side
 from betavae_fast.nn import BetaVAE
 from betavae_fast.nn.architectures import build
 from betavae_fast.ops import convolution
@@ -20,7 +20,7 @@ needs_mkldnn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reas
 BFLOAT16 = pytest.param(
     torch.bfloat16,
     marks=pytest.mark.skipif(
-        not packed_encoder._serves(torch.bfloat16), reason="oneDNN has no bfloat16 on this CPU"
+        not packed_network._serves(torch.bfloat16), reason="oneDNN has no bfloat16 on this CPU"
     ),
 )
 
@@ -65,12 +65,37 @@ def test_the_moments_are_the_models(architecture, shape, memory_format, dtype, t
     assert all(before[name].stride() == after[name].stride() for name in before)
 
 
+@needs_mkldnn
+@pytest.mark.parametrize("dtype", [torch.float32, BFLOAT16])
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize(
+    "architecture, shape",
+    [("burgess", (1, 64, 64)), ("burgess", (3, 16, 16)), ("locatello", (3, 32, 32)), ("mlp", (2, 5, 7))],
+)
+def test_the_images_are_the_models(architecture, shape, plain, dtype):
+    torch.manual_seed(0)
+    model = BetaVAE(shape, 3, architecture).eval()
+    if plain:  # torch's own transposed convolutions
+        for layer in model.decoder:
+            if isinstance(layer, nn.ConvTranspose2d):
+                layer.__class__ = nn.ConvTranspose2d
+    before = copy.deepcopy(model.state_dict())
+    packed = pack(model.decoder, torch.zeros(8, 3), dtype)
+    for count in (8, 3):
+        z = torch.randn(count, 3)
+        with torch.inference_mode():
+            found, expected = packed(z.to(dtype)), model.decode(z)
+        assert found.dtype is dtype and found.shape == expected.shape
+        assert (found.float() - expected).abs().max() <= (1e-5 if dtype is torch.float32 else 2e-2)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
 def hooked(model):
     model.encoder.fc1.register_forward_hook(lambda layer, inputs, output: output + 1)
 
 
 def with_another_layer(model):
-    model.encoder.fc1_relu = nn.Tanh()
+    model.encoder.fc1_relu = nn.Sigmoid()
 
 
 def with_another_encoding(model):
@@ -113,7 +138,7 @@ def test_a_torch_without_the_operators_runs_layer_by_layer(monkeypatch):
     def missing(*_):
         raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_convolution_pointwise'")
 
-    monkeypatch.setitem(packed_encoder._PACK, nn.Conv2d, missing)
+    monkeypatch.setitem(packed_network._PACK, nn.Conv2d, missing)
     assert encoding._packed(model, images.image_shape, 11, torch.float32) is None
     torch.testing.assert_close(encode(model, images).mu, expected.mu)
 
@@ -146,11 +171,11 @@ def test_an_error_in_a_thread_is_the_callers(threads):
 def test_convolutions_in_bfloat16_are_those_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, _ = build("burgess", (1, 64, 64), 4)
     images, ran = torch.rand(2, 1, 64, 64).bfloat16(), []
-    convolve = packed_encoder.convolve
+    convolve = packed_network.convolve
     monkeypatch.setattr(
-        packed_encoder, "convolve", lambda layer, x, relu: ran.append(relu) or convolve(layer, x, relu)
+        packed_network, "convolve", lambda layer, x, relu: ran.append(relu) or convolve(layer, x, relu)
     )
-    packed = packed_encoder.pack(encoder, images, torch.bfloat16)
+    packed = packed_network.pack(encoder, images, torch.bfloat16)
     ran.clear()
     packed(images)
     assert ran == [True] * 4

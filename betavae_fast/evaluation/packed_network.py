@@ -1,4 +1,4 @@
-"""The encoder of a trained model on a CPU, with weights packed once and each ReLU within the layer before it.
+"""The encoder or decoder of a trained model on a CPU, with weights packed once and each ReLU within the layer before it.
 
 Each part of the data runs through all layers on one thread, so its activations stay in that core's cache and no thread
 waits for another after every layer. The operators are oneDNN's that torch.compile calls in a frozen graph, and the
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from betavae_fast.nn.convolutions import convolve, has_kernel
+from betavae_fast.nn.convolutions import ConvTranspose2d, convolve, has_kernel
 from betavae_fast.nn.sequential import Sequential, is_bare
 from betavae_fast.training.precision import onednn_has_bf16
 
@@ -23,22 +23,22 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def pack(encoder: nn.Module, images: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor] | None:
-    """A function that computes ``encoder`` in ``dtype`` as it is now, or None where oneDNN cannot.
+def pack(network: nn.Module, inputs: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor] | None:
+    """A function that computes ``network`` in ``dtype`` as it is now, or None where oneDNN cannot.
 
-    It takes images (B, C, H, W) in ``dtype``, and is fastest on one thread and for the shape of ``images``. The encoder
-    itself stays as it is.
+    It takes images (B, C, H, W) or codes (B, D) in ``dtype``, and is fastest on one thread and for the shape of
+    ``inputs``. The network itself stays as it is.
 
     Args:
-        encoder: a sequence of layers, whose hooks would not run: with any, the answer is None.
+        network: a sequence of layers, whose hooks would not run: with any, the answer is None.
     """
-    if type(encoder) not in (nn.Sequential, Sequential) or not _serves(dtype):
+    if type(network) not in (nn.Sequential, Sequential) or not _serves(dtype):
         return None
-    layers = list(encoder.children())
-    if not (is_bare(encoder) and all(map(_is_known, layers))):
+    layers = list(network.children())
+    if not (is_bare(network) and all(map(_is_known, layers))):
         return None
     steps: list[Callable[[Tensor], Tensor]] = []
-    x = images.to(dtype)
+    x = inputs.to(dtype)
     with torch.inference_mode(), _one_thread():
         try:
             for before, layer, after in zip([None, *layers], layers, [*layers[1:], None], strict=False):
@@ -54,10 +54,10 @@ def pack(encoder: nn.Module, images: Tensor, dtype: torch.dtype) -> Callable[[Te
         except (AttributeError, RuntimeError, TypeError):  # a torch without such operators
             return None
 
-    def packed(images: Tensor) -> Tensor:
+    def packed(x: Tensor) -> Tensor:
         for step in steps:
-            images = step(images)
-        return images
+            x = step(x)
+        return x
 
     return packed
 
@@ -97,7 +97,7 @@ def _is_known(layer: nn.Module) -> bool:
     plain = type(layer) is not nn.Conv2d or (
         layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     )
-    known = type(layer) in (*_PACK, nn.ReLU, nn.Flatten)
+    known = type(layer) in (*_PACK, nn.ReLU, nn.Tanh, nn.Flatten, nn.Unflatten)
     own = layer.parameters(recurse=False)
     return (
         known
@@ -131,6 +131,66 @@ def _convolution(layer: Any, x: Tensor, end: str) -> Callable[[Tensor], Tensor]:
     return step
 
 
+def _transposed(layer: Any, x: Tensor, end: str) -> Callable[[Tensor], Tensor]:
+    if x.dtype is torch.bfloat16 and has_kernel(layer, x):
+        return lambda x: convolve(layer, x, relu=end == "relu")
+    if x.dtype is torch.float32 and end == "none" and _doubles_to_one_channel(layer):
+        return _doubling_to_one_channel(layer)
+    settings = (
+        list(layer.padding),
+        list(layer.output_padding),
+        list(layer.stride),
+        list(layer.dilation),
+        layer.groups,
+    )
+    weight = torch.ops.mkldnn._reorder_convolution_transpose_weight(
+        layer.weight.detach().to(x.dtype), *settings, list(x.shape)
+    )
+    bias = None if layer.bias is None else layer.bias.detach().to(x.dtype)
+    convolution = torch.ops.mkldnn._convolution_transpose_pointwise.default
+
+    def step(x: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        result: Tensor = convolution(x, weight, bias, *settings, end, [], "")
+        return result
+
+    return step
+
+
+def _doubles_to_one_channel(layer: Any) -> bool:
+    """True for a transposed convolution to one channel, with bias, kernel 4, stride 2 and padding 1."""
+    return (
+        (layer.out_channels, layer.kernel_size) == (1, (4, 4))
+        and layer.bias is not None
+        and (layer.stride, layer.padding, layer.output_padding) == ((2, 2), (1, 1), (0, 0))
+        and layer.dilation == (1, 1)
+    )
+
+
+def _doubling_to_one_channel(layer: Any) -> Callable[[Tensor], Tensor]:
+    """The transposed convolution as a matrix product to its 16 taps, which are then added up.
+
+    oneDNN computes 16 channels for the one. With input x and kernel rows k, output row 2m is k1 x[m] + k3 x[m − 1], and
+    row 2m + 1 is k2 x[m] + k0 x[m + 1]; columns alike.
+    """
+    kernel = layer.weight.detach().flatten(1).t().contiguous()  # (16, channels)
+    bias = layer.bias.detach()
+
+    def step(x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
+        taps = (kernel @ pixels.t()).view(4, 4, batch, height, width)
+        taps[1, :, :, 1:] += taps[3, :, :, :-1]
+        taps[2, :, :, :-1] += taps[0, :, :, 1:]
+        rows = taps[1:3]
+        rows[:, 1, ..., 1:] += rows[:, 3, ..., :-1]
+        rows[:, 2, ..., :-1] += rows[:, 0, ..., 1:]
+        image = (rows[:, 1:3] + bias).permute(2, 3, 0, 4, 1)  # (image, row, parity, column, parity)
+        return image.reshape(batch, 1, 2 * height, 2 * width)
+
+    return step
+
+
 def _linear(layer: Any, x: Tensor, end: str) -> Callable[[Tensor], Tensor]:
     weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().to(x.dtype), len(x))
     bias = None if layer.bias is None else layer.bias.detach().to(x.dtype)
@@ -146,5 +206,7 @@ def _linear(layer: Any, x: Tensor, end: str) -> Callable[[Tensor], Tensor]:
 # The function that packs a layer's weight for inputs like ``x``, by the layer's type.
 _PACK: dict[type[nn.Module], Callable[[Any, Tensor, str], Callable[[Tensor], Tensor]]] = {
     nn.Conv2d: _convolution,
+    nn.ConvTranspose2d: _transposed,
+    ConvTranspose2d: _transposed,
     nn.Linear: _linear,
 }
