@@ -289,17 +289,22 @@ def measure(run: Run) -> Iterator[DisentanglementResults]:
         raise argparse.ArgumentTypeError("give the folder of a sweep, or --draw")
     file = RESULTS / FILE if run.args.out is None else run.args.out / Path(FILE).name
     shared: dict[str, Any] = {}
-    runs: dict[str, StudyRun] = {}
+    runs: dict[Any, StudyRun] = {}
     if file.exists():
         earlier = DisentanglementResults.load(file)
-        shared, runs = earlier.configuration, {one.name: one for one in earlier.runs}
+        shared, runs = earlier.configuration, {_key(one): one for one in earlier.runs}
     for folder in run.args.sweeps:
         common, found = read_sweep(folder, str(run.origin["machine"]["kind"]))
         shared = shared or common
         check_same(shared, common)
-        runs |= {one.name: one for one in found}
+        runs |= {_key(one): one for one in found}
     ordered = tuple(one for group in groups(list(runs.values())) for one in group.runs)
     yield DisentanglementResults(**run.origin, configuration=shared, runs=ordered)
+
+
+def _key(run: StudyRun) -> tuple[Any, ...]:
+    """What a run has in common with a later one that replaces it. The machine is not part of it."""
+    return (*sorted(run.setting.items()), run.seed, run.precision)
 
 
 STUDY = Study(

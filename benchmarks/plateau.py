@@ -9,6 +9,7 @@ Writes plateau/plateau.json.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -110,10 +111,10 @@ def show(results: PlateauResults) -> str:
 
 
 def _in_words(steps: Sequence[int | None], most: int) -> str:
-    """The median and the worst, where a run that did not leave counts as longer than all."""
-    numbers = sorted(most + 1 if one is None else one for one in steps)
+    """The median and the worst. A run that did not leave counts as longer than all."""
+    numbers = sorted(math.inf if one is None else one for one in steps)
     middle, worst = (
-        f"{value:.0f}" if value <= most else f"over {most}" for value in (median(numbers), numbers[-1])
+        f"{value:.0f}" if math.isfinite(value) else f"over {most}" for value in (median(numbers), numbers[-1])
     )
     return f"{middle} (worst {worst})"
 
