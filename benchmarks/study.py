@@ -130,7 +130,10 @@ class Study(Generic[R]):
         console.print(Markdown(shown) if isinstance(shown, str) else shown)
         drawn = only_draw or (self.draw and (args.pictures or self._to_write(args)))
         for name, figure in (self.draw(results) if self.draw and drawn else {}).items():
-            figure.savefig((args.pictures or self.pictures or path.parent) / f"{name}.png", dpi=110)
+            # Results that are written elsewhere than by default have their pictures beside them.
+            folder = args.pictures or (path.parent if args.out else self.pictures) or path.parent
+            folder.mkdir(parents=True, exist_ok=True)
+            figure.savefig(folder / f"{name}.png", dpi=110)
         if not results.measured:
             written = "Nothing was measured, so nothing is written."
         elif only_draw:
