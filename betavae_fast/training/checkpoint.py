@@ -32,6 +32,7 @@ from torch.optim import Optimizer
 from betavae_fast.data.identity import DataIdentity
 from betavae_fast.files import atomic_writer, remove_leftovers
 from betavae_fast.nn import BetaVAE
+from betavae_fast.nn.pretrained import build_empty, mismatch
 from betavae_fast.objectives import Objective
 from betavae_fast.training.checked_json import RunFileError, read_checked, read_file, write_checked
 from betavae_fast.training.config import TrainConfig
@@ -61,7 +62,7 @@ class Checkpoint:
 
     def build_model(self) -> BetaVAE:
         """The trained model, on the CPU, in evaluation mode."""
-        model = _empty_model(self.model_arguments)
+        model = build_empty(BetaVAE, self.model_arguments)
         model.load_state_dict({name: tensor.clone() for name, tensor in self.model.items()}, assign=True)
         return model.eval()
 
@@ -123,7 +124,7 @@ def save_checkpoint(
         "step": step,
         "config": config.entries(),
         "data": data and asdict(data),
-        "model": _model_arguments(model),
+        "model": model.arguments(),
         "files": files,
     }
     write_checked(folder / _INDEX, index)
@@ -190,7 +191,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         if type(step) is not int or step < 0:
             raise ValueError(f"step {step!r}")
         data = DataIdentity.from_json(described["data"]) if described.get("data") else None
-        model = _empty_model(arguments)
+        model = build_empty(BetaVAE, arguments)
         expected = {"model": model.state_dict(), "optimizer": _expected_optimizer_tensors(model)}
         # A model that was published has no optimizer; an objective may have no state.
         kinds = ["model", *(kind for kind in ("optimizer", "objective") if kind in described["files"])]
@@ -222,14 +223,8 @@ def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
 
 def _check_tensors(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Raise RunFileError unless ``found`` has the names, shapes and dtypes of ``expected``."""
-    for name in sorted(found.keys() ^ expected.keys()):
-        raise RunFileError(f"{path}: {'has no' if name in expected else 'has an unknown'} tensor {name!r}")
-    for name, like in expected.items():
-        if (found[name].shape, found[name].dtype) != (like.shape, like.dtype):
-            raise RunFileError(
-                f"{path}: {name} is {found[name].dtype} of shape {tuple(found[name].shape)}, "
-                f"expected {like.dtype} of shape {tuple(like.shape)}"
-            )
+    if difference := mismatch(found, expected):
+        raise RunFileError(f"{path}: {difference}")
 
 
 def _check_finite(states: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -239,22 +234,6 @@ def _check_finite(states: Mapping[str, Mapping[str, Tensor]]) -> None:
     for (name, _), is_finite in zip(named, finite, strict=True):
         if not is_finite:
             raise NotFiniteError(f"the {name} is not finite")
-
-
-def _empty_model(arguments: dict[str, Any]) -> BetaVAE:
-    """The model on the meta device, which takes no memory and leaves the caller's random generator alone."""
-    with torch.device("meta"):
-        return BetaVAE(**{**arguments, "image_shape": tuple(arguments["image_shape"])})
-
-
-def _model_arguments(model: BetaVAE) -> dict[str, Any]:
-    return {
-        "image_shape": list(model.image_shape),
-        "latent_dim": model.latent_dim,
-        "architecture": model.architecture,
-        "likelihood": model.likelihood,
-        "logvar_range": model.latent.logvar_range,
-    }
 
 
 def _objective_tensors(objective: Objective) -> dict[str, Tensor]:
