@@ -10,7 +10,7 @@ from betavae_fast.files import atomic_writer
 from betavae_fast.nn.pretrained import LICENSE
 from betavae_fast.training.trained_run import TrainedRun
 
-_PICTURES = ("traversal.gif", "reconstructions.png", "information.png")
+_PICTURES = ("traversal.gif", "traversal.png", "reconstructions.png", "information.png")
 
 
 def write_hub(run: TrainedRun, folder: str | os.PathLike[str], *, license: str = LICENSE) -> list[Path]:

@@ -23,7 +23,7 @@ _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 def write_onnx(model: BetaVAE, folder: str | os.PathLike[str], *, pixels: PixelType = "float") -> list[Path]:
-    """Write encoder.onnx and decoder.onnx. Needs onnx, onnxscript and onnxruntime: ``pip install betavae_fast[export]``.
+    """Write encoder.onnx and decoder.onnx. Needs onnx, onnxscript and onnxruntime, which the extra ``export`` has.
 
     Both compute in float32, for a batch of any size. onnxruntime runs both on random inputs, and the results are compared
     with the model's before anything is written.

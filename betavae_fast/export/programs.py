@@ -115,6 +115,8 @@ def _program(
 ) -> Program:
     function.eval()
     exported = torch.export.export(function, (draw(_TRACED),), dynamic_shapes=({0: Dim("batch")},))
+    for node in exported.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it has paths of this machine, and files are made to be passed on
     samples = [(x, function(x)) for x in map(draw, _BATCHES)]
     return Program(name, exported, input, outputs, samples)
 
