@@ -25,6 +25,8 @@ def write_hub(run: TrainedRun, folder: str | os.PathLike[str], *, license: str =
     Returns: the paths of the files.
     Raises: ValueError for another kind of name, or if the evaluation is of another step than the model; OSError if
         nothing can be written there.
+
+    >>> write_hub(open_run("runs/dsprites-burgess"), "hub", license="cc-by-4.0")  # doctest: +SKIP
     """
     path = Path(folder)
     pictures = {f"pictures/{found.name}": found.read_bytes() for found in _pictures(run)}

@@ -35,6 +35,10 @@ def write_onnx(model: BetaVAE, folder: str | os.PathLike[str], *, pixels: PixelT
         model's ``logvar_range`` applied. The decoder takes ``z`` (B, D) to ``images``, the expected images (B, C, H, W).
     Raises: RuntimeError if a package is not installed; ValueError if a result of onnxruntime differs from the model's by
         more than 1e-4 times max(1, abs(x)); OSError if nothing can be written there.
+
+    >>> encoder, decoder = write_onnx(model, "exported", pixels="uint8")  # doctest: +SKIP
+    >>> session = onnxruntime.InferenceSession(encoder)  # doctest: +SKIP
+    >>> mu, logvar = session.run(["mu", "logvar"], {"images": images})  # doctest: +SKIP
     """
     if missing := [name for name in _PACKAGES if find_spec(name) is None]:
         raise RuntimeError(

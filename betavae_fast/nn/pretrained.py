@@ -64,7 +64,8 @@ def load(kind: type[BetaVAE], source: str | os.PathLike[str], revision: str | No
     if len(dtypes) != 1 or not all(dtype.is_floating_point for dtype in dtypes):
         found = ", ".join(sorted(map(str, dtypes))) or "no tensors"
         raise ValueError(f"{weights}: weights must have one floating-point dtype, got {found}")
-    if difference := mismatch(tensors, model.to(*dtypes).state_dict()):
+    (dtype,) = dtypes
+    if difference := mismatch(tensors, model.to(dtype).state_dict()):
         raise ValueError(f"{weights}: {difference}")
     # The tensors that safetensors makes share the memory of ``content``.
     model.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
@@ -98,7 +99,9 @@ def build_empty(kind: type[BetaVAE], arguments: dict[str, Any]) -> BetaVAE:
     Args:
         arguments: as :meth:`BetaVAE.arguments` gives them; tuples may have become lists.
     """
-    tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
+    tuples: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()
+    }
     with torch.device("meta"):
         return kind(**tuples)
 
