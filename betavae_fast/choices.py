@@ -15,6 +15,8 @@ Estimator = Literal["mss", "mws"]
 BenchOp = Literal["latent", "bernoulli_nll", "gaussian_nll", "laplace_nll", "log_densities"]
 BenchDtype = Literal["fp32", "bf16", "fp16", "fp64"]
 TraversalRange = Literal["prior", "posterior"]
+ExportFormat = Literal["onnx", "pt2", "hub"]
+PixelType = Literal["float", "uint8"]
 MetricName = Literal[
     "beta-vae", "factor-vae", "mig", "dci", "sap", "modularity", "explicitness", "irs", "unsupervised"
 ]

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import typer
 
-from betavae_fast.cli import bench, encode, evaluate, info, sample, sweep, train, traverse
+from betavae_fast.cli import bench, encode, evaluate, export, info, sample, sweep, train, traverse
 from betavae_fast.cli.errors import INTERRUPTED, CommandError
 from betavae_fast.training.launch import launched_rank
 
@@ -34,6 +34,7 @@ for command in (
     traverse.traverse,
     encode.encode,
     sample.sample,
+    export.export,
     bench.bench,
     info.info,
 ):

@@ -1,14 +1,18 @@
-"""Writes a model card: what a trained and evaluated run has learned, how it was trained, and how to use it."""
+"""Writes model cards: what a trained run has learned, how it was trained, and how to use it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from betavae_fast.files import read_json
+from betavae_fast.nn.pretrained import header, how_to_load
 from betavae_fast.settings import flag
 from betavae_fast.training.config import OF_THE_MACHINE, TrainConfig
 from betavae_fast.training.run_folder import RunFolder, read_config
+from betavae_fast.training.trained_run import TrainedRun
 
 
 def model_card(folder: RunFolder, path: str) -> str:
@@ -19,38 +23,12 @@ def model_card(folder: RunFolder, path: str) -> str:
     Raises: FileNotFoundError if the run is not evaluated; RunFileError if its configuration is damaged.
     """
     config, found = read_config(folder), read_json(folder.evaluation)
-    summary = found["summary"]
-    loss = {
-        "reconstruction at the mean code": summary["reconstruction"],
-        "reconstruction at a sampled code": summary["sampled_reconstruction"],
-        "KL": summary["kl"],
-        "−ELBO": summary["negative_elbo"],
-        "reconstruction of the mean image": summary["mean_image_reconstruction"],
-    }
-    images = found["step"] * int(config.batch_size)
     return "\n".join(
         (
             f"# {found['data']}: {config.architecture}, {config.objective.objective}",
             "",
-            *(f"- {sentence}" for sentence in found["findings"]),
-            "",
-            "| nats an image | |",
-            "| --- | ---: |",
-            *(f"| {name} | {value:.1f} |" for name, value in loss.items()),
-            "",
-            "| score | mean codes | sampled codes |",
-            "| --- | ---: | ---: |",
-            *_scores(found["scores"]),
-            "",
-            f"The scores are of {found['images']:,} images, with their definitions in Locatello et al. 2019 "
-            "(arXiv:1811.12359).",
-            "",
-            f"It was trained for {found['step']:,} steps on {images:,} images:",
-            "",
-            "```sh",
-            command(config),
-            "```",
-            "",
+            *_learned(found),
+            *_recipe(config, found["step"]),
             "To look at it and to measure it again:",
             "",
             "```sh",
@@ -59,6 +37,78 @@ def model_card(folder: RunFolder, path: str) -> str:
             "```",
             "",
         )
+    )
+
+
+def hub_card(run: TrainedRun, license: str, pictures: Sequence[str]) -> str:
+    """The card of a run for the Hugging Face Hub, as Markdown after a header of YAML.
+
+    It names the data without their folder, because a path is of no use on another machine.
+
+    Args:
+        license: the Hub's name of the licence.
+        pictures: paths of pictures to show, relative to the card.
+    Raises: ValueError if the run was evaluated after another step than the model's.
+    """
+    found: dict[str, Any] | None = None
+    if run.folder.evaluation.exists():
+        found = read_json(run.folder.evaluation)
+        if found["step"] != run.step:
+            raise ValueError(
+                f"{run.folder.evaluation}: of step {found['step']}, but the model is of step {run.step}; "
+                "evaluate the run again"
+            )
+    data = Path(run.config.data).name
+    return "\n".join(
+        (
+            *header(license),
+            f"# {data}: {run.config.architecture}, {run.config.objective.objective}",
+            "",
+            *how_to_load(run.model),
+            *(_learned(found) if found else ()),
+            *_recipe(replace(run.config, data=data), run.step),
+            *(line for picture in pictures for line in (f"![{Path(picture).stem}]({picture})", "")),
+        )
+    )
+
+
+def _learned(found: dict[str, Any]) -> Iterable[str]:
+    """The findings, the losses and the scores of an evaluation."""
+    summary = found["summary"]
+    loss = {
+        "reconstruction at the mean code": summary["reconstruction"],
+        "reconstruction at a sampled code": summary["sampled_reconstruction"],
+        "KL": summary["kl"],
+        "−ELBO": summary["negative_elbo"],
+        "reconstruction of the mean image": summary["mean_image_reconstruction"],
+    }
+    return (
+        *(f"- {sentence}" for sentence in found["findings"]),
+        "",
+        "| nats an image | |",
+        "| --- | ---: |",
+        *(f"| {name} | {value:.1f} |" for name, value in loss.items()),
+        "",
+        "| score | mean codes | sampled codes |",
+        "| --- | ---: | ---: |",
+        *_scores(found["scores"]),
+        "",
+        f"The scores are of {found['images']:,} images, with their definitions in Locatello et al. 2019 "
+        "(arXiv:1811.12359).",
+        "",
+    )
+
+
+def _recipe(config: TrainConfig, step: int) -> Iterable[str]:
+    """The training up to ``step``, and the command that repeats it."""
+    images = step * int(config.batch_size)
+    return (
+        f"It was trained for {step:,} steps on {images:,} images:",
+        "",
+        "```sh",
+        command(config),
+        "```",
+        "",
     )
 
 

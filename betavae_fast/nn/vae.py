@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, get_args
+import os
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Generator, Tensor, nn
 
 from betavae_fast.choices import Architecture, Initialization, Likelihood
 from betavae_fast.functional import reparameterize
+from betavae_fast.nn import pretrained
 from betavae_fast.nn.architectures import build
 from betavae_fast.nn.initialization import initialize
 from betavae_fast.nn.latent import GaussianLatent, LatentOutput
@@ -138,3 +140,75 @@ class BetaVAE(nn.Module):
         standard = torch.zeros(n, self.latent_dim, dtype=parameter.dtype, device=parameter.device)
         z = reparameterize(standard, standard, seed=seed, generator=generator, backend=self.latent.backend)
         return self.pixels(self.decode(z))
+
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments that build this model, apart from those that have no effect once it has weights.
+
+        >>> BetaVAE((1, 8, 8), 3).arguments()["image_shape"]
+        [1, 8, 8]
+        """
+        return {
+            "image_shape": list(self.image_shape),
+            "latent_dim": self.latent_dim,
+            "architecture": self.architecture,
+            "likelihood": self.likelihood,
+            "logvar_range": self.latent.logvar_range,
+        }
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, card: str | None = None) -> None:
+        """Write the model into ``folder`` in the form of the Hugging Face Hub.
+
+        The files are config.json (see `arguments`), model.safetensors (the weights in their dtype) and README.md (the
+        model card). Each is complete or not there. Existing ones are replaced.
+
+        Args:
+            folder: the folder, which is made if missing.
+            card: the text of README.md. By default one that says how to load the model is written, unless there is a
+                README.md already.
+        Raises: OSError if nothing can be written there.
+
+        >>> import tempfile
+        >>> vae, folder = BetaVAE((1, 8, 8), 3), tempfile.mkdtemp()
+        >>> vae.save_pretrained(folder)
+        >>> images = torch.zeros(2, 1, 8, 8)
+        >>> torch.equal(BetaVAE.from_pretrained(folder).encode(images)[0], vae.encode(images)[0])
+        True
+        """
+        pretrained.save(self, folder, card)
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike[str], *, revision: str | None = None) -> BetaVAE:
+        """Load the model that `save_pretrained` or ``betavae-fast export --format hub`` wrote.
+
+        Args:
+            source: a folder, or the name of a repository on the Hugging Face Hub ("user/name"), which is downloaded
+                with huggingface_hub. A folder comes first. Nothing is ever unpickled.
+            revision: branch, tag or commit on the Hub.
+        Returns: the model on the CPU, in evaluation mode, in the dtype of its weights.
+        Raises: FileNotFoundError, which names the file that is missing; ValueError, which names the file that is
+            damaged or does not fit, or for the ``revision`` of a folder; RuntimeError if huggingface_hub is needed and
+            not installed; the errors of huggingface_hub.
+        """
+        return pretrained.load(cls, source, revision)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        card: str | None = None,
+        private: bool | None = None,
+        commit_message: str | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Upload the files of `save_pretrained` to the Hugging Face Hub, in one commit. Needs huggingface_hub.
+
+        Args:
+            repo_id: name of the repository ("user/name"), which is created if missing.
+            card: the text of README.md, which is replaced; by default one that says how to load the model.
+            private: whether a new repository is private; by default as the user's settings on the Hub say.
+            commit_message: by default the Hub's own.
+            token: by default the one that ``hf auth login`` stored.
+        Returns: the address of the commit.
+        Raises: RuntimeError if huggingface_hub is not installed; its errors.
+        """
+        return pretrained.push(self, repo_id, card, private, commit_message, token)

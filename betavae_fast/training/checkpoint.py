@@ -36,6 +36,7 @@ from betavae_fast.choices import Kept
 from betavae_fast.data.identity import DataIdentity
 from betavae_fast.files import atomic_writer, remove_leftovers
 from betavae_fast.nn import BetaVAE
+from betavae_fast.nn.pretrained import build_empty, mismatch
 from betavae_fast.objectives import Objective
 from betavae_fast.training.checked_json import RunFileError, read_checked, read_file, write_checked
 from betavae_fast.training.config import TrainConfig
@@ -71,7 +72,7 @@ class Checkpoint:
 
         Raises: RunFileError if no best model was kept.
         """
-        model = _empty_model(self.model_arguments)
+        model = build_empty(BetaVAE, self.model_arguments)
         state = self.model if kept == "latest" else self._best_model().model
         model.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, assign=True)
         return model.eval()
@@ -156,7 +157,7 @@ def save_checkpoint(
         "data": data and asdict(data),
         "held_out": held_out and asdict(held_out),
         "best": best and {"step": best.step, "loss": best.loss, "later": best.later},
-        "model": _model_arguments(model),
+        "model": model.arguments(),
         "files": files,
     }
     write_checked(folder / _INDEX, index)
@@ -227,7 +228,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             for name in ("data", "held_out")
         )
         best = described.get("best") and BestModel(**described["best"], model={})
-        model = _empty_model(arguments)
+        model = build_empty(BetaVAE, arguments)
         weights = model.state_dict()
         expected = {"model": weights, "optimizer": _expected_optimizer_tensors(model), "best": weights}
         # A model that was published has no optimizer and no best model; an objective may have no state.
@@ -275,14 +276,8 @@ def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
 
 def _check_tensors(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Raise RunFileError unless ``found`` has the names, shapes and dtypes of ``expected``."""
-    for name in sorted(found.keys() ^ expected.keys()):
-        raise RunFileError(f"{path}: {'has no' if name in expected else 'has an unknown'} tensor {name!r}")
-    for name, like in expected.items():
-        if (found[name].shape, found[name].dtype) != (like.shape, like.dtype):
-            raise RunFileError(
-                f"{path}: {name} is {found[name].dtype} of shape {tuple(found[name].shape)}, "
-                f"expected {like.dtype} of shape {tuple(like.shape)}"
-            )
+    if difference := mismatch(found, expected):
+        raise RunFileError(f"{path}: {difference}")
 
 
 def _check_finite(states: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -292,22 +287,6 @@ def _check_finite(states: Mapping[str, Mapping[str, Tensor]]) -> None:
     for (name, _), is_finite in zip(named, finite, strict=True):
         if not is_finite:
             raise NotFiniteError(f"the {name} is not finite")
-
-
-def _empty_model(arguments: dict[str, Any]) -> BetaVAE:
-    """The model on the meta device, which takes no memory and leaves the caller's random generator alone."""
-    with torch.device("meta"):
-        return BetaVAE(**{**arguments, "image_shape": tuple(arguments["image_shape"])})
-
-
-def _model_arguments(model: BetaVAE) -> dict[str, Any]:
-    return {
-        "image_shape": list(model.image_shape),
-        "latent_dim": model.latent_dim,
-        "architecture": model.architecture,
-        "likelihood": model.likelihood,
-        "logvar_range": model.latent.logvar_range,
-    }
 
 
 def _objective_tensors(objective: Objective) -> dict[str, Tensor]:

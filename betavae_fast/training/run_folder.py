@@ -87,7 +87,7 @@ def create_run_folder(
     else:
         path = out
         remove_leftovers(path)  # files of a run that was killed before it had a configuration
-        _check_empty(path)
+        check_empty(path)
     path.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(path)
     write_config(folder, config, data, held_out)
@@ -100,7 +100,7 @@ def copy_run(source: RunFolder, out: Path) -> RunFolder:
     Raises: RunFileError if there is no run in ``source``; FileExistsError if ``out`` is a file or not empty.
     """
     read_config(source)
-    _check_empty(out)
+    check_empty(out)
     shutil.copytree(source.path, out, dirs_exist_ok=True)
     return RunFolder(out)
 
@@ -168,9 +168,13 @@ def exclusive(folder: RunFolder) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _check_empty(path: Path) -> None:
+def check_empty(path: Path) -> None:
+    """Refuse a folder for new files unless it is missing or empty.
+
+    Raises: FileExistsError if ``path`` is a file or a folder with something in it.
+    """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(f"{path} already exists and is not an empty folder; choose another run folder")
+        raise FileExistsError(f"{path} already exists and is not an empty folder; choose another folder")
 
 
 def _first_free(path: Path) -> Path:

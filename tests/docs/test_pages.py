@@ -14,7 +14,7 @@ from tests.backends import ROOT
 
 DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in (DOCS / "index.md", *DOCS.glob("guides/*.md")))
-LIBRARIES = {"diffusers", "pythae", "lightning"}
+LIBRARIES = {"diffusers", "pythae", "lightning", "onnxruntime"}
 _BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 

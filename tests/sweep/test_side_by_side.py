@@ -95,7 +95,7 @@ def test_a_run_that_fails_leaves_the_others(alone: Path, data: Path, tmp_path: P
         diverges, run=replace(diverges.run, config=replace(diverges.run.config, lr=1e30, steps=25))
     )
     watcher = train(found, 3, Seen())
-    assert watcher.ended[damaged.run.name].error.endswith("choose another run folder")
+    assert watcher.ended[damaged.run.name].error.endswith("choose another folder")
     assert "is not finite after step" in watcher.ended[diverges.run.name].error
     assert watcher.ended[well.run.name].how == "finished" and len(watcher.ended) == 3
     assert_same(alone, tmp_path, {well.run.name})
