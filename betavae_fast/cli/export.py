@@ -32,7 +32,7 @@ def export(
         str | None,
         typer.Option(
             help="License that the model card of hub names, by the Hub's name for it.",
-            show_default="apache-2.0",
+            show_default="none",
         ),
     ] = None,
 ) -> None:
@@ -46,7 +46,6 @@ def export(
     from rich.console import Console
 
     from betavae_fast.export import write_hub, write_onnx, write_pt2
-    from betavae_fast.nn.pretrained import LICENSE
     from betavae_fast.training.run_folder import check_empty
     from betavae_fast.training.trained_run import open_run
 
@@ -60,7 +59,7 @@ def export(
         trained = open_run(run, "cpu")
         console.print(f"Run: {trained.folder.path}, after step {trained.step}")
         if format == "hub":
-            files = write_hub(trained, out, license=license or LICENSE)
+            files = write_hub(trained, out, license=license)
         else:
             write = write_onnx if format == "onnx" else write_pt2
             files = write(trained.model, out, pixels=input or "float")

@@ -40,13 +40,13 @@ def model_card(folder: RunFolder, path: str) -> str:
     )
 
 
-def hub_card(run: TrainedRun, license: str, pictures: Sequence[str]) -> str:
+def hub_card(run: TrainedRun, license: str | None, pictures: Sequence[str]) -> str:
     """The card of a run for the Hugging Face Hub, as Markdown after a header of YAML.
 
     It names the data without their folder, because a path is of no use on another machine.
 
     Args:
-        license: the Hub's name of the licence.
+        license: the Hub's name of the licence; None for none.
         pictures: paths of pictures to show, relative to the card.
     Raises: ValueError if the run was evaluated after another step than the model's.
     """

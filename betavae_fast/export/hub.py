@@ -7,13 +7,12 @@ from pathlib import Path
 
 from betavae_fast.evaluation.card import hub_card
 from betavae_fast.files import atomic_writer
-from betavae_fast.nn.pretrained import LICENSE
 from betavae_fast.training.trained_run import TrainedRun
 
 _PICTURES = ("traversal.gif", "traversal.png", "reconstructions.png", "information.png")
 
 
-def write_hub(run: TrainedRun, folder: str | os.PathLike[str], *, license: str = LICENSE) -> list[Path]:
+def write_hub(run: TrainedRun, folder: str | os.PathLike[str], *, license: str | None = None) -> list[Path]:
     """Write the model of ``run`` with its card: config.json, model.safetensors, README.md, and the run's pictures.
 
     ``BetaVAE.from_pretrained`` loads the folder. The card says how the run was trained and, if it is evaluated, what it
@@ -21,7 +20,7 @@ def write_hub(run: TrainedRun, folder: str | os.PathLike[str], *, license: str =
 
     Args:
         folder: the folder, which is made if missing.
-        license: the licence that the card names, by the Hub's name for it.
+        license: the licence that the card names, by the Hub's name for it; None for none.
     Returns: the paths of the files.
     Raises: ValueError for another kind of name, or if the evaluation is of another step than the model; OSError if
         nothing can be written there.

@@ -24,9 +24,6 @@ from betavae_fast.files import atomic_writer, read_json, write_json
 if TYPE_CHECKING:
     from betavae_fast.nn.vae import BetaVAE
 
-LICENSE = "apache-2.0"
-"""The licence that a card names by default: the library's."""
-
 _CONFIG, _WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"
 
 
@@ -123,24 +120,24 @@ def mismatch(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str
     return None
 
 
-def plain_card(model: BetaVAE, license: str = LICENSE) -> str:
+def plain_card(model: BetaVAE, license: str | None = None) -> str:
     """The card of a model of which nothing else is known: what it is, and how to load it."""
     title = f"# β-VAE: {model.architecture}, {model.latent_dim} latent channels"
     return "\n".join([*header(license), title, "", *how_to_load(model)])
 
 
-def header(license: str) -> list[str]:
+def header(license: str | None) -> list[str]:
     """The lines of YAML that a card begins with, from which the Hub takes its filters.
 
     Args:
-        license: one of the Hub's names of licences, such as "apache-2.0", "cc-by-4.0" or "other".
+        license: one of the Hub's names of licences, such as "apache-2.0", "cc-by-4.0" or "other"; None for none.
     Raises: ValueError for other characters than those of such a name.
     """
-    if not license or set(license) - set("abcdefghijklmnopqrstuvwxyz0123456789.+-"):
+    if license is not None and (not license or set(license) - set("abcdefghijklmnopqrstuvwxyz0123456789.+-")):
         raise ValueError(f"license must be a name such as apache-2.0 or cc-by-4.0, got {license!r}")
     return [
         "---",
-        f"license: {license}",
+        *([] if license is None else [f"license: {license}"]),
         "library_name: betavae_fast",
         "pipeline_tag: image-feature-extraction",
         "tags:",
