@@ -352,6 +352,20 @@ def test_derivatives_where_hand_written_formulas_go_wrong(differentiate: Any) ->
     assert differentiate(lambda x: laplace_nll(x, x.detach(), reduction="sum"))(x).abs().max() == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_certain_and_right_bernoulli_keeps_its_digits(dtype: torch.dtype) -> None:
+    """The form log(1 + eˣ) − x t would cancel: at x = 36 no digit would be left."""
+    x = torch.tensor([5.0, 30.0, 36.0, 50.0, 80.0], dtype=dtype)
+    for t in (0.0, 1.0):
+        logit, target = (2 * t - 1) * x, torch.full_like(x, t)
+        expected = torch.log1p(torch.exp(-x.double())).to(dtype)
+        for nll in (
+            bernoulli_nll(logit, target, reduction="none", backend="reference"),
+            vmap(lambda a, b: bernoulli_nll(a[None], b[None]))(logit, target),
+        ):
+            torch.testing.assert_close(nll, expected, rtol=4 * torch.finfo(dtype).eps, atol=0)
+
+
 @pytest.mark.parametrize("differentiate", [jacrev, jacfwd])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_not_finite_has_the_ordinary_gradient(differentiate: Any, value: float) -> None:
