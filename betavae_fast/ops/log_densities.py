@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from betavae_fast.ops.gradients import differentiated_twice, transformed
-from betavae_fast.ops.kl_parts import PARTS, PARTS_BACKWARD, SMALLEST_LOGVAR, kl_parts
+from betavae_fast.ops.kl_parts import PARTS, PARTS_BACKWARD, SMALLEST_LOGVAR, parts_of_clamped
 from betavae_fast.ops.operators import Operator
 from betavae_fast.ops.reductions import widest_dtype
 from betavae_fast.ops.reference import log_densities as reference
@@ -97,11 +97,12 @@ def _formula(
     all_mu: Tensor | None,
     all_logvar: Tensor | None,
 ) -> Tensor:
-    """The parts in plain torch code."""
-    posteriors_mu = mu if all_mu is None else all_mu
-    posteriors_logvar = _clamped(logvar if all_logvar is None else all_logvar)
-    logs: Any = reference.log_densities_forward(z, posteriors_mu, posteriors_logvar, *settings)
-    return kl_parts(z, mu, logvar, *logs)
+    """The parts in plain torch code. It clamps not by ``clamp``, whose gradient at NaN is 0."""
+    floor = SMALLEST_LOGVAR[z.dtype]
+    clamped = logvar.masked_fill(logvar < floor, floor)
+    all_clamped = clamped if all_logvar is None else all_logvar.masked_fill(all_logvar < floor, floor)
+    logs: Any = reference.log_densities_forward(z, mu if all_mu is None else all_mu, all_clamped, *settings)
+    return parts_of_clamped(z, mu, clamped, *logs)
 
 
 def decomposed_kl(

@@ -387,6 +387,44 @@ def test_what_is_not_finite_has_the_ordinary_gradient(differentiate: Any, value:
         torch.testing.assert_close(found, expected, equal_nan=True, msg=lambda m, name=name: f"{name}: {m}")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("argument", range(3), ids=("z", "mu", "logvar"))
+def test_a_decomposition_that_is_not_finite_has_the_ordinary_gradient(value: float, argument: int) -> None:
+    inputs = draw(3)
+    inputs[argument][1, 2] = value
+
+    def total(*x: Tensor) -> Tensor:
+        # The kernels sum in another order, which matters between infinities.
+        return sum(kl_decomposition(*x, dataset_size=50, backend="reference"))
+
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    expected = torch.autograd.grad(total(*leaves), leaves)
+    for found, one in zip(jacrev(total, (0, 1, 2))(*inputs), expected, strict=True):
+        torch.testing.assert_close(found, one, rtol=1e-10, atol=1e-11, equal_nan=True)
+    # In forward mode a tangent of 0 times NaN is a NaN more.
+    for found, one in zip(jacfwd(total, (0, 1, 2))(*inputs), expected, strict=True):
+        assert found[one.isnan()].isnan().all()
+
+
+CONSTANTS: dict[str, Function] = {
+    "target": lambda t: gaussian_nll(PAIR, t),
+    "noise of the sample": lambda e: reparameterize(PAIR, PAIR, noise=e).sum(),
+    "noise of both": lambda e: reparameterize_kl(PAIR, PAIR, noise=e).z.sum(),
+    "noise of packed": lambda e: reparameterize_kl_packed(torch.cat((PAIR, PAIR), 1), noise=e).z.sum(),
+}
+
+
+@pytest.mark.parametrize("what", CONSTANTS)
+def test_targets_and_noise_are_constants_where_no_error_says_so(what: str) -> None:
+    function, x = CONSTANTS[what], torch.ones_like(PAIR)
+    assert jvp(function, (x,), (x,))[1] == 0
+    assert grad(lambda y: vmap(function)(torch.stack((y, y))).sum())(x).abs().max() == 0
+    assert not vmap(function)(torch.stack((x, x)).requires_grad_()).requires_grad
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, x)
+        assert torch.autograd.forward_ad.unpack_dual(function(dual)).tangent is None
+
+
 def test_gradients_outside_of_vmap_are_those_of_each_member() -> None:
     """An ensemble trains so: vmap computes the losses, and backward the gradients."""
     x, v = (t.requires_grad_() for t in draw(2, 3))
