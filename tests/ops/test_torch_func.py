@@ -25,6 +25,9 @@ from betavae_fast import (
 )
 from betavae_fast.functional import PackedBits, reparameterize_kl_packed
 from betavae_fast.noise import make_rng, normals
+from betavae_fast.ops.bias_relu import BiasReluFunction, LinearReluFunction
+from betavae_fast.ops.casting import CastAll
+from betavae_fast.ops.convolution import ConvolutionFunction
 from tests.backends import available_backends
 from tests.budget import reduce
 
@@ -273,6 +276,84 @@ def test_a_batch_of_cotangents_gives_the_gradient_of_each(name: str, capfd: Any)
         one = backward(*(c[i] for c in cotangents))
         torch.testing.assert_close(tuple(f[i] for f in found), one, rtol=1e-12, atol=1e-12)
     assert "performance drop" not in capfd.readouterr().err
+
+
+def gradients_of(
+    function: Function, count: int, again: bool
+) -> tuple[Function, Function, tuple[Tensor, ...]]:
+    """The backward of a call outside of every transform, the gradient of its results' squares, and cotangents."""
+    x = tuple(t.requires_grad_() for t in draw(count))
+    results = function(*x)
+    results = results if isinstance(results, tuple) else (results,)
+    cotangents = tuple(torch.linspace(-1, 2, r.numel(), dtype=r.dtype).view(r.shape) for r in results)
+
+    def backward(*grads: Tensor, **options: bool) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(results, x, grads, retain_graph=True, create_graph=again, **options)
+
+    def second(*first: Tensor) -> tuple[Tensor, ...]:
+        total = sum(t.square().sum() for t in first)
+        return torch.autograd.grad(total, x, retain_graph=True, allow_unused=True)
+
+    return backward, second, cotangents
+
+
+@pytest.mark.parametrize("again", [False, True], ids=("", "create_graph"))
+@EVERY_CASE
+def test_forward_derivatives_pass_through_an_ordinary_backward(name: str, again: bool) -> None:
+    ours, plain, count = CASES[name]
+    found = []
+    for function in (ours, plain):
+        backward, second, cotangents = gradients_of(function, count, again)
+        along = jvp(backward, cotangents, cotangents)[1]
+        pairs = [torch.stack((c, 2 * c + 1)) for c in cotangents]
+        found.append(
+            [
+                along,
+                vmap(lambda *u, f=backward: jvp(f, u, u))(*pairs),
+                forward_mode(backward, cotangents),
+                second(*along) if again and any(t.requires_grad for t in along) else (),
+            ]
+        )
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-11)
+
+
+@EVERY_CASE
+def test_batched_gradients_can_be_differentiated_again(name: str) -> None:
+    ours, plain, count = CASES[name]
+    found = []
+    for function in (ours, plain):
+        backward, second, cotangents = gradients_of(function, count, again=True)
+        batched = backward(*(torch.stack((c, 2 * c + 1)) for c in cotangents), is_grads_batched=True)
+        found.append([batched, second(*batched) if any(t.requires_grad for t in batched) else ()])
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-11)
+
+
+def convolved(x: Tensor) -> Tensor:
+    weight = torch.linspace(-1, 1, 32 * 32 * 16, dtype=torch.bfloat16).view(32, 32, 4, 4)
+    image = x.to(torch.bfloat16).repeat(3, 11)[:, :32, None, None].expand(-1, -1, 4, 4)
+    result: Tensor = ConvolutionFunction.apply(image, weight, torch.zeros(32), False, True)
+    return result
+
+
+LAYERS: dict[str, Function] = {
+    "cast": lambda x: CastAll.apply(torch.bfloat16, x)[0],
+    "bias": lambda x: BiasReluFunction.apply(x * 1, torch.ones(DIMS)),
+    "linear": lambda x: LinearReluFunction.apply(x, torch.eye(DIMS), torch.ones(DIMS)),
+    "convolution": convolved,
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_forward_derivatives_pass_through_the_backward_of_a_layer(name: str) -> None:
+    (x,) = draw(1, dtype=torch.float32)
+    y = LAYERS[name](x.requires_grad_())
+
+    def backward(u: Tensor) -> Tensor:
+        return torch.autograd.grad(y, x, u, retain_graph=True)[0]
+
+    gradient, along = jvp(backward, (torch.ones_like(y),), (torch.ones_like(y),))
+    assert along.abs().max() > 0
+    torch.testing.assert_close(along, gradient)  # backward is linear
 
 
 @EVERY_BACKEND
