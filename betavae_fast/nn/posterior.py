@@ -101,9 +101,8 @@ class Posterior:
 
     def _keep(self, z: Tensor, kl: Tensor) -> None:
         self._kept = None
-        if (
-            torch.compiler.is_compiling() or transformed() or kl.is_inference()
-        ):  # Changes could not be detected.
+        # Changes could not be detected.
+        if torch.compiler.is_compiling() or transformed() or kl.is_inference():
             return
         self._kept = kl, self._versions()
         if z.grad_fn is not None:

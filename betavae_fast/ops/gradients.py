@@ -8,11 +8,11 @@ from torch.autograd import forward_ad
 
 
 def differentiated_twice() -> bool:
-    """Tell whether the gradients are to be differentiated again (create_graph=True).
+    """Tell whether the gradients are to be differentiated again, by create_graph=True or a transform around backward.
 
     Then the reference computes them: called as plain torch code, it is differentiable to any order.
     """
-    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return (torch.is_grad_enabled() and not torch.compiler.is_compiling()) or transformed()
 
 
 def is_batched(x: Tensor) -> bool:

@@ -34,7 +34,12 @@ def kl_parts(z: Tensor, mu: Tensor, logvar: Tensor, joint: Tensor, marginals: Te
         joint: log q(z), (B,), in the widest dtype of the device.
         marginals: log q(z_d), (B, D), in the same dtype.
     """
-    wide_z, wide_mu, wide_logvar = wide(z), wide(mu), wide(logvar).clamp(min=SMALLEST_LOGVAR[z.dtype])
+    return parts_of_clamped(z, mu, logvar.clamp(min=SMALLEST_LOGVAR[z.dtype]), joint, marginals)
+
+
+def parts_of_clamped(z: Tensor, mu: Tensor, logvar: Tensor, joint: Tensor, marginals: Tensor) -> Tensor:
+    """``kl_parts`` of a ``logvar`` that is already clamped."""
+    wide_z, wide_mu, wide_logvar = wide(z), wide(mu), wide(logvar)
     standardised = (wide_z - wide_mu) * torch.exp(-0.5 * wide_logvar)
     conditional = -0.5 * (standardised.square() + wide_logvar + _LOG_2PI).sum(1)
     prior = -0.5 * (wide_z.square() + _LOG_2PI).sum(1)

@@ -178,9 +178,9 @@ def latent_kl(mu: Tensor, logvar: Tensor, settings: tuple[float, float, int], ba
 def _drawn(mu: Tensor, rng: Tensor | None, noise: Tensor | None, settings: Settings, backend: str) -> Tensor:
     """The noise itself: the given one, or the sample of N(0, I) that the backend draws for each ``rng`` of a batch.
 
-    It is float32 for every dtype of ``mu``.
+    It has no derivative, and if drawn it is float32 for every dtype of ``mu``.
     """
     if noise is not None:
-        return noise
+        return noise.detach()
     standard = torch.zeros(mu.shape, device=mu.device)
     return SAMPLE[backend](standard, standard, rng, None, settings[0], -inf, inf)

@@ -74,7 +74,7 @@ def nll(
     the device to see whether the gradient is 1.
     """
     if transformed():
-        return reference.likelihood_forward(decoded, target, *settings, False)[0]
+        return reference.likelihood_forward(decoded, target.detach(), *settings, False)[0]
     early = (
         scalar
         and decoded.requires_grad

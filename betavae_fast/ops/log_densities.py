@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from betavae_fast.ops.gradients import differentiated_twice, transformed
-from betavae_fast.ops.kl_parts import PARTS, PARTS_BACKWARD, SMALLEST_LOGVAR, kl_parts
+from betavae_fast.ops.kl_parts import (
+    PARTS,
+    PARTS_BACKWARD,
+    SMALLEST_LOGVAR,
+    kl_parts_backward,
+    parts_of_clamped,
+)
 from betavae_fast.ops.operators import Operator
 from betavae_fast.ops.reductions import widest_dtype
 from betavae_fast.ops.reference import log_densities as reference
@@ -51,42 +57,36 @@ class KLPartsFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         z, mu, logvar, all_mu, all_logvar, posteriors_logvar, joint, marginals = ctx.saved_tensors
+        posteriors_mu = mu if all_mu is None else all_mu
+        backward, parts_backward = BACKWARD[ctx.backend], PARTS_BACKWARD
         if differentiated_twice():
-            return *_differentiable(grad, (z, mu, logvar, all_mu, all_logvar), ctx.settings), None, None
+            backward, parts_backward = reference.log_densities_backward, kl_parts_backward
+            # The saved ones do not depend on the inputs.
+            posteriors_logvar = _clamped(logvar if all_logvar is None else all_logvar)
+            joint, marginals = reference.log_densities_forward(
+                z, posteriors_mu, posteriors_logvar, *ctx.settings
+            )
         of_joint, of_marginals = ((grad[1:] - grad[:-1]) / len(z)).to(joint.dtype).unbind()
-        grad_z, *of_posteriors = BACKWARD[ctx.backend](
+        grad_z, *of_posteriors = backward(
             of_joint.expand_as(joint),
             of_marginals.expand_as(marginals),
             z,
-            mu if all_mu is None else all_mu,
+            posteriors_mu,
             posteriors_logvar,
             joint,
             marginals,
             *ctx.settings,
         )
         if all_mu is None:
-            return *PARTS_BACKWARD(grad, z, mu, logvar, grad_z, *of_posteriors), None, None, None, None
+            return *parts_backward(grad, z, mu, logvar, grad_z, *of_posteriors), None, None, None, None
         of_all_mu, of_all_logvar = of_posteriors
-        of_all_logvar.masked_fill_(all_logvar < SMALLEST_LOGVAR[z.dtype], 0)
-        of_own = PARTS_BACKWARD(grad, z, mu, logvar, grad_z, None, None)
+        of_all_logvar = of_all_logvar.masked_fill(all_logvar < SMALLEST_LOGVAR[z.dtype], 0)
+        of_own = parts_backward(grad, z, mu, logvar, grad_z, None, None)
         return *of_own, of_all_mu, of_all_logvar, None, None
 
 
 def _clamped(logvar: Tensor) -> Tensor:
     return logvar.clamp(min=SMALLEST_LOGVAR[logvar.dtype])
-
-
-def _differentiable(
-    grad: Tensor, inputs: tuple[Tensor | None, ...], settings: tuple[int, int, int]
-) -> tuple[Tensor | None, ...]:
-    """The gradients of ``inputs`` in plain torch code.
-
-    They are those of aliases: z may have been computed from μ and log σ², and autograd itself follows that path.
-    """
-    aliases: Any = tuple(None if x is None else x.view_as(x) for x in inputs)
-    wanted = [x for x in aliases if x is not None and x.requires_grad]
-    found = iter(torch.autograd.grad(_formula(settings, *aliases), wanted, grad, create_graph=True))
-    return tuple(next(found) if x is not None and x.requires_grad else None for x in aliases)
 
 
 def _formula(
@@ -97,11 +97,12 @@ def _formula(
     all_mu: Tensor | None,
     all_logvar: Tensor | None,
 ) -> Tensor:
-    """The parts in plain torch code."""
-    posteriors_mu = mu if all_mu is None else all_mu
-    posteriors_logvar = _clamped(logvar if all_logvar is None else all_logvar)
-    logs: Any = reference.log_densities_forward(z, posteriors_mu, posteriors_logvar, *settings)
-    return kl_parts(z, mu, logvar, *logs)
+    """The parts in plain torch code. It clamps not by ``clamp``, whose gradient at NaN is 0."""
+    floor = SMALLEST_LOGVAR[z.dtype]
+    clamped = logvar.masked_fill(logvar < floor, floor)
+    all_clamped = clamped if all_logvar is None else all_logvar.masked_fill(all_logvar < floor, floor)
+    logs: Any = reference.log_densities_forward(z, mu if all_mu is None else all_mu, all_clamped, *settings)
+    return parts_of_clamped(z, mu, clamped, *logs)
 
 
 def decomposed_kl(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from betavae_fast.ops.gradients import transformed
+from betavae_fast.ops.gradients import is_batched, transformed
 
 # Numbers that stand for reductions, likelihoods and estimators in the operators' arguments.
 REDUCTIONS = {"none": 0, "dim": 1, "sample": 2, "batchmean": 3, "sum": 4}
@@ -34,9 +34,9 @@ def wide(x: Tensor) -> Tensor:
 def stored(x: Tensor, empty: Tensor) -> Tensor:
     """``x`` in the memory of ``empty``, whose dtype and layout it gets.
 
-    Under a transform ``x`` may stand for many tensors, which do not fit there, and gets the dtype alone.
+    Under a transform or is_grads_batched ``x`` may stand for many tensors, which do not fit there, and gets the dtype.
     """
-    return x.to(empty.dtype) if transformed() else empty.copy_(x)
+    return x.to(empty.dtype) if transformed() or is_batched(x) else empty.copy_(x)
 
 
 def empty_kl(mu: Tensor, reduction: int) -> Tensor:

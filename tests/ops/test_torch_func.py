@@ -25,6 +25,9 @@ from betavae_fast import (
 )
 from betavae_fast.functional import PackedBits, reparameterize_kl_packed
 from betavae_fast.noise import make_rng, normals
+from betavae_fast.ops.bias_relu import BiasReluFunction, LinearReluFunction
+from betavae_fast.ops.casting import CastAll
+from betavae_fast.ops.convolution import ConvolutionFunction
 from tests.backends import available_backends
 from tests.budget import reduce
 
@@ -275,6 +278,84 @@ def test_a_batch_of_cotangents_gives_the_gradient_of_each(name: str, capfd: Any)
     assert "performance drop" not in capfd.readouterr().err
 
 
+def gradients_of(
+    function: Function, count: int, again: bool
+) -> tuple[Function, Function, tuple[Tensor, ...]]:
+    """The backward of a call outside of every transform, the gradient of its results' squares, and cotangents."""
+    x = tuple(t.requires_grad_() for t in draw(count))
+    results = function(*x)
+    results = results if isinstance(results, tuple) else (results,)
+    cotangents = tuple(torch.linspace(-1, 2, r.numel(), dtype=r.dtype).view(r.shape) for r in results)
+
+    def backward(*grads: Tensor, **options: bool) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(results, x, grads, retain_graph=True, create_graph=again, **options)
+
+    def second(*first: Tensor) -> tuple[Tensor, ...]:
+        total = sum(t.square().sum() for t in first)
+        return torch.autograd.grad(total, x, retain_graph=True, allow_unused=True)
+
+    return backward, second, cotangents
+
+
+@pytest.mark.parametrize("again", [False, True], ids=("", "create_graph"))
+@EVERY_CASE
+def test_forward_derivatives_pass_through_an_ordinary_backward(name: str, again: bool) -> None:
+    ours, plain, count = CASES[name]
+    found = []
+    for function in (ours, plain):
+        backward, second, cotangents = gradients_of(function, count, again)
+        along = jvp(backward, cotangents, cotangents)[1]
+        pairs = [torch.stack((c, 2 * c + 1)) for c in cotangents]
+        found.append(
+            [
+                along,
+                vmap(lambda *u, f=backward: jvp(f, u, u))(*pairs),
+                forward_mode(backward, cotangents),
+                second(*along) if again and any(t.requires_grad for t in along) else (),
+            ]
+        )
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-11)
+
+
+@EVERY_CASE
+def test_batched_gradients_can_be_differentiated_again(name: str) -> None:
+    ours, plain, count = CASES[name]
+    found = []
+    for function in (ours, plain):
+        backward, second, cotangents = gradients_of(function, count, again=True)
+        batched = backward(*(torch.stack((c, 2 * c + 1)) for c in cotangents), is_grads_batched=True)
+        found.append([batched, second(*batched) if any(t.requires_grad for t in batched) else ()])
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-11)
+
+
+def convolved(x: Tensor) -> Tensor:
+    weight = torch.linspace(-1, 1, 32 * 32 * 16, dtype=torch.bfloat16).view(32, 32, 4, 4)
+    image = x.to(torch.bfloat16).repeat(3, 11)[:, :32, None, None].expand(-1, -1, 4, 4)
+    result: Tensor = ConvolutionFunction.apply(image, weight, torch.zeros(32), False, True)
+    return result
+
+
+LAYERS: dict[str, Function] = {
+    "cast": lambda x: CastAll.apply(torch.bfloat16, x)[0],
+    "bias": lambda x: BiasReluFunction.apply(x * 1, torch.ones(DIMS)),
+    "linear": lambda x: LinearReluFunction.apply(x, torch.eye(DIMS), torch.ones(DIMS)),
+    "convolution": convolved,
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_forward_derivatives_pass_through_the_backward_of_a_layer(name: str) -> None:
+    (x,) = draw(1, dtype=torch.float32)
+    y = LAYERS[name](x.requires_grad_())
+
+    def backward(u: Tensor) -> Tensor:
+        return torch.autograd.grad(y, x, u, retain_graph=True)[0]
+
+    gradient, along = jvp(backward, (torch.ones_like(y),), (torch.ones_like(y),))
+    assert along.abs().max() > 0
+    torch.testing.assert_close(along, gradient)  # backward is linear
+
+
 @EVERY_BACKEND
 @pytest.mark.parametrize("first_row", [0, 5])
 @pytest.mark.parametrize("dim", [0, 1])
@@ -352,6 +433,20 @@ def test_derivatives_where_hand_written_formulas_go_wrong(differentiate: Any) ->
     assert differentiate(lambda x: laplace_nll(x, x.detach(), reduction="sum"))(x).abs().max() == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_certain_and_right_bernoulli_keeps_its_digits(dtype: torch.dtype) -> None:
+    """The form log(1 + eˣ) − x t would cancel: at x = 36 no digit would be left."""
+    x = torch.tensor([5.0, 30.0, 36.0, 50.0, 80.0], dtype=dtype)
+    for t in (0.0, 1.0):
+        logit, target = (2 * t - 1) * x, torch.full_like(x, t)
+        expected = torch.log1p(torch.exp(-x.double())).to(dtype)
+        for nll in (
+            bernoulli_nll(logit, target, reduction="none", backend="reference"),
+            vmap(lambda a, b: bernoulli_nll(a[None], b[None]))(logit, target),
+        ):
+            torch.testing.assert_close(nll, expected, rtol=4 * torch.finfo(dtype).eps, atol=0)
+
+
 @pytest.mark.parametrize("differentiate", [jacrev, jacfwd])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_not_finite_has_the_ordinary_gradient(differentiate: Any, value: float) -> None:
@@ -371,6 +466,44 @@ def test_what_is_not_finite_has_the_ordinary_gradient(differentiate: Any, value:
         (expected,) = torch.autograd.grad(function(leaf), leaf)
         found = differentiate(function)(x)
         torch.testing.assert_close(found, expected, equal_nan=True, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("argument", range(3), ids=("z", "mu", "logvar"))
+def test_a_decomposition_that_is_not_finite_has_the_ordinary_gradient(value: float, argument: int) -> None:
+    inputs = draw(3)
+    inputs[argument][1, 2] = value
+
+    def total(*x: Tensor) -> Tensor:
+        # The kernels sum in another order, which matters between infinities.
+        return sum(kl_decomposition(*x, dataset_size=50, backend="reference"))
+
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    expected = torch.autograd.grad(total(*leaves), leaves)
+    for found, one in zip(jacrev(total, (0, 1, 2))(*inputs), expected, strict=True):
+        torch.testing.assert_close(found, one, rtol=1e-10, atol=1e-11, equal_nan=True)
+    # In forward mode a tangent of 0 times NaN is a NaN more.
+    for found, one in zip(jacfwd(total, (0, 1, 2))(*inputs), expected, strict=True):
+        assert found[one.isnan()].isnan().all()
+
+
+CONSTANTS: dict[str, Function] = {
+    "target": lambda t: gaussian_nll(PAIR, t),
+    "noise of the sample": lambda e: reparameterize(PAIR, PAIR, noise=e).sum(),
+    "noise of both": lambda e: reparameterize_kl(PAIR, PAIR, noise=e).z.sum(),
+    "noise of packed": lambda e: reparameterize_kl_packed(torch.cat((PAIR, PAIR), 1), noise=e).z.sum(),
+}
+
+
+@pytest.mark.parametrize("what", CONSTANTS)
+def test_targets_and_noise_are_constants_where_no_error_says_so(what: str) -> None:
+    function, x = CONSTANTS[what], torch.ones_like(PAIR)
+    assert jvp(function, (x,), (x,))[1] == 0
+    assert grad(lambda y: vmap(function)(torch.stack((y, y))).sum())(x).abs().max() == 0
+    assert not vmap(function)(torch.stack((x, x)).requires_grad_()).requires_grad
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, x)
+        assert torch.autograd.forward_ad.unpack_dual(function(dual)).tangent is None
 
 
 def test_gradients_outside_of_vmap_are_those_of_each_member() -> None:

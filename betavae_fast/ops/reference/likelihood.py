@@ -14,7 +14,7 @@ from math import log, pi
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import relu, softplus
 
 from betavae_fast.ops.reductions import LIKELIHOODS, REDUCTIONS, empty_nll, stored, wide, widest_dtype
 
@@ -34,10 +34,11 @@ def _sign(x: Tensor) -> Tensor:
 
 def _element_nll(x: Tensor, t: Tensor, likelihood: int, scale: float) -> Tensor:
     if likelihood == LIKELIHOODS["bernoulli"]:
-        # max(x, 0) + log1p(exp(−|x|)) in a form that torch differentiates at 0, too; beyond 40 it is x to the last digit.
-        return softplus(x, threshold=40) - x * t
+        # −|x| is written so that its derivative at 0 is 1. Thus torch finds the right derivatives of the sum there, too.
+        return relu(x) - x * t + softplus(torch.where(x > 0, -x, x))
     if likelihood == LIKELIHOODS["gaussian"]:
         return 0.5 * ((x - t) / scale).square() + (log(scale) + 0.5 * log(2 * pi))
+    # |x − t|, whose derivative here is 0 at 0 and NaN at NaN.
     return (x - t) * _sign(x - t).detach() / scale + log(2 * scale)
 
 

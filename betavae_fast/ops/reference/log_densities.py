@@ -52,7 +52,9 @@ def _log_weights(rows: slice, first_row: int, like: Tensor, dataset_size: int, e
 
 def _standardised(z: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     """(z_id − μ_jd) / σ_jd, with 1/σ clamped to the largest finite number."""
-    inverse = torch.exp(-0.5 * logvar).clamp(max=torch.finfo(logvar.dtype).max)
+    inverse = torch.exp(-0.5 * logvar)
+    # Not by ``clamp``, whose gradient at NaN is 0.
+    inverse = inverse.masked_fill(inverse.isinf(), torch.finfo(logvar.dtype).max)
     return (z.unsqueeze(1) - mu) * inverse
 
 
