@@ -58,7 +58,7 @@ def sample(
 
     from betavae_fast.data.identity import describe_difference
     from betavae_fast.evaluation import sampling
-    from betavae_fast.evaluation.code_file import Block, described
+    from betavae_fast.evaluation.code_file import Block, described, write_npz
     from betavae_fast.evaluation.encoding import encode
     from betavae_fast.evaluation.report import results_folder
     from betavae_fast.evaluation.summary import choose_images
@@ -101,6 +101,6 @@ def sample(
         images = sampling.decode(model, z)
         shown = images if originals is None else sampling.in_pairs(originals, images, columns)
         still, numbers = folder / f"{name}.png", folder / f"{name}.npz"
+        write_npz(numbers, {"images": images.numpy(), "z": z.numpy(), **arrays})
         sampling.write_grid(still, shown, columns)
-        sampling.write_arrays(numbers, images=images.numpy(), z=z.numpy(), **arrays)
         console.print(f"{n:,} images, {name}: {still}, {numbers}")

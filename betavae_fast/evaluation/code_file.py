@@ -97,6 +97,13 @@ def described(dataset: ImageDataset) -> Callable[[torch.Tensor], Block]:
     return lambda rows: {"index": rows.numpy()}
 
 
+def write_npz(path: Path, arrays: Block) -> None:
+    """Write ``arrays``, whose rows are as many, as an uncompressed .npz. Their names may be any."""
+    rows = len(next(iter(arrays.values())))
+    with _npz_writer(path, rows) as append:
+        append(arrays)
+
+
 def _check_finite(block: Block, start: int) -> None:
     for name, values in block.items():
         if not (finite := np.isfinite(values)).all():
@@ -125,7 +132,7 @@ def _npz_writer(path: Path, rows: int) -> Iterator[Callable[[Block], None]]:
                         "shape": (rows, *values.shape[1:]),
                     }
                     np.lib.format.write_array_header_1_0(members[name], header)
-                members[name].write(values.tobytes())
+                members[name].write(np.ascontiguousarray(values).data)
 
         yield append
         with zipfile.ZipFile(file, "w") as archive:

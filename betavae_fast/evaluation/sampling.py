@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from betavae_fast.choices import ACTIVE_NATS
@@ -117,9 +115,3 @@ def write_grid(path: Path, images: Tensor, columns: int) -> None:
     """Write ``images`` (N, C, H, W) as a PNG file with ``columns`` in each row."""
     with atomic_writer(path) as file:
         pictures.grid(images.numpy(), columns).save(file, format="PNG")
-
-
-def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
-    """Write ``arrays`` as an .npz file."""
-    with atomic_writer(path) as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # its stubs take the arrays for options

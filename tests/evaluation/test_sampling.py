@@ -176,6 +176,18 @@ def test_images_of_a_data_set_are_reconstructed(trained, tmp_path):
     assert (shown == originals[0, 0].numpy()).all()
 
 
+def test_images_of_a_folder_are_reconstructed_and_named(trained, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number, image in enumerate(np.random.default_rng(0).integers(0, 256, (5, 9, 12), dtype=np.uint8)):
+        Image.fromarray(image).save(tmp_path / "photos" / f"{number}.png")
+    assert run("sample", str(trained), "-n3", f"--from={tmp_path / 'photos'}", f"--out={tmp_path}") == 0
+    found = arrays(tmp_path / "reconstructions.npz")
+    assert set(found) == {"images", "z", "file"}
+    decoded = load_dataset(tmp_path / "photos", image_size=8, channels=1, progress=False)
+    originals = decoded.gather(torch.tensor([int(name[0]) for name in found["file"]]))
+    np.testing.assert_allclose(found["z"], Encoder.from_run(trained)(originals).mu, rtol=1e-4, atol=1e-5)
+
+
 def test_the_way_between_two_images_is_straight(trained, tmp_path):
     assert run("sample", str(trained), "--between", "3", "100", "-n", "5", f"--out={tmp_path}") == 0
     found = arrays(tmp_path / "between.npz")
