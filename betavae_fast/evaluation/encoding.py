@@ -180,7 +180,6 @@ def encode_batch(
     return _encode(model, len(images), model.image_shape, images.__getitem__, batch_size, precision)
 
 
-@torch.inference_mode()
 def _encode(
     model: BetaVAE,
     count: int,
@@ -198,9 +197,11 @@ def _encode(
     rows = min(size, count)
     if batch_size is None:  # a part for each thread
         rows = min(rows, -(-count // torch.get_num_threads()))
-    packed = _packed(model, image_shape, rows, precision)
+    with torch.inference_mode():
+        packed = _packed(model, image_shape, rows, precision)
     if packed is not None:
         size = rows
+    # Made outside inference mode, so that the codes can be inputs of a network that is trained.
     moments = torch.empty(2, count, model.latent_dim, device=device)
     reading = Lock()  # a data set serves one thread at a time
 
@@ -220,9 +221,7 @@ def _encode(
         for done in run(partial(write, packed or layer_by_layer), parts):
             on_images(done)
     mu, logvar = moments.cpu()
-    if model.latent.logvar_range is not None:
-        logvar = logvar.clamp(*model.latent.logvar_range)
-    return Encoding(mu, logvar)
+    return Encoding(mu, model.latent.clamped(logvar))
 
 
 def _packed(

@@ -99,6 +99,16 @@ def test_an_encoder_takes_images_of_any_kind(model, kind):
     torch.testing.assert_close(found.logvar.double(), logvar, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("images", [0, 5, 300])
+def test_the_codes_can_be_trained_on_and_changed(model, images):
+    found = Encoder(model)(torch.zeros(images, 8, 8))
+    layer = torch.nn.Linear(3, 2)
+    layer(found.mu + found.logvar).sum().backward()
+    assert layer.weight.grad is not None
+    found.mu.add_(1)
+    assert not found.mu.requires_grad and not found.logvar.is_inference()
+
+
 def test_an_encoder_takes_no_images(model):
     assert Encoder(model)(torch.zeros(0, 8, 8)).mu.shape == (0, 3)
 
