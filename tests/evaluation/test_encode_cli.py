@@ -156,6 +156,18 @@ def test_a_folder_becomes_what_the_model_takes_and_files_are_named(trained, phot
         assert_close(codes["mu"], expected)
 
 
+def test_a_run_on_a_grey_folder_encodes_it_after_a_colour_file_was_added(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number, image in enumerate(np.random.default_rng(0).integers(0, 256, (9, 8, 8), dtype=np.uint8)):
+        Image.fromarray(image).save(tmp_path / "photos" / f"{number}.png")
+    told = ["--image-size=8", "--steps=1", "--batch-size=4", "--latent-dim=3", "--precision=fp32"]
+    assert run("train", f"--data={tmp_path / 'photos'}", *told, f"--out={tmp_path / 'run'}") == 0
+    Image.new("RGB", (20, 31), "red").save(tmp_path / "photos" / "a.png")
+    assert run("encode", str(tmp_path / "run"), f"--out={tmp_path / 'codes.npz'}") == 0
+    with np.load(tmp_path / "codes.npz") as codes:
+        assert codes["file"].tolist() == [*(f"{number}.png" for number in range(9)), "a.png"]
+
+
 def test_a_damaged_image_is_named_and_no_file_is_left(trained, photos, tmp_path, capfd):
     damaged = photos / "day 1" / "3.png"
     damaged.write_bytes(damaged.read_bytes()[:200])
