@@ -9,7 +9,7 @@ import typer
 
 from betavae_fast.cli.errors import usage_errors
 from betavae_fast.cli.options import Checkpoint, Device, RunData, Threads
-from betavae_fast.cli.output import counting
+from betavae_fast.cli.output import counting, images_in_words
 from betavae_fast.settings import at_least
 
 
@@ -86,4 +86,4 @@ def encode(
             )
         seconds = perf_counter() - start
     rate = len(dataset) / seconds
-    console.print(f"{len(dataset):,} images in {seconds:.1f} s, {rate:,.0f} images/s: {out}")
+    console.print(f"{images_in_words(len(dataset))} in {seconds:.1f} s, {rate:,.0f} images/s: {out}")

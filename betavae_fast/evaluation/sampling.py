@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import ceil, sqrt
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +12,92 @@ import torch
 from torch import Tensor
 
 from betavae_fast.choices import ACTIVE_NATS
+from betavae_fast.data import ImageDataset
 from betavae_fast.evaluation import pictures
-from betavae_fast.evaluation.encoding import Encoding
+from betavae_fast.evaluation.code_file import Block, described, write_npz
+from betavae_fast.evaluation.encoding import Encoding, encode
+from betavae_fast.evaluation.summary import choose_images
 from betavae_fast.files import atomic_writer
 from betavae_fast.functional import reparameterize
 from betavae_fast.nn import BetaVAE
+from betavae_fast.nn.pixels import to_float
 
 _COMPONENTS = 10
 _BATCH = 256
+_SAMPLE = 4096  # images from which the aggregated posterior is estimated, as for traversals
+_STEPS_IN_A_ROW = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Codes to decode, and all that is written beside their images.
+
+    Attributes:
+        name: name of the files.
+        z: the codes, float32 (n, D).
+        columns: images in a row of the grid.
+        told: arrays that tell apart the images that were encoded.
+        originals: these images, float32 (n, C, H, W), to be shown above those of ``z``; None: they are not shown.
+    """
+
+    name: str
+    z: Tensor
+    columns: int
+    told: Block = field(default_factory=dict)
+    originals: Tensor | None = None
+
+
+def from_prior(model: BetaVAE, n: int, seed: int) -> Samples:
+    """Draw ``n`` codes from the prior."""
+    return Samples("prior", prior_codes(n, model.latent_dim, seed), _square(n))
+
+
+def from_aggregate(
+    model: BetaVAE, dataset: ImageDataset, n: int, seed: int, precision: torch.dtype
+) -> Samples:
+    """Draw ``n`` codes from the aggregated posterior of up to 4,096 images."""
+    encoding = encode(model, dataset, choose_images(len(dataset), _SAMPLE), precision=precision)
+    return Samples("aggregate", aggregate_codes(encoding, n, seed), _square(n))
+
+
+def from_images(model: BetaVAE, dataset: ImageDataset, n: int, seed: int, precision: torch.dtype) -> Samples:
+    """Draw ``n`` different images, whose codes are their posterior means.
+
+    Raises: ValueError if there are fewer.
+    """
+    drawn = draw_indices(len(dataset), n, seed)
+    z = encode(model, dataset, drawn, precision=precision).mu
+    originals = to_float(dataset.gather(drawn))
+    return Samples("reconstructions", z, _square(n), described(dataset)(drawn), originals)
+
+
+def from_line(
+    model: BetaVAE, dataset: ImageDataset, ends: Sequence[int], n: int, precision: torch.dtype
+) -> Samples:
+    """Go in ``n`` steps from the posterior mean of one image to that of another; ``ends`` are their indices.
+
+    Raises: ValueError for an image that does not exist.
+    """
+    for index in ends:
+        if not 0 <= index < len(dataset):
+            raise ValueError(f"between must name images in [0, {len(dataset)}), got {index}")
+    first, last = encode(model, dataset, torch.tensor(ends), precision=precision).mu
+    return Samples("between", between(first, last, n), min(n, _STEPS_IN_A_ROW))
+
+
+def write(samples: Samples, model: BetaVAE, folder: Path) -> tuple[Path, Path]:
+    """Decode ``samples`` and write their grid and their arrays into ``folder``. Returns the paths of both files.
+
+    Raises: ValueError for images that are not finite; OSError.
+    """
+    still, numbers = folder / f"{samples.name}.png", folder / f"{samples.name}.npz"
+    images = decode(model, samples.z)
+    write_npz(numbers, {"images": images.numpy(), "z": samples.z.numpy(), **samples.told})
+    if samples.originals is not None:
+        images = in_pairs(samples.originals, images, samples.columns)
+    with atomic_writer(still) as file:
+        pictures.grid(images.numpy(), samples.columns).save(file, format="PNG")
+    return still, numbers
 
 
 def prior_codes(n: int, latent_dim: int, seed: int) -> Tensor:
@@ -111,7 +192,6 @@ def in_pairs(originals: Tensor, reconstructed: Tensor, columns: int) -> Tensor:
     return torch.stack(rows, dim=1).flatten(0, 2)
 
 
-def write_grid(path: Path, images: Tensor, columns: int) -> None:
-    """Write ``images`` (N, C, H, W) as a PNG file with ``columns`` in each row."""
-    with atomic_writer(path) as file:
-        pictures.grid(images.numpy(), columns).save(file, format="PNG")
+def _square(n: int) -> int:
+    """The columns of a grid of ``n`` images that has about as many rows."""
+    return ceil(sqrt(n))

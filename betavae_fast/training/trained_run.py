@@ -154,7 +154,8 @@ def open_run(
     if data is not None:
         config = replace(config, data=datasets.absolute(data))
     channels, height, width = model.image_shape
-    if os.path.isdir(config.data) and height == width:  # whatever has been added to the folder since the training
+    # A folder's own size and channels may have changed: one image with colour makes them all RGB.
+    if os.path.isdir(config.data) and height == width:
         config = replace(config, image_size=height, channels=channels)
     precision = dtype_of(recorded_precision(config.precision, where))
     history = read_log(folder.metrics)

@@ -214,6 +214,8 @@ def test_other_images_than_the_trainings_are_named(trained, tmp_path, capsys):
         (["--between", "0", "128"], "between must name images in [0, 128), got 128"),
         (["--between", "0", "-1"], "between must name images in [0, 128), got -1"),
         (["--between", "0", "1", "--from", "prior"], "give --from or --between, not both"),
+        (["--data", "nowhere.npy"], "--data is for --from aggregate and --between, got --from prior"),
+        (["--from", "few.npy", "--data", "nowhere.npy"], "--between, got --from few.npy"),
         (["--seed", "-1"], "seed must be at least 0, got -1"),
         (["--from", "nowhere"], "no data set or file named"),
         (["--from", "few.npy"], "n must be at most the number of images, 3, got 64"),
