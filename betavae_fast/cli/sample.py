@@ -10,7 +10,7 @@ import typer
 from betavae_fast.cli.errors import usage_errors
 from betavae_fast.cli.options import Checkpoint, Device, RunData
 from betavae_fast.cli.output import images_in_words
-from betavae_fast.settings import at_least
+from betavae_fast.settings import at_least, noise_seed
 
 
 def sample(
@@ -56,11 +56,12 @@ def sample(
     from betavae_fast.data.identity import describe_difference
     from betavae_fast.evaluation import sampling
     from betavae_fast.evaluation.report import results_folder
+    from betavae_fast.system_memory import check_fits
     from betavae_fast.training.trained_run import open_run
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     with usage_errors():
-        at_least(0)("seed", seed)
+        noise_seed("seed", seed)
         at_least(1 if steps_between is None else 2)("n", n)
         if source is not None and steps_between is not None:
             raise ValueError("give --from or --between, not both")
@@ -69,6 +70,7 @@ def sample(
             raise ValueError(f"--data is for --from aggregate and --between, got --from {source or 'prior'}")
         trained = open_run(run, device, data=source if is_other_data else data, kept=checkpoint)
         model, precision = trained.model, trained.precision
+        check_fits(f"-n {n}", sampling.memory_needed(model, n, in_pairs=is_other_data))
         folder = results_folder(out).path
         if steps_between is not None:
             samples = sampling.from_line(model, trained.open_images(), steps_between, n, precision)

@@ -85,6 +85,15 @@ def from_line(
     return Samples("between", between(first, last, n), min(n, _STEPS_IN_A_ROW))
 
 
+def memory_needed(model: BetaVAE, n: int, *, in_pairs: bool) -> int:
+    """The bytes of memory that writing ``n`` decoded images takes; ``in_pairs``: each below its original."""
+    channels, height, width = model.image_shape
+    pixels = 4 * channels * height * width
+    cell = pictures.grid_bytes(height, width)
+    # Pairs are a copy of both.
+    return n * (4 * pixels + 2 * cell if in_pairs else pixels + cell)
+
+
 def write(samples: Samples, model: BetaVAE, folder: Path) -> tuple[Path, Path]:
     """Decode ``samples`` and write their grid and their arrays into ``folder``. Returns the paths of both files.
 
@@ -134,7 +143,9 @@ def aggregate_codes(encoding: Encoding, n: int, seed: int) -> Tensor:
         raise ValueError("codes must be finite to fit the aggregated posterior, got NaN or infinity")
     used = torch.nonzero(encoding.kl_per_dim() > ACTIVE_NATS).flatten()
     if len(used):
-        mixture = GaussianMixture(min(_COMPONENTS, images), max_iter=1000, random_state=seed)
+        # Given the seed itself, scikit-learn would take 32 bits only.
+        generator = np.random.RandomState(np.random.MT19937(seed))
+        mixture = GaussianMixture(min(_COMPONENTS, images), max_iter=1000, random_state=generator)
         mixture.fit(codes[:, used.numpy()].astype(np.float64))
         found, _ = mixture.sample(n)
         # The mixture gives one component after the other.
@@ -171,8 +182,9 @@ def decode(model: BetaVAE, z: Tensor) -> Tensor:
     Raises: ValueError for images that are not finite.
     """
     device = next(model.parameters()).device
-    parts = [model.pixels(model.decode(part.to(device))).float().cpu() for part in z.split(_BATCH)]
-    images = torch.cat(parts)
+    images = torch.empty(len(z), *model.image_shape)
+    for part, decoded in zip(z.split(_BATCH), images.split(_BATCH), strict=True):
+        decoded.copy_(model.pixels(model.decode(part.to(device))))
     if not images.isfinite().all():
         raise ValueError("the decoded images must be finite, got NaN or infinity")
     return images
@@ -184,12 +196,13 @@ def in_pairs(originals: Tensor, reconstructed: Tensor, columns: int) -> Tensor:
     Args:
         originals, reconstructed: (N, C, H, W), floating point.
     """
-    spare = -len(originals) % columns
-    rows = [
-        torch.cat([images, images.new_ones(spare, *images.shape[1:])]).unflatten(0, (-1, columns))
-        for images in (originals, reconstructed)
-    ]
-    return torch.stack(rows, dim=1).flatten(0, 2)
+    rows = range(0, len(originals), columns)
+    pairs = originals.new_ones(len(rows), 2, columns, *originals.shape[1:])
+    for row, start in zip(pairs, rows, strict=True):
+        for shown, images in zip(row, (originals, reconstructed), strict=True):
+            some = images[start : start + columns]
+            shown[: len(some)] = some
+    return pairs.flatten(0, 2)
 
 
 def _square(n: int) -> int:

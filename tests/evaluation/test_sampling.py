@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,25 @@ def test_samples_are_a_picture_and_arrays(trained, tmp_path, capsys, source):
     assert (arrays(again / f"{source}.npz")["z"] == found["z"]).all()
 
 
+def test_seeds_of_64_bits_are_seeds(trained, tmp_path):
+    drawn = []
+    for seed in (2**64 - 1, 5_000_000_000, 5_000_000_000 - 2**32):
+        told = ["--from=aggregate", f"--seed={seed}", "-n4", f"--out={tmp_path}"]
+        assert run("sample", str(trained), *told) == 0
+        drawn.append(arrays(tmp_path / "aggregate.npz")["z"])
+    assert (drawn[0] != drawn[1]).any() and (drawn[1] != drawn[2]).any()
+
+
+def test_a_grid_of_many_images_takes_hardly_more_memory_than_their_bytes():
+    images = np.zeros((20_000, 1, 64, 64), np.float32)
+    tracemalloc.start()
+    try:
+        pictures.grid(images, 142)
+        assert tracemalloc.get_traced_memory()[1] < 20_000 * pictures.grid_bytes(64, 64)
+    finally:
+        tracemalloc.stop()
+
+
 def test_the_prior_needs_no_data_and_is_the_default(trained, tmp_path):
     moved = trained.parent / "squares.npy"
     moved.rename(trained.parent / "away.npy")
@@ -216,7 +236,10 @@ def test_other_images_than_the_trainings_are_named(trained, tmp_path, capsys):
         (["--between", "0", "1", "--from", "prior"], "give --from or --between, not both"),
         (["--data", "nowhere.npy"], "--data is for --from aggregate and --between, got --from prior"),
         (["--from", "few.npy", "--data", "nowhere.npy"], "--between, got --from few.npy"),
-        (["--seed", "-1"], "seed must be at least 0, got -1"),
+        (["--seed", "-1"], "seed must be in [0, 2^64), got -1"),
+        (["--seed", str(2**64)], "seed must be in [0, 2^64), got 18446744073709551616"),
+        (["-n", str(10**9)], "-n 1000000000: needs 21.8 TB of memory, "),
+        (["-n", str(10**20)], "TB of memory, "),
         (["--from", "nowhere"], "no data set or file named"),
         (["--from", "few.npy"], "n must be at most the number of images, 3, got 64"),
         (["--from", "wide.npy"], "takes images of shape (1, 8, 8), but"),
