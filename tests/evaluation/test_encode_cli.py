@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tracemalloc
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from PIL import Image
 
 import betavae_fast.data
 from betavae_fast import cli
-from betavae_fast.data import ByteImages, ImageDataset
+from betavae_fast.data import ByteImages, FolderImages, ImageDataset
 from betavae_fast.evaluation import Encoder, code_file
 from betavae_fast.evaluation.code_file import write_codes
 from betavae_fast.evaluation.encoding import encode
@@ -222,6 +223,35 @@ def test_a_run_from_another_machine_asks_for_its_data(trained, tmp_path, capfd):
         (trained.parent / "away.npy").rename(trained.parent / "squares.npy")
 
 
+def test_a_folder_of_the_files_name_is_refused_before_anything_is_encoded(
+    trained, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setattr(code_file, "encode", None)
+    (tmp_path / "codes.npz").mkdir()
+    told = ["encode", str(trained), f"--out={tmp_path / 'codes.npz'}", "--overwrite"]
+    assert "codes.npz: codes are written to a file, and this is a folder" in fails(capfd, *told)
+
+
+def test_no_images_make_no_file(tmp_path):
+    nothing = ByteImages("nothing", torch.zeros(0, 1, 8, 8, dtype=torch.uint8), (1, 8, 8))
+    with pytest.raises(ValueError, match="nothing: no images to encode"):
+        write_codes(tmp_path / "codes.npz", BetaVAE((1, 8, 8), latent_dim=3).eval(), nothing)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_long_name_does_not_make_all_names_long_at_once(photos):
+    dataset = FolderImages(photos, progress=False)
+    dataset.files = [f"{number}.png" for number in range(20_000)] + [1000 * "x"]
+    tracemalloc.start()
+    try:
+        told = code_file.described(dataset)
+        blocks = [told(torch.tensor([0, 7]))["file"], told(torch.tensor([20_000]))["file"]]
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    assert blocks[0].tolist() == ["0.png", "7.png"] and blocks[0].dtype == blocks[1].dtype == "<U1000"
+
+
 class NotANumber(BetaVAE):
     """A model whose code of image 5 is NaN in channel 1."""
 
@@ -241,7 +271,7 @@ def test_codes_that_are_not_finite_are_refused(tmp_path):
     "options, message",
     [
         (["--out=codes.csv"], "codes.csv: codes are written as .npz or .parquet, got '.csv'"),
-        (["--out=codes"], "got 'no suffix'"),
+        (["--out=codes"], "or .parquet, got no suffix"),
         (["--out=c.npz", "--seed=-1"], "seed must be in [0, 2^64), got -1"),
         (
             ["--out=c.npz", "--sampled", f"--seed={2**64}"],
