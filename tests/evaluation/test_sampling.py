@@ -182,6 +182,13 @@ def test_the_prior_needs_no_data_and_is_the_default(trained, tmp_path):
     assert arrays(tmp_path / "prior.npz")["z"].shape == (64, 3)
 
 
+def test_one_image_is_not_called_images_and_replaces_earlier_files(trained, tmp_path, capsys):
+    for seed in (1, 2):
+        assert run("sample", str(trained), "-n1", f"--seed={seed}", f"--out={tmp_path}") == 0
+    assert capsys.readouterr().out.startswith("1 image, prior: ")
+    assert (arrays(tmp_path / "prior.npz")["z"] == sampling.prior_codes(1, 3, seed=2).numpy()).all()
+
+
 def test_images_of_a_data_set_are_reconstructed(trained, tmp_path):
     data = trained.parent / "squares.npy"
     assert run("sample", str(trained), "-n", "12", f"--from={data}", f"--out={tmp_path}") == 0
