@@ -118,6 +118,12 @@ def at_least(least: int) -> Check:
     return check
 
 
+def noise_seed(name: str, value: int) -> None:
+    """Raise ValueError unless ``value`` is a seed from 0 that the noise takes."""
+    if not 0 <= value < 1 << 64:
+        raise ValueError(f"{name} must be in [0, 2^64), got {value}")
+
+
 def finite(name: str, value: float) -> None:
     """Raise ValueError unless ``value`` is finite."""
     if not isfinite(value):

@@ -9,8 +9,8 @@ import typer
 
 from betavae_fast.cli.errors import usage_errors
 from betavae_fast.cli.options import Checkpoint, Device, RunData, Threads
-from betavae_fast.cli.output import counting
-from betavae_fast.settings import at_least
+from betavae_fast.cli.output import counting, images_in_words
+from betavae_fast.settings import at_least, noise_seed
 
 
 def encode(
@@ -59,7 +59,7 @@ def encode(
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     with usage_errors():
-        at_least(0)("seed", seed)
+        noise_seed("seed", seed)
         if batch_size is not None:
             at_least(1)("batch_size", batch_size)
         check_format(out)
@@ -86,4 +86,4 @@ def encode(
             )
         seconds = perf_counter() - start
     rate = len(dataset) / seconds
-    console.print(f"{len(dataset):,} images in {seconds:.1f} s, {rate:,.0f} images/s: {out}")
+    console.print(f"{images_in_words(len(dataset))} in {seconds:.1f} s, {rate:,.0f} images/s: {out}")

@@ -21,5 +21,5 @@ def usage_errors() -> Iterator[None]:
     """Turn errors of a command's set-up, which are about its arguments, into CommandErrors with exit code 2."""
     try:
         yield
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
-        raise CommandError(str(error)) from error
+    except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
+        raise CommandError(str(error) or "out of memory") from error

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from betavae_fast.training.state import TrainState
 
 
+def images_in_words(count: int) -> str:
+    """The number of images as a text.
+
+    >>> images_in_words(1), images_in_words(4096)
+    ('1 image', '4,096 images')
+    """
+    return f"{count:,} image{'' if count == 1 else 's'}"
+
+
 @contextmanager
 def progress(
     console: Console, state: TrainState

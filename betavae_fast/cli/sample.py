@@ -9,10 +9,8 @@ import typer
 
 from betavae_fast.cli.errors import usage_errors
 from betavae_fast.cli.options import Checkpoint, Device, RunData
-from betavae_fast.settings import at_least
-
-_SAMPLE = 4096  # images from which the aggregated posterior is estimated, as for traversals
-_STEPS_IN_A_ROW = 16
+from betavae_fast.cli.output import images_in_words
+from betavae_fast.settings import at_least, noise_seed
 
 
 def sample(
@@ -42,7 +40,9 @@ def sample(
     checkpoint: Checkpoint = "latest",
     device: Device = "auto",
     data: RunData = None,
-    out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("samples"),
+    out: Annotated[
+        Path, typer.Option(help="Folder for the files, which replace those of the same name.")
+    ] = Path("samples"),
 ) -> None:
     """Draw codes and decode them to images: NAME.png, a grid, and NAME.npz with the images and their codes z.
 
@@ -51,56 +51,37 @@ def sample(
     scikit-learn; the other channels are drawn from the prior. Of another data set, different images are drawn and
     reconstructed from their mean codes; the grid has each of them above its reconstruction.
     """
-    from math import ceil, sqrt
-
-    import torch
     from rich.console import Console
 
     from betavae_fast.data.identity import describe_difference
     from betavae_fast.evaluation import sampling
-    from betavae_fast.evaluation.code_file import Block, described
-    from betavae_fast.evaluation.encoding import encode
     from betavae_fast.evaluation.report import results_folder
-    from betavae_fast.evaluation.summary import choose_images
-    from betavae_fast.nn.pixels import to_float
+    from betavae_fast.system_memory import check_fits
     from betavae_fast.training.trained_run import open_run
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     with usage_errors():
-        at_least(0)("seed", seed)
+        noise_seed("seed", seed)
         at_least(1 if steps_between is None else 2)("n", n)
         if source is not None and steps_between is not None:
             raise ValueError("give --from or --between, not both")
         is_other_data = source not in (None, "prior", "aggregate")
+        if data is not None and steps_between is None and source != "aggregate":
+            raise ValueError(f"--data is for --from aggregate and --between, got --from {source or 'prior'}")
         trained = open_run(run, device, data=source if is_other_data else data, kept=checkpoint)
         model, precision = trained.model, trained.precision
+        check_fits(f"-n {n}", sampling.memory_needed(model, n, in_pairs=is_other_data))
         folder = results_folder(out).path
-        columns, originals = ceil(sqrt(n)), None
-        arrays: Block = {}
         if steps_between is not None:
-            name, columns = "between", min(n, _STEPS_IN_A_ROW)
-            dataset = trained.open_images()
-            for index in steps_between:
-                if not 0 <= index < len(dataset):
-                    raise ValueError(f"between must name images in [0, {len(dataset)}), got {index}")
-            first, last = encode(model, dataset, torch.tensor(steps_between), precision=precision).mu
-            z = sampling.between(first, last, n)
+            samples = sampling.from_line(model, trained.open_images(), steps_between, n, precision)
         elif is_other_data:
-            name, dataset = "reconstructions", trained.open_images()
-            drawn = sampling.draw_indices(len(dataset), n, seed)
-            originals = to_float(dataset.gather(drawn))
-            z, arrays = encode(model, dataset, drawn, precision=precision).mu, described(dataset)(drawn)
+            samples = sampling.from_images(model, trained.open_images(), n, seed, precision)
         elif source == "aggregate":
-            name, dataset = "aggregate", trained.open_images()
+            dataset = trained.open_images()
             if difference := describe_difference(dataset, trained.trained_on):
                 console.print(f"These are not the training images: {difference}")
-            encoding = encode(model, dataset, choose_images(len(dataset), _SAMPLE), precision=precision)
-            z = sampling.aggregate_codes(encoding, n, seed)
+            samples = sampling.from_aggregate(model, dataset, n, seed, precision)
         else:
-            name, z = "prior", sampling.prior_codes(n, model.latent_dim, seed)
-        images = sampling.decode(model, z)
-        shown = images if originals is None else sampling.in_pairs(originals, images, columns)
-        still, numbers = folder / f"{name}.png", folder / f"{name}.npz"
-        sampling.write_grid(still, shown, columns)
-        sampling.write_arrays(numbers, images=images.numpy(), z=z.numpy(), **arrays)
-        console.print(f"{n:,} images, {name}: {still}, {numbers}")
+            samples = sampling.from_prior(model, n, seed)
+        still, numbers = sampling.write(samples, model, folder)
+        console.print(f"{images_in_words(n)}, {samples.name}: {still}, {numbers}")

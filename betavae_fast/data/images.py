@@ -47,7 +47,8 @@ class ImageDataset(ABC):
 
     def __repr__(self) -> str:
         shape = "×".join(map(str, self.image_shape))
-        return f"{type(self).__name__}({self.name!r}, {len(self):,} images of {shape}, on {self.device})"
+        images = f"{len(self):,} image{'' if len(self) == 1 else 's'}"
+        return f"{type(self).__name__}({self.name!r}, {images} of {shape}, on {self.device})"
 
     @property
     @abstractmethod

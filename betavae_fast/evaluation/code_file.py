@@ -49,10 +49,12 @@ def write_codes(
         seed: seed of ``z``, one draw of each posterior; it does not depend on the batches. None: no ``z``.
         kl: True adds the KL of each posterior to N(0, I) in each channel, in nats.
         batch_size, precision, on_images: as in ``encode``.
-    Raises: ValueError for another suffix or a code that is not finite; RuntimeError for .parquet without pyarrow; the
-        errors of ``encode``; OSError.
+    Raises: ValueError for another suffix, a folder of this name, no images, or a code that is not finite; RuntimeError
+        for .parquet without pyarrow; the errors of ``encode``; OSError.
     """
     check_format(path)
+    if len(dataset) == 0:
+        raise ValueError(f"{dataset.name}: no images to encode")
     told = described(dataset)
     with _WRITERS[Path(path).suffix](Path(path), len(dataset)) as append:
         for start in range(0, len(dataset), _ROWS):
@@ -72,13 +74,16 @@ def write_codes(
 def check_format(path: str | os.PathLike[str]) -> None:
     """Refuse the name of a file that `write_codes` cannot write.
 
-    Raises: ValueError for another suffix than .npz or .parquet; RuntimeError if pyarrow is needed and not installed.
+    Raises: ValueError for another suffix than .npz or .parquet, or a folder of this name; RuntimeError if pyarrow is
+        needed and not installed.
     """
     suffix = Path(path).suffix
     if suffix not in _WRITERS:
         raise ValueError(
-            f"{os.fspath(path)}: codes are written as .npz or .parquet, got {suffix or 'no suffix'!r}"
+            f"{os.fspath(path)}: codes are written as .npz or .parquet, got {repr(suffix) if suffix else 'no suffix'}"
         )
+    if os.path.isdir(path):
+        raise ValueError(f"{os.fspath(path)}: codes are written to a file, and this is a folder")
     if suffix == ".parquet" and find_spec("pyarrow") is None:
         raise RuntimeError(
             f"{os.fspath(path)}: .parquet needs pyarrow, which is not installed: pip install pyarrow, or write an .npz"
@@ -88,13 +93,26 @@ def check_format(path: str | os.PathLike[str]) -> None:
 def described(dataset: ImageDataset) -> Callable[[torch.Tensor], Block]:
     """A function from the indices of images to the arrays that tell them apart, as `write_codes` names them."""
     if isinstance(dataset, FolderImages):
-        # A file's name need not be text; what is not becomes "�".
-        names = np.array([os.fsencode(name).decode("utf-8", "replace") for name in dataset.files])
-        return lambda rows: {"file": names[rows.numpy()]}
+        files = dataset.files
+        # All blocks have the width of the longest name; an array of all names would be as wide for each.
+        width = max((len(_as_text(name)) for name in files), default=1)
+        return lambda rows: {"file": np.array([_as_text(files[row]) for row in rows.tolist()], f"U{width}")}
     if isinstance(dataset, KnownFactors):
         names_of_factors = [f"factor_{name}" for name in dataset.factor_names]
         return lambda rows: dict(zip(names_of_factors, dataset.factors(rows).numpy().T, strict=True))
     return lambda rows: {"index": rows.numpy()}
+
+
+def _as_text(name: str) -> str:
+    """The name of a file, which need not be text; what is not becomes "�"."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def write_npz(path: Path, arrays: Block) -> None:
+    """Write ``arrays``, whose rows are as many, as an uncompressed .npz. Their names may be any."""
+    rows = len(next(iter(arrays.values())))
+    with _npz_writer(path, rows) as append:
+        append(arrays)
 
 
 def _check_finite(block: Block, start: int) -> None:
@@ -125,7 +143,7 @@ def _npz_writer(path: Path, rows: int) -> Iterator[Callable[[Block], None]]:
                         "shape": (rows, *values.shape[1:]),
                     }
                     np.lib.format.write_array_header_1_0(members[name], header)
-                members[name].write(values.tobytes())
+                members[name].write(np.ascontiguousarray(values).data)
 
         yield append
         with zipfile.ZipFile(file, "w") as archive:

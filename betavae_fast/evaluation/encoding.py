@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from betavae_fast.evaluation.packed_network import pack, side_by_side
 from betavae_fast.functional import gaussian_kl, reparameterize
 from betavae_fast.nn import BetaVAE
 from betavae_fast.nn.pixels import to_float
-from betavae_fast.training.precision import autocast
+from betavae_fast.training.precision import autocast, check_precision
 from betavae_fast.training.trained_run import open_run
 
 # Fastest as measured: smaller parts spend their time between the layers; a GPU needs more to be busy.
@@ -75,6 +77,7 @@ class Encoder:
     Args:
         model: the model, on any device.
         precision: dtype of the network's arithmetic, float32 or bfloat16; the codes are float32.
+    Raises: ValueError for another precision.
 
     >>> encoder = Encoder(BetaVAE((1, 8, 8), latent_dim=3))
     >>> found = encoder(torch.zeros(5, 8, 8, dtype=torch.uint8))
@@ -84,6 +87,9 @@ class Encoder:
 
     model: BetaVAE
     precision: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
 
     @classmethod
     def from_run(
@@ -104,27 +110,27 @@ class Encoder:
 
         Args:
             images: (B, C, H, W), or (B, H, W) for a model of one channel; bool, uint8 from 0 to 255 or floating point
-                from 0 to 1; on any device.
+                from 0 to 1; on any device. A uint8 batch with no other values than 0 and 1 is binary, as a file of images
+                is: 1 is white. To encode grey images that are so dark, divide them by 255.
             batch_size: number of images encoded at a time; by default a size that suits the device.
         Returns: an `Encoding`, whose KLs are in nats.
         Raises: ValueError for images of another shape than the model's, floating-point pixels outside [0, 1] (NaN
-            included), or a batch size below 1; TypeError for another dtype.
+            included), or a batch size below 1; TypeError for another dtype, or a batch size that is no integer.
         """
         pixels = as_batch(images, self.model)
         if pixels.is_floating_point() and not bool(((pixels >= 0) & (pixels <= 1)).all()):  # NaN fails, too
-            raise ValueError(
-                f"floating-point pixels must lie in [0, 1], got {float(pixels.min()):g} to {float(pixels.max()):g}; "
-                "pass uint8 pixels as they are"
-            )
+            raise ValueError(f"floating-point pixels must lie in [0, 1], got {_range_and_remedy(pixels)}")
         return encode_batch(self.model, pixels, batch_size=batch_size, precision=self.precision)
 
 
 def as_batch(images: Tensor | NDArray[Any], model: BetaVAE) -> Tensor:
     """The images as a batch (B, C, H, W) for ``model``; those of one channel may come as (B, H, W).
 
+    A uint8 batch with no other values than 0 and 1 becomes bool, as in ``load_array``.
+
     Raises: ValueError for images of another shape than the model's.
     """
-    pixels = torch.as_tensor(images)
+    pixels = images if isinstance(images, Tensor) else _as_tensor(images)
     if pixels.dim() == 3:
         pixels = pixels.unsqueeze(1)
     if pixels.dim() != 4 or pixels.shape[1:] != model.image_shape:
@@ -133,7 +139,27 @@ def as_batch(images: Tensor | NDArray[Any], model: BetaVAE) -> Tensor:
         raise ValueError(
             f"images must have shape (B, {channels}, {height}, {width}){grey}, got {tuple(images.shape)}"
         )
+    if pixels.dtype == torch.uint8 and pixels.numel() and int(pixels.max()) <= 1:
+        return pixels.bool()
     return pixels
+
+
+def _as_tensor(images: NDArray[Any]) -> Tensor:
+    """The array as a tensor: a copy if its bytes or rows are in an order that torch lacks, else a view."""
+    array = np.require(images, images.dtype.newbyteorder("="), "C")
+    with warnings.catch_warnings():
+        # Nothing writes to the images, so that a large file need not be copied.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+def _range_and_remedy(pixels: Tensor) -> str:
+    """The range of pixels that are not in [0, 1], and advice."""
+    low, high = float(pixels.min()), float(pixels.max())
+    if math.isnan(low):
+        return "NaN"
+    is_bytes = low >= 0 and high <= 255
+    return f"{low:g} to {high:g}; {'pass uint8 pixels as they are' if is_bytes else 'scale them'}"
 
 
 def encode(
@@ -180,7 +206,6 @@ def encode_batch(
     return _encode(model, len(images), model.image_shape, images.__getitem__, batch_size, precision)
 
 
-@torch.inference_mode()
 def _encode(
     model: BetaVAE,
     count: int,
@@ -192,15 +217,20 @@ def _encode(
 ) -> Encoding:
     """The posteriors of ``count`` images of one shape, of which ``read`` returns a part, on any device."""
     device = next(model.parameters()).device
+    check_precision(precision)
     size = _BATCH.get(device.type, 1024) if batch_size is None else batch_size
+    if isinstance(size, bool) or not isinstance(size, int | np.integer):
+        raise TypeError(f"batch_size must be an integer, got {size!r}")
     if size < 1:
         raise ValueError(f"batch_size must be at least 1, got {size}")
     rows = min(size, count)
     if batch_size is None:  # a part for each thread
         rows = min(rows, -(-count // torch.get_num_threads()))
-    packed = _packed(model, image_shape, rows, precision)
+    with torch.inference_mode():
+        packed = _packed(model, image_shape, rows, precision)
     if packed is not None:
         size = rows
+    # Made outside inference mode, so that the codes can be inputs of a network that is trained.
     moments = torch.empty(2, count, model.latent_dim, device=device)
     reading = Lock()  # a data set serves one thread at a time
 
@@ -220,9 +250,7 @@ def _encode(
         for done in run(partial(write, packed or layer_by_layer), parts):
             on_images(done)
     mu, logvar = moments.cpu()
-    if model.latent.logvar_range is not None:
-        logvar = logvar.clamp(*model.latent.logvar_range)
-    return Encoding(mu, logvar)
+    return Encoding(mu, model.latent.clamped(logvar))
 
 
 def _packed(

@@ -77,8 +77,8 @@ def importance_weighted_bound(
     Args:
         model: the model, in evaluation mode, on any device. Its likelihood must be that of its training.
         images: N images (N, C, H, W), or (N, H, W) for a model of one channel; bool, uint8 from 0 to 255 or floating
-            point, from 0 to 1 for a Bernoulli likelihood. Those of a binary set should be bool: the likelihood of a grey
-            pixel is a cross-entropy, and the bound is then none of a density.
+            point, from 0 to 1 for a Bernoulli likelihood. Those of a binary set should be bool, or uint8 0 and
+            1: the likelihood of a grey pixel is a cross-entropy, and the bound is then none of a density.
         k: codes drawn for each image.
         scale: width of a Gaussian or Laplace likelihood, as in :class:`betavae_fast.BetaVAELoss`.
         seed: seed of the codes.

@@ -27,6 +27,7 @@ Images = NDArray[np.floating]  # (..., C, H, W) in [0, 1]
 FADED = "#8a8a8a"  # the colour of an inactive channel
 _DISPERSION_COLOUR, _VARIANCE_COLOUR = "#1f6fb4", "#f2a241"
 _STRIP_ROWS = 64
+_GAP = 1  # pixels between the images of a grid
 _LIMIT = 4.0  # standard deviations of the prior on either side, in the aggregated posterior
 
 PRIOR_LABEL = "value of the channel, in standard deviations of the prior"
@@ -163,19 +164,28 @@ def grid(images: Images, columns: int) -> Image.Image:
     Args:
         images: (N, C, H, W). If C is neither 1 nor 3, the first channel is shown.
     """
-    gap = 1
-    shown = images if images.shape[1] == 3 else images[:, :1].repeat(3, axis=1)
-    count, channels, height, width = shown.shape
-    rows = -(-count // columns)
-    cells = np.ones((rows * columns, channels, height + gap, width + gap), shown.dtype)
-    cells[:count, :, :-gap, :-gap] = shown
-    tiled = cells.reshape(rows, columns, *cells.shape[1:]).transpose(
-        0, 3, 1, 4, 2
-    )  # rows, height, columns, width
-    whole = tiled.reshape(rows * (height + gap), columns * (width + gap), channels)[:-gap, :-gap]
-    pixels = (255 * whole.clip(0, 1)).round().astype(np.uint8)
-    scale = -(-_STRIP_ROWS // height)
-    return Image.fromarray(pixels.repeat(scale, axis=0).repeat(scale, axis=1))
+    height, width = images.shape[2:]
+    rows, scale = -(-len(images) // columns), _enlargement(height)
+    # Bytes, and row by row, because the floats of many images fill the memory.
+    whole = np.full((rows * (height + _GAP), columns * (width + _GAP), 3), 255, np.uint8)
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        top, left = row * (height + _GAP), column * (width + _GAP)
+        shown = image if len(image) == 3 else image[:1]
+        pixels = (255 * shown.clip(0, 1)).round()
+        whole[top : top + height, left : left + width] = np.moveaxis(pixels, 0, -1)
+    picture = Image.fromarray(whole[:-_GAP, :-_GAP])
+    return picture.resize((scale * picture.width, scale * picture.height), Image.Resampling.NEAREST)
+
+
+def grid_bytes(height: int, width: int) -> int:
+    """The bytes of memory that `grid` takes for each image."""
+    # Twice as an array of RGB, then as pictures, whose pixels take four bytes.
+    return (height + _GAP) * (width + _GAP) * (6 + 4 + 4 * _enlargement(height) ** 2)
+
+
+def _enlargement(height: int) -> int:
+    return -(-_STRIP_ROWS // height)
 
 
 def traversal_frames(

@@ -2,23 +2,111 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import ceil, sqrt
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from betavae_fast.choices import ACTIVE_NATS
+from betavae_fast.data import ImageDataset
 from betavae_fast.evaluation import pictures
-from betavae_fast.evaluation.encoding import Encoding
+from betavae_fast.evaluation.code_file import Block, described, write_npz
+from betavae_fast.evaluation.encoding import Encoding, encode
+from betavae_fast.evaluation.summary import choose_images
 from betavae_fast.files import atomic_writer
 from betavae_fast.functional import reparameterize
 from betavae_fast.nn import BetaVAE
+from betavae_fast.nn.pixels import to_float
 
 _COMPONENTS = 10
 _BATCH = 256
+_SAMPLE = 4096  # images from which the aggregated posterior is estimated, as for traversals
+_STEPS_IN_A_ROW = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Codes to decode, and all that is written beside their images.
+
+    Attributes:
+        name: name of the files.
+        z: the codes, float32 (n, D).
+        columns: images in a row of the grid.
+        told: arrays that tell apart the images that were encoded.
+        originals: these images, float32 (n, C, H, W), to be shown above those of ``z``; None: they are not shown.
+    """
+
+    name: str
+    z: Tensor
+    columns: int
+    told: Block = field(default_factory=dict)
+    originals: Tensor | None = None
+
+
+def from_prior(model: BetaVAE, n: int, seed: int) -> Samples:
+    """Draw ``n`` codes from the prior."""
+    return Samples("prior", prior_codes(n, model.latent_dim, seed), _square(n))
+
+
+def from_aggregate(
+    model: BetaVAE, dataset: ImageDataset, n: int, seed: int, precision: torch.dtype
+) -> Samples:
+    """Draw ``n`` codes from the aggregated posterior of up to 4,096 images."""
+    encoding = encode(model, dataset, choose_images(len(dataset), _SAMPLE), precision=precision)
+    return Samples("aggregate", aggregate_codes(encoding, n, seed), _square(n))
+
+
+def from_images(model: BetaVAE, dataset: ImageDataset, n: int, seed: int, precision: torch.dtype) -> Samples:
+    """Draw ``n`` different images, whose codes are their posterior means.
+
+    Raises: ValueError if there are fewer.
+    """
+    drawn = draw_indices(len(dataset), n, seed)
+    z = encode(model, dataset, drawn, precision=precision).mu
+    originals = to_float(dataset.gather(drawn))
+    return Samples("reconstructions", z, _square(n), described(dataset)(drawn), originals)
+
+
+def from_line(
+    model: BetaVAE, dataset: ImageDataset, ends: Sequence[int], n: int, precision: torch.dtype
+) -> Samples:
+    """Go in ``n`` steps from the posterior mean of one image to that of another; ``ends`` are their indices.
+
+    Raises: ValueError for an image that does not exist.
+    """
+    for index in ends:
+        if not 0 <= index < len(dataset):
+            raise ValueError(f"between must name images in [0, {len(dataset)}), got {index}")
+    first, last = encode(model, dataset, torch.tensor(ends), precision=precision).mu
+    return Samples("between", between(first, last, n), min(n, _STEPS_IN_A_ROW))
+
+
+def memory_needed(model: BetaVAE, n: int, *, in_pairs: bool) -> int:
+    """The bytes of memory that writing ``n`` decoded images takes; ``in_pairs``: each below its original."""
+    channels, height, width = model.image_shape
+    pixels = 4 * channels * height * width
+    cell = pictures.grid_bytes(height, width)
+    # Pairs are a copy of both.
+    return n * (4 * pixels + 2 * cell if in_pairs else pixels + cell)
+
+
+def write(samples: Samples, model: BetaVAE, folder: Path) -> tuple[Path, Path]:
+    """Decode ``samples`` and write their grid and their arrays into ``folder``. Returns the paths of both files.
+
+    Raises: ValueError for images that are not finite; OSError.
+    """
+    still, numbers = folder / f"{samples.name}.png", folder / f"{samples.name}.npz"
+    images = decode(model, samples.z)
+    write_npz(numbers, {"images": images.numpy(), "z": samples.z.numpy(), **samples.told})
+    if samples.originals is not None:
+        images = in_pairs(samples.originals, images, samples.columns)
+    with atomic_writer(still) as file:
+        pictures.grid(images.numpy(), samples.columns).save(file, format="PNG")
+    return still, numbers
 
 
 def prior_codes(n: int, latent_dim: int, seed: int) -> Tensor:
@@ -55,7 +143,9 @@ def aggregate_codes(encoding: Encoding, n: int, seed: int) -> Tensor:
         raise ValueError("codes must be finite to fit the aggregated posterior, got NaN or infinity")
     used = torch.nonzero(encoding.kl_per_dim() > ACTIVE_NATS).flatten()
     if len(used):
-        mixture = GaussianMixture(min(_COMPONENTS, images), max_iter=1000, random_state=seed)
+        # Given the seed itself, scikit-learn would take 32 bits only.
+        generator = np.random.RandomState(np.random.MT19937(seed))
+        mixture = GaussianMixture(min(_COMPONENTS, images), max_iter=1000, random_state=generator)
         mixture.fit(codes[:, used.numpy()].astype(np.float64))
         found, _ = mixture.sample(n)
         # The mixture gives one component after the other.
@@ -92,8 +182,9 @@ def decode(model: BetaVAE, z: Tensor) -> Tensor:
     Raises: ValueError for images that are not finite.
     """
     device = next(model.parameters()).device
-    parts = [model.pixels(model.decode(part.to(device))).float().cpu() for part in z.split(_BATCH)]
-    images = torch.cat(parts)
+    images = torch.empty(len(z), *model.image_shape)
+    for part, decoded in zip(z.split(_BATCH), images.split(_BATCH), strict=True):
+        decoded.copy_(model.pixels(model.decode(part.to(device))))
     if not images.isfinite().all():
         raise ValueError("the decoded images must be finite, got NaN or infinity")
     return images
@@ -105,21 +196,15 @@ def in_pairs(originals: Tensor, reconstructed: Tensor, columns: int) -> Tensor:
     Args:
         originals, reconstructed: (N, C, H, W), floating point.
     """
-    spare = -len(originals) % columns
-    rows = [
-        torch.cat([images, images.new_ones(spare, *images.shape[1:])]).unflatten(0, (-1, columns))
-        for images in (originals, reconstructed)
-    ]
-    return torch.stack(rows, dim=1).flatten(0, 2)
+    rows = range(0, len(originals), columns)
+    pairs = originals.new_ones(len(rows), 2, columns, *originals.shape[1:])
+    for row, start in zip(pairs, rows, strict=True):
+        for shown, images in zip(row, (originals, reconstructed), strict=True):
+            some = images[start : start + columns]
+            shown[: len(some)] = some
+    return pairs.flatten(0, 2)
 
 
-def write_grid(path: Path, images: Tensor, columns: int) -> None:
-    """Write ``images`` (N, C, H, W) as a PNG file with ``columns`` in each row."""
-    with atomic_writer(path) as file:
-        pictures.grid(images.numpy(), columns).save(file, format="PNG")
-
-
-def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
-    """Write ``arrays`` as an .npz file."""
-    with atomic_writer(path) as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # its stubs take the arrays for options
+def _square(n: int) -> int:
+    """The columns of a grid of ``n`` images that has about as many rows."""
+    return ceil(sqrt(n))

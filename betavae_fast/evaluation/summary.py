@@ -81,9 +81,7 @@ def summarise(
     for number, chosen in enumerate(torch.split(indices, _BATCH)):
         images = dataset.gather(chosen)
         out = model(images)
-        logvar = (
-            out.logvar if model.latent.logvar_range is None else out.logvar.clamp(*model.latent.logvar_range)
-        )
+        logvar = model.latent.clamped(out.logvar)
         z = reparameterize(
             out.mu, logvar, seed=_NOISE_SEED, first_row=number * _BATCH, backend=model.latent.backend
         )

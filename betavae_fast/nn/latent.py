@@ -99,6 +99,10 @@ class GaussianLatent(nn.Module):
             )
         return LatentOutput(z, kl, mu, logvar)
 
+    def clamped(self, logvar: Tensor) -> Tensor:
+        """Log-variances within ``logvar_range``, as training and the KL use them; they themselves if there is none."""
+        return logvar if self.logvar_range is None else logvar.clamp(*self.logvar_range)
+
     def extra_repr(self) -> str:
         return f"reduction={self.reduction!r}, logvar_range={self.logvar_range}, backend={self.backend!r}"
 

@@ -100,6 +100,12 @@ def dtype_of(precision: Literal["fp32", "bf16"]) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
 
 
+def check_precision(precision: object) -> None:
+    """Raise ValueError unless ``precision`` is a dtype that networks compute in: any other would be float32 silently."""
+    if precision not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"precision must be torch.float32 or torch.bfloat16, got {precision!r}")
+
+
 def has_native_bf16(device: torch.device) -> bool:
     """Tell whether ``device`` has matrix units for bfloat16."""
     if device.type == "cuda":

@@ -141,7 +141,7 @@ def open_run(
     Args:
         device: device of the model: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
         data: the run's images, if they have moved, or other images: a name or a path, as for ``load_dataset``. The images
-            of a folder are made as large and as coloured as the model takes them.
+            of a folder, also of the run's own, are made as large and as coloured as the model takes them.
         kept: the model to take: "latest", or "best", that with the lowest validation loss as of the last checkpoint.
     Raises: RunFileError (a ValueError), naming the file, if there is no complete checkpoint, no best model or no log;
         ValueError for a device that is missing.
@@ -153,9 +153,10 @@ def open_run(
     config = checkpoint.config
     if data is not None:
         config = replace(config, data=datasets.absolute(data))
-        channels, height, width = model.image_shape
-        if os.path.isdir(config.data) and height == width:
-            config = replace(config, image_size=height, channels=channels)
+    channels, height, width = model.image_shape
+    # A folder's own size and channels may have changed: one image with colour makes them all RGB.
+    if os.path.isdir(config.data) and height == width:
+        config = replace(config, image_size=height, channels=channels)
     precision = dtype_of(recorded_precision(config.precision, where))
     history = read_log(folder.metrics)
     step = checkpoint.step_of(kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tracemalloc
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from PIL import Image
 
 import betavae_fast.data
 from betavae_fast import cli
-from betavae_fast.data import ByteImages, ImageDataset
+from betavae_fast.data import ByteImages, FolderImages, ImageDataset
 from betavae_fast.evaluation import Encoder, code_file
 from betavae_fast.evaluation.code_file import write_codes
 from betavae_fast.evaluation.encoding import encode
@@ -156,6 +157,18 @@ def test_a_folder_becomes_what_the_model_takes_and_files_are_named(trained, phot
         assert_close(codes["mu"], expected)
 
 
+def test_a_run_on_a_grey_folder_encodes_it_after_a_colour_file_was_added(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number, image in enumerate(np.random.default_rng(0).integers(0, 256, (9, 8, 8), dtype=np.uint8)):
+        Image.fromarray(image).save(tmp_path / "photos" / f"{number}.png")
+    told = ["--image-size=8", "--steps=1", "--batch-size=4", "--latent-dim=3", "--precision=fp32"]
+    assert run("train", f"--data={tmp_path / 'photos'}", *told, f"--out={tmp_path / 'run'}") == 0
+    Image.new("RGB", (20, 31), "red").save(tmp_path / "photos" / "a.png")
+    assert run("encode", str(tmp_path / "run"), f"--out={tmp_path / 'codes.npz'}") == 0
+    with np.load(tmp_path / "codes.npz") as codes:
+        assert codes["file"].tolist() == [*(f"{number}.png" for number in range(9)), "a.png"]
+
+
 def test_a_damaged_image_is_named_and_no_file_is_left(trained, photos, tmp_path, capfd):
     damaged = photos / "day 1" / "3.png"
     damaged.write_bytes(damaged.read_bytes()[:200])
@@ -194,8 +207,7 @@ def test_ctrl_c_leaves_no_half_file(trained, tmp_path, monkeypatch, capfd, broke
         assert run("encode", str(trained), f"--out={out}", "--overwrite") == 130
         assert capfd.readouterr().err.endswith("betavae-fast: interrupted\n")
     else:
-        with pytest.raises(MemoryError):
-            cli.main(["encode", str(trained), f"--out={out}", "--overwrite"])
+        assert "out of memory" in fails(capfd, "encode", str(trained), f"--out={out}", "--overwrite")
     assert [path.name for path in tmp_path.iterdir()] == ["codes.npz"] and out.read_bytes() == b"mine"
 
 
@@ -209,6 +221,35 @@ def test_a_run_from_another_machine_asks_for_its_data(trained, tmp_path, capfd):
         assert run("encode", str(there), f"--data={data}", out) == 0
     finally:
         (trained.parent / "away.npy").rename(trained.parent / "squares.npy")
+
+
+def test_a_folder_of_the_files_name_is_refused_before_anything_is_encoded(
+    trained, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setattr(code_file, "encode", None)
+    (tmp_path / "codes.npz").mkdir()
+    told = ["encode", str(trained), f"--out={tmp_path / 'codes.npz'}", "--overwrite"]
+    assert "codes.npz: codes are written to a file, and this is a folder" in fails(capfd, *told)
+
+
+def test_no_images_make_no_file(tmp_path):
+    nothing = ByteImages("nothing", torch.zeros(0, 1, 8, 8, dtype=torch.uint8), (1, 8, 8))
+    with pytest.raises(ValueError, match="nothing: no images to encode"):
+        write_codes(tmp_path / "codes.npz", BetaVAE((1, 8, 8), latent_dim=3).eval(), nothing)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_long_name_does_not_make_all_names_long_at_once(photos):
+    dataset = FolderImages(photos, progress=False)
+    dataset.files = [f"{number}.png" for number in range(20_000)] + [1000 * "x"]
+    tracemalloc.start()
+    try:
+        told = code_file.described(dataset)
+        blocks = [told(torch.tensor([0, 7]))["file"], told(torch.tensor([20_000]))["file"]]
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    assert blocks[0].tolist() == ["0.png", "7.png"] and blocks[0].dtype == blocks[1].dtype == "<U1000"
 
 
 class NotANumber(BetaVAE):
@@ -230,8 +271,12 @@ def test_codes_that_are_not_finite_are_refused(tmp_path):
     "options, message",
     [
         (["--out=codes.csv"], "codes.csv: codes are written as .npz or .parquet, got '.csv'"),
-        (["--out=codes"], "got 'no suffix'"),
-        (["--out=c.npz", "--seed=-1"], "seed must be at least 0, got -1"),
+        (["--out=codes"], "or .parquet, got no suffix"),
+        (["--out=c.npz", "--seed=-1"], "seed must be in [0, 2^64), got -1"),
+        (
+            ["--out=c.npz", "--sampled", f"--seed={2**64}"],
+            "seed must be in [0, 2^64), got 18446744073709551616",
+        ),
         (["--out=c.npz", "--batch-size=0"], "batch_size must be at least 1, got 0"),
         (["--out=c.npz", "--precision=fp8"], "fp8"),
         (["--out=c.npz", "--data=nowhere.npy"], "nowhere.npy"),

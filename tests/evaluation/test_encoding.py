@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from betavae_fast.data import load_dataset
 from betavae_fast.evaluation import Encoder
 from betavae_fast.evaluation.encoding import Encoding, encode
 from betavae_fast.evaluation.traversal import posterior_values
@@ -99,6 +101,57 @@ def test_an_encoder_takes_images_of_any_kind(model, kind):
     torch.testing.assert_close(found.logvar.double(), logvar, rtol=1e-5, atol=1e-6)
 
 
+def test_bytes_of_0_and_1_are_binary_as_in_a_file(model, tmp_path):
+    bits = (Squares().gather(torch.arange(128)).numpy()[:, 0] > 0).astype(np.uint8)
+    np.save(tmp_path / "bits.npy", bits)
+    found = encode(model, load_dataset(tmp_path / "bits.npy", progress=False))
+    torch.testing.assert_close(Encoder(model)(bits).mu, found.mu)
+    torch.testing.assert_close(Encoder(model)(torch.from_numpy(bits)).mu, found.mu)
+    assert (Encoder(model)(bits).mu - Encoder(model)(bits / np.float32(255)).mu).abs().max() > 1e-3
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["reversed", "big-endian", "read-only", "mapped", "transposed"])
+def test_an_encoder_takes_arrays_of_any_memory_layout(model, tmp_path, kind):
+    pixels = np.random.default_rng(0).random((20, 8, 8), dtype=np.float32)
+    expected = Encoder(model)(torch.from_numpy(pixels.copy())).mu
+    if kind == "reversed":
+        images = pixels[:, ::-1].copy()[:, ::-1]
+    elif kind == "transposed":
+        images = pixels.T.copy().T
+    elif kind == "mapped":
+        np.save(tmp_path / "pixels.npy", pixels)
+        images = np.load(tmp_path / "pixels.npy", mmap_mode="r")
+    else:
+        images = pixels.astype(">f4") if kind == "big-endian" else pixels
+        images.flags.writeable = kind != "read-only"
+    torch.testing.assert_close(Encoder(model)(images).mu, expected)
+
+
+@pytest.mark.parametrize("precision", ["bf16", torch.int32, torch.float16, torch.float64])
+def test_a_precision_that_networks_do_not_compute_in_is_refused(model, precision):
+    with pytest.raises(ValueError, match=r"precision must be torch.float32 or torch.bfloat16, got"):
+        Encoder(model, precision)
+    with pytest.raises(ValueError, match=r"precision must be torch.float32 or torch.bfloat16, got"):
+        encode(model, Squares(), precision=precision)
+
+
+@pytest.mark.parametrize("batch_size", [2.5, True, "8"])
+def test_a_batch_size_that_is_no_integer_is_refused(model, batch_size):
+    with pytest.raises(TypeError, match="batch_size must be an integer, got"):
+        Encoder(model)(torch.zeros(5, 8, 8), batch_size=batch_size)
+
+
+@pytest.mark.parametrize("images", [0, 5, 300])
+def test_the_codes_can_be_trained_on_and_changed(model, images):
+    found = Encoder(model)(torch.zeros(images, 8, 8))
+    layer = torch.nn.Linear(3, 2)
+    layer(found.mu + found.logvar).sum().backward()
+    assert layer.weight.grad is not None
+    found.mu.add_(1)
+    assert not found.mu.requires_grad and not found.logvar.is_inference()
+
+
 def test_an_encoder_takes_no_images(model):
     assert Encoder(model)(torch.zeros(0, 8, 8)).mu.shape == (0, 3)
 
@@ -109,7 +162,8 @@ def test_an_encoder_takes_no_images(model):
         (torch.zeros(2, 1, 8, 9), ValueError, r"\(B, 1, 8, 8\) or \(B, 8, 8\), got \(2, 1, 8, 9\)"),
         (torch.zeros(8, 8), ValueError, r"got \(8, 8\)"),
         (torch.full((2, 8, 8), 255.0), ValueError, r"must lie in \[0, 1\], got 255 to 255; pass uint8"),
-        (torch.full((2, 8, 8), torch.nan), ValueError, r"must lie in \[0, 1\], got nan to nan"),
+        (torch.full((2, 8, 8), torch.nan), ValueError, r"must lie in \[0, 1\], got NaN$"),
+        (torch.full((2, 8, 8), -1.0), ValueError, r"must lie in \[0, 1\], got -1 to -1; scale them"),
         (
             torch.zeros(2, 8, 8, dtype=torch.int64),
             TypeError,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,25 @@ def test_samples_are_a_picture_and_arrays(trained, tmp_path, capsys, source):
     assert (arrays(again / f"{source}.npz")["z"] == found["z"]).all()
 
 
+def test_seeds_of_64_bits_are_seeds(trained, tmp_path):
+    drawn = []
+    for seed in (2**64 - 1, 5_000_000_000, 5_000_000_000 - 2**32):
+        told = ["--from=aggregate", f"--seed={seed}", "-n4", f"--out={tmp_path}"]
+        assert run("sample", str(trained), *told) == 0
+        drawn.append(arrays(tmp_path / "aggregate.npz")["z"])
+    assert (drawn[0] != drawn[1]).any() and (drawn[1] != drawn[2]).any()
+
+
+def test_a_grid_of_many_images_takes_hardly_more_memory_than_their_bytes():
+    images = np.zeros((20_000, 1, 64, 64), np.float32)
+    tracemalloc.start()
+    try:
+        pictures.grid(images, 142)
+        assert tracemalloc.get_traced_memory()[1] < 20_000 * pictures.grid_bytes(64, 64)
+    finally:
+        tracemalloc.stop()
+
+
 def test_the_prior_needs_no_data_and_is_the_default(trained, tmp_path):
     moved = trained.parent / "squares.npy"
     moved.rename(trained.parent / "away.npy")
@@ -160,6 +180,13 @@ def test_the_prior_needs_no_data_and_is_the_default(trained, tmp_path):
     finally:
         (trained.parent / "away.npy").rename(moved)
     assert arrays(tmp_path / "prior.npz")["z"].shape == (64, 3)
+
+
+def test_one_image_is_not_called_images_and_replaces_earlier_files(trained, tmp_path, capsys):
+    for seed in (1, 2):
+        assert run("sample", str(trained), "-n1", f"--seed={seed}", f"--out={tmp_path}") == 0
+    assert capsys.readouterr().out.startswith("1 image, prior: ")
+    assert (arrays(tmp_path / "prior.npz")["z"] == sampling.prior_codes(1, 3, seed=2).numpy()).all()
 
 
 def test_images_of_a_data_set_are_reconstructed(trained, tmp_path):
@@ -174,6 +201,18 @@ def test_images_of_a_data_set_are_reconstructed(trained, tmp_path):
         assert picture.size == (8 * (4 * 9 - 1), 8 * (6 * 9 - 1))
         shown = np.asarray(picture)[:64, :64, 0][::8, ::8]
     assert (shown == originals[0, 0].numpy()).all()
+
+
+def test_images_of_a_folder_are_reconstructed_and_named(trained, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number, image in enumerate(np.random.default_rng(0).integers(0, 256, (5, 9, 12), dtype=np.uint8)):
+        Image.fromarray(image).save(tmp_path / "photos" / f"{number}.png")
+    assert run("sample", str(trained), "-n3", f"--from={tmp_path / 'photos'}", f"--out={tmp_path}") == 0
+    found = arrays(tmp_path / "reconstructions.npz")
+    assert set(found) == {"images", "z", "file"}
+    decoded = load_dataset(tmp_path / "photos", image_size=8, channels=1, progress=False)
+    originals = decoded.gather(torch.tensor([int(name[0]) for name in found["file"]]))
+    np.testing.assert_allclose(found["z"], Encoder.from_run(trained)(originals).mu, rtol=1e-4, atol=1e-5)
 
 
 def test_the_way_between_two_images_is_straight(trained, tmp_path):
@@ -202,7 +241,12 @@ def test_other_images_than_the_trainings_are_named(trained, tmp_path, capsys):
         (["--between", "0", "128"], "between must name images in [0, 128), got 128"),
         (["--between", "0", "-1"], "between must name images in [0, 128), got -1"),
         (["--between", "0", "1", "--from", "prior"], "give --from or --between, not both"),
-        (["--seed", "-1"], "seed must be at least 0, got -1"),
+        (["--data", "nowhere.npy"], "--data is for --from aggregate and --between, got --from prior"),
+        (["--from", "few.npy", "--data", "nowhere.npy"], "--between, got --from few.npy"),
+        (["--seed", "-1"], "seed must be in [0, 2^64), got -1"),
+        (["--seed", str(2**64)], "seed must be in [0, 2^64), got 18446744073709551616"),
+        (["-n", str(10**9)], "-n 1000000000: needs 21.8 TB of memory, "),
+        (["-n", str(10**20)], "TB of memory, "),
         (["--from", "nowhere"], "no data set or file named"),
         (["--from", "few.npy"], "n must be at most the number of images, 3, got 64"),
         (["--from", "wide.npy"], "takes images of shape (1, 8, 8), but"),
