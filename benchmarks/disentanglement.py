@@ -162,7 +162,7 @@ def from_factors(factors: Mapping[str, Any] | None) -> dict[str, float]:
     """
     if factors is None:
         return {}
-    found = {}
+    found: dict[str, float] = {}
     for name, column in zip(factors["names"], zip(*factors["shares"], strict=True), strict=True):
         first, second = sorted((*column, 0.0), reverse=True)[:2]
         found |= {f"share of {name}, first channel": first, f"share of {name}, second channel": second}

@@ -173,9 +173,9 @@ RECIPES: dict[str, Recipe] = {
                     5400, "under four minutes at the 41 ms of a step in float32 on two cores of Zen 4"
                 ),
             },
-            reaches="Over ten seeds that the trials had not seen, in bfloat16, the median MIG is .33 and the worst .32. With "
-            "each, posX, posY and scale have a channel that knows at least 47% of the factor's entropy, and no other "
-            "channel knows more than 13%. FP32TEXT",
+            reaches="Over ten seeds that the trials had not seen, in bfloat16, the median MIG is .33 and the worst .32. "
+            "With each, posX, posY and scale have a channel that knows at least 47% of the factor's entropy, and no "
+            "other channel knows more than 13%. FP32TEXT",
             differs="Nothing: it is not a published protocol.",
         ),
     )
