@@ -487,6 +487,7 @@ def test_a_decomposition_that_is_not_finite_has_the_ordinary_gradient(value: flo
         assert found[one.isnan()].isnan().all()
 
 
+PAIR = torch.zeros(2, 3)
 CONSTANTS: dict[str, Function] = {
     "target": lambda t: gaussian_nll(PAIR, t),
     "noise of the sample": lambda e: reparameterize(PAIR, PAIR, noise=e).sum(),
@@ -552,7 +553,6 @@ def test_a_compiled_transform_is_the_transform(transform: str) -> None:
     torch.testing.assert_close(compiled(*inputs), run(*inputs), rtol=1e-12, atol=1e-12)
 
 
-PAIR = torch.zeros(2, 3)
 REFUSALS: dict[str, tuple[type[Exception], str, Callable[[], Any]]] = {
     "gradient of a target": (
         ValueError,
