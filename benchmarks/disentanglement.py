@@ -303,7 +303,7 @@ def measure(run: Run) -> Iterator[DisentanglementResults]:
 
 
 def _key(run: StudyRun) -> tuple[Any, ...]:
-    """What a run has in common with a later one that replaces it. The machine is not part of it."""
+    """The key of a run: a later run with the same key replaces it, on whatever machine it was trained."""
     return (*sorted(run.setting.items()), run.seed, run.precision)
 
 
