@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import plateau
+from benchmarks import RESULTS, ROOT, plateau
 from benchmarks.plateau import RULES, PlateauResults, PlateauRun, count, main, show
 
 ORIGIN = {"command": "", "date": "", "commit": {}, "machine": {}, "versions": {}}
@@ -64,6 +64,11 @@ def test_a_run_that_stays_is_longer_than_all() -> None:
         "| --- | ---: | ---: | ---: |",
         "| beta | 2000 (worst over 3000) | 200 (worst 300) | over 3000 (worst over 3000) |",
     ]
+
+
+def test_the_guide_states_what_the_file_holds() -> None:
+    page = (ROOT / "docs" / "guides" / "recipes.md").read_text(encoding="utf-8")
+    assert show(PlateauResults.load(RESULTS / "plateau" / "plateau.json")) in page
 
 
 def test_every_objective_is_known() -> None:
