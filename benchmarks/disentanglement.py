@@ -39,7 +39,6 @@ FILE = "disentanglement/disentanglement.json"
 PICTURES = ROOT / "docs" / "disentanglement"
 MIG, DCI = "MIG", "DCI disentanglement"
 PLATEAU = "steps until the reconstruction loss is a fifth below that of the mean image"
-OFF_PLATEAU = 0.8  # of the reconstruction loss of the mean image
 MILESTONES = (1000, 2000, 4000, 8000)  # steps
 _COLUMNS = {
     RECONSTRUCTION: "rec.",
@@ -142,12 +141,17 @@ def from_log(log: Sequence[LogEntry], mean_image: float) -> dict[str, float]:
     Returns: the values by their labels. The steps on the plateau are rounded up to the next entry, and infinite if the
         run did not leave it.
     """
-    left = (entry.step for entry in log if entry.reconstruction < OFF_PLATEAU * mean_image)
+    left = (entry.step for entry in log if has_left_plateau(entry, mean_image))
     return {PLATEAU: float(next(left, np.inf))} | {
         f"{RECONSTRUCTION}, after {entry.step} steps": entry.reconstruction
         for entry in log
         if entry.step in MILESTONES
     }
+
+
+def has_left_plateau(entry: LogEntry, mean_image: float) -> bool:
+    """Tell whether the reconstruction loss is a fifth below ``mean_image``, that of the mean image."""
+    return entry.reconstruction < 0.8 * mean_image
 
 
 def from_factors(factors: Mapping[str, Any] | None) -> dict[str, float]:

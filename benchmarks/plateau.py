@@ -13,19 +13,20 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from multiprocessing import get_context
 from statistics import median
 from typing import Any, get_args
 
 from benchmarks.arguments import at_least
-from benchmarks.disentanglement import OFF_PLATEAU
+from benchmarks.disentanglement import has_left_plateau
 from benchmarks.pages import markdown
 from benchmarks.study import Run, Study
 from betavae_fast.bench.results import Provenance, save_by_lines
 from betavae_fast.choices import Initialization
-from betavae_fast.data import load_dataset
+from betavae_fast.data import ImageDataset, load_dataset
 from betavae_fast.evaluation.summary import summarise
+from betavae_fast.nn import BetaVAE
 from betavae_fast.training import process
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.log import LogEntry
@@ -65,16 +66,23 @@ def count(kind: tuple[str, str, int], shared: dict[str, Any]) -> PlateauRun:
     own = {"objective": objective, "initialization": rule, "seed": seed} | OPTIONS.get(objective, {})
     config = TrainConfig.from_entries(shared | own)
     process.set_threads(config.threads)
-    state = prepare(config, load_dataset(config.data))
-    limit = OFF_PLATEAU * summarise(state.model, state.dataset).mean_image_reconstruction
+    dataset, mean_image = _images(config.data)
     left: list[int] = []
 
     def look(entry: LogEntry) -> None:
-        if entry.reconstruction < limit:
+        if has_left_plateau(entry, mean_image):
             left.append(entry.step)
 
-    train(state, None, on_entry=look, should_stop=lambda: bool(left))
+    train(prepare(config, dataset), None, on_entry=look, should_stop=lambda: bool(left))
     return PlateauRun(objective, rule, seed, left[0] if left else None)
+
+
+@cache  # once for each process
+def _images(data: str) -> tuple[ImageDataset, float]:
+    """The data set, and the reconstruction loss of its mean image in nats."""
+    dataset = load_dataset(data)
+    summary = summarise(BetaVAE(dataset.image_shape).eval(), dataset)
+    return dataset, summary.mean_image_reconstruction
 
 
 def measure(run: Run) -> Iterator[PlateauResults]:

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from betavae_fast import cli
 from betavae_fast.files import read_json
 from betavae_fast.training.log import read_log
 from betavae_fast.training.run_folder import RunFolder
 from betavae_fast.training.trained_run import open_run
+from tests.commands import run
 
 TRAIN = [
     "train",
@@ -31,12 +31,6 @@ def folder(tmp_path, monkeypatch) -> None:
     generator = np.random.default_rng(0)
     np.save("tiny.npy", generator.random((80, 8, 8)) < 0.2)
     np.save("unseen.npy", generator.random((12, 8, 8)) < 0.2)
-
-
-def run(*arguments: str) -> int | str | None:
-    with pytest.raises(SystemExit) as exit_:
-        cli.main(list(arguments))
-    return exit_.value.code
 
 
 @pytest.mark.parametrize("validation, count", [("0.2", 16), ("unseen.npy", 12)])

@@ -52,9 +52,9 @@ def encode(
     from rich.console import Console
 
     from betavae_fast.evaluation.code_file import check_format, write_codes
-    from betavae_fast.evaluation.report import results_folder
     from betavae_fast.training.precision import dtype_of
     from betavae_fast.training.process import set_threads
+    from betavae_fast.training.run_folder import results_folder
     from betavae_fast.training.trained_run import open_run
 
     console = Console(highlight=False, markup=False, soft_wrap=True)

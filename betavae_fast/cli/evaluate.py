@@ -84,6 +84,7 @@ def evaluate(
     from betavae_fast.evaluation.evaluate import evaluate as measure
     from betavae_fast.training.precision import dtype_of
     from betavae_fast.training.process import set_threads
+    from betavae_fast.training.run_folder import results_folder
     from betavae_fast.training.trained_run import open_run
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -102,12 +103,12 @@ def evaluate(
         report.rehearse_pictures()
         comparison = Path("comparison") if out is None else out
         if len(runs) > 1:
-            report.results_folder(comparison)
+            results_folder(comparison)
         for path, name in zip(runs, report.distinct_names(runs), strict=True):
             run = open_run(path, device, data=data, kept=checkpoint)
             results = path if out is None else out if len(runs) == 1 else out / name
             opened.append((run, run.images(loaded), name, results))
-            report.results_folder(results)
+            results_folder(results)
     for run, dataset, name, results in opened:
         console.print(f"Run: {run.folder.path}, after step {run.step}, {dataset!r}")
         if difference := describe_difference(dataset, run.trained_on):

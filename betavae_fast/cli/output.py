@@ -70,7 +70,7 @@ def progress(
 def counting(
     console: Console, what: str, total: int
 ) -> Iterator[tuple[Callable[[int], object], Callable[[str], object]]]:
-    """Show a bar of ``total`` images while ``what`` is done to them, if the output is a terminal.
+    """Show a bar of ``total`` items while ``what`` is done to them, if the output is a terminal.
 
     Yields the function that advances the bar, and the one that changes its description.
     """

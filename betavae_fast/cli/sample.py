@@ -55,8 +55,8 @@ def sample(
 
     from betavae_fast.data.identity import describe_difference
     from betavae_fast.evaluation import sampling
-    from betavae_fast.evaluation.report import results_folder
     from betavae_fast.system_memory import check_fits
+    from betavae_fast.training.run_folder import results_folder
     from betavae_fast.training.trained_run import open_run
 
     console = Console(highlight=False, markup=False, soft_wrap=True)

@@ -53,9 +53,9 @@ def traverse(
 
     from betavae_fast.data.identity import describe_difference
     from betavae_fast.evaluation.encoding import encode
-    from betavae_fast.evaluation.report import results_folder
     from betavae_fast.evaluation.summary import channels_of, choose_images
     from betavae_fast.evaluation.traversal import write_moving_traversal, write_traversal
+    from betavae_fast.training.run_folder import results_folder
     from betavae_fast.training.trained_run import open_run
 
     console = Console(highlight=False, markup=False, soft_wrap=True)

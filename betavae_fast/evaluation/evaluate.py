@@ -38,10 +38,9 @@ class Evaluation:
     table: FactorTable | None  # None if the data's factors are not known
     scores: list[Scored]
     seconds: dict[str, float]  # duration of each part, in seconds; those of the metrics are in ``scores``
-    held_out: Summary | None = (
-        None  # of the images that were never trained on; ``summary`` is then of the others
-    )
-    # Of held-out images if there are any, else of the images measured; one for each number of samples.
+    # The losses on the images that were never trained on, if there are any; ``summary`` is then of the others.
+    held_out: Summary | None = None
+    # The bound for each number of samples, on held-out images if there are any, else on the images measured.
     importance: list[ImportanceBound] = field(default_factory=list)
 
     @property

@@ -120,15 +120,7 @@ def _convolution(layer: Any, x: Tensor, end: str) -> Callable[[Tensor], Tensor]:
     weight = torch.ops.mkldnn._reorder_convolution_weight(
         layer.weight.detach().to(x.dtype), *settings, list(x.shape)
     )
-    bias = None if layer.bias is None else layer.bias.detach().to(x.dtype)
-    convolution = torch.ops.mkldnn._convolution_pointwise.default
-
-    def step(x: Tensor) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
-        result: Tensor = convolution(x, weight, bias, *settings, end, [], "")
-        return result
-
-    return step
+    return _pointwise(torch.ops.mkldnn._convolution_pointwise.default, layer, weight, settings, end)
 
 
 def _transposed(layer: Any, x: Tensor, end: str) -> Callable[[Tensor], Tensor]:
@@ -146,8 +138,14 @@ def _transposed(layer: Any, x: Tensor, end: str) -> Callable[[Tensor], Tensor]:
     weight = torch.ops.mkldnn._reorder_convolution_transpose_weight(
         layer.weight.detach().to(x.dtype), *settings, list(x.shape)
     )
-    bias = None if layer.bias is None else layer.bias.detach().to(x.dtype)
-    convolution = torch.ops.mkldnn._convolution_transpose_pointwise.default
+    return _pointwise(torch.ops.mkldnn._convolution_transpose_pointwise.default, layer, weight, settings, end)
+
+
+def _pointwise(
+    convolution: Any, layer: Any, weight: Tensor, settings: tuple[Any, ...], end: str
+) -> Callable[[Tensor], Tensor]:
+    """A step that calls ``convolution``, oneDNN's operator, with a packed weight and with ``end`` after it."""
+    bias = None if layer.bias is None else layer.bias.detach().to(weight.dtype)
 
     def step(x: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +33,7 @@ from betavae_fast.files import atomic_writer, write_json
 from betavae_fast.nn import BetaVAE
 from betavae_fast.nn.pixels import to_float
 from betavae_fast.training.log import LogEntry
-from betavae_fast.training.run_folder import RunFolder
+from betavae_fast.training.run_folder import results_folder
 from betavae_fast.training.trained_run import TrainedRun
 
 if TYPE_CHECKING:  # loads scikit-learn, which training does without
@@ -259,23 +258,6 @@ def rehearse_pictures() -> None:
     """Draw a picture and discard it, so that a fault of the plotting library or its fonts shows before the work."""
     figure = pictures.capacity([1, 2], np.zeros((2, 1)), np.zeros((2, 1)))
     figure.savefig(io.BytesIO(), format="png")
-
-
-def results_folder(path: str | os.PathLike[str]) -> RunFolder:
-    """Create the folder ``path`` for results, and find out before any work whether files can be written there.
-
-    Raises: OSError, which suggests another folder, if they cannot.
-    """
-    try:
-        os.makedirs(path, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path) as file:
-            file.write(b"x")
-    except OSError as error:
-        raise OSError(
-            f"{os.fspath(path)}: no results can be written there ({error.strerror}); "
-            "choose another folder with --out"
-        ) from error
-    return RunFolder(Path(path))
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:

@@ -83,9 +83,7 @@ class _Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         mu, logvar = self.model.encode(images)
-        if self.model.latent.logvar_range is not None:
-            logvar = logvar.clamp(*self.model.latent.logvar_range)
-        return mu, logvar
+        return mu, self.model.latent.clamped(logvar)
 
 
 class _Decoder(nn.Module):

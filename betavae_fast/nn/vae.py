@@ -10,7 +10,6 @@ from torch import Generator, Tensor, nn
 
 from betavae_fast.choices import Architecture, Initialization, Likelihood
 from betavae_fast.functional import reparameterize
-from betavae_fast.nn import pretrained
 from betavae_fast.nn.architectures import build
 from betavae_fast.nn.initialization import initialize
 from betavae_fast.nn.latent import GaussianLatent, LatentOutput
@@ -174,6 +173,8 @@ class BetaVAE(nn.Module):
         >>> torch.equal(BetaVAE.from_pretrained(folder).encode(images)[0], vae.encode(images)[0])
         True
         """
+        from betavae_fast.nn import pretrained
+
         pretrained.save(self, folder, card)
 
     @classmethod
@@ -189,6 +190,8 @@ class BetaVAE(nn.Module):
             damaged or does not fit, or for the ``revision`` of a folder; RuntimeError if huggingface_hub is needed and
             not installed; the errors of huggingface_hub.
         """
+        from betavae_fast.nn import pretrained
+
         return pretrained.load(cls, source, revision)
 
     def push_to_hub(
@@ -211,4 +214,6 @@ class BetaVAE(nn.Module):
         Returns: the address of the commit.
         Raises: RuntimeError if huggingface_hub is not installed; its errors.
         """
+        from betavae_fast.nn import pretrained
+
         return pretrained.push(self, repo_id, card, private, commit_message, token)

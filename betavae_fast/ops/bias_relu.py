@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from betavae_fast.ops.gradients import is_batched, transformed
+from betavae_fast.ops.gradients import needs_plain_torch
 from betavae_fast.ops.operators import common_operator
 from betavae_fast.ops.reference import bias_relu as reference
 
@@ -39,7 +39,7 @@ def _backward(
 
     Plain torch computes them if they are to be differentiated again (create_graph=True) or are batched.
     """
-    if torch.is_grad_enabled() or transformed() or is_batched(grad):
+    if needs_plain_torch(grad):
         grad = grad.masked_fill(output.detach() <= 0, 0)
         return grad, grad.sum(reference.all_but_channels(output), dtype=dtype)
     return _BACKWARD(grad, output, counter, dtype)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from betavae_fast.ops.gradients import is_batched, transformed
+from betavae_fast.ops.gradients import needs_plain_torch
 
 
 def _cast(tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> list[Tensor]:
@@ -35,7 +35,7 @@ class CastAll(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         given = [(i, grad) for i, grad in enumerate(grads) if grad is not None]
         tensors, dtypes = [grad for _, grad in given], [ctx.dtypes[i] for i, _ in given]
-        if torch.is_grad_enabled() or transformed() or any(map(is_batched, tensors)):
+        if needs_plain_torch(*tensors):
             # torch._foreach_copy_ can be neither differentiated nor batched.
             cast = [grad.to(dtype) for grad, dtype in zip(tensors, dtypes, strict=True)]
         else:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from betavae_fast.ops.backends import CPP_LIBRARY, missing
-from betavae_fast.ops.gradients import is_batched, transformed
+from betavae_fast.ops.gradients import needs_plain_torch
 from betavae_fast.ops.operators import common_operator
 from betavae_fast.ops.reference import convolution as reference
 
@@ -70,7 +70,7 @@ class ConvolutionFunction(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, y = ctx.saved_tensors
         need_x, *_ = ctx.needs_input_grad
-        if torch.is_grad_enabled() or transformed() or is_batched(grad):
+        if needs_plain_torch(grad):
             output = None if y is None else y.detach()
             gradients = reference.convolution_backward(grad, output, x, weight, ctx.transposed, need_x)
         else:

@@ -21,6 +21,11 @@ def is_batched(x: Tensor) -> bool:
     return functorch.is_batchedtensor(x) or functorch.is_legacy_batchedtensor(x)
 
 
+def needs_plain_torch(*grads: Tensor) -> bool:
+    """Tell whether gradients must be computed by plain torch: to be differentiated again, or for batched ``grads``."""
+    return torch.is_grad_enabled() or transformed() or any(map(is_batched, grads))
+
+
 def transformed() -> bool:
     """Tell whether a transform of torch.func or forward-mode differentiation is at work.
 

@@ -31,7 +31,7 @@ class LogEntry:
     variance: list[float]  # the rest of kl_per_dim
     # Quantities that the objective logs: its current weight, the parts of the KL, ...
     objective: dict[str, float] = field(default_factory=dict)
-    # Of the held-out images, if they were validated at this step: "reconstruction", "kl" and "elbo".
+    # The means over the held-out images, if they were validated at this step: "reconstruction", "kl" and "elbo".
     validation: dict[str, float] = field(default_factory=dict)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -166,6 +167,23 @@ def exclusive(folder: RunFolder) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def results_folder(path: str | os.PathLike[str]) -> RunFolder:
+    """Create the folder ``path`` for results, and find out before any work whether files can be written there.
+
+    Raises: OSError, which suggests another folder, if they cannot.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise OSError(
+            f"{os.fspath(path)}: no results can be written there ({error.strerror}); "
+            "choose another folder with --out"
+        ) from error
+    return RunFolder(Path(path))
 
 
 def check_empty(path: Path) -> None:

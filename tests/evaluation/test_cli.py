@@ -25,6 +25,7 @@ from betavae_fast.evaluation.scores import Estimate
 from betavae_fast.files import read_json
 from betavae_fast.training.trained_run import open_run
 from tests import PATIENCE
+from tests.commands import run
 from tests.evaluation.grid import Squares
 from tools.publish import publish
 
@@ -53,12 +54,6 @@ class Brighter(ByteImages):
 
 def load(name: str, **_: object) -> ByteImages:
     return {"squares": Squares, "unlabelled": Unlabelled, "brighter": Brighter}[Path(name).name]()
-
-
-def run(*arguments: str) -> int | str | None:
-    with pytest.raises(SystemExit) as exit_:
-        cli.main(list(arguments))
-    return exit_.value.code
 
 
 def train(folder: Path, *options: str) -> None:

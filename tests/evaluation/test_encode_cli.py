@@ -15,22 +15,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import betavae_fast.data
-from betavae_fast import cli
 from betavae_fast.data import ByteImages, FolderImages, ImageDataset
 from betavae_fast.evaluation import Encoder, code_file
 from betavae_fast.evaluation.code_file import write_codes
 from betavae_fast.evaluation.encoding import encode
 from betavae_fast.nn import BetaVAE
 from tests.backends import ROOT, fresh_process
+from tests.commands import run
 from tests.evaluation.grid import Squares
 
 PYARROW = pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is not installed")
-
-
-def run(*arguments: str) -> int | str | None:
-    with pytest.raises(SystemExit) as exit_:
-        cli.main(list(arguments))
-    return exit_.value.code
 
 
 def fails(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:

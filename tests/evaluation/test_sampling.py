@@ -13,18 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from betavae_fast import cli
 from betavae_fast.data import load_dataset
 from betavae_fast.evaluation import Encoder, pictures, sampling
 from betavae_fast.evaluation.encoding import Encoding
 from betavae_fast.nn import BetaVAE
+from tests.commands import run
 from tests.evaluation.grid import Squares
-
-
-def run(*arguments: str) -> int | str | None:
-    with pytest.raises(SystemExit) as exit_:
-        cli.main(list(arguments))
-    return exit_.value.code
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from betavae_fast import cli
 from betavae_fast.evaluation.encoding import Encoder
 from betavae_fast.export import onnx, write_onnx, write_pt2
 from betavae_fast.export.programs import check, programs
@@ -22,6 +21,7 @@ from betavae_fast.files import read_json, write_json
 from betavae_fast.nn import BetaVAE
 from betavae_fast.training.trained_run import open_run
 from tests.backends import ROOT
+from tests.commands import run
 from tests.evaluation.grid import Squares
 
 EXAMPLE = ROOT / "examples" / "dsprites"
@@ -31,12 +31,6 @@ ONNX = pytest.mark.skipif(
 )
 FORMATS = [pytest.param("onnx", marks=ONNX), "pt2"]
 WRITERS = {"onnx": write_onnx, "pt2": write_pt2}
-
-
-def run(*arguments: str) -> int | str | None:
-    with pytest.raises(SystemExit) as exit_:
-        cli.main(list(arguments))
-    return exit_.value.code
 
 
 def fails(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
