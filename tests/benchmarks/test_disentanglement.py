@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import ROOT
 from benchmarks.disentanglement import (
+    PICTURES,
     PLATEAU,
     DisentanglementResults,
     StudyRun,
@@ -74,6 +75,25 @@ def test_sweeps_become_one_file(sweeps: Path, tmp_path: Path, capsys: pytest.Cap
     capsys.readouterr()
     assert main(["--draw", *places]) == 0
     assert "beta, β = 4" in capsys.readouterr().out
+
+
+def test_results_elsewhere_have_their_pictures_beside_them(sweeps: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new"
+    before = {path: path.stat().st_mtime_ns for path in PICTURES.glob("*")}
+    assert main([str(sweeps / "beta"), "--out", str(out)]) == 0
+    assert {path.suffix for path in out.iterdir()} == {".json", ".png"}
+    assert {path: path.stat().st_mtime_ns for path in PICTURES.glob("*")} == before
+
+
+def test_a_run_replaces_an_earlier_one_whatever_its_name(sweeps: Path, tmp_path: Path) -> None:
+    places = ["--out", str(tmp_path), "--pictures", str(tmp_path)]
+    assert main([str(sweeps / "dip"), *places]) == 0
+    file = tmp_path / "disentanglement.json"
+    file.write_text(
+        file.read_text().replace(", fp32", "").replace(", bf16", "")
+    )  # as older versions named runs
+    assert main([str(sweeps / "dip"), *places]) == 0
+    assert len(DisentanglementResults.load(file).runs) == 1
 
 
 def test_runs_of_another_experiment_are_refused(
