@@ -1,8 +1,9 @@
-"""Collects what β and the objectives do to disentanglement: ``python -m benchmarks.disentanglement SWEEP ...``.
+"""Collects what β and the objectives do to disentanglement: ``python -m benchmarks.disentanglement FOLDER ...``.
 
-Each SWEEP is the folder of a finished ``betavae-fast sweep --file benchmarks/disentanglement.toml --metrics all``, or of
-a part of that sweep. Their runs are added to disentanglement/disentanglement.json, where they replace runs of the same
-setting and seed. Prints the medians with quartiles, and draws the pictures into docs/disentanglement/.
+Each FOLDER is that of a finished ``betavae-fast sweep --file benchmarks/disentanglement.toml --metrics all``, of a part
+of that sweep, or of a single run after ``betavae-fast evaluate``. Their runs are added to
+disentanglement/disentanglement.json, where they replace runs of the same setting and seed. Prints the medians with
+quartiles, and draws the pictures into docs/disentanglement/.
 
 With ``--out benchmarks/results/initialization``, it collects the sweep of benchmarks/initialization.toml in the same way.
 """
@@ -12,10 +13,10 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -25,12 +26,13 @@ from benchmarks.pages import markdown
 from benchmarks.study import Run, Study, StudyError, tidy
 from betavae_fast import settings
 from betavae_fast.bench.results import Provenance, save_by_lines
+from betavae_fast.choices import Initialization
 from betavae_fast.evaluation.pictures import Line, against_setting
 from betavae_fast.files import read_json
 from betavae_fast.objectives import options
 from betavae_fast.sweep.folder import SweepFolder
 from betavae_fast.sweep.grid import SEED
-from betavae_fast.sweep.report import KL, RECONSTRUCTION, UDR, Quartiles, quartiles
+from betavae_fast.sweep.report import KL, RECONSTRUCTION, UDR, Quartiles, quartiles, values_of
 from betavae_fast.training.config import OF_THE_MACHINE, TrainConfig
 from betavae_fast.training.log import LogEntry, read_log
 from betavae_fast.training.run_folder import RunFolder, read_config
@@ -38,6 +40,7 @@ from betavae_fast.training.run_folder import RunFolder, read_config
 FILE = "disentanglement/disentanglement.json"
 PICTURES = ROOT / "docs" / "disentanglement"
 MIG, DCI = "MIG", "DCI disentanglement"
+MIG_IN_USE = "MIG, channels in use"
 PLATEAU = "steps until the reconstruction loss is a fifth below that of the mean image"
 MILESTONES = (1000, 2000, 4000, 8000)  # steps
 _COLUMNS = {
@@ -45,6 +48,7 @@ _COLUMNS = {
     KL: "KL",
     "channels used": "channels",
     MIG: "MIG",
+    MIG_IN_USE: "MIG in use",
     DCI: "DCI D",
     "DCI completeness": "DCI C",
     "DCI informativeness": "DCI I",
@@ -101,36 +105,70 @@ class Group(NamedTuple):
         return quartiles(self.values(label))
 
 
-def read_sweep(folder: Path, machine: str) -> tuple[dict[str, Any], list[StudyRun]]:
-    """Read the settings that the runs of a sweep share, and the runs.
+def read_folder(folder: Path, machine: str) -> tuple[dict[str, Any], list[StudyRun]]:
+    """Read the settings that the runs of a sweep share, and the runs; or a single run.
 
-    Raises: StudyError if ``folder`` is no finished sweep, or its runs differ in more than setting and seed.
+    Raises: StudyError if ``folder`` is no finished sweep and no evaluated run, or its runs differ in more than setting
+        and seed.
     """
-    sweep = SweepFolder(folder)
+    sweep, run = SweepFolder(folder), RunFolder(folder)
+    if run.evaluation.exists():
+        rest, found = _read_run(run, {}, machine)
+        return rest, [found]
     if not sweep.table.exists():
-        raise StudyError(f"{folder} is not the folder of a finished sweep: it has no {sweep.table.name}")
+        raise StudyError(
+            f"{folder} is not the folder of a finished sweep or an evaluated run: it has no {sweep.table.name} and no "
+            f"{run.evaluation.name}"
+        )
     shared: dict[str, Any] = {}
     runs = []
     with sweep.table.open(newline="") as file:
         for row in csv.DictReader(file):
-            trained = RunFolder(folder / row["run"])
-            config = read_config(trained)
-            entries, own = config.entries(), options.entries(config.objective)
-            setting = {name: entries[name] for name in ("objective", *own, "initialization")}
-            rest = {
-                name: value
-                for name, value in entries.items()
-                if name not in (*setting, SEED, "precision", *OF_THE_MACHINE)
-            }
+            rest, found = _read_run(RunFolder(folder / row["run"]), row, machine)
             shared = shared or rest
             check_same(shared, rest)
-            values = {label: float(row[label]) for label in row if label in _COLUMNS and row[label]}
-            evaluation = read_json(trained.evaluation)
-            values |= from_log(read_log(trained.metrics), evaluation["summary"]["mean_image_reconstruction"])
-            values |= from_factors(evaluation["factors"])
-            name = f"{_name(setting)}, seed {config.seed}, {config.precision}"
-            runs.append(StudyRun(name, setting, config.seed, config.precision, machine, values))
+            runs.append(found)
     return shared, runs
+
+
+def _read_run(folder: RunFolder, row: Mapping[str, str], machine: str) -> tuple[dict[str, Any], StudyRun]:
+    """Read a run, and the settings of it that are neither its setting nor its seed nor of its machine.
+
+    Args:
+        row: the run's row in the table of its sweep, which has the UDR.
+    """
+    config, evaluation = read_config(folder), read_json(folder.evaluation)
+    entries, own = config.entries(), options.entries(config.objective)
+    setting = {name: entries[name] for name in ("objective", *own, "initialization")}
+    rest = {
+        name: value
+        for name, value in entries.items()
+        if name not in (*setting, SEED, "precision", *OF_THE_MACHINE)
+    }
+    values = {label: value for label, value in values_of(evaluation).items() if label in _COLUMNS}
+    values |= {label: float(row[label]) for label in (UDR,) if row.get(label)}
+    values |= from_log(read_log(folder.metrics), evaluation["summary"]["mean_image_reconstruction"])
+    values |= from_factors(evaluation["factors"])
+    values |= _in_use(evaluation["scores"])
+    # The default rule for the initial weights and the objective's own defaults are not part of the name.
+    name = f"{_name(setting, _not_default(setting))}, seed {config.seed}, {config.precision}"
+    return rest, StudyRun(name, setting, config.seed, config.precision, machine, values)
+
+
+def _not_default(setting: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """The options, each with its objective, that do not have their default."""
+    objective = setting["objective"]
+    defaults = {one.option: one.default for one in settings.declared(options.OBJECTIVES[objective])}
+    defaults["initialization"] = TrainConfig().initialization
+    return {(objective, name) for name, value in setting.items() if value != defaults.get(name)}
+
+
+def _in_use(scores: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Read the MIG of the mean codes over the channels in use, if it was computed."""
+    for scored in scores:
+        if (scored["metric"], scored["codes"]) == ("mig", "mean") and scored["in_use"] is not None:
+            return {MIG_IN_USE: scored["in_use"]["score"]["value"]}
+    return {}
 
 
 def from_log(log: Sequence[LogEntry], mean_image: float) -> dict[str, float]:
@@ -139,8 +177,11 @@ def from_log(log: Sequence[LogEntry], mean_image: float) -> dict[str, float]:
     Args:
         mean_image: the reconstruction loss of the mean image, in nats.
     Returns: the values by their labels. The steps on the plateau are rounded up to the next entry, and infinite if the
-        run did not leave it.
+        run did not leave it. Nothing of a run that took no step here, as with imported weights.
     """
+    log = [entry for entry in log if entry.step > 0]
+    if not log:
+        return {}
     left = (entry.step for entry in log if has_left_plateau(entry, mean_image))
     return {PLATEAU: float(next(left, np.inf))} | {
         f"{RECONSTRUCTION}, after {entry.step} steps": entry.reconstruction
@@ -183,24 +224,49 @@ def check_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
 def groups(runs: Sequence[StudyRun]) -> list[Group]:
     """The runs by their setting, in the order of the registry and, for one objective, of its options.
 
+    A group is named by its objective and by the options in which it differs from the other groups of that objective.
     Runs of several precisions are in groups of their own.
     """
-    order = list(options.OBJECTIVES)
+    order, rules = list(options.OBJECTIVES), get_args(Initialization)
     several = len({run.precision for run in runs}) > 1
-    by_name: dict[str, list[StudyRun]] = {}
+    by_setting: dict[Any, list[StudyRun]] = {}
     for run in sorted(
         runs,
-        key=lambda run: (order.index(run.setting["objective"]), _main(run), _name(run.setting), run.seed),
+        key=lambda run: (
+            order.index(run.setting["objective"]),
+            _main(run),
+            rules.index(run.setting["initialization"]),
+            str(run.setting),
+            run.seed,
+        ),
     ):
-        name = f"{_name(run.setting)}, {run.precision}" if several else _name(run.setting)
-        by_name.setdefault(name, []).append(run)
-    return [Group(name, found) for name, found in by_name.items()]
+        by_setting.setdefault((*run.setting.items(), run.precision), []).append(run)
+    varied = _varied(runs)
+    return [
+        Group(_name(found[0].setting, varied) + (f", {found[0].precision}" if several else ""), found)
+        for found in by_setting.values()
+    ]
 
 
-def table(results: DisentanglementResults) -> str:
-    """The medians of all settings, with their quartiles, as Markdown."""
+def _varied(runs: Sequence[StudyRun]) -> set[tuple[str, str]]:
+    """The options, each with its objective, that do not have the same value in all runs of that objective."""
+    found: dict[tuple[str, str], set[Any]] = {}
+    for run in runs:
+        for option, value in run.setting.items():
+            found.setdefault((run.setting["objective"], option), set()).add(str(value))
+    return {key for key, values in found.items() if len(values) > 1}
+
+
+def table(results: DisentanglementResults, labels: Collection[str] = _COLUMNS) -> str:
+    """The medians of all settings, with their quartiles, as Markdown.
+
+    Args:
+        labels: the quantities to show, of those that the runs have.
+    """
     grouped = groups(results.runs)
-    present = [label for label in _COLUMNS if any(group.values(label) for group in grouped)]
+    present = [
+        label for label in _COLUMNS if label in labels and any(group.values(label) for group in grouped)
+    ]
     rows = []
     for group in grouped:
         cells = [group.name, str(len(group.runs))]
@@ -225,18 +291,16 @@ def _main(run: StudyRun) -> float:
     return float(first[0]) if first else 0.0
 
 
-def _name(setting: Mapping[str, Any]) -> str:
-    """The objective and what differs from the defaults; β always."""
-    kind = options.OBJECTIVES[setting["objective"]]
-    defaults = {found.option: found.default for found in settings.declared(kind)}
-    defaults["initialization"] = TrainConfig().initialization
+def _name(setting: Mapping[str, Any], varied: Collection[tuple[str, str]]) -> str:
+    """The objective, β, and the options that are ``varied``."""
+    objective = setting["objective"]
     shown = []
     for name, value in setting.items():
         if name == "beta":
             shown.append(f"β = {value:g}")
-        elif name != "objective" and value is not None and value != defaults[name]:
+        elif (objective, name) in varied and value is not None:
             shown.append(f"{name.replace('_', ' ')} = {value if isinstance(value, str) else f'{value:g}'}")
-    return ", ".join([setting["objective"], *shown])
+    return ", ".join([objective, *shown])
 
 
 def pictures(results: DisentanglementResults) -> dict[str, Figure]:
@@ -285,20 +349,26 @@ def _against_beta(found: Sequence[Group]) -> Figure:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sweeps", type=Path, nargs="*", metavar="SWEEP", help="folder of a finished sweep")
+    parser.add_argument(
+        "folders",
+        type=Path,
+        nargs="*",
+        metavar="FOLDER",
+        help="folder of a finished sweep or an evaluated run",
+    )
 
 
 def measure(run: Run) -> Iterator[DisentanglementResults]:
-    if not run.args.sweeps:
-        raise argparse.ArgumentTypeError("give the folder of a sweep, or --draw")
+    if not run.args.folders:
+        raise argparse.ArgumentTypeError("give the folder of a sweep or a run, or --draw")
     file = RESULTS / FILE if run.args.out is None else run.args.out / Path(FILE).name
     shared: dict[str, Any] = {}
     runs: dict[Any, StudyRun] = {}
     if file.exists():
         earlier = DisentanglementResults.load(file)
         shared, runs = earlier.configuration, {_key(one): one for one in earlier.runs}
-    for folder in run.args.sweeps:
-        common, found = read_sweep(folder, str(run.origin["machine"]["kind"]))
+    for folder in run.args.folders:
+        common, found = read_folder(folder, str(run.origin["machine"]["kind"]))
         shared = shared or common
         check_same(shared, common)
         runs |= {_key(one): one for one in found}

@@ -21,7 +21,7 @@ from betavae_fast.cli.options import (
     whole_numbers,
 )
 from betavae_fast.cli.output import counting, print_scores
-from betavae_fast.evaluation import IMPORTANCE_IMAGES
+from betavae_fast.evaluation import DCI_ROWS, IMPORTANCE_IMAGES
 from betavae_fast.settings import at_least
 
 if TYPE_CHECKING:
@@ -40,6 +40,12 @@ def evaluate(
         int, typer.Option(help="Seed of the metrics' random images and of the sampled codes.")
     ] = 0,
     jobs: Annotated[int, typer.Option(help="Processes for dci; -1: one per core.")] = -1,
+    dci_rows: Annotated[
+        int,
+        typer.Option(
+            help="Images that dci's trees learn from, 10,000 in published scores. The time of dci grows with it."
+        ),
+    ] = DCI_ROWS,
     checkpoint: Checkpoint = "latest",
     importance_samples: Annotated[
         str | None,
@@ -97,6 +103,7 @@ def evaluate(
         )
         at_least(1)("importance_images", importance_images)
         at_least(0)("seed", seed)
+        at_least(1)("dci_rows", dci_rows)
         if jobs == 0:
             raise ValueError("jobs must not be 0")
         set_threads(threads)
@@ -128,6 +135,7 @@ def evaluate(
                     chosen,
                     seed=seed,
                     jobs=jobs,
+                    dci_rows=dci_rows,
                     precision=run.precision if precision is None else dtype_of(precision),
                     trained_on=run.training_images(dataset),
                     held_out=held_out,

@@ -15,6 +15,9 @@ ALL_METRICS: tuple[MetricName, ...] = get_args(MetricName)
 DEFAULT_METRICS: tuple[MetricName, ...] = tuple(name for name in ALL_METRICS if name != "dci")
 """All metrics but DCI, whose trees take minutes on dSprites."""
 
+DCI_ROWS = 10_000
+"""The rows that DCI's classifiers learn from, as in published scores."""
+
 FORMAT = 2
 """The format of evaluation.json. A sweep evaluates a run again whose file has another one."""
 

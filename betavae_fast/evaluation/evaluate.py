@@ -14,7 +14,7 @@ from torch import Tensor
 from betavae_fast.choices import MetricName
 from betavae_fast.data import KnownFactors
 from betavae_fast.data.images import ImageDataset
-from betavae_fast.evaluation import DEFAULT_METRICS, IMPORTANCE_IMAGES
+from betavae_fast.evaluation import DCI_ROWS, DEFAULT_METRICS, IMPORTANCE_IMAGES
 from betavae_fast.evaluation.encoding import Encoding, encode
 from betavae_fast.evaluation.factor_table import FactorTable, factor_table
 from betavae_fast.evaluation.findings import findings, of_held_out, of_importance
@@ -82,6 +82,7 @@ def evaluate(
     *,
     seed: int = 0,
     jobs: int = 1,
+    dci_rows: int = DCI_ROWS,
     precision: torch.dtype = torch.float32,
     trained_on: Tensor | None = None,
     held_out: HeldOut | None = None,
@@ -100,6 +101,7 @@ def evaluate(
         metrics: the metrics to compute; those that need factors are left out if the factors are not known.
         seed: seed of the images that each metric draws, and of the sampled codes.
         jobs: number of processes for DCI's classifiers.
+        dci_rows: number of images that DCI's classifiers learn from; half as many measure them. Their time grows with it.
         trained_on: indices of the images to measure the losses on (``TrainedRun.training_images``); None: all.
         held_out: images that were not trained on (``TrainedRun.held_out``), to measure the losses on as well.
         importance_samples: the numbers k of codes for ``importance_weighted_bound``. A bound with k = 5000 takes minutes.
@@ -125,7 +127,9 @@ def evaluate(
     seconds["factor table"] = perf_counter() - start
     classes = table.classes if table else None
     used = sorted(channel.index for channel in summary.used)
-    scores = list(score(encoding, classes, metrics, used, seed=seed, jobs=jobs, on_metric=on_metric))
+    scores = list(
+        score(encoding, classes, metrics, used, seed=seed, jobs=jobs, dci_rows=dci_rows, on_metric=on_metric)
+    )
     bounds = []
     if importance_samples:
         start = perf_counter()

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from betavae_fast.choices import MetricName
-from betavae_fast.evaluation import metrics
+from betavae_fast.evaluation import DCI_ROWS, metrics
 from betavae_fast.evaluation.encoding import Encoding
 from betavae_fast.evaluation.metrics.table import Codes, Factors
 
@@ -42,7 +42,7 @@ class Metric:
     quantities: tuple[Quantity, ...]
     sampled: bool = False  # True if sampled codes are scored as well as mean codes
     needs_factors: bool = True
-    parallel: bool = False
+    parallel: bool = False  # True for DCI, whose work is shared among processes, and whose rows can be fewer
     draws: int = 1  # number of times that rows are drawn and scored; several where this takes little time
     least_used: int = 1  # fewest channels in use over which it is defined
     alone: bool = True  # False if the channels in use are not scored alone, because its classifiers take long
@@ -166,6 +166,7 @@ def score(
     *,
     seed: int,
     jobs: int = 1,
+    dci_rows: int = DCI_ROWS,
     on_metric: Callable[[str], object] = lambda name: None,
 ) -> Iterator[Scored]:
     """Compute the metrics with these names, in the order of ``METRICS``.
@@ -177,6 +178,7 @@ def score(
         factors: (N, K) integer classes of the N images; None leaves out the metrics that need them.
         used: the channels in use, which are scored alone as well.
         jobs: number of processes for DCI's classifiers; the results do not depend on it.
+        dci_rows: number of rows that DCI's classifiers learn from; half as many measure them.
         on_metric: called with a metric's name before it is computed.
     Raises: the metrics' errors.
     """
@@ -188,7 +190,9 @@ def score(
         if name not in wanted:
             continue
         needed = [factors] if metric.needs_factors else []
-        options = {"jobs": jobs} if metric.parallel else {}
+        options = {}
+        if metric.parallel:
+            options = {"jobs": jobs, "num_train": dci_rows, "num_test": -(-dci_rows // 2)}
         for kind in ("mean", "sampled") if metric.sampled else ("mean",):
             on_metric(name)
             start = perf_counter()

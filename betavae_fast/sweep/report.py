@@ -158,7 +158,7 @@ def write(folder: SweepFolder, finished: Sequence[SweptRun], missing: Sequence[s
 def collect(folder: SweepFolder, runs: Sequence[SweptRun]) -> Findings:
     """Read the results of ``runs``, which are finished; several get a UDR if they share their data."""
     documents = [read_json(folder.run(run).evaluation) for run in runs]
-    results = [Result(run, _values(document)) for run, document in zip(runs, documents, strict=True)]
+    results = [Result(run, values_of(document)) for run, document in zip(runs, documents, strict=True)]
     found = Findings(results)
     if len(results) > 1 and len({str(document["identity"]) for document in documents}) == 1:
         codes = dict(zip((run.name for run in runs), _codes(folder, runs), strict=True))
@@ -203,7 +203,7 @@ def _in_words(setting: Mapping[str, Any]) -> str:
     return ", ".join(map(" ".join, zip(setting, words, strict=True))) or "all runs"
 
 
-def _values(document: dict[str, Any]) -> dict[str, float]:
+def values_of(document: dict[str, Any]) -> dict[str, float]:
     """The losses and scores in an evaluation.json: the loss at the mean code, the scores over all channels."""
     summary = document["summary"]
     values = {

@@ -106,6 +106,23 @@ def test_runs_of_another_experiment_are_refused(
     assert "is not the folder of a finished sweep" in capsys.readouterr().out
 
 
+def test_a_single_run_is_added_after_its_evaluation(
+    sweeps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = next(path for path in (sweeps / "beta").iterdir() if path.is_dir())
+    assert main([str(run), "--out", str(tmp_path)]) == 0
+    (found,) = DisentanglementResults.load(tmp_path / "disentanglement.json").runs
+    assert main([str(sweeps / "beta"), "--out", str(tmp_path)]) == 0
+    runs = DisentanglementResults.load(tmp_path / "disentanglement.json").runs
+    again = next(one for one in runs if one.setting == found.setting)
+    assert len(runs) == 2 and again.values == found.values | {
+        "UDR": again.values["UDR"]
+    }  # a single run has no peers
+    capsys.readouterr()
+    assert main([str(run / "checkpoint"), "--out", str(tmp_path / "new")]) == 1
+    assert "is not the folder of a finished sweep or an evaluated run" in capsys.readouterr().out
+
+
 def test_settings_are_summarised_by_medians_and_quartiles() -> None:
     objective = {
         "objective": "btcvae",
@@ -124,8 +141,11 @@ def test_settings_are_summarised_by_medians_and_quartiles() -> None:
     assert shown[2:] == [
         "| beta, β = 2 | 2 | 0.30 (0.30–0.30) |",
         "| beta, β = 16 | 3 | 0.20 (0.15–0.35) |",
-        "| btcvae, dimension wise weight = 2 | 1 | 0.40 (0.40–0.40) |",
+        "| btcvae | 1 | 0.40 (0.40–0.40) |",
     ]
+    other = objective | {"dimension_wise_weight": 1.0}
+    names = [group.name for group in groups([study_run(objective, 0), study_run(other, 0)])]
+    assert names == ["btcvae, dimension wise weight = 1", "btcvae, dimension wise weight = 2"]
 
 
 def test_precisions_have_groups_of_their_own() -> None:
@@ -145,7 +165,7 @@ def test_a_run_that_stays_on_the_plateau_is_the_worst() -> None:
     ]
     results = DisentanglementResults(**ORIGIN, configuration={}, runs=tuple(runs))
     assert table(results).splitlines()[2:] == [
-        "| beta, β = 4 | 3 | 320 (worst inf) |",
+        "| beta, β = 4, initialization = torch | 3 | 320 (worst inf) |",
         "| beta, β = 4, initialization = kaiming | 3 | 60 (worst 60) |",
     ]
 
@@ -162,6 +182,7 @@ def test_the_log_tells_when_the_plateau_was_left() -> None:
         "reconstruction loss, nats, after 2000 steps": 90.0,
     }
     assert from_log(log[:2], mean_image=500.0)[PLATEAU] == float("inf")
+    assert from_log([entry(0, 40.0)], mean_image=500.0) == {}  # imported weights
 
 
 def test_pictures_show_every_run() -> None:

@@ -17,7 +17,7 @@ from betavae_fast.choices import MetricName
 from betavae_fast.cli.output import print_scores
 from betavae_fast.evaluation import scores
 from betavae_fast.evaluation.encoding import Encoding
-from betavae_fast.evaluation.metrics import mig_score
+from betavae_fast.evaluation.metrics import dci_scores, mig_score
 from betavae_fast.evaluation.scores import METRICS, Estimate, about_in_use, score, score_rows
 
 FACTORS = np.argwhere(np.ones((4, 4)))
@@ -60,6 +60,14 @@ def test_processes_change_no_score():
         next(score(ENCODING, FACTORS, ["dci"], ALL, seed=0, jobs=jobs)).result.importance for jobs in (1, 2)
     )
     np.testing.assert_array_equal(one, two)
+
+
+def test_dci_learns_from_as_many_rows_as_asked_and_is_measured_on_half_as_many():
+    found = next(score(ENCODING, FACTORS, ["dci"], ALL, seed=0, dci_rows=60)).result
+    rng = np.random.default_rng([0, list(METRICS).index("dci")])
+    alone = dci_scores(ENCODING.mean_codes, FACTORS, rng, num_train=60, num_test=30)
+    np.testing.assert_array_equal(found.importance, alone.importance)
+    assert found.rows == 60 and found.informativeness == alone.informativeness
 
 
 def test_a_score_is_the_mean_over_draws_of_rows_and_the_first_draw_is_the_published_one():

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from scipy.special import entr
 from sklearn.ensemble import GradientBoostingClassifier
 
+from betavae_fast.evaluation import DCI_ROWS
+
 from .moments import mean
 from .table import Codes, Factors, check_counts, checked, draw
 
@@ -34,6 +36,7 @@ class DCIScores:
     informativeness_train: float
     importance: NDArray[np.float64]  # (D, K); a column sums to 1 unless no tree split anything
     accuracies: NDArray[np.float64]  # (K,): informativeness of each factor, on fresh rows
+    rows: int  # the number of rows that the classifiers learned from
 
 
 def dci_scores(
@@ -41,8 +44,8 @@ def dci_scores(
     factors: Factors,
     rng: np.random.Generator,
     *,
-    num_train: int = 10_000,
-    num_test: int = 5_000,
+    num_train: int = DCI_ROWS,
+    num_test: int = DCI_ROWS // 2,
     classifier: Callable[[int], Any] = gradient_boosting,
     jobs: int = 1,
 ) -> DCIScores:
@@ -93,6 +96,7 @@ def dci_scores(
         mean(accuracies[1]),
         importance,
         accuracies[0],
+        num_train,
     )
 
 
