@@ -32,7 +32,7 @@ from betavae_fast.files import read_json
 from betavae_fast.objectives import options
 from betavae_fast.sweep.folder import SweepFolder
 from betavae_fast.sweep.grid import SEED
-from betavae_fast.sweep.report import KL, RECONSTRUCTION, UDR, Quartiles, quartiles, values_of
+from betavae_fast.sweep.report import CHANNELS, KL, RECONSTRUCTION, UDR, Quartiles, quartiles, values_of
 from betavae_fast.training.config import OF_THE_MACHINE, TrainConfig
 from betavae_fast.training.log import LogEntry, read_log
 from betavae_fast.training.run_folder import RunFolder, read_config
@@ -41,12 +41,16 @@ FILE = "disentanglement/disentanglement.json"
 PICTURES = ROOT / "docs" / "disentanglement"
 MIG, DCI = "MIG", "DCI disentanglement"
 MIG_IN_USE = "MIG, channels in use"
+SAMPLED_RECONSTRUCTION = "reconstruction loss at a sampled code, nats"
 PLATEAU = "steps until the reconstruction loss is a fifth below that of the mean image"
 MILESTONES = (1000, 2000, 4000, 8000)  # steps
+OF_THE_PAGE = (SAMPLED_RECONSTRUCTION, KL, CHANNELS, MIG, MIG_IN_USE, DCI, "FactorVAE score", UDR)
+"""The quantities in the tables of docs/disentanglement.md."""
 _COLUMNS = {
     RECONSTRUCTION: "rec.",
+    SAMPLED_RECONSTRUCTION: "rec., sampled",
     KL: "KL",
-    "channels used": "channels",
+    CHANNELS: "channels",
     MIG: "MIG",
     MIG_IN_USE: "MIG in use",
     DCI: "DCI D",
@@ -150,6 +154,7 @@ def _read_run(folder: RunFolder, row: Mapping[str, str], machine: str) -> tuple[
     values |= from_log(read_log(folder.metrics), evaluation["summary"]["mean_image_reconstruction"])
     values |= from_factors(evaluation["factors"])
     values |= _in_use(evaluation["scores"])
+    values[SAMPLED_RECONSTRUCTION] = evaluation["summary"]["sampled_reconstruction"]
     # The default rule for the initial weights and the objective's own defaults are not part of the name.
     name = f"{_name(setting, _not_default(setting))}, seed {config.seed}, {config.precision}"
     return rest, StudyRun(name, setting, config.seed, config.precision, machine, values)
@@ -280,7 +285,7 @@ def table(results: DisentanglementResults, labels: Collection[str] = _COLUMNS) -
 def _in_words(label: str, found: Quartiles, largest: float) -> str:
     if label == PLATEAU:
         return f"{found.median:.0f} (worst {largest:.0f})"
-    digits = 1 if label == KL or label.startswith(RECONSTRUCTION) else 0 if label == "channels used" else 2
+    digits = 1 if label == KL or label.startswith(RECONSTRUCTION) else 0 if label == CHANNELS else 2
     low, median, high = (f"{value:.{digits}f}" for value in found)
     return f"{median} ({low}–{high})"
 

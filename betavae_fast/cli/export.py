@@ -9,6 +9,7 @@ import typer
 
 from betavae_fast.choices import ExportFormat, PixelType
 from betavae_fast.cli.errors import usage_errors
+from betavae_fast.cli.options import Checkpoint
 
 
 def export(
@@ -28,6 +29,7 @@ def export(
             show_default="float",
         ),
     ] = None,
+    checkpoint: Checkpoint = "latest",
     license: Annotated[
         str | None,
         typer.Option(
@@ -56,7 +58,7 @@ def export(
         if format != "hub" and license is not None:
             raise ValueError(f"license is for the card of hub, got {license!r} for {format}")
         check_empty(out)
-        trained = open_run(run, "cpu")
+        trained = open_run(run, "cpu", kept=checkpoint)
         console.print(f"Run: {trained.folder.path}, after step {trained.step}")
         if format == "hub":
             files = write_hub(trained, out, license=license)

@@ -38,6 +38,9 @@ def write_hub(run: TrainedRun, folder: str | os.PathLike[str], *, license: str |
 
 
 def _pictures(run: TrainedRun) -> list[Path]:
-    """The pictures of the run, or those of a published run, which lie in its folder itself."""
+    """The pictures of the run, or those of a published run, which lie in its folder itself. None if the model is an
+    earlier one, the best, and was not evaluated, because the pictures are then of the latest."""
+    if run.step != run.history[-1].step and not run.folder.evaluation.exists():
+        return []
     places = (run.folder.pictures, run.folder.path)
     return [place / name for name in _PICTURES for place in places if (place / name).is_file()]

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from betavae_fast.evaluation.encoding import Encoder
-from betavae_fast.export import onnx, write_onnx, write_pt2
+from betavae_fast.export import onnx, write_hub, write_onnx, write_pt2
 from betavae_fast.export.programs import check, programs
 from betavae_fast.files import read_json, write_json
 from betavae_fast.nn import BetaVAE
@@ -179,6 +180,34 @@ def test_a_hub_folder_has_model_recipe_and_pictures(trained, tmp_path, capsys):
     assert "It was trained for 6 steps on 192 images" in card and "| score |" not in card
     shown = re.findall(r"!\[\w+\]\((.*)\)", card)
     assert "pictures/traversal.png" in shown and all((out / picture).is_file() for picture in shown)
+
+
+def test_the_best_model_is_exported(trained, tmp_path, capsys):
+    folder = tmp_path / "run"
+    told = [
+        "--steps=6",
+        "--batch-size=32",
+        "--latent-dim=3",
+        "--lr=0.03",
+        "--precision=fp32",
+        "--validation=0.2",
+    ]
+    data = f"--data={trained.parent / 'squares.npy'}"
+    assert run("train", data, *told, "--validation-every=1", f"--out={folder}") == 0
+    best = open_run(folder, "cpu", kept="best")
+    capsys.readouterr()
+    assert run("export", str(folder), "--format=hub", "--checkpoint=best", f"--out={tmp_path / 'hub'}") == 0
+    assert f", after step {best.step}\n" in capsys.readouterr().out
+    for name, weights in BetaVAE.from_pretrained(tmp_path / "hub").state_dict().items():
+        assert torch.equal(weights, best.model.state_dict()[name])
+
+
+def test_an_earlier_model_does_not_get_the_pictures_of_the_latest(trained, tmp_path):
+    latest = open_run(trained, "cpu")
+    write_hub(latest, tmp_path / "latest")
+    write_hub(replace(latest, step=latest.step - 1), tmp_path / "earlier")
+    assert (tmp_path / "latest" / "pictures").is_dir() and not (tmp_path / "earlier" / "pictures").exists()
+    assert "pictures/" not in (tmp_path / "earlier" / "README.md").read_text()
 
 
 def test_an_evaluated_run_has_its_scores_on_the_card(trained, tmp_path, capfd):
