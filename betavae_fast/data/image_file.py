@@ -82,6 +82,16 @@ def read_image(path: str, size: int, channels: int) -> npt.NDArray[np.uint8]:
     return np.broadcast_to(np.rint(pixels.clip(0, 255)).astype(np.uint8), (channels, size, size))
 
 
+def resize_all(images: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+    """Resize the central squares of images (n, H, W, C) as `read_image` does: uint8 (n, C, size, size)."""
+    _, height, width, _ = images.shape
+    side = min(height, width)
+    rows, down = _bicubic(height, side, size)
+    columns, across = _bicubic(width, side, size)
+    pixels = _weighted(images[:, rows, columns].astype(np.float32), down, across)
+    return np.rint(pixels.clip(0, 255)).astype(np.uint8)
+
+
 def _formats() -> list[str]:
     """The formats that are read, in the order in which they are tried."""
     Image.init()
@@ -134,10 +144,16 @@ def _resized(samples: ImageSamples, size: int) -> Floats:
     columns, across = _bicubic(width, side, size)
     window = samples.values[rows, columns].astype(np.float32)
     window = over_black(window, samples.mode, samples.white, samples.hidden)
-    _, width, channels = window.shape
-    lower = (down @ window.reshape(-1, width * channels)).reshape(size, width, channels)
-    both: Floats = across @ lower.transpose(1, 0, 2).reshape(width, size * channels)
-    return both.reshape(size, size, channels).transpose(2, 1, 0)
+    return _weighted(window[None], down, across)[0]
+
+
+def _weighted(windows: Floats, down: csr_array, across: csr_array) -> Floats:
+    """Resize windows (n, H, W, C) of images by the weights of their rows and columns: (n, C, size, size)."""
+    count, height, width, channels = windows.shape
+    size = down.shape[0]
+    lower = (down @ windows.transpose(1, 0, 2, 3).reshape(height, -1)).reshape(size, count, width, channels)
+    both: Floats = across @ lower.transpose(2, 0, 1, 3).reshape(width, -1)
+    return both.reshape(size, size, count, channels).transpose(2, 3, 1, 0)
 
 
 @lru_cache(maxsize=256)
