@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from betavae_fast.data import cars3d, mpi3d, shapes3d, small_norb
 from betavae_fast.data.cars3d import CarsForm
 from betavae_fast.data.grid_form import GridForm, numbered
 from betavae_fast.data.small_norb import NorbForm
@@ -120,12 +119,3 @@ def write_celeba(folder: Path, within: str = "img_align_celeba", *, table: bool 
         text = "\n".join([str(len(names)), " ".join(ATTRIBUTES) + " ", *rows])
         (folder / "list_attr_celeba.txt").write_text(text + "\n")
     return classes
-
-
-@pytest.fixture
-def small_forms(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the package expect the small files of this module."""
-    monkeypatch.setattr(shapes3d, "SHAPES3D", SHAPES)
-    monkeypatch.setattr(mpi3d, "FORMS", dict.fromkeys(mpi3d.FORMS, MPI))
-    monkeypatch.setattr(small_norb, "SMALL_NORB", NORB)
-    monkeypatch.setattr(cars3d, "CARS3D", CARS)

@@ -32,14 +32,13 @@ from betavae_fast.data import (
     unpacked,
 )
 from tests.data import published
-from tests.data.published import small_forms  # noqa: F401
 
 TRAINING, TESTING = published.NORB.parts
 PUBLISHED = shapes3d.SHAPES3D, mpi3d.FORMS, small_norb.SMALL_NORB, cars3d.CARS3D
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_forms: None) -> Path:  # noqa: F811
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_forms: None) -> Path:
     monkeypatch.setenv("BETAVAE_FAST_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
