@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from betavae_fast.files import atomic_writer, read_json, write_json
+from betavae_fast.files import atomic_writer, read_json, remove_stale, write_json
 from betavae_fast.system_memory import format_bytes
 
 from .array_file import ArrayFile, open_npy
@@ -50,8 +50,9 @@ def unpacked(
         warnings.warn(f"{error}; making it again", stacklevel=2)
     needed = format_bytes(prod(shape))
     remedy = f"name a folder with room for {needed} in the environment variable BETAVAE_FAST_CACHE"
-    _check_room(source, cached, prod(shape), remedy)
     try:
+        remove_stale(cached)
+        _check_room(source, cached, prod(shape), remedy)
         _write(source, cached, shape, blocks, progress)
         write_json(_record(cached), {"shape": shape, "sha256": _checksum(_opened(cached, shape))})
     except OSError as error:

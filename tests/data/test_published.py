@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import tracemalloc
 import warnings
 import zipfile
 from math import prod
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -255,13 +257,26 @@ def test_a_cache_that_cannot_be_written_is_one_line_with_a_remedy(
     ):
         load(tmp_path / "mpi3d_toy.npz")
     cache.unlink()
-    usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(unpacked.shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setattr(unpacked.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     with pytest.raises(
         DatasetError, match=r"mpi3d_toy\.npz: .* has 1\.0 kB free; .*1\.2 MB.* BETAVAE_FAST_CACHE"
     ):
         load(tmp_path / "mpi3d_toy.npz")
     assert not cache.exists()
+
+
+def test_what_a_killed_unpacking_left_does_not_take_the_room_of_the_next(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published.write_mpi(tmp_path / "mpi3d_toy.npz", deflated=True)
+    load(tmp_path / "mpi3d_toy.npz")
+    (array,) = cache.glob("*.npy")
+    left = array.rename(cache / f".{array.name}.0123.tmp")
+    os.utime(left, (0, 0))
+    monkeypatch.setattr(
+        unpacked.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1 if left.exists() else 1 << 30)
+    )
+    assert len(load(tmp_path / "mpi3d_toy.npz")) == 96 and not left.exists()
 
 
 def test_unpacking_holds_a_block_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
