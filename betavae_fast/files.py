@@ -33,10 +33,7 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     Raises: OSError, which names ``path``, if the disk is full or fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        with suppress(FileNotFoundError):  # its writer may finish just now
-            if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
-                leftover.unlink()
+    remove_stale(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(_TOKEN_BYTES)}.tmp")
     try:
         # Mode "x" rather than tempfile: the file gets the permissions of the user's umask, so that a cache can be shared.
@@ -50,6 +47,14 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
         _name_storage_error(error, path)
         raise
+
+
+def remove_stale(path: Path) -> None:
+    """Remove the temporary files of ``path`` that killed writers left over an hour ago."""
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        with suppress(FileNotFoundError):  # its writer may finish just now
+            if time.time() - leftover.stat().st_mtime > _STALE_SECONDS:
+                leftover.unlink()
 
 
 @contextmanager

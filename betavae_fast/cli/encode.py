@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from betavae_fast.cli.errors import usage_errors
-from betavae_fast.cli.options import Checkpoint, Device, RunData, Threads
+from betavae_fast.cli.options import Checkpoint, Device, RunData, RunFactors, Threads
 from betavae_fast.cli.output import counting, images_in_words
 from betavae_fast.settings import at_least, noise_seed
 
@@ -40,6 +40,7 @@ def encode(
     checkpoint: Checkpoint = "latest",
     device: Device = "auto",
     data: RunData = None,
+    factors: RunFactors = None,
 ) -> None:
     """Encode images: write the posterior mean μ and log σ² of every image of the run's data, or of other data.
 
@@ -68,7 +69,7 @@ def encode(
                 f"{out} already exists; replace it with --overwrite, or choose another --out"
             )
         set_threads(threads)
-        trained = open_run(run, device, data=data, kept=checkpoint)
+        trained = open_run(run, device, data=data, factors=factors, kept=checkpoint)
         dataset = trained.open_images()
         results_folder(out.parent)
         console.print(f"Run: {trained.folder.path}, after step {trained.step}, {dataset!r}")

@@ -16,6 +16,7 @@ from betavae_fast.cli.options import (
     Device,
     Metrics,
     RunData,
+    RunFactors,
     Threads,
     chosen_metrics,
     whole_numbers,
@@ -65,6 +66,7 @@ def evaluate(
     threads: Threads = None,
     device: Device = "auto",
     data: RunData = None,
+    factors: RunFactors = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -112,7 +114,7 @@ def evaluate(
         if len(runs) > 1:
             results_folder(comparison)
         for path, name in zip(runs, report.distinct_names(runs), strict=True):
-            run = open_run(path, device, data=data, kept=checkpoint)
+            run = open_run(path, device, data=data, factors=factors, kept=checkpoint)
             results = path if out is None else out if len(runs) == 1 else out / name
             opened.append((run, run.images(loaded), name, results))
             results_folder(results)

@@ -20,6 +20,14 @@ RunData = Annotated[
         show_default="where the run found them",
     ),
 ]
+RunFactors = Annotated[
+    str | None,
+    typer.Option(
+        "--factors",
+        help="File of the images' factors: .csv, .npy or .npz.",
+        show_default="the run's own, unless --data is given",
+    ),
+]
 Checkpoint = Annotated[
     Kept,
     typer.Option(

@@ -68,7 +68,9 @@ def sample(
         is_other_data = source not in (None, "prior", "aggregate")
         if data is not None and steps_between is None and source != "aggregate":
             raise ValueError(f"--data is for --from aggregate and --between, got --from {source or 'prior'}")
-        trained = open_run(run, device, data=source if is_other_data else data, kept=checkpoint)
+        trained = open_run(
+            run, device, data=source if is_other_data else data, kept=checkpoint
+        ).without_factors()
         model, precision = trained.model, trained.precision
         check_fits(f"-n {n}", sampling.memory_needed(model, n, in_pairs=is_other_data))
         folder = results_folder(out).path

@@ -63,7 +63,7 @@ def traverse(
         for name, value, least in (("columns", columns, 2), ("channels", channels, 1)):
             at_least(least)(name, value)
         positive("extent", extent)
-        trained = open_run(run, device, data=data, kept=checkpoint)
+        trained = open_run(run, device, data=data, kept=checkpoint).without_factors()
         moved = channels_of(trained.history[-1])[:channels]
         folder = results_folder(trained.folder.pictures if out is None else out).path
         model, start, encoding = trained.model, None, None

@@ -145,15 +145,25 @@ def open_member(path: Path, archive: zipfile.ZipFile, name: str) -> ArrayFile | 
     return ArrayFile(path, found.offset, found.shape, found.dtype, crc=info.CRC, crc_prefix=prefix)
 
 
-def _describe(file: IO[bytes], path: Path, start: int, end: int) -> ArrayFile | None:
-    """The array whose header begins at ``start``, the current position of ``file``, and whose data end at ``end``."""
+def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
+    """Read the header of an .npy in ``file``, up to the array's first byte: its shape and dtype.
+
+    None if the bytes that follow are no array in C order: Fortran order, objects, or a rarer version of the format.
+    """
     reader = _HEADER_READERS.get(np.lib.format.read_magic(file))
     if reader is None:
         return None
     shape, fortran, dtype = reader(file)
-    offset = file.tell()
-    if (fortran and len(shape) > 1) or dtype.hasobject:
+    return None if (fortran and len(shape) > 1) or dtype.hasobject else (shape, dtype)
+
+
+def _describe(file: IO[bytes], path: Path, start: int, end: int) -> ArrayFile | None:
+    """The array whose header begins at ``start``, the current position of ``file``, and whose data end at ``end``."""
+    header = read_header(file)
+    if header is None:
         return None
+    shape, dtype = header
+    offset = file.tell()
     expected = prod(shape) * dtype.itemsize
     if min(shape, default=0) < 0 or end - offset != expected:
         kind = "more" if end - offset > expected else "less"

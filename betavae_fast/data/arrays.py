@@ -17,7 +17,7 @@ from betavae_fast.system_memory import fits, format_bytes
 
 from .array_file import open_member, open_npy
 from .bits import pack_bits
-from .errors import DatasetError, memory_for
+from .errors import DatasetError, memory_for, readable_as
 from .images import BinaryImages, ByteImages, ImageDataset, from_channels_last
 from .progress import progress_bar
 
@@ -178,7 +178,7 @@ def load_array(path: Path, *, progress: bool = True) -> ImageDataset:
 
 def _open(path: Path) -> tuple[_Source, bool]:
     """The array of images in the file, of any dtype and shape, and True if it can stay on disk."""
-    try:
+    with readable_as("array file", path):
         with open(path, "rb") as file:
             is_zip = file.read(2) == b"PK"
         if not is_zip:
@@ -195,13 +195,6 @@ def _open(path: Path) -> tuple[_Source, bool]:
                 with memory_for(str(path), size, _REMEDY), archive.open(member) as file:
                     return _Whole(_read_whole(file, path)), False
             return source, True
-    except (DatasetError, FileNotFoundError):
-        raise
-    except Exception as error:
-        # NumPy and zipfile raise a dozen types of errors for damaged files: zlib.error, struct.error, RuntimeError for a
-        # flipped "encrypted" bit, ...
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DatasetError(f"{path}: not a readable array file: {reason}") from error
 
 
 def _member_of_images(path: Path, archive: zipfile.ZipFile) -> str:

@@ -24,7 +24,7 @@ from . import sprites
 from .bits import pack_bits
 from .cache import cache_directory, load_or_build
 from .errors import DatasetError
-from .factors import KnownFactors
+from .factors import GridFactors
 from .images import BinaryImages
 from .progress import progress_bar
 
@@ -49,7 +49,7 @@ _ROW_BYTES = sprites.SIZE * sprites.SIZE // 8
 _ROWS_AT_ONCE = 4096
 
 
-class DSprites(KnownFactors, BinaryImages):
+class DSprites(GridFactors, BinaryImages):
     """dSprites, bit-packed: `store` is uint8 (737280, 512), 377 MB. Images are bool (B, 1, 64, 64).
 
     The factors and their numbers of classes, slowest first: color 1, shape 3 (square, ellipse, heart), scale 6,

@@ -1,7 +1,8 @@
-"""Data sets that hold one image for every combination of known generative factors."""
+"""The known generative factors of images: as a grid of all combinations, or as a table with a row for each image."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from math import prod
 
 import torch
@@ -10,14 +11,15 @@ from torch import Tensor
 from .images import check_indices
 
 
-class KnownFactors:
-    """Mixin for an `ImageDataset` whose images enumerate a grid of factors, the last factor varying fastest.
+class KnownFactors(ABC):
+    """Mixin for an `ImageDataset` whose images have known factors, as a `GridFactors` or a `TableFactors`.
 
     Disentanglement can be measured on a data set if `isinstance(dataset, KnownFactors)`.
 
     Attributes:
-        factor_names: the names of the K factors, slowest first.
-        factor_values: the table of values of each factor, float64 (size,); entry c is the value of class c.
+        factor_names: the names of the K factors.
+        factor_values: the table of values of each factor, float64 (size,); entry c is the value of class c. The values
+            of a factor in words are the numbers of its classes.
     """
 
     name: str
@@ -29,6 +31,17 @@ class KnownFactors:
         """The number of classes of each factor."""
         return tuple(len(values) for values in self.factor_values)
 
+    @abstractmethod
+    def factors(self, indices: Tensor) -> Tensor:
+        """The factor classes of images: int64 (B,) -> int64 (B, K), each in [0, size).
+
+        Raises: the errors of `ImageDataset.gather`.
+        """
+
+
+class GridFactors(KnownFactors):
+    """Factors of images that enumerate all combinations once, the first factor varying slowest and the last fastest."""
+
     @property
     def factor_bases(self) -> tuple[int, ...]:
         """The step of the index when a factor's class grows by one: index = Σ class · base."""
@@ -36,10 +49,6 @@ class KnownFactors:
         return tuple(prod(sizes[k + 1 :]) for k in range(len(sizes)))
 
     def factors(self, indices: Tensor) -> Tensor:
-        """The factor classes of images: int64 (B,) -> int64 (B, K), each in [0, size).
-
-        Raises: the errors of `ImageDataset.gather`.
-        """
         check_indices(indices, prod(self.factor_sizes), self.name)
         bases = torch.tensor(self.factor_bases, device=indices.device)
         sizes = torch.tensor(self.factor_sizes, device=indices.device)
@@ -68,3 +77,17 @@ class KnownFactors:
                 f"got {int(factors[row, factor])} in row {row}"
             )
         return (factors * torch.tensor(self.factor_bases, device=factors.device)).sum(1)
+
+
+class TableFactors(KnownFactors):
+    """Factors of images in any order and number, such as photographs with labels.
+
+    Attributes:
+        factor_classes: the class of each image and factor, integers (N, K), on the CPU.
+    """
+
+    factor_classes: Tensor
+
+    def factors(self, indices: Tensor) -> Tensor:
+        check_indices(indices, len(self.factor_classes), self.name)
+        return self.factor_classes.index_select(0, indices.cpu()).to(indices.device, torch.int64)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .errors import DatasetError, UnusableImageError, memory_for
+from .errors import DatasetError, UnusableImageError, first_names, memory_for
 from .idx import is_images_file
 from .image_file import has_colour, read_image, readable_suffixes
 from .images import ByteImages, ImageDataset, from_channels_last
@@ -28,43 +28,29 @@ DEFAULT_SIZE = 64
 
 # Twice the cores, because decoding releases the interpreter's lock and some threads wait for the disk.
 _THREADS = min(8, 2 * (os.cpu_count() or 1))
-_NAMED = 10  # most files named in a message
 _SUM_BLOCK = 1024  # images decoded at a time where all are read
 
 Result = TypeVar("Result")
 
 
-def load_folder(
-    folder: Path, *, image_size: int | None = None, channels: int | None = None, progress: bool = True
-) -> ByteImages:
-    """Decode every image below a folder: uint8 (B, C, S, S), ordered by path.
+class FolderImages(ImageDataset):
+    """Every image below a folder, uint8 (B, C, S, S), ordered by path, decoded when it is read.
 
     Each image is turned upright as its EXIF data say, composed onto black, cut to its central square, and resized to S by
     bicubic interpolation. An animation gives its first frame. Links are followed, and each folder is read once. Hidden
     files are left out. Files in formats that are not read and the folders of runs are left out, too, and a warning counts
-    them. All pixels are kept in memory (N·C·S² bytes). If a set is slow to decode, save its pixels once as a uint8 .npy
-    array.
+    them. `in_memory` decodes all images once (N·C·S² bytes). If a set is slow to decode, save its pixels once as a uint8
+    .npy array.
+
+    `gather` raises DatasetError if some of its images cannot be read; it names them.
 
     Args:
         image_size: S, 64 by default.
         channels: 1 for grayscale, 3 for RGB. By default RGB if any image has colour; if others have none, a warning
             says so.
-    Raises: DatasetError if there is no image, if some cannot be read (one error for all of them), or if the pixels do
-        not fit into memory; ValueError for an invalid argument.
-    """
-    images, shape = _listed(folder, image_size, channels, progress)
-    store = _allocate(folder, (len(images), *shape))
-    _decode(folder, images, store, progress)
-    return ByteImages(str(folder), torch.from_numpy(store), shape)
-
-
-class FolderImages(ImageDataset):
-    """The images that `load_folder` loads, decoded when they are read, so that they may be more than memory holds.
-
-    `gather` raises DatasetError if some of its images cannot be read; it names them.
-
     Attributes:
         files: path of each image's file below the folder, with "/" between its parts.
+    Raises: DatasetError if there is no image; ValueError for an invalid argument.
     """
 
     _full_scale = 255
@@ -93,8 +79,16 @@ class FolderImages(ImageDataset):
         """This data set for the CPU; for another device, a copy of all images in that device's memory."""
         if torch.device(device).type == "cpu":
             return self
-        channels, size, _ = self.image_shape
-        return load_folder(self._folder, image_size=size, channels=channels, progress=False).to(device)
+        return self.in_memory(progress=False).to(device)
+
+    def in_memory(self, *, progress: bool = True) -> ByteImages:
+        """All images, decoded once, in memory.
+
+        Raises: DatasetError if some cannot be read (one error for all of them), or if they do not fit into memory.
+        """
+        store = _allocate(self._folder, (len(self), *self.image_shape))
+        _decode(self._folder, self._images, store, progress)
+        return ByteImages(self.name, torch.from_numpy(store), self.image_shape)
 
     def canonical_bytes(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
         return np.ascontiguousarray(self._decoded(range(start, stop)))
@@ -165,10 +159,10 @@ class Listing:
         parts = []
         if count := self.others.total():
             kinds = sorted(self.others.items(), key=lambda kind: (-kind[1], kind[0]))
-            named = _first([f"{suffix or 'no suffix'} {number:,}" for suffix, number in kinds])
+            named = first_names([f"{suffix or 'no suffix'} {number:,}" for suffix, number in kinds])
             parts.append(f"{count:,} file{_plural(count)} in unsupported formats ({named})")
         if count := len(self.runs):
-            parts.append(f"{count:,} run folder{_plural(count)} ({_first(self.runs)})")
+            parts.append(f"{count:,} run folder{_plural(count)} ({first_names(self.runs)})")
         return " and ".join(parts)
 
 
@@ -233,7 +227,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 def _no_images(folder: Path, listing: Listing) -> str:
     there = f"; it has {left_out}" if (left_out := listing.left_out()) else ""
     idx_files = sorted(path.name for path in folder.iterdir() if is_images_file(path))
-    hint = f"; give an idx file by its own path: {_first(idx_files)}" if idx_files else ""
+    hint = f"; give an idx file by its own path: {first_names(idx_files)}" if idx_files else ""
     return f"{folder}: no images in this folder{there}{hint}"
 
 
@@ -290,7 +284,7 @@ def _decode(folder: Path, images: list[str], store: npt.NDArray[np.uint8], progr
     if len(refused) == 1:
         raise DatasetError(": ".join(refused[0]))
     if refused:
-        named = _first([f"{os.path.relpath(image, folder)} ({reason})" for image, reason in refused])
+        named = first_names([f"{os.path.relpath(image, folder)} ({reason})" for image, reason in refused])
         raise DatasetError(
             f"{folder}: {len(refused):,} of {len(images):,} images cannot be read; repair or remove them: {named}"
         )
@@ -313,12 +307,6 @@ def _for_each(work: Callable[[int], Result], count: int, description: str, progr
     finally:
         pool.shutdown(cancel_futures=True)  # lets Ctrl-C end the decoding at once
     return results
-
-
-def _first(names: Sequence[str]) -> str:
-    """The first ten names, and the number of the remaining ones."""
-    more = [f"and {len(names) - _NAMED:,} more"] if len(names) > _NAMED else []
-    return ", ".join([*names[:_NAMED], *more])
 
 
 def _plural(count: int) -> str:

@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from betavae_fast.data import FolderImages, ImageDataset, KnownFactors
+from betavae_fast.data.labelled import unlabelled
+from betavae_fast.data.named_rows import file_name
 from betavae_fast.evaluation.encoding import encode
 from betavae_fast.files import atomic_writer
 from betavae_fast.nn import BetaVAE
@@ -41,8 +43,9 @@ def write_codes(
     """Write the posterior of every image of ``dataset``, as ``betavae-fast encode`` does.
 
     The arrays are ``mu`` and ``logvar`` (log σ²), float32 (N, D), then ``z`` and ``kl`` where asked for, and what tells
-    the images apart: ``file``, the path below the folder; for known factors ``factor_NAME``, int64 (N,), the class of
-    each; otherwise ``index``. An .npz has them as they are, a .parquet file has a column for each channel: ``mu_0``, ....
+    the images apart: ``file``, the path below the folder, and for known factors ``factor_NAME``, int64 (N,), the class of
+    each; without either, ``index``. An .npz has them as they are, a .parquet file has a column for each channel:
+    ``mu_0``, ....
 
     Args:
         path: a file whose name ends in .npz or .parquet. It is complete or not there, however the writing ends.
@@ -92,20 +95,21 @@ def check_format(path: str | os.PathLike[str]) -> None:
 
 def described(dataset: ImageDataset) -> Callable[[torch.Tensor], Block]:
     """A function from the indices of images to the arrays that tell them apart, as `write_codes` names them."""
-    if isinstance(dataset, FolderImages):
-        files = dataset.files
+    told: list[Callable[[torch.Tensor], Block]] = []
+    images = unlabelled(dataset)
+    if isinstance(images, FolderImages):
+        files = images.files
         # All blocks have the width of the longest name; an array of all names would be as wide for each.
-        width = max((len(_as_text(name)) for name in files), default=1)
-        return lambda rows: {"file": np.array([_as_text(files[row]) for row in rows.tolist()], f"U{width}")}
+        width = max((len(file_name(name)) for name in files), default=1)
+        told.append(
+            lambda rows: {"file": np.array([file_name(files[row]) for row in rows.tolist()], f"U{width}")}
+        )
     if isinstance(dataset, KnownFactors):
         names_of_factors = [f"factor_{name}" for name in dataset.factor_names]
-        return lambda rows: dict(zip(names_of_factors, dataset.factors(rows).numpy().T, strict=True))
-    return lambda rows: {"index": rows.numpy()}
-
-
-def _as_text(name: str) -> str:
-    """The name of a file, which need not be text; what is not becomes "�"."""
-    return os.fsencode(name).decode("utf-8", "replace")
+        told.append(lambda rows: dict(zip(names_of_factors, dataset.factors(rows).numpy().T, strict=True)))
+    if not told:
+        told.append(lambda rows: {"index": rows.numpy()})
+    return lambda rows: {name: array for tell in told for name, array in tell(rows).items()}
 
 
 def write_npz(path: Path, arrays: Block) -> None:

@@ -1,4 +1,4 @@
-"""Tabulates how the codes of a grid of factors depend on each factor."""
+"""Tabulates how codes depend on the known factors of their images."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class FactorTable:
     names: tuple[str, ...]
     classes: Factors  # (N, K)
     shares: NDArray[np.float64]  # (D, K): mutual information of code and factor over the factor's entropy
-    means: tuple[NDArray[np.float64], ...]  # for each factor (classes, D): mean code of each class
-    deviations: tuple[NDArray[np.float64], ...]  # for each factor (classes, D): standard deviations
+    # For each factor (classes, D): mean code of each class, and standard deviations; NaN for a class without images.
+    means: tuple[NDArray[np.float64], ...]
+    deviations: tuple[NDArray[np.float64], ...]
 
     def mean_over_grid(self, codes: Codes, rows: str, columns: str) -> NDArray[np.float64]:
-        """The mean code (D, rows, columns) for each pair of classes of two factors, over all other factors."""
+        """The mean code (D, rows, columns) of the images of each pair of classes of two factors; NaN without images."""
         first, second = (self.classes[:, self.names.index(name)] for name in (rows, columns))
         height, width = int(first.max()) + 1, int(second.max()) + 1
-        sums = _sums(codes, first * width + second, height * width)
-        return (sums / (len(codes) / (height * width))).T.reshape(-1, height, width)
+        return _means(codes, first * width + second, height * width).T.reshape(-1, height, width)
 
 
 def factor_table(codes: Codes, dataset: KnownFactors, rng: np.random.Generator) -> FactorTable:
@@ -50,9 +50,9 @@ def factor_table(codes: Codes, dataset: KnownFactors, rng: np.random.Generator) 
         raise ValueError(f"{dataset.name}: no factor varies")
     classes = np.ascontiguousarray(classes[:, columns])
     rows = rng.permutation(len(codes))[:_ROWS]
-    shares = mutual_information_matrix(discretise(codes[rows], BINS), classes[rows]) / entropies(
-        classes[rows]
-    )
+    information = mutual_information_matrix(discretise(codes[rows], BINS), classes[rows])
+    uncertainty = entropies(classes[rows])  # 0 for a factor with a single class among these rows
+    shares = np.divide(information, uncertainty, out=np.zeros_like(information), where=uncertainty > 0)
     statistics = [_of_classes(codes, column) for column in classes.T]
     return FactorTable(
         tuple(dataset.factor_names[column] for column in columns),
@@ -65,12 +65,13 @@ def factor_table(codes: Codes, dataset: KnownFactors, rng: np.random.Generator) 
 
 def _of_classes(codes: Codes, classes: Factors) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     size = int(classes.max()) + 1
-    count = np.bincount(classes, minlength=size)[:, None]
-    means = _sums(codes, classes, size) / count
-    squares = _sums(np.square(codes, dtype=np.float64), classes, size) / count
+    means = _means(codes, classes, size)
+    squares = _means(np.square(codes, dtype=np.float64), classes, size)
     return means, np.sqrt(np.maximum(squares - np.square(means), 0.0))
 
 
-def _sums(values: Codes, classes: Factors, size: int) -> NDArray[np.float64]:
-    """The sums of ``values`` over the rows of each class, (size, D)."""
-    return np.stack([np.bincount(classes, weights=column, minlength=size) for column in values.T], axis=1)
+def _means(values: Codes, classes: Factors, size: int) -> NDArray[np.float64]:
+    """The means of ``values`` over the rows of each class, (size, D); NaN for a class without rows."""
+    sums = np.stack([np.bincount(classes, weights=column, minlength=size) for column in values.T], axis=1)
+    count = np.bincount(classes, minlength=size)[:, None]
+    return np.divide(sums, count, out=np.full_like(sums, np.nan), where=count > 0)

@@ -6,7 +6,7 @@ channels are left out, because they tell the decoder nothing, whatever their mea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -35,6 +35,9 @@ MIXES_FROM = 0.1
 A tenth of the entropy of 32 positions is 0.35 nats, ½ ln 2. A Gaussian code with this information varies with the
 position as much as with everything else; with less, everything else prevails.
 """
+
+_MOST_MIXED = 4
+_MOST_UNFOLLOWED = 10  # factors named in a sentence; evaluation.json has all
 
 Relation = Literal["follows", "shares", "mixes", "none", "unknown"]
 """The relation of a channel to the factors, in the order of the report; "unknown" if the data's factors are not known."""
@@ -79,7 +82,7 @@ class LearnedChannel:
         if self.relation == "none":
             return "No factor"
         ending = {"follows": "", "shares": ", shared", "mixes": ", mixed"}[self.relation]
-        return _joined([known.factor for known in self.known]) + ending
+        return _joined([known.factor for known in self.known], most=_MOST_MIXED) + ending
 
     @property
     def sentence(self) -> str:
@@ -102,8 +105,11 @@ class LearnedChannel:
                 f"{first.next_share:.0%} of the factor's entropy"
             )
         elif self.relation == "mixes":
-            shares = _joined([f"{known.share:.0%}" for known in self.known])
-            told = f"mixes {_joined([known.factor for known in self.known])}: it knows {shares} of their entropies"
+            first_few = self.known if len(self.known) <= _MOST_MIXED + 1 else self.known[:_MOST_MIXED]
+            shares = _joined([f"{known.share:.0%}" for known in first_few])
+            factors = _joined([known.factor for known in self.known], most=_MOST_MIXED)
+            of_which = "" if len(first_few) == len(self.known) else f"of the first {len(first_few)} "
+            told = f"mixes {factors}: {of_which}it knows {shares} of their entropies"
         else:
             told = (
                 f"follows no factor: it knows {first.factor} best, {first.share:.0%} of the factor's entropy"
@@ -142,7 +148,7 @@ class Learned:
             else f"{rest.factor} (channel {rest.channel} knows the most, {rest.share:.0%} of its entropy)"
             for rest in self.unfollowed
         ]
-        return f"No channel follows {_joined(factors, 'or')}."
+        return f"No channel follows {_joined(factors, 'or', _MOST_UNFOLLOWED)}."
 
 
 def what_was_learned(summary: Summary, table: FactorTable | None) -> Learned:
@@ -195,11 +201,15 @@ def _unfollowed(factor: str, used: Sequence[int], table: FactorTable) -> Unfollo
     return Unfollowed(factor, best, 0.0 if best is None else float(of_channel[best]))
 
 
-def _joined(words: Iterable[str], last: str = "and") -> str:
-    """The words as a list in a sentence.
+def _joined(words: Sequence[str], last: str = "and", most: int | None = None) -> str:
+    """The words as a list in a sentence. If they are more than ``most``, the others are counted.
 
     >>> _joined(["shape", "scale", "posX"], "or")
     'shape, scale or posX'
+    >>> _joined(["shape", "scale", "posX"], "or", most=1)
+    'shape or 2 others'
     """
+    if most is not None and len(words) > most + 1:
+        words = [*words[:most], f"{len(words) - most} others"]
     *first, final = words
     return f"{', '.join(first)} {last} {final}" if first else final

@@ -26,6 +26,10 @@ Images = NDArray[np.floating]  # (..., C, H, W) in [0, 1]
 
 FADED = "#8a8a8a"  # the colour of an inactive channel
 _DISPERSION_COLOUR, _VARIANCE_COLOUR = "#1f6fb4", "#f2a241"
+MANY_FACTORS = 12
+"""The most factors that a picture shows in full: with more, names stand upright, and panels are chosen."""
+
+_LONG_NAME = 24  # letters
 _STRIP_ROWS = 64
 _GAP = 1  # pixels between the images of a grid
 _LIMIT = 4.0  # standard deviations of the prior on either side, in the aggregated posterior
@@ -244,13 +248,15 @@ def information(shares: NDArray[np.floating], channels: Sequence[Channel], facto
         shares: (len(channels), len(factors)), mutual information over the factor's entropy, in [0, 1].
     """
     rows, columns = shares.shape
-    figure = Figure(figsize=(2.6 + 0.95 * columns, 1.5 + 0.38 * rows), layout="constrained")
+    many = columns > MANY_FACTORS
+    width, over = (0.5, 2.6) if many else (0.95, 1.5)
+    figure = Figure(figsize=(2.6 + width * columns, over + 0.38 * rows), layout="constrained")
     axis = figure.subplots()
     picture = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), share in np.ndenumerate(shares):
         colour = "white" if share > 0.55 else _ink(channels[row].active)
         axis.text(column, row, f"{share:.2f}", ha="center", va="center", color=colour, fontsize=9)
-    axis.set_xticks(range(columns), factors)
+    axis.set_xticks(range(columns), [_label(name) for name in factors], rotation=90 if many else 0)
     axis.xaxis.tick_top()
     labels = axis.set_yticks(range(rows), [f"channel {channel.index}" for channel in channels])
     for label, channel in zip(labels, channels, strict=True):
@@ -267,6 +273,8 @@ def code_against_factor(
     deviations: Sequence[NDArray[np.floating]],
     channels: Sequence[Channel],
     factors: Sequence[str],
+    *,
+    left_out: int = 0,
 ) -> Figure:
     """Draw a panel for each channel and factor: the mean code of each class, with one standard deviation shaded.
 
@@ -274,10 +282,12 @@ def code_against_factor(
 
     Args:
         means, deviations: one array (classes, len(channels)) for each factor.
+        left_out: number of the other factors, which the channels know less.
     """
     rows, columns = len(channels), len(factors)
     figure = Figure(figsize=(1.2 + 1.9 * columns, 1.2 + 1.25 * rows), layout="constrained")
-    figure.suptitle("Code of each channel against each factor: mean, and one standard deviation", fontsize=11)
+    which = f"the {columns} factors of {columns + left_out} known best" if left_out else "each factor"
+    figure.suptitle(f"Code of each channel against {which}: mean, and one standard deviation", fontsize=11)
     axes = figure.subplots(rows, columns, squeeze=False, sharex="col", sharey=True)
     for (row, column), axis in np.ndenumerate(axes):
         mean, deviation = means[column][:, row], deviations[column][:, row]
@@ -292,7 +302,7 @@ def code_against_factor(
     for axis, channel in zip(axes[:, 0], channels, strict=True):
         axis.set_ylabel(f"channel {channel.index}", fontsize=9)
     for axis, name in zip(axes[0], factors, strict=True):
-        axis.set_title(name, fontsize=10)
+        axis.set_title(_label(name), fontsize=10)
     for axis in axes[-1]:
         axis.set_xlabel("class", fontsize=9)
     return figure
@@ -307,12 +317,12 @@ def position_maps(
     channel that encodes neither shows a flat field.
 
     Args:
-        maps: (len(channels), rows, columns).
+        maps: (len(channels), rows, columns); NaN, which is left white, where there are no images.
         names: names of the factors along rows and columns.
     """
     figure, axes = _panels(len(channels), (1.9, 2.0), margin=(1.6, 1.2), labels=(names[1], names[0]))
     figure.suptitle("Mean code of each channel over the positions", fontsize=11)
-    limit = max(float(np.abs(maps).max()), 1e-6)
+    limit = max(float(np.nanmax(np.abs(maps))), 1e-6)
     for axis, channel, values in zip(axes.flat, channels, maps, strict=False):
         picture = axis.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit)
         axis.set_title(f"channel {channel.index}", fontsize=10, color=_ink(channel.active))
@@ -449,6 +459,12 @@ def _show(axis: Axes, image: Images) -> None:
     axis.set_xticks([])
     axis.set_yticks([])
     axis.spines[:].set_visible(False)
+
+
+def _label(name: str) -> str:
+    """A name in its first letters, which matplotlib shows as it is, without reading formulas between dollar signs."""
+    short = name if len(name) <= _LONG_NAME else f"{name[: _LONG_NAME - 1]}…"
+    return short.replace("$", r"\$")
 
 
 def _ink(active: bool) -> str:

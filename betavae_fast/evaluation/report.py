@@ -242,11 +242,13 @@ def write_evaluation_pictures(folder: Path, evaluation: Evaluation) -> list[Path
         figures["information.png"] = pictures.information(table.shares[order], shown, table.names)
         active = [channel for channel in shown if channel.active] or shown
         used = [channel.index for channel in active]
+        known = np.sort(np.argsort(-table.shares[used].max(0), kind="stable")[: pictures.MANY_FACTORS])
         figures["code-against-factor.png"] = pictures.code_against_factor(
-            [means[:, used] for means in table.means],
-            [deviations[:, used] for deviations in table.deviations],
+            [table.means[factor][:, used] for factor in known],
+            [table.deviations[factor][:, used] for factor in known],
             active,
-            table.names,
+            [table.names[factor] for factor in known],
+            left_out=len(table.names) - len(known),
         )
         if set(_POSITIONS) <= set(table.names):
             maps = table.mean_over_grid(evaluation.encoding.mean_codes, *_POSITIONS)

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import multiprocessing
 
-from betavae_fast.data import absolute
 from betavae_fast.data.images import ImageDataset
 from betavae_fast.sweep.forecast import Timing, time_run
 from betavae_fast.sweep.tasks import Ended, Task, Watcher
@@ -26,6 +25,7 @@ from betavae_fast.sweep.worker import work
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.device import resolve_device
 from betavae_fast.training.trained_run import load_images
+from betavae_fast.training.validation import absolute_paths
 
 ATTEMPTS = 3
 """A run whose process is killed this many times is given up."""
@@ -139,7 +139,7 @@ class SharedImages:
         for config in configs:
             if self._key(config) not in self._loaded:
                 # A process on another node has another working directory.
-                dataset = load_images(replace(config, data=absolute(config.data)))
+                dataset = load_images(absolute_paths(config))
                 _ = dataset.identity  # computed once, and sent along
                 self._loaded[self._key(config)] = dataset if dataset.share() else None
 
@@ -148,7 +148,8 @@ class SharedImages:
         return self._loaded[self._key(config)]
 
     def _key(self, config: TrainConfig) -> object:
-        return absolute(config.data), config.image_size, config.channels
+        config = absolute_paths(config)
+        return config.data, config.factors, config.image_size, config.channels
 
 
 def train_locally(

@@ -15,6 +15,7 @@ from betavae_fast.training import recipes
 
 RESUMABLE = (
     "data",
+    "factors",
     "steps",
     "lr",
     "threads",
@@ -81,8 +82,18 @@ class TrainConfig:
 
     data: Annotated[
         str,
-        Setting("dsprites, mnist, fashion-mnist, or the path of an image folder or .npy/.npz array."),
+        Setting(
+            "dsprites, mnist, fashion-mnist, or the path of an image folder, an .npy/.npz array, or a published set: "
+            "3dshapes.h5, MPI3D's .npz, the folder of smallNORB, Cars3D or CelebA."
+        ),
     ] = "dsprites"
+    factors: Annotated[
+        str | None,
+        Setting(
+            "File of the images' factors, by which disentanglement is measured: .csv with a line of names, .npy or .npz.",
+            default_in_words="those that the data come with, if any",
+        ),
+    ] = None
     image_size: Annotated[
         int | None,
         Setting(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from betavae_fast.data import absolute
+from betavae_fast.data import absolute, absolute_file
 from betavae_fast.data.images import ImageDataset
 from betavae_fast.processes import rank
 from betavae_fast.training import process
@@ -132,6 +132,8 @@ def resumed_run(
             )
         for name in changes.keys() & {"data", "validation"}:
             changes[name] = absolute(changes[name])
+        if changes.get("factors") is not None:
+            changes["factors"] = absolute_file(changes["factors"])
         config = replace(config, **changes)
         state = resume(folder if writes else None, config, checkpoint, *_load(config, dataset))
         yield OpenRun(state, folder if writes else None)

@@ -81,7 +81,7 @@ class TrainedRun:
         if self.dataset is not None:
             return self.dataset
         loaded = {} if loaded is None else loaded
-        key = (self.config.data, self.config.image_size, self.config.channels)
+        key = (self.config.data, self.config.factors, self.config.image_size, self.config.channels)
         if key not in loaded:
             loaded[key] = load_images(self.config).to(next(self.model.parameters()).device)
         return self._fitting(loaded[key])
@@ -94,6 +94,10 @@ class TrainedRun:
         if self.dataset is not None:
             return self.dataset
         return self._fitting(_load(datasets.open_dataset, self.config))
+
+    def without_factors(self) -> TrainedRun:
+        """This run for a use in which the factors of its images do not matter, and need not be there."""
+        return replace(self, config=replace(self.config, factors=None))
 
     def training_images(self, dataset: ImageDataset) -> Tensor | None:
         """The indices of the images of ``dataset`` that the run trained on, int64; None if it has held out none of them.
@@ -134,6 +138,7 @@ def open_run(
     device: str = "auto",
     *,
     data: str | os.PathLike[str] | None = None,
+    factors: str | os.PathLike[str] | None = None,
     kept: Kept = "latest",
 ) -> TrainedRun:
     """Read the run in the folder ``path``, as training left it or while it goes on.
@@ -141,7 +146,9 @@ def open_run(
     Args:
         device: device of the model: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
         data: the run's images, if they have moved, or other images: a name or a path, as for ``load_dataset``. The images
-            of a folder, also of the run's own, are made as large and as coloured as the model takes them.
+            of a folder, also of the run's own, are made as large and as coloured as the model takes them. The run's
+            factors are not taken for factors of these images.
+        factors: a file of the images' factors, as for ``load_dataset``.
         kept: the model to take: "latest", or "best", that with the lowest validation loss as of the last checkpoint.
     Raises: RunFileError (a ValueError), naming the file, if there is no complete checkpoint, no best model or no log;
         ValueError for a device that is missing.
@@ -152,7 +159,9 @@ def open_run(
     model = checkpoint.build_model(kept).to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     config = checkpoint.config
     if data is not None:
-        config = replace(config, data=datasets.absolute(data))
+        config = replace(config, data=datasets.absolute(data), factors=None)
+    if factors is not None:
+        config = replace(config, factors=datasets.absolute_file(factors))
     channels, height, width = model.image_shape
     # A folder's own size and channels may have changed: one image with colour makes them all RGB.
     if os.path.isdir(config.data) and height == width:
@@ -184,8 +193,16 @@ def load_images(config: TrainConfig, *, progress: bool = True) -> ImageDataset:
 
 def _load(load: Callable[..., ImageDataset], config: TrainConfig, progress: bool = True) -> ImageDataset:
     try:
-        return load(config.data, image_size=config.image_size, channels=config.channels, progress=progress)
+        return load(
+            config.data,
+            image_size=config.image_size,
+            channels=config.channels,
+            factors=config.factors,
+            progress=progress,
+        )
     except DatasetError as error:
         if datasets.is_present(config.data):
-            raise
+            if config.factors is None or os.path.exists(config.factors):
+                raise
+            raise DatasetError(f"{error}; if it has moved, give its new path with --factors") from error
         raise DatasetError(f"{error}; if the images have moved, give their new path with --data") from error

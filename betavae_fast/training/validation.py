@@ -126,11 +126,12 @@ def check_unseen(unseen: ImageDataset | None, expected: DataIdentity | None) -> 
 
 
 def absolute_paths(config: TrainConfig) -> TrainConfig:
-    """``config`` with paths of images that are valid in every working directory."""
+    """``config`` with paths of images and factors that are valid in every working directory."""
     unseen = config.validation
     if isinstance(unseen, str):
         unseen = datasets.absolute(unseen)
-    return replace(config, data=datasets.absolute(config.data), validation=unseen)
+    factors = None if config.factors is None else datasets.absolute_file(config.factors)
+    return replace(config, data=datasets.absolute(config.data), factors=factors, validation=unseen)
 
 
 @torch.no_grad()

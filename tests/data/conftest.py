@@ -1,4 +1,4 @@
-"""The full rendered set, made once for these tests within seconds, in a cache of its own."""
+"""The full rendered set, made once for these tests within seconds, in a cache of its own; small published forms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
-from betavae_fast.data import DSprites, load_dataset, sprites
+from betavae_fast.data import DSprites, cars3d, load_dataset, mpi3d, shapes3d, small_norb, sprites
+from tests.data import published
 
 
 class Rendered(NamedTuple):
@@ -41,3 +42,12 @@ def dsprites(rendered: Rendered) -> DSprites:
         dataset = load_dataset("dsprites", cache_dir=rendered.cache, progress=False)
     assert isinstance(dataset, DSprites)
     return dataset
+
+
+@pytest.fixture
+def small_forms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the package expect the small files of `published` instead of the whole sets."""
+    monkeypatch.setattr(shapes3d, "SHAPES3D", published.SHAPES)
+    monkeypatch.setattr(mpi3d, "FORMS", dict.fromkeys(mpi3d.FORMS, published.MPI))
+    monkeypatch.setattr(small_norb, "SMALL_NORB", published.NORB)
+    monkeypatch.setattr(cars3d, "CARS3D", published.CARS)

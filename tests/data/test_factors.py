@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from betavae_fast.data import KnownFactors
+from betavae_fast.data import GridFactors
 from betavae_fast.data.dsprites import FACTOR_NAMES, FACTOR_VALUES
 
 
-class Grid(KnownFactors):
+class Grid(GridFactors):
     name = "grid"
     factor_names = FACTOR_NAMES
     factor_values = FACTOR_VALUES

@@ -16,9 +16,9 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 
 
 def test_a_file_of_another_form_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "images.h5").write_bytes(b"\x89HDF")
-    with pytest.raises(DatasetError, match=r"images\.h5: not a supported form"):
-        load_dataset(tmp_path / "images.h5")
+    (tmp_path / "images.tfrecord").write_bytes(b"\x89HDF")
+    with pytest.raises(DatasetError, match=r"images\.tfrecord: not a supported form"):
+        load_dataset(tmp_path / "images.tfrecord")
 
 
 @pytest.mark.parametrize(("option", "value"), [("image_size", 32), ("channels", 3)])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from betavae_fast.data import ByteImages, KnownFactors
+from betavae_fast.data import ByteImages, GridFactors
 
 SIDE = 8
 
 
-class Squares(KnownFactors, ByteImages):
+class Squares(GridFactors, ByteImages):
     """A data set of 128 images of 8×8, with one factor that never varies."""
 
     factor_names = ("color", "size", "posX", "posY")
