@@ -29,22 +29,27 @@ class FactorTable:
     deviations: tuple[NDArray[np.float64], ...]  # for each factor (classes, D): standard deviations
 
     def mean_over_grid(self, codes: Codes, rows: str, columns: str) -> NDArray[np.float64]:
-        """The mean code (D, rows, columns) for each pair of classes of two factors, over all other factors."""
+        """The mean code (D, rows, columns) for each pair of classes of two factors, over all other factors.
+
+        The table must be that of a whole grid.
+        """
         first, second = (self.classes[:, self.names.index(name)] for name in (rows, columns))
         height, width = int(first.max()) + 1, int(second.max()) + 1
         sums = _sums(codes, first * width + second, height * width)
         return (sums / (len(codes) / (height * width))).T.reshape(-1, height, width)
 
 
-def factor_table(codes: Codes, dataset: KnownFactors, rng: np.random.Generator) -> FactorTable:
-    """Make the table from the mean codes of all images of ``dataset``, in its order.
+def factor_table(
+    codes: Codes, dataset: KnownFactors, rng: np.random.Generator, indices: torch.Tensor | None = None
+) -> FactorTable:
+    """Make the table from the mean codes of all images of ``dataset``, in its order, or of those at ``indices``.
 
     The mutual information is estimated from codes in ``BINS`` equal-width bins, over up to 100,000 images drawn without
     replacement.
 
     Raises: ValueError if no factor varies.
     """
-    classes = dataset.factors(torch.arange(len(codes))).numpy()
+    classes = dataset.factors(torch.arange(len(codes)) if indices is None else indices.cpu()).numpy()
     columns = varying(classes)
     if len(columns) == 0:
         raise ValueError(f"{dataset.name}: no factor varies")
