@@ -38,7 +38,7 @@ _FRAMES, _FRAME_MS = 48, 70
 _EXTENT = 1.8  # standard deviations of the prior; most codes of the data lie within
 _SIDE, _MARGIN, _GAP, _ABOVE, _BELOW = 208, 16, 20, 56, 44  # pixels
 _INK, _FAINT, _LINE, _ACCENT = "#1c2330", "#5d6675", "#c9d0da", "#1f6fb4"
-_SCREEN_SIZE = (1280, 800)
+_SCREEN_SIZE = (1120, 615)  # the page is 1088 pixels wide
 
 
 def drawn_by_the_page() -> list[str]:
@@ -77,6 +77,9 @@ def draw_moving_traversal() -> None:
     ]
     # One palette for all frames: colours do not flicker, and what stands still costs nothing.
     palette = frames[_FRAMES // 3].quantize(64)
+    # Quantizing averages similar colours; what is nearly white becomes white, like the page around it.
+    colours = palette.getpalette() or []
+    palette.putpalette([255 if colour > 248 else colour for colour in colours])
     first, *others = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     first.save(MOVING, save_all=True, append_images=others, duration=_FRAME_MS, loop=0, optimize=True)
 
