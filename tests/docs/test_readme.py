@@ -14,6 +14,7 @@ from PIL import Image
 from torch.nn import functional as F
 from typer.main import get_command
 
+import betavae_fast
 from betavae_fast import cli
 from tests.backends import ROOT
 from tests.commands import run
@@ -95,3 +96,10 @@ def test_its_commands_run(line: str, in_a_checkout: Path, monkeypatch: pytest.Mo
 
 def test_it_shows_every_command_but_none_that_is_gone() -> None:
     assert {shlex.split(line)[1] for line in COMMANDS} == set(get_command(cli.app).commands)  # type: ignore[attr-defined]
+
+
+def test_the_citation_and_the_changelog_name_this_version() -> None:
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {betavae_fast.__version__}\n" in citation
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert changelog.startswith(f"# Changelog\n\n## {betavae_fast.__version__} ")
