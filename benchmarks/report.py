@@ -1,7 +1,7 @@
 """Shows all result files on one page with plots: ``python -m benchmarks.report`` writes docs/benchmarks.md and pictures.
 
-It also writes the tables of figures in README.md and docs/guides/kernels.md. Nothing is measured here: all these contain
-only figures of the result files, and a test compares them.
+It also writes the tables of figures in README.md, docs/speed.md and docs/guides/kernels.md. Nothing is measured here: all
+these contain only figures of the result files, and a test compares them.
 """
 
 from __future__ import annotations
@@ -56,24 +56,31 @@ commit, and has only contenders that agreed with the formula in float64. Times a
 _COLOURS = ("#e07b00", "#8c8c8c", "#7a4fa3", "#1f6fb4", "#2a9d5c", "#c0392b", "#b59a00")
 _ORACLE = "reference"  # slow by design, and therefore left out of the pictures
 _SCALING = "latent_scaling"
+_README, _SPEED = "README.md", "docs/speed.md"
 # (page, mark of its table) -> op, contender, and number of its first problems on the CPU that the table shows.
 _FIGURES: dict[tuple[str, str], tuple[tuple[str, str, int], ...]] = {
-    ("README.md", "latent"): (("latent", "cpp", 8),),
-    ("README.md", "spatial"): tuple(
-        (op, "DiagonalGaussian", 4) for op in ("spatial", "spatial_channels_last")
-    ),
-    ("README.md", "likelihoods"): (
+    (_SPEED, "latent"): (("latent", "cpp", 8),),
+    (_SPEED, "spatial"): tuple((op, "DiagonalGaussian", 4) for op in ("spatial", "spatial_channels_last")),
+    (_SPEED, "likelihoods"): (
         *(("bernoulli_nll", contender, 1) for contender in ("cpp-uint8", "cpp-bool")),
         *((op, "cpp-uint8", 1) for op in ("gaussian_nll", "laplace_nll")),
     ),
-    ("README.md", "parts"): (("log_densities", "cpp", 2),),
+    (_SPEED, "parts"): (("log_densities", "cpp", 2),),
     ("docs/guides/kernels.md", "floor"): (
         ("latent", "cpp", 1),
         ("bernoulli_nll", "cpp-uint8", 1),
         ("log_densities", "cpp", 1),
     ),
 }
-PAGES = tuple(dict.fromkeys(page for page, _ in _FIGURES))
+PAGES = (_README, *dict.fromkeys(page for page, _ in _FIGURES))
+# Name in the README -> op, contender and shape of what its table shows; the steps of training come after these.
+_HEADLINES: dict[str, tuple[str, str, Shape]] = {
+    "sample and KL, 65,536 × 128": ("latent", "cpp", (65536, 128)),
+    "sample and KL, 64 × 10": ("latent", "cpp", (64, 10)),
+    "likelihood of 1,024 images": ("bernoulli_nll", "cpp-bool", (1024, 1, 64, 64)),
+    "parts of the KL, 2,048 images": ("log_densities", "cpp", (2048, 10)),
+}
+_STEPS = (64, 1024)  # images
 # Title on the page -> study.
 _STUDIES: dict[str, Study[Any]] = {
     "Training step": step.STUDY,
@@ -220,6 +227,36 @@ def figures(results: Mapping[str, Results], chosen: Sequence[tuple[str, str, int
     return markdown(columns, rows)
 
 
+def headlines(results: Mapping[str, Results], folder: Path) -> str:
+    """The README's table: float32, forward and backward of four ops, and whole steps of training."""
+    kind = newest_cpu(results)
+    rows = []
+    for name, (op, contender, shape) in _HEADLINES.items():
+        found = results[f"{op}-{kind}.json"]
+        both = {m.contender: m for m in _both(found) if (m.shape, m.dtype) == (shape, "fp32")}
+        rows.append(
+            (
+                name,
+                *(seconds(both[c].p50) for c in (contender, "eager")),
+                *_speedups(found.speedup, both[contender]),
+            )
+        )
+    steps = StepResults.load(folder / "step" / f"{kind}.json")
+    for images in _STEPS:
+        times_of = {m.contender: m for m in steps.measurements if m.batch_size == images}
+        ours, eager = times_of["ours"], steps.fastest(images, "eager")
+        assert eager is not None
+        rows.append(
+            (
+                f"training step of {images:,} images",
+                seconds(ours.p50),
+                seconds(eager),
+                *_speedups(steps.speedup, ours),
+            )
+        )
+    return markdown(("float32", "ours:", "plain PyTorch:", "× plain:", "× torch.compile:"), rows)
+
+
 def newest_cpu(results: Mapping[str, Results]) -> str:
     """The kind of the CPU that the pages show: of those with all ops of their tables, the one measured last."""
     wanted = {op for chosen in _FIGURES.values() for op, _, _ in chosen}
@@ -244,7 +281,9 @@ def with_tables(page: str, results: Mapping[str, Results], folder: Path) -> str:
         if of == page:
             text = between(text, mark, figures(results, chosen))
     text = between(text, "machine", measured_on(results))
-    return between(text, "gpu", gpu_table(folder)) if page == "README.md" else text
+    if page == _README:
+        text = between(text, "speeds", headlines(results, folder))
+    return between(text, "gpu", gpu_table(folder)) if page == _SPEED else text
 
 
 def pictures(files: Mapping[str, Results]) -> dict[str, list[Results]]:

@@ -88,14 +88,17 @@ class StepResults(Provenance):
     def failures(self) -> list[str]:
         return [f"step, {contender}: {why}" for contender, why in self.failed.items()]
 
+    def fastest(self, batch_size: int, over: str = "eager") -> float | None:
+        """The least p50 of the contenders whose names begin with ``over``; None if there are none."""
+        return min(
+            (m.p50 for m in self.measurements if m.batch_size == batch_size and m.contender.startswith(over)),
+            default=None,
+        )
+
     def speedup(self, time: StepTime, over: str = "eager") -> float | None:
         """The fastest p50 of the contenders whose names begin with ``over``, at the same batch size, over this p50."""
-        others = [
-            m.p50
-            for m in self.measurements
-            if m.batch_size == time.batch_size and m.contender.startswith(over)
-        ]
-        return min(others) / time.p50 if others else None
+        other = self.fastest(time.batch_size, over)
+        return None if other is None else other / time.p50
 
 
 def time_steps(

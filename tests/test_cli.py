@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -308,12 +310,67 @@ def test_other_images_than_the_runs_are_refused_by_number_or_by_pixels(in_tmp_pa
     assert cli_exits("train", "--resume=run", "--steps=4") == 0
 
 
-def test_without_arguments_there_is_help(capfd, monkeypatch):
+def test_without_arguments_the_first_commands_are_told(capfd, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["betavae-fast"])
     with pytest.raises(SystemExit) as exit_:
         cli.main()
     assert exit_.value.code == 0
-    assert "train" in capfd.readouterr().out
+    lines = capfd.readouterr().out.splitlines()
+    assert len(lines) == 8
+    known = {command.callback.__name__ for command in cli.app.registered_commands}
+    told = [line.split()[1] for line in lines[2:]]
+    assert told[:3] == ["train", "train", "evaluate"] and set(told) <= {*known, "--help"}
+
+
+def test_help_groups_the_commands_by_what_people_do(capfd):
+    assert cli_exits("--help") == 0
+    text = capfd.readouterr().out
+    wanted = [
+        "Train",
+        "train",
+        "sweep",
+        "Look",
+        "evaluate",
+        "traverse",
+        "Use",
+        "encode",
+        "sample",
+        "export",
+        "bench",
+    ]
+    # A panel's title stands in its frame, a command at the beginning of a line within it.
+    words = re.findall(r"^[╭│+|][ ─-]+(\w+)", text, re.MULTILINE)
+    assert [word for word in words if word in wanted] == wanted
+
+
+def test_train_ends_with_the_commands_to_type_next(in_tmp_path, capfd, data):
+    options = ["--batch-size=16", "--latent-dim=2", "--architecture=mlp", "--precision=fp32", "--out=my run"]
+    assert cli_exits("train", "--data", data, *options, "--steps=2") == 0
+    out = capfd.readouterr().out
+    assert "What was learned" not in out  # an array has no factors
+    lines = out.partition("What to type next:\n")[2].splitlines()
+    assert len(lines) == 3 and all("'my run'" in line for line in lines)
+    for line in lines:
+        assert cli_exits(*shlex.split(line, comments=True)[1:]) == 0, line
+    assert Path("my run/report.html").exists() and Path("codes.npz").exists()
+
+
+def test_train_says_what_was_learned_if_the_factors_are_known(in_tmp_path, capfd, monkeypatch):
+    from betavae_fast.training import run
+    from tests.evaluation.grid import Squares
+
+    monkeypatch.setattr(run, "load_images", lambda *_, **__: Squares())
+    options = [
+        "--batch-size=16",
+        "--latent-dim=2",
+        "--lr=0.01",
+        "--beta=0.1",
+        "--precision=fp32",
+        "--out=run",
+    ]
+    assert cli_exits("train", "--data=squares", *options, "--steps=60") == 0
+    told = capfd.readouterr().out.partition("What was learned, by the codes of 128 images:\n")[2]
+    assert re.match(r"- (Channel \d \(\d+\.\d nats\) (follows|shares|mixes)|No channel follows) ", told)
 
 
 def test_info_lists_every_backend(capfd):

@@ -180,7 +180,7 @@ def test_the_oldest_setuptools_is_the_same_everywhere(build: SimpleNamespace) ->
         for name in re.findall(r"(?:install|requires) .*?(setuptools[^\s\"',]*)", path.read_text("utf-8"))
     }
     wanted = f"setuptools>={build.SETUPTOOLS}"
-    assert said == {(name, wanted) for name in ("README.md", "index.md", "Makefile", "pyproject.toml")}
+    assert said == {(name, wanted) for name in ("install.md", "Makefile", "pyproject.toml")}
 
 
 @NEEDS_COMPILER

@@ -10,7 +10,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import typer
@@ -27,28 +27,41 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (
-    train.train,
-    sweep.sweep,
-    evaluate.evaluate,
-    traverse.traverse,
-    encode.encode,
-    sample.sample,
-    export.export,
-    bench.bench,
-    info.info,
-):
-    app.command()(command)
+_PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Train": (train.train, sweep.sweep),
+    "Look at what was learned": (evaluate.evaluate, traverse.traverse),
+    "Use a model": (encode.encode, sample.sample, export.export),
+    "This machine": (bench.bench, info.info),
+}
+for panel, commands in _PANELS.items():
+    for command in commands:
+        sentence = " ".join((command.__doc__ or "").split()).partition(". ")[0].removesuffix(".")
+        app.command(rich_help_panel=panel, short_help=f"{sentence}.")(command)
+
+_START = """\
+betavae-fast trains β-VAEs and shows what they learn. What to type next:
+
+  betavae-fast train --recipe dsprites    train on rendered sprites, minutes on two CPU cores
+  betavae-fast train --data FOLDER        train on your images
+  betavae-fast evaluate RUN               see what the channels of a run mean, in one page
+  betavae-fast bench                      measure what the fused operations gain on this machine
+  betavae-fast info                       see which backends run here
+  betavae-fast --help                     see all commands
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit: with 0 on success, 2 for wrong arguments, 130 after Ctrl-C, 1 for other errors.
 
-    An expected error is one line on stderr.
+    An expected error is one line on stderr. Without arguments the first commands to type are printed.
     """
     _prepare()
+    given = arguments or sys.argv[1:]
+    if not given:
+        print(_START, end="")
+        _end(0)
     try:
-        status = app(arguments or sys.argv[1:] or ["--help"], standalone_mode=False) or 0
+        status = app(given, standalone_mode=False) or 0
     except CommandError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from betavae_fast.cli.errors import INTERRUPTED, CommandError, usage_errors
-from betavae_fast.cli.output import print_summary, progress
+from betavae_fast.cli.output import images_in_words, print_summary, progress
 from betavae_fast.objectives import options
 from betavae_fast.objectives.options import OBJECTIVES, BetaOptions
 from betavae_fast.settings import Declared, declared, flag
@@ -250,8 +250,29 @@ def _remains(folder: RunFolder | None, *options: str) -> str:
 
 
 def _summarise(run: TrainedRun, console: Console) -> None:
-    """Write and print the run's summary, and draw its pictures."""
+    """Write the run's summary, draw its pictures, and say what was learned and what to type next."""
     from betavae_fast.evaluation import report
+    from betavae_fast.evaluation.glance import GLANCE_IMAGES, glance
 
-    print_summary(console, report.write_summary(run))
+    summary = report.write_summary(run)
+    print_summary(console, summary)
     console.print(f"Pictures: {run.folder.pictures}")
+    if learned := glance(run, summary):
+        count = min(GLANCE_IMAGES, len(run.images()))
+        console.print(f"What was learned, by the codes of {images_in_words(count)}:")
+        for sentence in learned.sentences:
+            console.print(f"- {sentence}")
+    console.print("What to type next:")
+    for words, what in _next(run):
+        console.print(f"  {shlex.join(['betavae-fast', *words])}  # {what}")
+
+
+def _next(run: TrainedRun) -> Iterator[tuple[list[str], str]]:
+    """The three commands that one would type after this run, and what each is for."""
+    folder = str(run.folder.path)
+    yield ["evaluate", folder], "what the channels mean, with scores and sliders, in one page"
+    yield ["traverse", folder], "each channel moved, as an animation"
+    if run.step < run.config.steps:
+        yield ["train", "--resume", folder], "train on"
+    else:
+        yield ["encode", folder, "--out", "codes.npz"], "the codes of all images"

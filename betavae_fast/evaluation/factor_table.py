@@ -36,15 +36,17 @@ class FactorTable:
         return _means(codes, first * width + second, height * width).T.reshape(-1, height, width)
 
 
-def factor_table(codes: Codes, dataset: KnownFactors, rng: np.random.Generator) -> FactorTable:
-    """Make the table from the mean codes of all images of ``dataset``, in its order.
+def factor_table(
+    codes: Codes, dataset: KnownFactors, rng: np.random.Generator, indices: torch.Tensor | None = None
+) -> FactorTable:
+    """Make the table from the mean codes of all images of ``dataset``, in its order, or of those at ``indices``.
 
     The mutual information is estimated from codes in ``BINS`` equal-width bins, over up to 100,000 images drawn without
     replacement.
 
     Raises: ValueError if no factor varies.
     """
-    classes = dataset.factors(torch.arange(len(codes))).numpy()
+    classes = dataset.factors(torch.arange(len(codes)) if indices is None else indices.cpu()).numpy()
     columns = varying(classes)
     if len(columns) == 0:
         raise ValueError(f"{dataset.name}: no factor varies")

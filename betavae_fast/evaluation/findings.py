@@ -10,9 +10,7 @@ from betavae_fast.evaluation.summary import Summary
 
 def findings(summary: Summary, learned: Learned) -> list[str]:
     """Sentences about the channels in use, what each of them follows, the factors left, and the reconstruction."""
-    rows = [row.sentence for row in learned.channels]
-    rest = [] if learned.rest is None else [learned.rest]
-    return [use_of_channels(summary), *rows, *rest, reconstruction(summary)]
+    return [use_of_channels(summary), *learned.sentences, reconstruction(summary)]
 
 
 def use_of_channels(summary: Summary) -> str:

@@ -138,6 +138,11 @@ class Learned:
     unfollowed: tuple[Unfollowed, ...]
 
     @property
+    def sentences(self) -> list[str]:
+        """A sentence for each channel in use, and one about the factors that none follows, if there are any."""
+        return [*(row.sentence for row in self.channels), *([] if self.rest is None else [self.rest])]
+
+    @property
     def rest(self) -> str | None:
         """A sentence about the factors that no channel follows; None if there are none."""
         if not self.unfollowed:

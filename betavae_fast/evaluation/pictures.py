@@ -120,17 +120,19 @@ def traversal(
     channels: Sequence[Channel],
     values: Sequence[float],
     axis_label: str = PRIOR_LABEL,
+    start: str = "one image's posterior mean",
 ) -> Figure:
     """Draw one row per channel, in the order given; each column sets the channel to the value above it.
 
     Args:
         images: (len(channels), len(values), C, H, W).
         axis_label: description of the values.
+        start: description of the code that the other channels keep.
     """
     rows, columns = len(channels), len(values)
     figure = Figure(figsize=(1.6 + 0.85 * columns, 1.1 + 0.85 * rows), layout="constrained")
     figure.suptitle(
-        "Latent traversal: each row moves one channel, the others stay at one image's posterior mean\n"
+        f"Latent traversal: each row moves one channel, the others stay at {start}\n"
         f"channels sorted by KL; grey: inactive (at most {ACTIVE_NATS} nats)",
         fontsize=11,
     )

@@ -80,7 +80,8 @@ def write_traversal(
     deviations = _steps(extent, columns)
     images = _moved(model, image, channels, encoding, deviations)
     label = pictures.PRIOR_LABEL if encoding is None else _POSTERIOR_LABEL
-    pictures.save(pictures.traversal(images, channels, deviations, label), path)
+    start = "the prior's mean" if image is None else "one image's posterior mean"
+    pictures.save(pictures.traversal(images, channels, deviations, label, start), path)
 
 
 def strips(model: BetaVAE, image: Tensor, channels: Sequence[Channel]) -> list[Image.Image]:

@@ -42,7 +42,16 @@ def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two finished parts of a sweep, and a sweep of other steps."""
     folder = tmp_path_factory.mktemp("sweeps")
     np.save(folder / "tiny.npy", np.random.default_rng(0).random((64, 8, 8)) < 0.2)
-    common = ["--data", str(folder / "tiny.npy"), "--latent-dim", "2", "--metrics", "unsupervised", "--precision", "fp32"]
+    common = [
+        "--data",
+        str(folder / "tiny.npy"),
+        "--latent-dim",
+        "2",
+        "--metrics",
+        "unsupervised",
+        "--precision",
+        "fp32",
+    ]
     for name, options in {
         "beta": ["--beta", "1,4", "--steps", "2"],
         "dip": ["--objective", "dipvae-ii", "--seed", "3", "--steps", "2"],

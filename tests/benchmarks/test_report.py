@@ -18,6 +18,7 @@ from benchmarks.report import (
     PICTURES,
     draw,
     gpu_table,
+    headlines,
     measured_on,
     newest_cpu,
     page,
@@ -44,8 +45,8 @@ def test_tables_state_the_figures_of_the_files(name):
 
 
 def test_the_sentence_on_sweeps_states_the_figures_of_the_file():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    told = readme.partition("eight runs are done")[2].partition("sweep/cpu-amx.json")[0]
+    guide = (ROOT / "docs" / "guides" / "evaluate.md").read_text(encoding="utf-8")
+    told = guide.partition("eight runs are done")[2].partition("sweep/cpu-amx.json")[0]
     results = SweepResults.load(RESULTS / "sweep" / "cpu-amx.json")
     ways = {(way.precision, way.jobs): median(way.seconds) for way in results.ways}
     gains = [ways[precision, 1] / ways[precision, 2] for precision in ("fp32", "bf16")]
@@ -53,11 +54,12 @@ def test_the_sentence_on_sweeps_states_the_figures_of_the_file():
 
 
 def test_the_sentences_on_amx_state_the_figures_of_the_files():
-    readme, changelog = (
-        " ".join((ROOT / name).read_text(encoding="utf-8").split()) for name in ("README.md", "CHANGELOG.md")
+    speed, changelog = (
+        " ".join((ROOT / name).read_text(encoding="utf-8").split())
+        for name in ("docs/speed.md", "CHANGELOG.md")
     )
     step = StepResults.load(RESULTS / "step" / "cpu-amx.json")
-    told = readme.partition("Intel Xeon with AMX, a step")[2].partition("cpu-amx.json")[0]
+    told = speed.partition("Intel Xeon with AMX, a step")[2].partition("cpu-amx.json")[0]
     ours = {(m.contender, m.batch_size): m for m in step.measurements if m.contender.startswith("ours")}
     for contender, images in product(("ours", "ours, bf16"), (64, 1024)):
         assert times(step.speedup(ours[contender, images], "eager")) in told
@@ -73,7 +75,23 @@ def test_the_sentences_on_amx_state_the_figures_of_the_files():
     slower = [(m.shape[0], gain) for m in backward if (gain := latent.speedup(m, "compile")) < 1]
     assert [rows for rows, _ in slower] == 4 * [65536]
     gains = [gain for _, gain in slower]
-    assert f"with {min(gains):.2f}× to {max(gains):.2f}×" in readme
+    assert f"with {min(gains):.2f}× to {max(gains):.2f}×" in speed
+
+
+def test_the_readme_has_six_speeds_of_one_machine():
+    rows = headlines(FILES, RESULTS).splitlines()[2:]
+    assert len(rows) == 6
+    latent = FILES[f"latent-{newest_cpu(FILES)}.json"]
+    ours, eager = (
+        next(
+            m.p50
+            for m in latent.measurements
+            if (m.contender, m.shape, m.dtype, m.direction)
+            == (name, (65536, 128), "fp32", "forward+backward")
+        )
+        for name in ("cpp", "eager")
+    )
+    assert f"| {seconds(ours)} | {seconds(eager)} | {times(eager / ours)} |" in rows[0]
 
 
 def test_a_gpu_figure_is_that_of_our_fastest(tmp_path):

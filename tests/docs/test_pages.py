@@ -3,54 +3,64 @@
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from betavae_fast import cli
 from tests.backends import ROOT
+from tools.site import pictures
+from tools.site.run_page import MissingLibraryError, blocks, commands, run_page
 
 DOCS = ROOT / "docs"
-PAGES = sorted(path.relative_to(DOCS).as_posix() for path in (DOCS / "index.md", *DOCS.glob("guides/*.md")))
+PAGES = sorted(
+    path.relative_to(DOCS).as_posix()
+    for path in (DOCS / "index.md", pictures.PAGE, *DOCS.glob("guides/*.md"))
+)
 LIBRARIES = {"diffusers", "pythae", "lightning", "onnxruntime"}
-_BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
-def blocks(text: str) -> Iterator[tuple[str, str, int]]:
-    """The language, the code and the first line of each block to run."""
-    for block in _BLOCK.finditer(text):
-        yield block[1], block[2], text.count("\n", 0, block.start(2))
-
-
-def run_command(line: str) -> None:
-    program, *arguments = shlex.split(line.removeprefix("$ "), comments=True)
-    assert program == "betavae-fast", line
-    with pytest.raises(SystemExit) as end:
-        cli.main(arguments)
-    assert end.value.code == 0, line
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with nothing but the examples, as the current one."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    text = (DOCS / page).read_text(encoding="utf-8")
-    names = {"__name__": page}
-    for language, code, line in blocks(text):
-        if language == "console":
-            for command in code.replace("\\\n", " ").splitlines():
-                run_command(command)
-            continue
-        try:
-            # The added newlines make tracebacks name the lines of the page.
-            exec(compile("\n" * line + code, DOCS / page, "exec"), names)
-        except ModuleNotFoundError as error:
-            if error.name not in LIBRARIES:
-                raise
-            pytest.skip(f"{error.name} is not installed: the page was run up to line {line}")
+def test_a_page_runs(page: str, folder: Path) -> None:
+    try:
+        run_page(DOCS / page)
+    except MissingLibraryError as error:
+        if error.library not in LIBRARIES:
+            raise
+        pytest.skip(str(error))
+    if DOCS / page == pictures.PAGE:
+        for name in pictures.drawn_by_the_page():
+            with (
+                Image.open(folder / pictures.LOOK / name) as drawn,
+                Image.open(pictures.FOLDER / name) as shown,
+            ):
+                assert drawn.size == shown.size, f"{name}: run `python -m tools.site.pictures`"
 
 
 def test_blocks_are_found_with_their_lines() -> None:
     text = "a\n```python\nx = 1\n```\n```sh\nmake\n```\n```console\n$ betavae-fast info\n```\n"
     assert list(blocks(text)) == [("python", "x = 1\n", 2), ("console", "$ betavae-fast info\n", 8)]
+    assert list(commands("$ betavae-fast train \\\n    --steps 3  # few\n")) == [["train", "--steps", "3"]]
+
+
+def test_every_picture_of_the_first_pages_is_there_and_small() -> None:
+    """A newcomer waits for no picture, and none is left that no page shows."""
+    shown: set[Path] = set()
+    for page in (ROOT / "README.md", DOCS / "index.md", pictures.PAGE):
+        found = re.findall(
+            r"(?:!\[[^\]]*\]\(|src=\")((?:docs/)?pictures/[^)\"]+)", page.read_text(encoding="utf-8")
+        )
+        shown |= {(page.parent / name).resolve() for name in found}
+    there = {path.resolve() for path in pictures.FOLDER.iterdir()}
+    assert shown == there
+    assert sum(path.stat().st_size for path in there) < 1_500_000
+    with Image.open(pictures.MOVING) as moving:
+        assert moving.n_frames > 20 and pictures.MOVING.stat().st_size < 1_000_000

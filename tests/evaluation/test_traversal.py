@@ -8,7 +8,7 @@ import torch
 
 from betavae_fast.evaluation import pictures
 from betavae_fast.evaluation.summary import Channel
-from betavae_fast.evaluation.traversal import strips, traverse
+from betavae_fast.evaluation.traversal import strips, traverse, write_traversal
 from betavae_fast.nn import BetaVAE
 
 
@@ -27,6 +27,15 @@ def test_each_cell_is_the_decoded_mean_with_one_channel_moved():
             z = mu.clone()
             z[0, channel] = value
             torch.testing.assert_close(images[row, column], model.decode(z).sigmoid()[0])
+
+
+@pytest.mark.parametrize("start", [None, torch.zeros(1, 8, 8)])
+def test_the_picture_says_where_the_other_channels_stay(start, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(pictures, "save", lambda figure, path: told.append(figure.get_suptitle()))
+    model = BetaVAE((1, 8, 8), latent_dim=2).eval()
+    write_traversal(tmp_path / "t.png", model, start, [Channel(0, 1.0, 1.0, 0.0, True)], columns=3)
+    assert ("stay at the prior's mean" if start is None else "stay at one image's posterior mean") in told[0]
 
 
 def test_each_strip_is_the_traversal_of_its_channel():
