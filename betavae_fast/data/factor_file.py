@@ -56,33 +56,51 @@ def with_factors(dataset: ImageDataset, path: str | os.PathLike[str]) -> TableIm
         raise DatasetError(f"{path}: no such file of factors")
     images = unlabelled(dataset)
     table = _read(path)
+    columns = {name: _checked(name, column, path) for name, column in table.columns.items()}
     files = images.files if isinstance(images, FolderImages) else None
-    if files is None and _FILE in table.columns:
+    if files is None and _FILE in columns:
         raise DatasetError(
             f"{path}: has a column {_FILE}, but {dataset.name} is no folder of images; leave it out, a row for each image"
         )
     if files is not None:
-        if _FILE not in table.columns:
+        if _FILE not in columns:
             raise DatasetError(
                 f"{path}: must have a column {_FILE} with the paths of the images below {dataset.name}, "
-                f"got {', '.join(table.columns)}"
+                f"got {', '.join(columns)}"
             )
-        rows = rows_of_files(files, table.columns.pop(_FILE).astype(str).tolist(), path, Path(dataset.name))
+        rows = rows_of_files(files, columns.pop(_FILE).astype(str).tolist(), path, Path(dataset.name))
     else:
         rows = np.arange(len(images))
-    if not table.columns:
+    if not columns:
         raise DatasetError(f"{path}: has no column for a factor")
-    for name, column in table.columns.items():
+    for name, column in columns.items():
         if len(column) != len(images):
             raise DatasetError(
                 f"{path}: column {name} has {len(column):,} rows, but {dataset.name} has {len(images):,} images"
             )
-    found = [_classes(name, column, path, table.row_in_words) for name, column in table.columns.items()]
+    found = [_classes(name, column, path, table.row_in_words) for name, column in columns.items()]
     if all(len(values) == 1 for values, _ in found):
         raise DatasetError(f"{path}: no factor varies: each column has a single value")
     classes = np.stack([of_factor[rows].astype(np.int32) for _, of_factor in found], axis=1)
-    factors = FactorColumns(tuple(table.columns), tuple(values for values, _ in found), classes)
+    factors = FactorColumns(tuple(columns), tuple(values for values, _ in found), classes)
     return TableImages(images.name, images, factors)
+
+
+def _checked(name: str, column: Array, path: Path) -> Array:
+    """A column of integers, truth values, float64 or text.
+
+    Raises: DatasetError for one of another dtype or shape, or of bytes that are not UTF-8.
+    """
+    column = np.asarray(column)  # a member of an archive that is no .npy comes as bytes
+    kind = column.dtype.kind
+    if column.ndim != 1 or kind not in "biufUS":
+        raise DatasetError(
+            f"{path}: column {name} must have one dimension and numbers or text, got {column.dtype} of {column.shape}"
+        )
+    if kind == "S":
+        with readable_as(f"file of factors: column {name} must be UTF-8", path):
+            return np.char.decode(column, "utf-8")
+    return column.astype(np.float64) if kind == "f" else column
 
 
 def _classes(
@@ -93,12 +111,8 @@ def _classes(
     Raises: DatasetError for values that make no classes.
     """
     kind = column.dtype.kind
-    if column.ndim != 1 or kind not in "biufUS":
-        raise DatasetError(
-            f"{path}: column {name} must have one dimension and numbers or text, got {column.dtype} of {column.shape}"
-        )
-    if kind in "US":
-        column = np.char.strip(column.astype(str))
+    if kind == "U":
+        column = np.char.strip(column)
         if (empty := column == "").any():
             raise DatasetError(f"{path}: {row_in_words(int(empty.argmax()))}, column {name}: is empty")
     if kind == "f" and (wrong := ~np.isfinite(column)).any():
@@ -106,9 +120,12 @@ def _classes(
         raise DatasetError(f"{path}: {row_in_words(row)}, column {name}: must be finite, got {column[row]}")
     present, classes = np.unique(column, return_inverse=True)
     if kind == "f" and len(present) > CLASSES:
-        # Rows of equal values get the class of the first of them.
-        ranks = np.searchsorted(np.sort(column), column)
-        _, classes = np.unique(ranks * CLASSES // len(column), return_inverse=True)
+        # Rows of equal values get the class in their middle. So the largest number is never in the class of the smallest.
+        ordered = np.sort(column)
+        ranks = (
+            np.searchsorted(ordered, column) + np.searchsorted(ordered, column, "right") - 1
+        )  # twice the middle
+        _, classes = np.unique(ranks * CLASSES // (2 * len(column)), return_inverse=True)
         sums = np.bincount(classes, weights=column)
         return sums / np.bincount(classes), classes
     if kind != "f" and len(present) == len(column) > CLASSES:
@@ -116,30 +133,29 @@ def _classes(
             f"{path}: column {name} has another value in each of {len(column):,} rows, so it is no factor: leave it out, "
             "or write numbers with a decimal point"
         )
-    return (np.arange(len(present)) if kind in "US" else present).astype(np.float64), classes
+    return (np.arange(len(present)) if kind == "U" else present).astype(np.float64), classes
 
 
 def _read(path: Path) -> _Table:
-    if path.suffix == ".npy":
-        return _read_npy(path)
-    if path.suffix == ".npz":
-        with readable_as("archive of factors", path), np.load(path, allow_pickle=False) as archive:
-            return _Table({name: archive[name] for name in archive.files}, "row {}".format)
+    if path.suffix in (".npy", ".npz"):
+        return _Table(_read_arrays(path), "row {}".format)
     if path.suffix.lower() in (".csv", ".tsv", ".txt"):
         return _read_csv(path)
     raise DatasetError(f"{path}: factors are read from .csv, .npy or .npz, got {path.suffix or 'no suffix'}")
 
 
-def _read_npy(path: Path) -> _Table:
-    with readable_as("array of factors", path):
-        array = np.load(path, allow_pickle=False)
-    if array.dtype.names is not None:
-        columns = {name: array[name] for name in array.dtype.names}
-    elif array.ndim == 2:
-        columns = {f"column_{k}": column for k, column in enumerate(array.T)}
-    else:
-        raise DatasetError(f"{path}: factors must have shape (N, K) or fields with names, got {array.shape}")
-    return _Table(columns, "row {}".format)
+def _read_arrays(path: Path) -> dict[str, Array]:
+    """The members of an .npz, or the columns or fields of an .npy; a file's content says which of them it is."""
+    with readable_as("file of factors", path):
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.lib.npyio.NpzFile):
+            with found:
+                return {name: found[name] for name in found.files}
+    if found.dtype.names is not None:
+        return {name: found[name] for name in found.dtype.names}
+    if found.ndim != 2:
+        raise DatasetError(f"{path}: factors must have shape (N, K) or fields with names, got {found.shape}")
+    return {f"column_{k}": column for k, column in enumerate(found.T)}
 
 
 def _read_csv(path: Path) -> _Table:
@@ -174,7 +190,7 @@ def _cells(path: Path, reader: Any) -> tuple[list[str], list[list[str]], list[in
 
     Raises: DatasetError for names that are empty or equal, or a row that is longer or shorter than the first line.
     """
-    names = [name.strip() for name in next(reader, [])]
+    names = [" ".join(name.split()) for name in next(reader, [])]
     if not names or "" in names:
         raise DatasetError(f"{path}: its first line must name each column, got {names}")
     if twice := next((name for name in names if names.count(name) > 1), None):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,35 @@ def test_equal_numbers_stay_in_one_class(array: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "f.npz", age=values)
     found = classes(labelled(array, tmp_path / "f.npz"))[:, 0]
     assert (found[:40] == 0).all() and found.max() == 7 and (np.diff(found) >= 0).all()
+
+
+def test_a_column_that_varies_keeps_two_classes(array: Path, tmp_path: Path) -> None:
+    lights = np.ones(10 * COUNT)
+    lights[:21] = np.linspace(0, 0.5, 21)
+    np.save(tmp_path / "many.npy", np.zeros((len(lights), 8, 8), np.uint8))
+    for values in (lights, -lights):
+        np.savez(tmp_path / "f.npz", light=values)
+        found = classes(labelled(tmp_path / "many.npy", tmp_path / "f.npz"))[:, 0]
+        brightest, darkest = np.abs(values) == 1, np.abs(values) < 1
+        assert not set(found[brightest]) & set(found[darkest])
+
+
+def test_arrays_of_any_precision_and_text_of_bytes(array: Path, tmp_path: Path) -> None:
+    values = np.arange(COUNT) / 64
+    for dtype in (np.float16, ">f4", np.longdouble):
+        np.savez(tmp_path / "f.npz", a=values.astype(dtype))
+        assert np.array_equal(classes(labelled(array, tmp_path / "f.npz"))[:, 0], np.arange(COUNT) // 3)
+    os.rename(tmp_path / "f.npz", tmp_path / "f.npy")  # the content says what it is
+    assert labelled(array, tmp_path / "f.npy").factor_names == ("a",)
+    words = np.array(["größer", "kleiner"] * (COUNT // 2))
+    np.savez(tmp_path / "f.npz", text=words, bytes=np.char.encode(words, "utf-8"))
+    found = classes(labelled(array, tmp_path / "f.npz"))
+    assert np.array_equal(found, np.stack([np.arange(COUNT) % 2] * 2, axis=1))
+
+
+def test_a_name_over_two_lines_becomes_one_line(array: Path, tmp_path: Path) -> None:
+    (tmp_path / "f.csv").write_text('"light\n(lux)"\n' + "1\n2\n" * (COUNT // 2))
+    assert labelled(array, tmp_path / "f.csv").factor_names == ("light (lux)",)
 
 
 def test_every_form_of_file_says_the_same(array: Path, tmp_path: Path) -> None:
@@ -194,20 +224,26 @@ def test_arrays_that_cannot_be_used_are_refused(array: Path, tmp_path: Path) -> 
         (half, r"factors must have shape \(N, K\) or fields with names, got \(60,\)"),
         (np.stack([half, broken], axis=1), "row 7, column column_1: must be finite, got nan"),
         (half[:, None].astype(complex), "numbers or text, got complex128"),
-        (half[:, None].astype(object), "not a readable array of factors: .*allow_pickle"),
+        (np.zeros((), [("a", "i4")]), r"column a must have one dimension .* got int32 of \(\)"),
+        (half[:, None].astype(object), "not a readable file of factors: .*allow_pickle"),
     ):
         np.save(npy, content, allow_pickle=True)
         refused(array, npy, told)
     for members, told in (
         ({"mu": np.zeros((COUNT, 3))}, r"column mu must have one dimension .* of \(60, 3\)"),
+        ({"a": half, "count": COUNT}, r"column count must have one dimension .* got int64 of \(\)"),
+        ({"a": np.where(half, b"x", b"\xff")}, "column a must be UTF-8"),
         ({"a": half[:-1]}, "column a has 59 rows, but .* 60 images"),
         ({"a": np.where(half, "x", " ")}, "row 0, column a: is empty"),
         ({}, "no column for a factor"),
     ):
         np.savez(npz, **members)
         refused(array, npz, told)
+    with zipfile.ZipFile(npz, "w") as archive:
+        archive.writestr("readme.txt", "x" * COUNT)
+    refused(array, npz, "column readme.txt must have one dimension")
     npz.write_bytes(npz.read_bytes()[:10])
-    refused(array, npz, "not a readable archive of factors")
+    refused(array, npz, "not a readable file of factors")
     refused(array, tmp_path / "missing.csv", "no such file of factors")
     (tmp_path / "f.xlsx").write_bytes(b"PK")
     refused(array, tmp_path / "f.xlsx", r"factors are read from \.csv, \.npy or \.npz, got \.xlsx")
