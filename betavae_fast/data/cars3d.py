@@ -20,7 +20,7 @@ from .images import ByteImages
 from .labelled import GridImages
 from .progress import progress_bar
 
-_FILE = re.compile(r"car_(\d+)\.mesh\.mat")
+_LIST = "list.txt"  # the names of the files, which is published beside them
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,15 @@ CARS3D = CarsForm()
 
 
 def is_cars3d(folder: Path) -> bool:
-    """True if a folder has a file that is named like one of a car."""
+    """True if a folder has nothing but .mat files, and perhaps list.txt."""
     return bool(_files(folder))
 
 
 def load_cars3d(folder: Path, *, image_size: int | None = None, progress: bool = True) -> GridImages:
-    """Read the published files car_….mesh.mat: 17,568 images, resized as an image folder's, uint8 (N, 3, S, S).
+    """Read the published .mat files: 17,568 images, resized as an image folder's, uint8 (N, 3, S, S).
 
-    The factors are object (183, in the order of the files' numbers), azimuth (24) and elevation (4, varies fastest).
+    The factors are object (183, in the order of the numbers in the files' names), azimuth (24) and elevation (4, varies
+    fastest).
 
     Args:
         image_size: S, 64 by default.
@@ -53,7 +54,7 @@ def load_cars3d(folder: Path, *, image_size: int | None = None, progress: bool =
     files = _files(folder)
     if len(files) != CARS3D.objects:
         raise DatasetError(
-            f"{folder}: Cars3D has {CARS3D.objects} files car_….mesh.mat, found {len(files)}, from {files[0].name} to "
+            f"{folder}: Cars3D has {CARS3D.objects} .mat files, found {len(files)}, from {files[0].name} to "
             f"{files[-1].name}"
         )
     _, _, colours, azimuths, elevations = CARS3D.shape
@@ -71,13 +72,23 @@ def load_cars3d(folder: Path, *, image_size: int | None = None, progress: bool =
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files of cars in a folder, in the order of their numbers; none if it cannot be listed."""
-    found = []
+    """The .mat files of a folder, in the order of the numbers in their names; none if it has other files than these and
+    list.txt, or cannot be listed."""
+    names: list[str] = []
     with suppress(OSError):
-        for name in os.listdir(folder):
-            if match := _FILE.fullmatch(name):
-                found.append((int(match[1]), name))
-    return [folder / name for _, name in sorted(found)]
+        names = [name for name in os.listdir(folder) if name != _LIST and not name.startswith(".")]
+    if not all(name.endswith(".mat") for name in names):
+        return []
+    return [folder / name for name in sorted(names, key=_by_number)]
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """The key of a name by which "car_9" comes before "car_10".
+
+    >>> sorted(["car_10.mat", "car_9.mat", "bus.mat"], key=_by_number)
+    ['bus.mat', 'car_9.mat', 'car_10.mat']
+    """
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def _images(path: Path) -> npt.NDArray[np.uint8]:

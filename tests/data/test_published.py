@@ -389,6 +389,7 @@ def test_norb_with_other_labels_is_refused(tmp_path: Path) -> None:
 def test_cars_are_in_natural_order_with_elevation_fastest(tmp_path: Path) -> None:
     (tmp_path / "cars").mkdir()
     cars = published.write_cars(tmp_path / "cars", (1, 2, 1000))
+    (tmp_path / "cars" / "list.txt").write_text("car_001.mesh\ncar_002.mesh\ncar_1000.mesh\n")
     dataset = load(tmp_path / "cars")
     assert isinstance(dataset, GridImages) and dataset.image_shape == (3, 64, 64)
     assert dict(zip(dataset.factor_names, dataset.factor_sizes, strict=True)) == {
@@ -399,6 +400,13 @@ def test_cars_are_in_natural_order_with_elevation_fastest(tmp_path: Path) -> Non
     ordered = np.stack([cars[c][..., azimuth, elevation] for c, azimuth, elevation in classes(dataset)])
     assert np.array_equal(ordered[5], cars[0][:, :, :, 2, 1])
     assert np.array_equal(everything(dataset), as_files(ordered, tmp_path / "files"))
+
+
+def test_a_mat_file_beside_images_makes_no_cars(tmp_path: Path) -> None:
+    savemat(tmp_path / "annotations.mat", {"boxes": np.zeros(3)})
+    Image.new("L", (4, 4)).save(tmp_path / "car.png")
+    with pytest.warns(UserWarning, match=r"left out 1 file in unsupported formats \(\.mat 1\)"):
+        assert len(load(tmp_path)) == 1
 
 
 def test_other_cars_are_refused_by_their_file(tmp_path: Path) -> None:
@@ -418,7 +426,7 @@ def test_other_cars_are_refused_by_their_file(tmp_path: Path) -> None:
             load(tmp_path)
     second.unlink()
     with pytest.raises(
-        DatasetError, match=r"has 3 files .*found 2, from car_001\.mesh\.mat to car_010\.mesh\.mat"
+        DatasetError, match=r"has 3 \.mat files, found 2, from car_001\.mesh\.mat to car_010\.mesh\.mat"
     ):
         load(tmp_path)
 
