@@ -234,7 +234,7 @@ def groups(runs: Sequence[StudyRun]) -> list[Group]:
     """
     order, rules = list(options.OBJECTIVES), get_args(Initialization)
     several = len({run.precision for run in runs}) > 1
-    by_setting: dict[Any, list[StudyRun]] = {}
+    by_setting: dict[tuple[str, str], list[StudyRun]] = {}
     for run in sorted(
         runs,
         key=lambda run: (
@@ -245,7 +245,7 @@ def groups(runs: Sequence[StudyRun]) -> list[Group]:
             run.seed,
         ),
     ):
-        by_setting.setdefault((*run.setting.items(), run.precision), []).append(run)
+        by_setting.setdefault((str(run.setting), run.precision), []).append(run)
     varied = _varied(runs)
     return [
         Group(_name(found[0].setting, varied) + (f", {found[0].precision}" if several else ""), found)
@@ -275,19 +275,21 @@ def table(results: DisentanglementResults, labels: Collection[str] = _COLUMNS) -
     rows = []
     for group in grouped:
         cells = [group.name, str(len(group.runs))]
-        for label in present:
-            found = group.quartiles(label)
-            cells.append("" if found is None else _in_words(label, found, max(group.values(label))))
+        cells += [_in_words(label, group.values(label)) for label in present]
         rows.append(cells)
     return markdown(("setting", "seeds:", *(f"{_COLUMNS[label]}:" for label in present)), rows)
 
 
-def _in_words(label: str, found: Quartiles, largest: float) -> str:
+def _in_words(label: str, values: Sequence[float]) -> str:
+    """The median with its quartiles, or the only value; of the steps on the plateau the median and the worst."""
+    found = quartiles(values)
+    if found is None:
+        return ""
     if label == PLATEAU:
-        return f"{found.median:.0f} (worst {largest:.0f})"
-    digits = 1 if label == KL or label.startswith(RECONSTRUCTION) else 0 if label == CHANNELS else 2
+        return f"{found.median:.0f} (worst {max(values):.0f})"
+    digits = 1 if label == KL or label.startswith("reconstruction loss") else 0 if label == CHANNELS else 2
     low, median, high = (f"{value:.{digits}f}" for value in found)
-    return f"{median} ({low}–{high})"
+    return median if len(values) == 1 else f"{median} ({low}–{high})"
 
 
 def _main(run: StudyRun) -> float:
@@ -330,7 +332,7 @@ def _scatter(found: Sequence[Group], x: str, y: str, x_label: str, y_label: str)
         ]
         if points:
             across, up = zip(*points, strict=True)
-            axis.scatter(across, up, s=28, color=f"C{number}", label=group.name)
+            axis.scatter(across, up, s=28, color=f"C{number}", label=group.name, zorder=3)
     axis.set_xlabel(x_label)
     axis.set_ylabel(y_label)
     tidy(axis)
