@@ -133,7 +133,7 @@ def test_factors_that_have_moved_are_named(
     # Commands that need no factors do without them.
     (moved / "renamed.csv").unlink()
     assert run("traverse", str(moved / "new"), "--image=3", results) == 0
-    assert run("sample", str(moved / "new"), "--between", "0", "1", "-n=2", results) == 0
+    assert run("sample", str(moved / "new"), "--between", "0", "1", "-n", "2", results) == 0
 
 
 def test_a_run_of_a_version_without_the_setting_opens() -> None:
