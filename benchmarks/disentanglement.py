@@ -150,7 +150,8 @@ def _read_run(folder: RunFolder, row: Mapping[str, str], machine: str) -> tuple[
         if name not in (*setting, SEED, "precision", *OF_THE_MACHINE)
     }
     values = {label: value for label, value in values_of(evaluation).items() if label in _COLUMNS}
-    values |= {label: float(row[label]) for label in (UDR,) if row.get(label)}
+    if row.get(UDR):
+        values[UDR] = float(row[UDR])
     values |= from_log(read_log(folder.metrics), evaluation["summary"]["mean_image_reconstruction"])
     values |= from_factors(evaluation["factors"])
     values |= _in_use(evaluation["scores"])

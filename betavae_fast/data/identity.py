@@ -70,7 +70,7 @@ def identify(dataset: ImageDataset) -> DataIdentity:
 
 
 def checksum(count: int, row_bytes: int, read: Callable[[int, int], Buffer]) -> str:
-    """The SHA-256 of ``count`` rows of ``row_bytes`` bytes, in hex: of up to 1 GiB all bytes, else the pieces above.
+    """The SHA-256 of ``count`` rows of ``row_bytes`` bytes, in hex: of all bytes up to 1 GiB, else of 64 pieces.
 
     Args:
         read: returns the bytes of the rows from a first one to a last one, which is not included.

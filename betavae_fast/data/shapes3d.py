@@ -15,21 +15,14 @@ import numpy.typing as npt
 from .arrays import DiskImages
 from .cache import cache_directory
 from .errors import DatasetError, memory_for, readable_as
-from .grid_form import GridForm
+from .grid_form import GridForm, numbered
 from .labelled import GridImages
 from .unpacked import BLOCK_BYTES, Blocks, unpacked
 
 SHAPES3D = GridForm(
-    {
-        "floor_hue": np.arange(10) / 10,
-        "wall_hue": np.arange(10) / 10,
-        "object_hue": np.arange(10) / 10,
-        "scale": np.linspace(0.75, 1.25, 8),
-        "shape": np.arange(4.0),
-        "orientation": np.linspace(-30.0, 30.0, 15),
-    }
+    numbered(floor_hue=10, wall_hue=10, object_hue=10, scale=8, shape=4, orientation=15),
 )
-"""Factors and sizes of the published file. The values themselves are read from the file."""
+"""Factors and sizes of the published file. Their values are read from the file."""
 
 
 def is_hdf5(path: Path) -> bool:

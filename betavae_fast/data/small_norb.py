@@ -66,7 +66,7 @@ SMALL_NORB = NorbForm(
 
 def is_small_norb(folder: Path) -> bool:
     """True if a folder has one of the published files."""
-    return any(_find(folder, part, kind) for part in SMALL_NORB.parts for kind in ("dat", "cat", "info"))
+    return bool(_parts(folder))
 
 
 def load_small_norb(folder: Path, *, image_size: int | None = None, progress: bool = True) -> TableImages:
@@ -80,9 +80,7 @@ def load_small_norb(folder: Path, *, image_size: int | None = None, progress: bo
     Raises: DatasetError, naming the file, if one is missing, damaged or of another form.
     """
     size = DEFAULT_SIZE if image_size is None else image_size
-    parts = [
-        part for part in SMALL_NORB.parts if any(_find(folder, part, kind) for kind in ("dat", "cat", "info"))
-    ]
+    parts = _parts(folder)
     labels = [_labels(folder, part) for part in parts]
     count = sum(map(len, labels))
     with memory_for(str(folder), count * size * size, "choose a smaller image_size (--image-size)"):
@@ -103,6 +101,12 @@ def load_small_norb(folder: Path, *, image_size: int | None = None, progress: bo
             start += len(of_part)
     images = ByteImages(str(folder), torch.from_numpy(store), (1, size, size))
     return TableImages("smallnorb", images, _columns(np.concatenate(labels)))
+
+
+def _parts(folder: Path) -> list[str]:
+    """The parts of which a folder has a file."""
+    kinds = ("dat", "cat", "info")
+    return [part for part in SMALL_NORB.parts if any(_find(folder, part, kind) for kind in kinds)]
 
 
 def _labels(folder: Path, part: str) -> Matrix:

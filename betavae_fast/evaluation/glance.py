@@ -8,6 +8,7 @@ from betavae_fast.data import KnownFactors
 from betavae_fast.evaluation.encoding import encode
 from betavae_fast.evaluation.factor_table import factor_table
 from betavae_fast.evaluation.learned import Learned, what_was_learned
+from betavae_fast.evaluation.metrics import varying
 from betavae_fast.evaluation.summary import Summary, choose_images
 from betavae_fast.training.trained_run import TrainedRun
 
@@ -24,12 +25,12 @@ def glance(run: TrainedRun, summary: Summary) -> Learned | None:
 
     Args:
         summary: the run's summary (``report.write_summary``).
-    Returns: None if the factors of the run's data are not known, or none of them varies.
+    Returns: None if the factors of the run's data are not known, or none of them varies among these images.
     Raises: the errors of ``run.images``.
     """
     dataset = run.images()
-    if not isinstance(dataset, KnownFactors) or max(dataset.factor_sizes) < 2:
-        return None
     chosen = choose_images(len(dataset), GLANCE_IMAGES)
+    if not isinstance(dataset, KnownFactors) or len(varying(dataset.factors(chosen.cpu()).numpy())) == 0:
+        return None
     codes = encode(run.model, dataset, chosen, precision=run.precision).mean_codes
     return what_was_learned(summary, factor_table(codes, dataset, np.random.default_rng(0), chosen))

@@ -105,7 +105,7 @@ class LearnedChannel:
                 f"{first.next_share:.0%} of the factor's entropy"
             )
         elif self.relation == "mixes":
-            first_few = self.known if len(self.known) <= _MOST_MIXED + 1 else self.known[:_MOST_MIXED]
+            first_few = self.known[: _shown(len(self.known), _MOST_MIXED)]
             shares = _joined([f"{known.share:.0%}" for known in first_few])
             factors = _joined([known.factor for known in self.known], most=_MOST_MIXED)
             of_which = "" if len(first_few) == len(self.known) else f"of the first {len(first_few)} "
@@ -214,7 +214,12 @@ def _joined(words: Sequence[str], last: str = "and", most: int | None = None) ->
     >>> _joined(["shape", "scale", "posX"], "or", most=1)
     'shape or 2 others'
     """
-    if most is not None and len(words) > most + 1:
-        words = [*words[:most], f"{len(words) - most} others"]
+    if most is not None and (shown := _shown(len(words), most)) < len(words):
+        words = [*words[:shown], f"{len(words) - shown} others"]
     *first, final = words
     return f"{', '.join(first)} {last} {final}" if first else final
+
+
+def _shown(count: int, most: int) -> int:
+    """The number of items to name. A single further one is named, too, because counting it is no shorter."""
+    return count if count <= most + 1 else most

@@ -35,14 +35,14 @@ class Quantity(NamedTuple):
 class Metric:
     """A metric: its function, and the numbers to show of its result.
 
-    ``compute`` takes codes, factors if it needs them, a generator, and ``jobs`` if its work is shared among processes.
+    ``compute`` takes codes, factors if it needs them, a generator, and the options that ``takes`` names.
     """
 
     compute: Callable[..., Any]
     quantities: tuple[Quantity, ...]
     sampled: bool = False  # True if sampled codes are scored as well as mean codes
     needs_factors: bool = True
-    parallel: bool = False  # True for DCI, whose work is shared among processes, and whose rows can be fewer
+    takes: tuple[str, ...] = ()
     draws: int = 1  # number of times that rows are drawn and scored; several where this takes little time
     least_used: int = 1  # fewest channels in use over which it is defined
     alone: bool = True  # False if the channels in use are not scored alone, because its classifiers take long
@@ -99,7 +99,7 @@ METRICS: dict[MetricName, Metric] = {
             Quantity("DCI completeness", "completeness"),
             Quantity("DCI informativeness", "informativeness", chance="guessing"),
         ),
-        parallel=True,
+        takes=("jobs", "num_train", "num_test"),
         alone=False,
     ),
     "sap": Metric(metrics.sap_score, (Quantity("SAP", "score", perfect="below 1"),)),
@@ -183,6 +183,7 @@ def score(
     Raises: the metrics' errors.
     """
     wanted = {name for name in names if factors is not None or not METRICS[name].needs_factors}
+    offered = {"jobs": jobs, "num_train": dci_rows, "num_test": -(-dci_rows // 2)}
     codes: dict[str, Codes] = {"mean": encoding.mean_codes}
     if any(METRICS[name].sampled for name in wanted):
         codes["sampled"] = encoding.sampled_codes(seed)
@@ -190,9 +191,7 @@ def score(
         if name not in wanted:
             continue
         needed = [factors] if metric.needs_factors else []
-        options = {}
-        if metric.parallel:
-            options = {"jobs": jobs, "num_train": dci_rows, "num_test": -(-dci_rows // 2)}
+        options = {option: offered[option] for option in metric.takes}
         for kind in ("mean", "sampled") if metric.sampled else ("mean",):
             on_metric(name)
             start = perf_counter()

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from betavae_fast.data import ByteImages
+from betavae_fast.data import ByteImages, TableImages
+from betavae_fast.data.labelled import FactorColumns
 from betavae_fast.evaluation import glance as module
 from betavae_fast.evaluation.encoding import Encoding
 from betavae_fast.evaluation.factor_table import factor_table
 from betavae_fast.evaluation.glance import glance
 from betavae_fast.evaluation.learned import what_was_learned
-from betavae_fast.evaluation.summary import Channel, Summary
+from betavae_fast.evaluation.summary import Channel, Summary, choose_images
 from tests.evaluation.grid import Squares
 
 SUMMARY = Summary(128, 60.0, 70.0, 76.0, 100.0, 6.0, [Channel(i, 2.0, 1.0, 1.0, True) for i in range(2)])
@@ -46,6 +47,19 @@ def test_the_same_as_of_all_images(images: int, monkeypatch: pytest.MonkeyPatch)
     assert [row.name for row in found.channels] == [row.name for row in whole.channels]
     assert found.sentences[0].startswith("Channel 0 (2.0 nats) follows posX: it knows 100%")
     assert len(found.sentences) == 3 and found.sentences[-1] == found.rest
+
+
+def test_factors_that_are_constant_in_the_sample_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A factor with a single class among the images of the glance must not make the end of a training fail."""
+    monkeypatch.setattr(module, "GLANCE_IMAGES", 5)
+    images = ByteImages("grey", torch.zeros(50, 1, 8, 8, dtype=torch.uint8), (1, 8, 8))
+    rare = np.ones((50, 1), np.int32)
+    rare[choose_images(50, 5)] = 0
+    dataset = TableImages("grey", images, FactorColumns(("rare",), (np.arange(2.0),), rare))
+    zeros = torch.zeros(5, 2)
+    monkeypatch.setattr(module, "encode", lambda *_, **__: Encoding(zeros, zeros))
+    run = SimpleNamespace(images=lambda: dataset, model=None, precision=torch.float32)
+    assert glance(run, SUMMARY) is None  # type: ignore[arg-type]
 
 
 def test_unknown_factors_are_not_guessed() -> None:

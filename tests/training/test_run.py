@@ -81,7 +81,9 @@ def test_a_run_goes_on_from_python():
 
 def test_a_resumed_run_keeps_its_settings():
     runs.train_run(CONFIG, "run")
-    with pytest.raises(ValueError, match=r"^a resumed run keeps its own latent_dim, seed; only data, factors, steps"):
+    with pytest.raises(
+        ValueError, match=r"^a resumed run keeps its own latent_dim, seed; only data, factors, steps"
+    ):
         runs.resumed_run("run", {"seed": 1, "latent_dim": 3}).__enter__()
 
 
