@@ -47,6 +47,13 @@ def evaluate(
             help="Images that dci's trees learn from, 10,000 in published scores. The time of dci grows with it."
         ),
     ] = DCI_ROWS,
+    images: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of images to encode, drawn at random. 100000 are enough for a first look at a large set.",
+            show_default="all",
+        ),
+    ] = None,
     checkpoint: Checkpoint = "latest",
     importance_samples: Annotated[
         str | None,
@@ -78,9 +85,10 @@ def evaluate(
     """Measure how disentangled the codes of a run are, and draw them. Writes evaluation.json, report.html and pictures
     into the run's folder, or into the folder that --out names.
 
-    All images are encoded once, and every metric uses this table of codes. MIG and modularity are computed from sampled
-    codes as well as mean codes, everything else from mean codes only. Scores are given over all channels and over the
-    channels in use. If the factors of the data are unknown, only the unsupervised scores and the pictures are made.
+    All images, or as many as --images says, are encoded once, and every metric uses this table of codes. MIG and
+    modularity are computed from sampled codes as well as mean codes, everything else from mean codes only. Scores are
+    given over all channels and over the channels in use. If the factors of the data are unknown, only the unsupervised
+    scores and the pictures are made.
     Several runs also get a page that compares them.
 
     If the run has held-out images, their losses stand beside those of the training images; the scores are of all images.
@@ -104,6 +112,8 @@ def evaluate(
             () if importance_samples is None else whole_numbers("importance_samples", importance_samples)
         )
         at_least(1)("importance_images", importance_images)
+        if images is not None:
+            at_least(1)("images", images)
         at_least(0)("seed", seed)
         at_least(1)("dci_rows", dci_rows)
         if jobs == 0:
@@ -130,7 +140,8 @@ def evaluate(
         try:
             count = len(dataset) if held_out is None else len(held_out.indices)
             codes = min(count, importance_images) * sum(samples)
-            with _progress(console, len(dataset), codes) as callbacks:
+            encoded = len(dataset) if images is None else min(images, len(dataset))
+            with _progress(console, encoded, codes) as callbacks:
                 evaluation = measure(
                     run.model,
                     dataset,
@@ -138,6 +149,7 @@ def evaluate(
                     seed=seed,
                     jobs=jobs,
                     dci_rows=dci_rows,
+                    images=images,
                     precision=run.precision if precision is None else dtype_of(precision),
                     trained_on=run.training_images(dataset),
                     held_out=held_out,

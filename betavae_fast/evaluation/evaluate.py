@@ -22,7 +22,7 @@ from betavae_fast.evaluation.importance import ImportanceBound, importance_weigh
 from betavae_fast.evaluation.learned import Learned, what_was_learned
 from betavae_fast.evaluation.metrics.table import check_codes
 from betavae_fast.evaluation.scores import Scored, ScoreRow, score, score_rows
-from betavae_fast.evaluation.summary import Summary, choose_among, summarise
+from betavae_fast.evaluation.summary import Summary, choose_among, choose_images, summarise
 from betavae_fast.nn import BetaVAE
 from betavae_fast.training.validation import HeldOut
 
@@ -83,6 +83,7 @@ def evaluate(
     seed: int = 0,
     jobs: int = 1,
     dci_rows: int = DCI_ROWS,
+    images: int | None = None,
     precision: torch.dtype = torch.float32,
     trained_on: Tensor | None = None,
     held_out: HeldOut | None = None,
@@ -92,7 +93,7 @@ def evaluate(
     on_metric: Callable[[str], object] = lambda name: None,
     on_codes: Callable[[int], object] = lambda count: None,
 ) -> Evaluation:
-    """Encode all of ``dataset`` once and measure everything on the codes.
+    """Encode the images of ``dataset`` once and measure everything on the codes.
 
     The metrics are those of all images, held-out ones included, because they need every combination of factors.
 
@@ -102,6 +103,8 @@ def evaluate(
         seed: seed of the images that each metric draws, and of the sampled codes.
         jobs: number of processes for DCI's classifiers.
         dci_rows: number of images that DCI's classifiers learn from; half as many measure them. Their time grows with it.
+        images: number of images to encode, drawn at random but the same on every call; None: all. Scores of few images
+            vary more with the draw.
         trained_on: indices of the images to measure the losses on (``TrainedRun.training_images``); None: all.
         held_out: images that were not trained on (``TrainedRun.held_out``), to measure the losses on as well.
         importance_samples: the numbers k of codes for ``importance_weighted_bound``. A bound with k = 5000 takes minutes.
@@ -117,13 +120,16 @@ def evaluate(
         unseen = summarise(model, held_out.dataset, among=held_out.indices)
     seconds["summary"] = perf_counter() - start
     start = perf_counter()
-    encoding = encode(model, dataset, precision=precision, on_images=on_images)
+    chosen = None
+    if images is not None and images < len(dataset):
+        chosen = choose_images(len(dataset), images).sort().values  # files are read in their order
+    encoding = encode(model, dataset, chosen, precision=precision, on_images=on_images)
     seconds["encode"] = perf_counter() - start
     check_codes(encoding.mean_codes)
     start = perf_counter()
     table = None
     if isinstance(dataset, KnownFactors):
-        table = factor_table(encoding.mean_codes, dataset, np.random.default_rng(seed))
+        table = factor_table(encoding.mean_codes, dataset, np.random.default_rng(seed), chosen)
     seconds["factor table"] = perf_counter() - start
     classes = table.classes if table else None
     used = sorted(channel.index for channel in summary.used)
@@ -134,10 +140,12 @@ def evaluate(
     if importance_samples:
         start = perf_counter()
         source, among = (dataset, trained_on) if held_out is None else held_out
-        images = source.gather(choose_among(source, among, importance_images).to(source.device))
+        bounded = source.gather(choose_among(source, among, importance_images).to(source.device))
         for k in importance_samples:
             bounds.append(
-                importance_weighted_bound(model, images, k, seed=seed, precision=precision, on_codes=on_codes)
+                importance_weighted_bound(
+                    model, bounded, k, seed=seed, precision=precision, on_codes=on_codes
+                )
             )
         seconds["importance"] = perf_counter() - start
     return Evaluation(dataset, seed, summary, encoding, table, scores, seconds, unseen, bounds)

@@ -113,6 +113,7 @@ def write(
             "model": f"{config.architecture}, {config.latent_dim} channels, {config.likelihood}",
             "objective": config.describe_objective(),
             "trained": f"{run.step:,} steps of {config.batch_size} images, seed {config.seed}",
+            "measured on": _measured(evaluation),
         },
         evaluation=evaluation,
         use_of_channels=use_of_channels(summary),
@@ -274,6 +275,12 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
     while len({path[-depth:] for path in parts}) < different:
         depth += 1
     return ["/".join(path[-depth:]) for path in parts]
+
+
+def _measured(evaluation: Evaluation) -> str:
+    """The number of images that were encoded, in words."""
+    encoded, there = len(evaluation.encoding.mu), len(evaluation.dataset)
+    return f"{encoded:,} images" if encoded == there else f"{encoded:,} of {there:,} images, drawn at random"
 
 
 def _document(run: TrainedRun, evaluation: Evaluation) -> dict[str, object]:

@@ -11,6 +11,7 @@ import subprocess
 from html import unescape
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -20,8 +21,11 @@ import betavae_fast.evaluation.evaluate
 from betavae_fast import cli
 from betavae_fast.data import ByteImages, DatasetError
 from betavae_fast.evaluation import report
+from betavae_fast.evaluation.encoding import encode
 from betavae_fast.evaluation.evaluate import evaluate
+from betavae_fast.evaluation.factor_table import factor_table
 from betavae_fast.evaluation.scores import Estimate
+from betavae_fast.evaluation.summary import choose_images
 from betavae_fast.files import read_json
 from betavae_fast.training.trained_run import open_run
 from tests import PATIENCE
@@ -288,6 +292,23 @@ def test_out_takes_all_results_and_runs_of_one_name_are_told_apart(runs, tmp_pat
         assert (tmp_path / "results" / place / "run" / "report.html").exists()
 
 
+def test_some_images_are_drawn_at_random_for_a_first_look(runs, tmp_path):
+    """The codes and their factors stay together: a table of the same rows by hand is the same."""
+    told = [str(runs / "two"), "--images=100", "--metrics=mig", f"--out={tmp_path}"]
+    assert run("evaluate", *told) == 0
+    written = read_json(tmp_path / "evaluation.json")
+    assert written["images"] == 100
+    assert "100 of 128 images, drawn at random" in (tmp_path / "report.html").read_text()
+    trained = open_run(runs / "two")
+    dataset = trained.images()
+    whole = encode(trained.model, dataset, precision=trained.precision).mean_codes
+    rows = choose_images(128, 100).sort().values
+    table = factor_table(whole[rows], dataset, np.random.default_rng(0), rows)
+    np.testing.assert_allclose(written["factors"]["shares"], table.shares, rtol=0, atol=1e-3)
+    assert run("evaluate", str(runs / "two"), "--images=1000", "--metrics=mig", f"--out={tmp_path}") == 0
+    assert "<td>measured on</td><td>128 images</td>" in (tmp_path / "report.html").read_text()
+
+
 def test_images_other_than_the_trainings_are_named(runs, tmp_path, capsys):
     """The user may want them, as with held-out images, so the evaluation continues."""
     whole, told = runs / "two", ["--data=unlabelled", "--metrics=unsupervised", f"--out={tmp_path}"]
@@ -346,6 +367,7 @@ def test_traverse_draws_a_still_and_a_moving_picture(runs, tmp_path, over):
         (["evaluate", "RUN", "--seed=-1"], "seed must be at least 0, got -1"),
         (["evaluate", "RUN", "--jobs=0"], "jobs must not be 0"),
         (["evaluate", "RUN", "--dci-rows=0"], "dci_rows must be at least 1, got 0"),
+        (["evaluate", "RUN", "--images=0"], "images must be at least 1, got 0"),
         (["evaluate", "RUN", "--threads=0"], "this machine's CPUs, got 0"),
         (["evaluate", "RUN", "--device=abacus"], "'abacus'"),
         (["traverse", "nowhere"], "nowhere/checkpoint/latest.json: no such file"),
