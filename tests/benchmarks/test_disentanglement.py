@@ -226,9 +226,16 @@ def test_the_sweep_of_the_study_has_five_seeds_of_each_setting() -> None:
         *((name,) for name in ("btcvae", "factorvae", "capacity", "dipvae-i", "dipvae-ii")),
     ]
     assert [one.config.seed for one in runs] == list(range(5)) * 10
-    runs = grid(_read(ROOT / "benchmarks" / "initialization.toml"))
-    assert len(runs) == 6 * 3 * 10 and {one.config.initialization for one in runs} == {
-        "torch",
-        "glorot",
-        "kaiming",
-    }
+
+
+def test_the_runs_of_other_initial_weights_are_those_of_the_study_but_for_their_weights() -> None:
+    study, others = (
+        [one.config for one in grid(_read(ROOT / "benchmarks" / f"{name}.toml"))]
+        for name in ("disentanglement", "initialization")
+    )
+    assert {config.initialization for config in study} == {"kaiming"}
+    for rule in ("torch", "glorot"):
+        of_rule = [
+            replace(config, initialization="kaiming") for config in others if config.initialization == rule
+        ]
+        assert len(of_rule) == 6 * 5 and all(config in study for config in of_rule)
