@@ -10,14 +10,17 @@
 # make test-wheel   installs the wheel beside WHEEL_TORCH in an environment of its own, and runs the tests there
 # make test-dist    installs the wheel and the sdist, each in an environment of its own, and compares what was installed
 #
-# Setting up means: a virtual environment in .venv, torch, this package with the libraries that can be built here. What could
-# not be built is said at the end.
+# Setting up means: a virtual environment in .venv, torch, this package with the libraries that can run here. What is left out
+# is said at the end.
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 WHEEL_TORCH ?= torch==2.11.0
 VENV := .venv
 BIN := $(VENV)/bin
+# What is packed is for other machines, so it gets the CUDA kernels even if the torch here has no CUDA.
+NVCC := $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc /usr/local/cuda/bin/nvcc) $(shell command -v nvcc))
+PACKED := $(if $(NVCC),BETAVAE_FAST_CUDA=1)
 SOURCES := setup.py pyproject.toml $(shell find csrc benchmarks/floor_loops -type f)
 
 .PHONY: setup train test bench report gpu lint docs wheel sdist test-wheel test-dist clean
@@ -62,7 +65,7 @@ lint: setup
 # build/lib* holds what an earlier package had, too.
 wheel: setup
 	rm -rf dist/*.whl build/lib*
-	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+	$(PACKED) $(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
 
 sdist: setup
 	rm -f dist/*.tar.gz
@@ -80,7 +83,7 @@ test-wheel: wheel
 	cd build/wheel/checkout && OMP_WAIT_POLICY=PASSIVE ../venv/bin/python -m pytest tests --numprocesses auto
 
 test-dist: wheel sdist
-	$(BIN)/python -m tools.dist $(TORCH)
+	$(PACKED) $(BIN)/python -m tools.dist $(TORCH)
 
 # The variable silences a notice about mkdocs' future.
 docs: setup

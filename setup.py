@@ -1,9 +1,9 @@
 """Build the two optional libraries: _C (C++ kernels, needs a C++17 compiler) and _C_cuda (needs nvcc).
 
-Of LibTorch, both use only the stable ABI, and no GPU is needed to build them. A library that cannot be built is left out;
-the reason is written into the package, where ``betavae-fast info`` finds it. The environment variables BETAVAE_FAST_CPP
-and BETAVAE_FAST_CUDA change that: 0 leaves the library out, 1 makes a failed build an error. A missing source file is
-always an error.
+Of LibTorch, both use only the stable ABI, and no GPU is needed to build them. A library that cannot be built is left out,
+and so is _C_cuda where torch has no CUDA, because it could not run there and takes minutes. The reason is written into the
+package, where ``betavae-fast info`` finds it. The environment variables BETAVAE_FAST_CPP and BETAVAE_FAST_CUDA change
+that: 0 leaves the library out, 1 builds it, and then a failed build is an error. A missing source file is always an error.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ CUDA_SOURCES = [
 ]
 CPP = setuptools.Extension(f"{PACKAGE}._C", CPP_SOURCES, optional=True)
 CUDA = setuptools.Extension(f"{PACKAGE}._C_cuda", CUDA_SOURCES, optional=True)
+CPP_WISH, CUDA_WISH = "BETAVAE_FAST_CPP", "BETAVAE_FAST_CUDA"  # environment variables
 
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # torch 2.11 and later
 # Exact bits are part of the contract, so the compiler must neither fuse nor reorder operations.
@@ -226,9 +227,14 @@ def gencode_flags(nvcc: str) -> list[str]:
 
 
 def build_cuda(folder: Path) -> Path:
+    include, torch_lib = torch_paths()
+    torch_has_cuda = (torch_lib / "libtorch_cuda.so").exists()
+    if not torch_has_cuda and os.environ.get(CUDA_WISH) != "1":
+        raise UnavailableError(
+            f"torch was installed without CUDA; {CUDA_WISH}=1 builds the kernels for another machine"
+        )
     nvcc = find_nvcc()
     cxx = find_tool("CXX", "c++", "g++", "clang++")
-    include, torch_lib = torch_paths()
     ninja = NinjaFile(folder)
     commands = {
         ".cu": [nvcc, "-ccbin", cxx, *NVCC_FLAGS.split(), *gencode_flags(nvcc)],
@@ -236,7 +242,7 @@ def build_cuda(folder: Path) -> Path:
     }
     for source in CUDA.sources:
         ninja.compile(commands[Path(source).suffix], source, Path(source).name)
-    if not (torch_lib / "libtorch_cuda.so").exists():
+    if not torch_has_cuda:
         # A CPU build of torch lacks this library, which a CUDA build brings at run time: link to an empty one.
         name = "libtorch_cuda.so"
         stub = [cxx, "-shared", f"-Wl,-soname,{name}", "-o", str(folder / name), "-xc++", os.devnull]
@@ -248,7 +254,7 @@ def build_cuda(folder: Path) -> Path:
     return ninja.link([cxx], [*folders, "-Wl,--no-as-needed", *libraries])
 
 
-BUILDERS = {CPP.name: (build_cpp, "BETAVAE_FAST_CPP"), CUDA.name: (build_cuda, "BETAVAE_FAST_CUDA")}
+BUILDERS = {CPP.name: (build_cpp, CPP_WISH), CUDA.name: (build_cuda, CUDA_WISH)}
 
 
 class BuildExtensions(build_ext):

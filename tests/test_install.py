@@ -348,6 +348,28 @@ def test_cuda_is_compiled_for_the_architectures_that_nvcc_knows(
     assert build.gencode_flags(stand_in(tmp_path, f"#!/bin/sh\nprintf '%s\\n' {knows}")) == wanted
 
 
+def test_cuda_is_left_out_if_torch_has_none_unless_asked_for(
+    build: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of nvcc is run before torch is looked at, so that CPU users do not wait for kernels that cannot run."""
+    monkeypatch.setitem(build.build_cuda.__globals__, "torch_paths", lambda: (tmp_path, tmp_path))
+
+    def find_nvcc() -> str:
+        raise build.UnavailableError("nvcc was looked for")
+
+    monkeypatch.setitem(build.build_cuda.__globals__, "find_nvcc", find_nvcc)
+    monkeypatch.delenv("BETAVAE_FAST_CUDA", raising=False)
+    with pytest.raises(build.UnavailableError, match="torch was installed without CUDA; BETAVAE_FAST_CUDA=1"):
+        build.build_cuda(tmp_path)
+    monkeypatch.setenv("BETAVAE_FAST_CUDA", "1")
+    with pytest.raises(build.UnavailableError, match="nvcc was looked for"):
+        build.build_cuda(tmp_path)
+    monkeypatch.delenv("BETAVAE_FAST_CUDA")
+    (tmp_path / "libtorch_cuda.so").touch()
+    with pytest.raises(build.UnavailableError, match="nvcc was looked for"):
+        build.build_cuda(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("platform", "flags"), [("darwin", ["-shared", "-undefined", "dynamic_lookup"]), ("linux", ["-shared"])]
 )

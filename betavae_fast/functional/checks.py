@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
+from numpy import ndarray
 from torch import Tensor
 
 from betavae_fast.ops.backends import Backend, choose
@@ -23,10 +24,18 @@ FLOATING = {
 def check_tensor(caller: str, name: str, x: Any, dtypes: Mapping[torch.dtype, str]) -> None:
     """Raise TypeError unless ``x`` is a strided tensor of one of ``dtypes``."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{caller}: {name} must be a Tensor, got {type(x).__name__} {x!r:.60}")
+        got = (
+            "ndarray; convert it by torch.from_numpy"
+            if isinstance(x, ndarray)
+            else f"{type(x).__name__} {x!r:.60}"
+        )
+        raise TypeError(f"{caller}: {name} must be a Tensor, got {got}")
     if x.dtype not in dtypes:
         *most, last = dtypes.values()
-        raise TypeError(f"{caller}: {name} must be {', '.join(most)} or {last}, got {x.dtype}")
+        remedy = ""
+        if torch.uint8 in dtypes and torch.bool in dtypes and not x.is_complex():
+            remedy = "; convert pixels 0…255 by .to(torch.uint8), and pixels 0 or 1 by .bool()"
+        raise TypeError(f"{caller}: {name} must be {', '.join(most)} or {last}, got {x.dtype}{remedy}")
     if x.layout is not torch.strided or x.is_nested:
         raise TypeError(
             f"{caller}: {name} must be a strided tensor, got {'nested' if x.is_nested else x.layout}"

@@ -98,6 +98,18 @@ def gaussian_nll(
 
     >>> gaussian_nll(torch.zeros(2, 3), torch.ones(2, 3), reduction="sample")  # 3 (½ + ½ log 2π)
     tensor([4.2568, 4.2568])
+
+    A scale σ that is learned follows from the loss at scale 1, which is a constant of ½ log 2π per pixel and half the
+    squared error:
+
+    >>> import math
+    >>> sigma = torch.tensor(0.5, requires_grad=True)
+    >>> x, images = torch.zeros(2, 3), torch.ones(2, 3)
+    >>> constant = x[0].numel() * 0.5 * math.log(2 * math.pi)
+    >>> (gaussian_nll(x, images) - constant) / sigma**2 + x[0].numel() * sigma.log() + constant
+    tensor(6.6774, grad_fn=<AddBackward0>)
+    >>> gaussian_nll(x, images, scale=0.5)
+    tensor(6.6774)
     """
     return _nll("gaussian_nll", "mean", "gaussian", mean, target, scale, reduction, backend)
 
@@ -143,9 +155,11 @@ def _nll(
     packed = isinstance(target, PackedBits)
     pixels = _check_target(caller, name, decoded, target)
     if not isinstance(scale, (int, float)) or isinstance(scale, bool):
-        raise TypeError(f"{caller}: scale must be a number, got {scale!r:.60}")
+        remedy = "a Tensor; the docstring shows how to learn it" if isinstance(scale, Tensor) else None
+        raise TypeError(f"{caller}: scale must be a number, got {remedy or repr(scale)[:60]}")
     if not _SCALES[0] <= scale <= _SCALES[1]:
-        raise ValueError(f"{caller}: scale must lie within {_SCALES}, got {scale!r:.60}")
+        low, high = _SCALES
+        raise ValueError(f"{caller}: scale must lie within [{low:g}, {high:g}], got {scale!r:.60}")
     chosen = choose_backend(caller, decoded, backend)
     settings = (packed, LIKELIHOODS[likelihood], float(scale), mode)
     return nll(decoded, pixels, settings, mode in _SCALARS, chosen)

@@ -110,7 +110,8 @@ class BetaVAELoss(nn.Module):
             decoded: the decoder's output (B, C, H, W), floating point.
             target: the images, same shape; bool, uint8 (0…255, divided by 255) or floating point; or
                 :class:`betavae_fast.PackedBits`.
-            kl_per_dim: batch-mean KL of each latent dim, as the latent layer returns it by default.
+            kl_per_dim: batch-mean KL of each latent dim, as the latent layer returns it by default. Its sum is the KL, so
+                average the KLs of ``reduction="sample"`` or ``"none"`` over the batch first.
         Returns: float32 (float64 for float64 input).
         Raises: ValueError if the shapes differ; TypeError for a target of another dtype; ValueError for a floating-point
             target with NaN or infinity or, for a Bernoulli likelihood, outside [0, 1] (1e-4 or one unit in the last
