@@ -173,9 +173,18 @@ def test_wrong_factors_end_a_command_before_it_works(
 def test_a_sweep_knows_the_factors(own: Path, tmp_path: Path) -> None:
     data = [f"--data={own / 'images.npy'}", f"--factors={own / 'factors.csv'}"]
     out = tmp_path / "sweep"
-    assert run("sweep", *data, *TOLD, "--beta=1,4", "--jobs=1", "--metrics=mig", f"--out={out}") == 0
+    told = ["sweep", *data, *TOLD, "--beta=1,4", "--jobs=1", "--metrics=mig", f"--out={out}"]
+    assert run(*told) == 0
     documents = [read_json(path) for path in out.rglob("evaluation.json")]
     assert [document["factors"]["names"] for document in documents] == [["size", "kind", "light"]] * 2
+    # A first look at one of them is no part of the sweep, which evaluates it again and trains nothing.
+    table = (out / "runs.csv").read_bytes()
+    trained = {path: path.stat().st_mtime_ns for path in out.glob("*/checkpoint/*")}
+    assert run("evaluate", str(out / "beta=4,seed=0"), "--metrics=mig", "--images=32") == 0
+    assert run(*told) == 0
+    assert read_json(out / "beta=4,seed=0" / "evaluation.json")["images"] == 64
+    assert (out / "runs.csv").read_bytes() == table
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*/checkpoint/*")} == trained
 
 
 def test_forty_factors_make_a_readable_report(tmp_path: Path) -> None:
