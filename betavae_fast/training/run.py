@@ -44,7 +44,7 @@ def train_run(
     """Train a new run in this process, as ``betavae-fast train`` does. For several processes, use :func:`new_run`.
 
     CPU threads and the treatment of freed memory are set for the whole process, and stay so. A schedule of the objective
-    that is longer than the run is a UserWarning.
+    or of the learning rate that is longer than the run is a UserWarning.
 
     Args:
         out: the run's folder, new or empty; None: the first that is free among runs/DATA-ARCHITECTURE,
