@@ -32,6 +32,12 @@ from betavae_fast.sweep.grid import SEED, SweptRun
 from betavae_fast.training.trained_run import open_run
 
 RECONSTRUCTION, KL, CHANNELS, UDR = "reconstruction loss, nats", "KL, nats", "channels used", "UDR"
+HELD_OUT = {
+    "held-out negative ELBO, nats": "negative_elbo",
+    "held-out reconstruction loss, nats": "reconstruction",
+    "held-out KL, nats": "kl",
+}
+"""The losses of held-out images, and their names in evaluation.json."""
 SAMPLED = "(sampled codes)"
 _SAMPLE = 4096  # images whose codes UDR compares
 _DCI = {quantity.label for quantity in METRICS["dci"].quantities}
@@ -205,13 +211,18 @@ def _in_words(setting: Mapping[str, Any]) -> str:
 
 
 def values_of(document: dict[str, Any]) -> dict[str, float]:
-    """The losses and scores in an evaluation.json: the loss at the mean code, the scores over all channels."""
+    """The losses and scores in an evaluation.json: the loss at the mean code, the scores over all channels.
+
+    Of held-out images, if there are any, the negative ELBO is added, which is at a sampled code.
+    """
     summary = document["summary"]
     values = {
         RECONSTRUCTION: summary["reconstruction"],
         KL: summary["kl"],
         CHANNELS: float(sum(channel["active"] for channel in summary["channels"])),
     }
+    if (held_out := document.get("held_out")) is not None:
+        values |= {label: held_out[name] for label, name in HELD_OUT.items()}
     for scored in document["scores"]:
         codes = "" if scored["codes"] == "mean" else f" {SAMPLED}"
         for quantity in METRICS[scored["metric"]].quantities:
