@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -164,5 +165,15 @@ def test_a_sweep_holds_images_out(capfd):
     for name, count in (("validation=0.2,seed=0", 16), ("validation=unseen,seed=0", 12)):
         document = json.loads(Path("sweep", name, "evaluation.json").read_text())
         assert document["held_out"]["images"] == count and document["step"] < 200
+    with open("sweep/runs.csv", encoding="utf-8", newline="") as file:
+        rows = {row["run"]: row for row in csv.DictReader(file)}
+    unseen = document["held_out"]
+    row = rows["validation=unseen,seed=0"]
+    assert {name: float(value) for name, value in row.items() if name.startswith("held-out")} == {
+        "held-out negative ELBO, nats": unseen["negative_elbo"],
+        "held-out reconstruction loss, nats": unseen["reconstruction"],
+        "held-out KL, nats": unseen["kl"],
+    }
+    assert "held-out negative ELBO, nats" in Path("sweep/report.html").read_text(encoding="utf-8")
     assert run(*command) == 0
     assert "Sweep: 2 runs, 2 finished before" in capfd.readouterr().out

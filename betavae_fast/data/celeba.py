@@ -22,12 +22,19 @@ def is_celeba(folder: Path) -> bool:
 
 
 def open_celeba(
-    folder: Path, *, image_size: int | None = None, channels: int | None = None, progress: bool = True
+    folder: Path,
+    *,
+    image_size: int | None = None,
+    channels: int | None = None,
+    factors: Path | None = None,
+    progress: bool = True,
 ) -> TableImages:
     """Open a folder with list_attr_celeba.txt (or .csv) and the images, as `FolderImages` with 40 factors of two classes.
 
     The images are in img_align_celeba/, in another folder of this name inside that, or beside the list.
 
+    Args:
+        image_size, channels, factors, progress: as for `FolderImages`.
     Raises: DatasetError if the list is damaged, or if it names images that are not there, or not all that are; the errors
         of `FolderImages`.
     """
@@ -36,7 +43,9 @@ def open_celeba(
     files, names, classes = _read(path)
     inner = folder / "img_align_celeba"
     within = next((place for place in (inner / inner.name, inner) if place.is_dir()), folder)
-    images = FolderImages(within, image_size=image_size, channels=channels, progress=progress)
+    images = FolderImages(
+        within, image_size=image_size, channels=channels, factors=factors, progress=progress
+    )
     rows = rows_of_files(images.files, files, path, within)
     values = tuple(np.array([-1.0, 1.0]) for _ in names)
     return TableImages("celeba", images, FactorColumns(tuple(names), values, classes[rows]))

@@ -48,6 +48,7 @@ class FolderImages(ImageDataset):
         image_size: S, 64 by default.
         channels: 1 for grayscale, 3 for RGB. By default RGB if any image has colour; if others have none, a warning
             says so.
+        factors: the file of the images' factors. Where it lies below the folder, it is not counted as left out.
     Attributes:
         files: path of each image's file below the folder, with "/" between its parts.
     Raises: DatasetError if there is no image; ValueError for an invalid argument.
@@ -61,9 +62,10 @@ class FolderImages(ImageDataset):
         *,
         image_size: int | None = None,
         channels: int | None = None,
+        factors: Path | None = None,
         progress: bool = True,
     ) -> None:
-        self._images, shape = _listed(folder, image_size, channels, progress)
+        self._images, shape = _listed(folder, image_size, channels, factors, progress)
         super().__init__(str(folder), shape)
         self._folder = folder
         self.files = [Path(os.path.relpath(image, folder)).as_posix() for image in self._images]
@@ -110,7 +112,7 @@ class FolderImages(ImageDataset):
 
 
 def _listed(
-    folder: Path, image_size: int | None, channels: int | None, progress: bool
+    folder: Path, image_size: int | None, channels: int | None, factors: Path | None, progress: bool
 ) -> tuple[list[str], tuple[int, int, int]]:
     """The paths of the images below ``folder``, and the shape that they are decoded to.
 
@@ -121,7 +123,7 @@ def _listed(
         raise ValueError(f"{folder}: image_size must be positive, got {size}")
     if channels not in (None, 1, 3):
         raise ValueError(f"{folder}: channels must be 1 (grayscale) or 3 (RGB), got {channels}")
-    listing = list_images(folder)
+    listing = list_images(folder, factors)
     if not listing.images:
         raise DatasetError(_no_images(folder, listing))
     if left_out := listing.left_out():
@@ -166,8 +168,10 @@ class Listing:
         return " and ".join(parts)
 
 
-def list_images(folder: Path) -> Listing:
-    """List the files below a folder, except hidden ones. Links are followed; each real folder is entered once.
+def list_images(folder: Path, factors: Path | None = None) -> Listing:
+    """List the files below a folder, except hidden ones and the file ``factors``.
+
+    Links are followed. Each real folder is entered once.
 
     Raises: DatasetError if a folder cannot be read.
     """
@@ -194,7 +198,7 @@ def list_images(folder: Path) -> Listing:
                         folders.append(entry.path)
                     elif suffix in suffixes and _is_file(entry):
                         listing.images.append(entry.path)
-                    else:
+                    elif factors is None or not _is_same(entry.path, factors):
                         listing.others[suffix] += 1
         except OSError as error:
             raise DatasetError(f"{here}: cannot be listed: {error.strerror}") from error
@@ -222,6 +226,11 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
     if entry.is_symlink():
         return os.path.isfile(entry.path) or not os.path.exists(entry.path)
     return entry.is_file()
+
+
+def _is_same(path: str, file: Path) -> bool:
+    """True if both are paths of one file. Its suffix is compared first, since a folder may have many other files."""
+    return path.endswith(file.suffix) and os.path.realpath(path) == os.path.realpath(file)
 
 
 def _no_images(folder: Path, listing: Listing) -> str:

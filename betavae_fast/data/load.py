@@ -111,7 +111,8 @@ def _open(
 ) -> ImageDataset:
     if image_size is not None and image_size < 1:
         raise ValueError(f"load_dataset: image_size must be positive, got {image_size}")
-    dataset = _find(name, cache_dir, image_size, channels, progress)
+    file = None if factors is None else Path(os.path.expanduser(factors))
+    dataset = _find(name, cache_dir, image_size, channels, file, progress)
     for option, wanted, found in (
         ("image_size", image_size, dataset.image_shape[1:]),
         ("channels", channels, dataset.image_shape[:1]),
@@ -120,7 +121,7 @@ def _open(
             raise ValueError(
                 f"{dataset.name}: {option} cannot be {wanted}, these images are {dataset.image_shape}"
             )
-    return dataset if factors is None else with_factors(dataset, factors)
+    return dataset if file is None else with_factors(dataset, file)
 
 
 def _find(
@@ -128,6 +129,7 @@ def _find(
     cache_dir: str | os.PathLike[str] | None,
     image_size: int | None,
     channels: int | None,
+    factors: Path | None,
     progress: bool,
 ) -> ImageDataset:
     if name == "dsprites":
@@ -136,7 +138,7 @@ def _find(
         return load_named_idx(name, cache_dir=cache_dir, image_size=image_size, progress=progress)
     path = Path(os.path.expanduser(name))  # pathlib's own expansion raises if there is no home folder
     if path.is_dir():
-        return _open_folder(path, image_size, channels, progress)
+        return _open_folder(path, image_size, channels, factors, progress)
     if not path.is_file():
         raise DatasetError(
             f"no data set or file named {name!r}: give {', '.join(NAMES)}, or the path of a file or folder"
@@ -158,7 +160,9 @@ def _find(
     )
 
 
-def _open_folder(path: Path, image_size: int | None, channels: int | None, progress: bool) -> ImageDataset:
+def _open_folder(
+    path: Path, image_size: int | None, channels: int | None, factors: Path | None, progress: bool
+) -> ImageDataset:
     if images_file := find_images_file(path):
         return load_idx(images_file, image_size=image_size)
     if is_small_norb(path):
@@ -166,4 +170,4 @@ def _open_folder(path: Path, image_size: int | None, channels: int | None, progr
     if is_cars3d(path):
         return load_cars3d(path, image_size=image_size, progress=progress)
     opened = open_celeba if is_celeba(path) else FolderImages
-    return opened(path, image_size=image_size, channels=channels, progress=progress)
+    return opened(path, image_size=image_size, channels=channels, factors=factors, progress=progress)

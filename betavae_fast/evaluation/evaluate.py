@@ -20,7 +20,7 @@ from betavae_fast.evaluation.factor_table import FactorTable, factor_table
 from betavae_fast.evaluation.findings import findings, of_held_out, of_importance
 from betavae_fast.evaluation.importance import ImportanceBound, importance_weighted_bound
 from betavae_fast.evaluation.learned import Learned, what_was_learned
-from betavae_fast.evaluation.metrics.table import check_codes
+from betavae_fast.evaluation.metrics.table import SingleValueError, check_codes
 from betavae_fast.evaluation.scores import Scored, ScoreRow, score, score_rows
 from betavae_fast.evaluation.summary import Summary, choose_among, choose_images, summarise
 from betavae_fast.nn import BetaVAE
@@ -111,7 +111,8 @@ def evaluate(
         importance_images: the number of images for it, chosen among the held-out ones if there are any.
         on_images, on_metric: called after each batch and before each metric.
         on_codes: called with the number of codes that the bounds have just used.
-    Raises: ValueError for a metric that these data are too small for, or codes that are not finite.
+    Raises: ValueError for a metric that these data are too small for, or codes that are not finite. It names a factor of
+        which a metric has drawn a single class.
     """
     seconds, start = {}, perf_counter()
     summary = summarise(model, dataset, among=trained_on)
@@ -133,9 +134,16 @@ def evaluate(
     seconds["factor table"] = perf_counter() - start
     classes = table.classes if table else None
     used = sorted(channel.index for channel in summary.used)
-    scores = list(
-        score(encoding, classes, metrics, used, seed=seed, jobs=jobs, dci_rows=dci_rows, on_metric=on_metric)
+    scored = score(
+        encoding, classes, metrics, used, seed=seed, jobs=jobs, dci_rows=dci_rows, on_metric=on_metric
     )
+    try:
+        scores = list(scored)
+    except SingleValueError as error:
+        assert table is not None, "its factors were drawn"
+        raise ValueError(
+            f"{error.rows} rows are too few: factor {table.names[error.factor]!r} has a single value in the rows drawn"
+        ) from error
     bounds = []
     if importance_samples:
         start = perf_counter()

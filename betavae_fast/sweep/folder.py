@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from betavae_fast.choices import MetricName, Precision
-from betavae_fast.evaluation import FORMAT
+from betavae_fast.data import DataIdentity
+from betavae_fast.evaluation import DCI_ROWS, FORMAT
 from betavae_fast.evaluation.scores import METRICS
 from betavae_fast.files import read_json
 from betavae_fast.sweep.grid import SweptRun
+from betavae_fast.training.checkpoint import Checkpoint
 from betavae_fast.training.resume import read_run
 from betavae_fast.training.run_folder import RunFolder
 from betavae_fast.training.validation import absolute_paths, out_of_patience
@@ -59,7 +61,8 @@ class Standing(NamedTuple):
 def standing(folder: RunFolder, run: SweptRun, metrics: Collection[MetricName]) -> Standing:
     """Find out how far the run in ``folder`` is.
 
-    It is finished if the model of its last step is evaluated by ``metrics``. A run without patience ends earlier.
+    It is finished if the model of its last step is evaluated by ``metrics`` as the sweep does it. A run without patience
+    ends earlier.
 
     Raises: ValueError if the folder holds a run with other settings or more steps; RunFileError if that run is damaged.
     """
@@ -79,19 +82,41 @@ def standing(folder: RunFolder, run: SweptRun, metrics: Collection[MetricName]) 
         others.append(f"{step} steps")
     if others:
         raise ValueError(f"{folder.path} holds a run with {', '.join(others)}; give the sweep another --out")
-    trained = step == run.config.steps or (
-        checkpoint is not None and out_of_patience(config, checkpoint.best)
-    )
-    finished = trained and _is_evaluated(folder, step, metrics)
+    if checkpoint is None:
+        return Standing(step, False, config.precision)
+    trained = step == run.config.steps or out_of_patience(config, checkpoint.best)
+    finished = trained and _is_evaluated(folder, checkpoint, metrics)
     return Standing(step, finished, config.precision)
 
 
-def _is_evaluated(folder: RunFolder, step: int, metrics: Collection[MetricName]) -> bool:
-    """True if evaluation.json is about the model of ``step``, and has those of ``metrics`` that its data allow."""
+def dci_rows(document: Mapping[str, Any]) -> int | None:
+    """The number of rows that DCI's classifiers learned from, in an evaluation.json; None if it has no DCI."""
+    for scored in document["scores"]:
+        if scored["metric"] == "dci":
+            return int(
+                scored["result"].get("rows", DCI_ROWS)
+            )  # without them, a version that had no other number
+    return None
+
+
+def _is_evaluated(folder: RunFolder, checkpoint: Checkpoint, metrics: Collection[MetricName]) -> bool:
+    """True if evaluation.json is what the sweep would make of the model of ``checkpoint``.
+
+    So it is about all images of the run, with the seed 0, and has those of ``metrics`` that the data allow, DCI from as
+    many rows as in published scores. It may have other metrics as well.
+    """
     if not folder.evaluation.exists():
         return False
     document = read_json(folder.evaluation)
     if document.get("format") != FORMAT:
         return False
-    needed = {name for name in metrics if document["factors"] or not METRICS[name].needs_factors}
-    return document.get("step") == step and needed <= {scored["metric"] for scored in document["scores"]}
+    identity = DataIdentity.from_json(document["identity"])
+    known = document["factors"] or checkpoint.config.factors is not None
+    needed = {name for name in metrics if known or not METRICS[name].needs_factors}
+    return (
+        (document["step"], document["seed"]) == (checkpoint.step, 0)
+        and document["images"] == identity.images
+        and checkpoint.data in (None, identity)
+        and needed <= {scored["metric"] for scored in document["scores"]}
+        and ("dci" not in needed or dci_rows(document) == DCI_ROWS)
+    )

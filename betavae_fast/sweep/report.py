@@ -20,20 +20,27 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from betavae_fast.data.images import ImageDataset
-from betavae_fast.evaluation import pictures
+from betavae_fast.evaluation import DCI_ROWS, pictures
 from betavae_fast.evaluation.encoding import encode
 from betavae_fast.evaluation.metrics import udr_scores
 from betavae_fast.evaluation.report import render
 from betavae_fast.evaluation.scores import METRICS
 from betavae_fast.evaluation.summary import choose_images
 from betavae_fast.files import atomic_writer, read_json
-from betavae_fast.sweep.folder import SweepFolder
+from betavae_fast.sweep.folder import SweepFolder, dci_rows
 from betavae_fast.sweep.grid import SEED, SweptRun
 from betavae_fast.training.trained_run import open_run
 
 RECONSTRUCTION, KL, CHANNELS, UDR = "reconstruction loss, nats", "KL, nats", "channels used", "UDR"
+HELD_OUT = {
+    "held-out negative ELBO, nats": "negative_elbo",
+    "held-out reconstruction loss, nats": "reconstruction",
+    "held-out KL, nats": "kl",
+}
+"""The losses of held-out images, and their names in evaluation.json."""
 SAMPLED = "(sampled codes)"
 _SAMPLE = 4096  # images whose codes UDR compares
+_DCI = {quantity.label for quantity in METRICS["dci"].quantities}
 
 
 @dataclass(frozen=True)
@@ -158,7 +165,7 @@ def write(folder: SweepFolder, finished: Sequence[SweptRun], missing: Sequence[s
 def collect(folder: SweepFolder, runs: Sequence[SweptRun]) -> Findings:
     """Read the results of ``runs``, which are finished; several get a UDR if they share their data."""
     documents = [read_json(folder.run(run).evaluation) for run in runs]
-    results = [Result(run, values_of(document)) for run, document in zip(runs, documents, strict=True)]
+    results = [Result(run, _values_by_rows(document)) for run, document in zip(runs, documents, strict=True)]
     found = Findings(results)
     if len(results) > 1 and len({str(document["identity"]) for document in documents}) == 1:
         codes = dict(zip((run.name for run in runs), _codes(folder, runs), strict=True))
@@ -204,18 +211,34 @@ def _in_words(setting: Mapping[str, Any]) -> str:
 
 
 def values_of(document: dict[str, Any]) -> dict[str, float]:
-    """The losses and scores in an evaluation.json: the loss at the mean code, the scores over all channels."""
+    """The losses and scores in an evaluation.json: the loss at the mean code, the scores over all channels.
+
+    Of held-out images, if there are any, the negative ELBO is added, which is at a sampled code.
+    """
     summary = document["summary"]
     values = {
         RECONSTRUCTION: summary["reconstruction"],
         KL: summary["kl"],
         CHANNELS: float(sum(channel["active"] for channel in summary["channels"])),
     }
+    if (held_out := document.get("held_out")) is not None:
+        values |= {label: held_out[name] for label, name in HELD_OUT.items()}
     for scored in document["scores"]:
         codes = "" if scored["codes"] == "mean" else f" {SAMPLED}"
         for quantity in METRICS[scored["metric"]].quantities:
             values[quantity.label + codes] = scored["values"][quantity.attribute]["value"]
     return values
+
+
+def _values_by_rows(document: dict[str, Any]) -> dict[str, float]:
+    """The losses and scores in an evaluation.json. DCI from another number of rows than the published has it in its name.
+
+    Such a score is another quantity: a sweep that computes no DCI keeps that of ``betavae-fast evaluate``.
+    """
+    rows, values = dci_rows(document), values_of(document)
+    if rows in (None, DCI_ROWS):
+        return values
+    return {f"{label}, {rows} rows" if label in _DCI else label: value for label, value in values.items()}
 
 
 def _codes(folder: SweepFolder, runs: Sequence[SweptRun]) -> Iterator[NDArray[np.float32]]:

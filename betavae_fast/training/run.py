@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -43,7 +44,7 @@ def train_run(
     """Train a new run in this process, as ``betavae-fast train`` does. For several processes, use :func:`new_run`.
 
     CPU threads and the treatment of freed memory are set for the whole process, and stay so. A schedule of the objective
-    that is longer than the run is a UserWarning.
+    or of the learning rate that is longer than the run is a UserWarning.
 
     Args:
         out: the run's folder, new or empty; None: the first that is free among runs/DATA-ARCHITECTURE,
@@ -103,6 +104,8 @@ def resumed_run(
 ) -> Iterator[OpenRun]:
     """Prepare the run in ``path`` for the step after its checkpoint, and lock its folder.
 
+    Training needs no factors, so a warning says where the file of the run's factors was expected if it is gone.
+
     Args:
         changes: settings to change, some of ``RESUMABLE``.
         out: a new or empty folder, to copy the run there and continue the copy.
@@ -135,8 +138,23 @@ def resumed_run(
         if changes.get("factors") is not None:
             changes["factors"] = absolute_file(changes["factors"])
         config = replace(config, **changes)
-        state = resume(folder if writes else None, config, checkpoint, *_load(config, dataset))
+        # The state keeps the path of the factors, for an evaluation once they are there again.
+        loaded = _load(config if "factors" in changes else _without_lost_factors(config), dataset)
+        state = resume(folder if writes else None, config, checkpoint, *loaded)
         yield OpenRun(state, folder if writes else None)
+
+
+def _without_lost_factors(config: TrainConfig) -> TrainConfig:
+    """``config``, without its file of factors if that is gone."""
+    if config.factors is None or Path(config.factors).is_file():
+        return config
+    if rank() == 0:
+        warnings.warn(
+            f"{config.factors}: no such file of factors; the run goes on without them, and evaluate takes their new path "
+            "as --factors",
+            stacklevel=4,
+        )
+    return replace(config, factors=None)
 
 
 def _load(config: TrainConfig, dataset: ImageDataset | None) -> tuple[ImageDataset, ImageDataset | None]:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from betavae_fast import system_memory
 from betavae_fast.data import DatasetError, FolderImages, load_dataset, open_dataset
+from betavae_fast.evaluation.code_file import write_npz
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* (left out|colour in) ")  # `told` checks these warnings
 
@@ -192,6 +193,25 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
         (tmp_path / name).write_text("")
     assert told(tmp_path) == [
         f"{tmp_path}: left out 4 files in unsupported formats (.txt 2, no suffix 1, .mp4 1)"
+    ]
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "a/labels.npz"])
+def test_the_file_of_factors_is_not_left_out(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "photos"
+    files = ["a/1.png", "a/2.png"]
+    for file in files:
+        save(folder / file, grey())
+    if name.endswith(".csv"):
+        (folder / name).write_text("file,size\n" + "".join(f"{file},{file[2]}\n" for file in files))
+    else:
+        write_npz(folder / name, {"file": np.array(files), "size": np.array([1, 2])})
+    (tmp_path / "linked").symlink_to(folder, target_is_directory=True)
+    for factors in (folder / name, tmp_path / "linked" / name):
+        assert told(folder, factors=factors) == []
+    (folder / "other.csv").write_text("")
+    assert told(folder, factors=folder / name) == [
+        f"{folder}: left out 1 file in unsupported formats (.csv 1)"
     ]
 
 

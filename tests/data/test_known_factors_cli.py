@@ -136,6 +136,26 @@ def test_factors_that_have_moved_are_named(
     assert run("sample", str(moved / "new"), "--between", "0", "1", "-n", "2", results) == 0
 
 
+def test_training_goes_on_without_the_factors(
+    own: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    moved = shutil.copytree(own, tmp_path / "moved")
+    data = [f"--data={moved / 'images.npy'}", f"--factors={moved / 'factors.csv'}"]
+    out = moved / "new"
+    assert run("train", *data, *TOLD, f"--out={out}") == 0
+    (moved / "factors.csv").rename(moved / "renamed.csv")
+    capfd.readouterr()
+    assert run("train", f"--resume={out}", f"--factors={moved / 'gone.csv'}") == 2, "the user names a file"
+    assert last_line(capfd).endswith("give its new path with --factors")
+    assert run("train", f"--resume={out}", "--steps=4") == 0
+    assert [line for line in capfd.readouterr().err.splitlines() if line.startswith("betavae-fast")] == [
+        f"betavae-fast: warning: {moved / 'factors.csv'}: no such file of factors; the run goes on without them, "
+        "and evaluate takes their new path as --factors"
+    ]
+    found = open_run(out)
+    assert (found.step, found.config.factors) == (4, str(moved / "factors.csv")), "they may come back"
+
+
 def test_a_run_of_a_version_without_the_setting_opens() -> None:
     assert '"factors"' not in (ROOT / "examples" / "dsprites" / "checkpoint" / "latest.json").read_text()
     assert open_run(ROOT / "examples" / "dsprites", "cpu").config.factors is None
@@ -153,9 +173,18 @@ def test_wrong_factors_end_a_command_before_it_works(
 def test_a_sweep_knows_the_factors(own: Path, tmp_path: Path) -> None:
     data = [f"--data={own / 'images.npy'}", f"--factors={own / 'factors.csv'}"]
     out = tmp_path / "sweep"
-    assert run("sweep", *data, *TOLD, "--beta=1,4", "--jobs=1", "--metrics=mig", f"--out={out}") == 0
+    told = ["sweep", *data, *TOLD, "--beta=1,4", "--jobs=1", "--metrics=mig", f"--out={out}"]
+    assert run(*told) == 0
     documents = [read_json(path) for path in out.rglob("evaluation.json")]
     assert [document["factors"]["names"] for document in documents] == [["size", "kind", "light"]] * 2
+    # A first look at one of them is no part of the sweep, which evaluates it again and trains nothing.
+    table = (out / "runs.csv").read_bytes()
+    trained = {path: path.stat().st_mtime_ns for path in out.glob("*/checkpoint/*")}
+    assert run("evaluate", str(out / "beta=4,seed=0"), "--metrics=mig", "--images=32") == 0
+    assert run(*told) == 0
+    assert read_json(out / "beta=4,seed=0" / "evaluation.json")["images"] == 64
+    assert (out / "runs.csv").read_bytes() == table
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*/checkpoint/*")} == trained
 
 
 def test_forty_factors_make_a_readable_report(tmp_path: Path) -> None:

@@ -309,6 +309,13 @@ def test_some_images_are_drawn_at_random_for_a_first_look(runs, tmp_path):
     assert "<td>measured on</td><td>128 images</td>" in (tmp_path / "report.html").read_text()
 
 
+def test_a_factor_with_a_single_value_in_the_rows_drawn_is_named(runs, tmp_path, capfd):
+    told = ["evaluate", str(runs / "two"), "--metrics=dci", "--dci-rows=1", f"--out={tmp_path}"]
+    assert run(*told) == 2
+    expected = "two: 1 rows are too few: factor 'size' has a single value in the rows drawn"
+    assert capfd.readouterr().err.splitlines()[-1].endswith(expected)  # color never varies, and is not scored
+
+
 def test_images_other_than_the_trainings_are_named(runs, tmp_path, capsys):
     """The user may want them, as with held-out images, so the evaluation continues."""
     whole, told = runs / "two", ["--data=unlabelled", "--metrics=unsupervised", f"--out={tmp_path}"]

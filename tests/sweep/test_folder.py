@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from betavae_fast.data import load_dataset
 from betavae_fast.evaluation import report
 from betavae_fast.evaluation.evaluate import evaluate
 from betavae_fast.files import read_json, write_json
 from betavae_fast.sweep.folder import Standing, SweepFolder, standing
 from betavae_fast.sweep.grid import SweptRun, grid
+from betavae_fast.sweep.report import collect
 from betavae_fast.training.run import train_run
 from betavae_fast.training.run_folder import RunFolder
 
@@ -63,15 +68,62 @@ def test_the_path_of_the_data_may_be_relative(
         ({"scores": []}, False),  # evaluated by none of the metrics
         ({"format": 1}, False),  # written by an earlier version
         ({"step": 1}, False),  # evaluated before it went on
+        ({"images": 32}, False),  # evaluate --images 32
+        ({"seed": 3}, False),  # evaluate --seed 3
+        ({"identity": {"images": 64, "image_shape": [1, 16, 16], "checksum": "0"}}, False),  # of other images
         ({"factors": {"names": ["shape"], "shares": [[0.0]]}}, False),  # mig could be computed, and was not
     ],
 )
 def test_an_evaluation_must_be_of_the_last_step_and_of_all_metrics(
     trained: RunFolder, swept: SweptRun, changes: dict, finished: bool
 ) -> None:
-    before = trained.evaluation.read_bytes()
-    try:
-        write_json(trained.evaluation, read_json(trained.evaluation) | changes)
+    with changed(trained, changes):
         assert standing(trained, swept, METRICS).finished is finished
+
+
+@contextmanager
+def changed(folder: RunFolder, changes: dict[str, Any]) -> Iterator[None]:
+    """Change entries of evaluation.json for the duration of the block."""
+    before = folder.evaluation.read_bytes()
+    try:
+        write_json(folder.evaluation, read_json(folder.evaluation) | changes)
+        yield
     finally:
-        trained.evaluation.write_bytes(before)
+        folder.evaluation.write_bytes(before)
+
+
+@pytest.mark.parametrize(
+    ("result", "finished"),
+    [
+        ({"rows": 10_000}, True),
+        ({"rows": 2000}, False),
+        ({}, True),  # by a version without --dci-rows
+    ],
+)
+def test_dci_must_be_from_as_many_rows_as_the_sweeps(
+    trained: RunFolder, swept: SweptRun, result: dict, finished: bool
+) -> None:
+    quantities = {name: {"value": 0.5} for name in ("disentanglement", "completeness", "informativeness")}
+    scores = [
+        {"metric": "dci", "codes": "mean", "result": result, "values": quantities},
+        *read_json(trained.evaluation)["scores"],
+    ]
+    with changed(trained, {"factors": {"names": ["shape"], "shares": [[0.0]]}, "scores": scores}):
+        assert standing(trained, swept, ("dci", "unsupervised")).finished is finished
+        # A sweep that computes no DCI keeps it, under a name of its own.
+        assert standing(trained, swept, ("unsupervised",)).finished
+        (found,) = collect(SweepFolder(trained.path.parent), [swept]).results
+    label = "DCI completeness" if finished else "DCI completeness, 2000 rows"
+    assert [name for name in found.values if name.startswith("DCI c")] == [label]
+
+
+def test_a_sweep_with_factors_needs_an_evaluation_with_them(
+    data: Path, tmp_path: Path, swept: SweptRun
+) -> None:
+    (tmp_path / "factors.csv").write_text("size\n" + "1\n2\n" * 32)
+    run = replace(swept, config=replace(swept.config, factors=str(tmp_path / "factors.csv")))
+    folder = SweepFolder(tmp_path).run(run)
+    trained = train_run(run.config, folder.path)
+    for dataset, finished in ((load_dataset(data), False), (trained.images(), True)):
+        report.write(trained, evaluate(trained.model, dataset, METRICS))
+        assert standing(folder, run, METRICS).finished is finished

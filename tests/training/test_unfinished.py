@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ from betavae_fast.objectives.options import (
 from betavae_fast.objectives.registry import build
 from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.run import train_run
-from betavae_fast.training.unfinished import schedule, unfinished, warn_of_unfinished
+from betavae_fast.training.schedules import learning_rate
+from betavae_fast.training.unfinished import schedules, unfinished, warn_of_unfinished
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,33 @@ from betavae_fast.training.unfinished import schedule, unfinished, warn_of_unfin
     ],
 )
 def test_it_says_where_the_weight_ends(options: ObjectiveOptions, steps: int, message: str | None) -> None:
-    assert unfinished(TrainConfig(objective=options, steps=steps)) == message
+    found = list(unfinished(TrainConfig(objective=options, steps=steps)))
+    assert found == ([] if message is None else [message])
+
+
+def test_each_schedule_of_a_run_is_told() -> None:
+    options = BetaTCOptions(start=4.0, hold=4, steps=4, tc_start=16.0, tc_steps=8)
+    config = TrainConfig(objective=options, steps=8, lr_schedule="cosine", lr_hold=8, lr_warmup=10)
+    tc = "weights_hold + tc_steps is 12, but the run has 8 steps: the further factor of tc_weight ends at 4, not 1"
+    assert list(unfinished(config)) == [
+        tc,
+        "lr_warmup is 10, but the run has 8 steps: the learning rate's factor ends at 0.8, not 1",
+        "lr_hold is 8, but the run has 8 steps: the learning rate never falls",
+    ]
+    assert list(unfinished(replace(config, lr_hold=7, lr_warmup=8))) == [tc]
+    assert len(list(unfinished(replace(config, steps=7)))) == 4
+    assert list(unfinished(replace(config, steps=12))) == []
+
+
+@pytest.mark.parametrize("steps", [8, 9])
+def test_the_learning_rate_is_as_told(steps: int) -> None:
+    last = torch.tensor(steps - 1)
+    config = TrainConfig(steps=steps, lr=1.0, lr_warmup=10)
+    (told,) = unfinished(config)
+    assert told.endswith(f"ends at {float(learning_rate(last, config)):g}, not 1")
+    config = TrainConfig(steps=steps, lr=1.0, lr_schedule="cosine", lr_hold=9)
+    (told,) = unfinished(config)
+    assert told.endswith("never falls") and float(learning_rate(last, config)) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -79,8 +107,7 @@ def test_it_says_where_the_weight_ends(options: ObjectiveOptions, steps: int, me
     ],
 )
 def test_a_schedule_has_the_values_of_the_objective(options: ObjectiveOptions) -> None:
-    found, objective, zero = schedule(options), build(options), torch.zeros(1, 1)
-    assert found is not None
+    (found,), objective, zero = schedules(options), build(options), torch.zeros(1, 1)
     for step in (0, 3, found.steps, found.steps + 5):
         metrics = objective(
             LossInputs(torch.tensor(1.0), zero[0], zero, zero, zero, torch.tensor(step))

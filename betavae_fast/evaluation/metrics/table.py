@@ -14,6 +14,22 @@ Rows = NDArray[np.intp]
 _BLOCK = 2**20  # numbers gathered at a time: 8 MiB for any D
 
 
+class SingleValueError(ValueError):
+    """A factor that varies in the table has a single value in the rows drawn, for which no metric is defined.
+
+    Attributes:
+        rows: the number of rows drawn.
+        factor: the number of the factor, of those that vary.
+    """
+
+    def __init__(self, rows: int, factor: int, factors: int) -> None:
+        super().__init__(
+            f"{rows} rows are too few: of the {factors} factors that vary in the table, number {factor} has a single "
+            "value in the rows drawn"
+        )
+        self.rows, self.factor = rows, factor
+
+
 def varying(factors: Factors) -> Rows:
     """The columns of the factors that have more than one value. Every metric scores these, in this order.
 
@@ -76,16 +92,13 @@ def draw(
 ) -> tuple[NDArray[np.float64], Factors]:
     """Draw ``count`` rows uniformly, with replacement.
 
-    Raises: ValueError if a factor has a single value in the rows drawn, for which no metric is defined.
+    Raises: SingleValueError (a ValueError) if a factor has a single value in the rows drawn.
     """
     rows = rng.integers(len(codes), size=count)
     drawn = factors[rows]
     constant = (drawn == drawn[:1]).all(axis=0)
     if constant.any():
-        raise ValueError(
-            f"{count} rows are too few: of the {factors.shape[1]} factors that vary in the table, number "
-            f"{np.flatnonzero(constant)[0]} has a single value in the rows drawn"
-        )
+        raise SingleValueError(count, int(constant.argmax()), factors.shape[1])
     return take(codes, rows), drawn
 
 
