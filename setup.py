@@ -1,9 +1,9 @@
 """Build the two optional libraries: _C (C++ kernels, needs a C++17 compiler) and _C_cuda (needs nvcc).
 
-Of LibTorch, both use only the stable ABI, and no GPU is needed to build them. A library that cannot be built is left out,
-and so is _C_cuda where torch has no CUDA, because it could not run there and takes minutes. The reason is written into the
-package, where ``betavae-fast info`` finds it. The environment variables BETAVAE_FAST_CPP and BETAVAE_FAST_CUDA change
-that: 0 leaves the library out, 1 builds it, and then a failed build is an error. A missing source file is always an error.
+Of LibTorch, both use only the stable ABI, and no GPU is needed to build them. A library that cannot be built is left out.
+So is _C_cuda where torch has no CUDA: it could not run there, and takes minutes. The reason is written into the package,
+where ``betavae-fast info`` finds it. The environment variables BETAVAE_FAST_CPP and BETAVAE_FAST_CUDA change that: 0
+leaves the library out, 1 builds it, and then a failed build is an error. A missing source file is always an error.
 """
 
 from __future__ import annotations

@@ -248,7 +248,7 @@ def headlines(results: Mapping[str, Results], folder: Path) -> str:
         assert eager is not None
         rows.append(
             (
-                f"training step of {images:,} images",
+                f"whole step of `BetaVAE`, {images:,} images",
                 seconds(ours.p50),
                 seconds(eager),
                 *_speedups(steps.speedup, ours),

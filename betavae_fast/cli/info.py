@@ -40,9 +40,9 @@ def info() -> None:
     }
     for name, value in facts.items():
         console.print(f"{name}: {'none' if value is None else value}")
-    table = Table("op", "backend", "available", "cause and remedy if not")
+    table = Table("backend", "available", "cause and remedy if not")
     for row in backend_table():
-        table.add_row(row.op, row.backend, "yes" if row.available else "no", row.reason)
+        table.add_row(row.backend, "yes" if row.available else "no", row.reason)
     console.print(table)
 
 

@@ -24,12 +24,8 @@ FLOATING = {
 def check_tensor(caller: str, name: str, x: Any, dtypes: Mapping[torch.dtype, str]) -> None:
     """Raise TypeError unless ``x`` is a strided tensor of one of ``dtypes``."""
     if not isinstance(x, Tensor):
-        got = (
-            "ndarray; convert it by torch.from_numpy"
-            if isinstance(x, ndarray)
-            else f"{type(x).__name__} {x!r:.60}"
-        )
-        raise TypeError(f"{caller}: {name} must be a Tensor, got {got}")
+        remedy = "; convert it by torch.from_numpy" if isinstance(x, ndarray) else ""
+        raise TypeError(f"{caller}: {name} must be a Tensor, got {type(x).__name__} {x!r:.60}{remedy}")
     if x.dtype not in dtypes:
         *most, last = dtypes.values()
         remedy = ""

@@ -30,9 +30,8 @@ _BUILD_LOG = _PACKAGE / "_build.txt"
 
 
 class BackendStatus(NamedTuple):
-    """One cell of the table that ``betavae-fast info`` prints."""
+    """A row of the table that ``betavae-fast info`` prints. Every backend has all ops."""
 
-    op: str
     backend: str
     available: bool
     reason: str  # cause and remedy if not available, else empty
@@ -197,8 +196,8 @@ def _warn_of_missing_kernels(device: str) -> None:
 
 
 def backend_table() -> list[BackendStatus]:
-    """The state of every (op, backend) pair on this machine."""
-    return [BackendStatus(op, b, not missing(b), missing(b)) for op in op_names() for b in BACKENDS]
+    """The state of every backend on this machine."""
+    return [BackendStatus(backend, not missing(backend), missing(backend)) for backend in BACKENDS]
 
 
 def cpu_capability() -> str | None:

@@ -310,8 +310,7 @@ def test_a_backend_refuses_tensors_of_another_device(backend: str) -> None:
 
 def test_the_table_names_every_backend_and_a_reason_for_each_missing_one() -> None:
     table = backend_table()
-    ops = ("latent", "likelihood", "log_densities")
-    assert [(row.op, row.backend) for row in table] == [(op, backend) for op in ops for backend in BACKENDS]
+    assert [row.backend for row in table] == list(BACKENDS)
     for row in table:
         assert row.available == (not row.reason) == (not missing(row.backend))
         assert row.available or row.reason.endswith("."), "a reason is a sentence"
