@@ -10,7 +10,9 @@ from inspect import cleandoc
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
+from betavae_fast.cli import app
 from tests import PATIENCE
 from tests.backends import ROOT
 from tools.site import cli, recipes
@@ -53,6 +55,17 @@ def test_docstrings_are_rendered(site: Path) -> None:
 
 def test_the_page_of_the_command_line_is_what_it_writes() -> None:
     assert cli.PAGE.read_text(encoding="utf-8") == cli.page(), "run `python -m tools.site.cli`"
+
+
+def test_every_option_in_the_page_is_one_of_its_command() -> None:
+    """And each option of a command is there, by the name that one types first."""
+    commands = get_command(app).commands
+    sections = re.split(r"^## (.+)$", cli.PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    assert sections[::2] == list(commands)
+    for name, text in zip(sections[::2], sections[1::2], strict=True):
+        written = re.findall(r"^\| `(-.+?)` \|", text, re.MULTILINE)
+        accepted = [found.opts[0] for found in commands[name].params if found.param_type_name == "option"]
+        assert sorted(written) == sorted(accepted), name
 
 
 def test_the_tables_of_the_recipes_are_what_is_written() -> None:

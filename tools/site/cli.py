@@ -47,8 +47,7 @@ def rows(command: Callable[..., Any]) -> Iterator[tuple[str | None, str]]:
             continue  # typer's context is no option
         kind, info, *_ = get_args(hints[parameter.name])
         assert isinstance(info, (OptionInfo, ArgumentInfo))
-        option = flag(parameter.name)
-        name = (info.param_decls or (option,))[0] if isinstance(info, OptionInfo) else parameter.name.upper()
+        name = _name(parameter.name, info)
         words = " ".join((info.help or "").split()).replace("|", "\\|")
         if words_allowed := ", ".join(choices(kind)):
             words += f" One of {words_allowed}."
@@ -57,6 +56,15 @@ def rows(command: Callable[..., Any]) -> Iterator[tuple[str | None, str]]:
         else:
             default = "" if parameter.default in (inspect.Parameter.empty, None) else str(parameter.default)
         yield info.rich_help_panel, f"| `{name}` | {words} | {default} |"
+
+
+def _name(parameter: str, info: OptionInfo | ArgumentInfo) -> str:
+    """The name of a parameter as one types it, or as it stands for what one types."""
+    if isinstance(info, ArgumentInfo):
+        return parameter.upper()
+    # typer.Option takes a default value first. Within Annotated it is the first name of the option instead.
+    named = (info.default, *(info.param_decls or ()))
+    return next((name for name in named if isinstance(name, str)), flag(parameter))
 
 
 if __name__ == "__main__":
