@@ -291,11 +291,12 @@ def _decode(folder: Path, images: list[str], store: npt.NDArray[np.uint8], progr
         reasons = _for_each(decode, len(images), f"Decoding {folder.absolute().name}", progress)
     refused = [(image, reason) for image, reason in zip(images, reasons, strict=True) if reason is not None]
     if len(refused) == 1:
-        raise DatasetError(": ".join(refused[0]))
+        raise DatasetError(f"{': '.join(refused[0])}; repair it, or move it out of {folder}")
     if refused:
         named = first_names([f"{os.path.relpath(image, folder)} ({reason})" for image, reason in refused])
         raise DatasetError(
-            f"{folder}: {len(refused):,} of {len(images):,} images cannot be read; repair or remove them: {named}"
+            f"{folder}: {len(refused):,} of {len(images):,} images cannot be read; "
+            f"repair them, or move them out of the folder: {named}"
         )
 
 

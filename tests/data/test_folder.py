@@ -364,10 +364,24 @@ def test_all_damaged_files_are_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as caught:
         load_dataset(tmp_path, progress=False)
     message = str(caught.value)
-    assert message.startswith(f"{tmp_path}: 14 of 40 images cannot be read; repair or remove them: 00.png (")
+    remedy = "repair them, or move them out of the folder"
+    assert message.startswith(f"{tmp_path}: 14 of 40 images cannot be read; {remedy}: 00.png (")
     assert [path.name in message for path in damaged] == [True] * 10 + [False] * 4
     assert message.endswith("and 4 more")
     assert "\n" not in message
+
+
+def test_a_single_damaged_file_is_named_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "holiday").mkdir()
+    for name in ("broken.jpg", "whole.jpg"):
+        save(tmp_path / "holiday" / name, coloured(64))
+    path = tmp_path / "holiday" / "broken.jpg"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(DatasetError) as caught:
+        load_dataset(tmp_path, progress=False)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: damaged image: ")
+    assert message.endswith(f"; repair it, or move it out of {tmp_path}")
 
 
 @pytest.mark.parametrize("suffix", ["bmp", "gif", "jpg", "jp2", "png", "ppm", "tga", "tif", "webp", "avif"])
