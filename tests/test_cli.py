@@ -243,6 +243,33 @@ def test_images_the_architecture_cannot_take_are_one_line(in_tmp_path, capfd, tm
     assert "28×28" in fails(capfd, "train", "--data", "odd.npy")
 
 
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--out=full"], "full already exists and is not an empty folder"),
+        (["--image-size=60"], "60×60"),
+        (
+            ["--batch-size=64"],
+            "the data set, which has 8 images to train on; batch_size=8 (--batch-size 8) is",
+        ),
+        (["--validation=0.25", "--accumulate=4"], "(--batch-size 4) is the largest that works"),
+        (["--batch-size=9", "--accumulate=10"], "must be divisible by 10"),
+        (["--device=abacus"], "'abacus'"),
+        (["--backend=abacus"], "'abacus'"),
+    ],
+)
+def test_what_needs_no_pixels_is_refused_before_they_are_decoded(
+    in_tmp_path, capfd, monkeypatch, arguments, message
+):
+    for name in ("photos", "full"):
+        Path(name).mkdir()
+    for index in range(8):
+        Image.new("L", (16, 16), index).save(f"photos/{index}.png")
+    Path("full/thesis.tex").touch()
+    monkeypatch.setattr("betavae_fast.data.folder._decode", None)  # must not be reached
+    assert message in fails(capfd, "train", "--data=photos", "--channels=1", *arguments)
+
+
 def test_a_run_folder_in_use_is_one_line(in_tmp_path, capfd, data, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from .arrays import load_array
@@ -51,6 +52,7 @@ def load_dataset(
     channels: int | None = None,
     factors: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    check: Callable[[ImageDataset], None] = lambda dataset: None,
 ) -> ImageDataset:
     """Load a data set by name or by path. A name has priority over a file of that name; write ./name for the file.
 
@@ -73,11 +75,13 @@ def load_dataset(
         channels: 1 or 3, for folders: grayscale or RGB. By default a folder is RGB as soon as one image has colour.
         factors: a .csv, .npy or .npz file of the images' factors, as `betavae_fast.data.with_factors` reads it.
         progress: show a progress bar on stderr while rendering, unpacking, decoding or downloading.
+        check: called with the data set before the images of a folder are decoded. What it raises ends the loading.
     Returns: an `ImageDataset`, which is also a `KnownFactors` if the factors are known.
     Raises: DatasetError (a ValueError), one line, if the data are missing, damaged or of no supported form;
         ValueError for an `image_size` or `channels` that is not valid for these data.
     """
     dataset = _open(os.fspath(name_or_path), cache_dir, image_size, channels, factors, progress)
+    check(dataset)
     images = unlabelled(dataset)
     if not isinstance(images, FolderImages):
         return dataset

@@ -6,21 +6,26 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from betavae_fast.data import absolute, absolute_file
 from betavae_fast.data.images import ImageDataset
+from betavae_fast.ops.backends import choose
 from betavae_fast.processes import rank
 from betavae_fast.training import process
 from betavae_fast.training.config import RESUMABLE, TrainConfig
+from betavae_fast.training.device import resolve_device
 from betavae_fast.training.distributed import one_per_machine_first, process_group
 from betavae_fast.training.launch import launched_processes, local_rank
 from betavae_fast.training.log import LogEntry
 from betavae_fast.training.loop import train
 from betavae_fast.training.resume import read_run, resume
-from betavae_fast.training.run_folder import RunFolder, copy_run, create_run_folder, exclusive
-from betavae_fast.training.state import TrainState, prepare
+from betavae_fast.training.run_folder import RunFolder, check_new, copy_run, create_run_folder, exclusive
+from betavae_fast.training.state import TrainState, check_images, prepare
 from betavae_fast.training.trained_run import TrainedRun, load_images
 from betavae_fast.training.unfinished import warn_of_unfinished
 from betavae_fast.training.validation import absolute_paths, load_unseen
@@ -81,7 +86,11 @@ def new_run(
     """
     with process_group(), ExitStack() as held:
         config = absolute_paths(config)
-        state = prepare(config, *_load(config, dataset))
+        # What can be refused without a pixel is refused before the images are decoded, which may take minutes.
+        if rank() == 0 and out is not None:
+            check_new(Path(out))
+        choose(config.backend, resolve_device(config.device).type, torch.float32)
+        state = prepare(config, *_load(config, dataset, check=partial(check_images, config)))
         folder = None
         if rank() == 0:
             folder = create_run_folder(
@@ -157,7 +166,11 @@ def _without_lost_factors(config: TrainConfig) -> TrainConfig:
     return replace(config, factors=None)
 
 
-def _load(config: TrainConfig, dataset: ImageDataset | None) -> tuple[ImageDataset, ImageDataset | None]:
+def _load(
+    config: TrainConfig,
+    dataset: ImageDataset | None,
+    check: Callable[[ImageDataset], None] | None = None,
+) -> tuple[ImageDataset, ImageDataset | None]:
     """Configure the process, and load the images unless they are given, and those to validate with if they are other
     images. Of several processes on a machine, one loads them first and leaves them in the cache."""
     process.keep_freed_memory()
@@ -165,5 +178,5 @@ def _load(config: TrainConfig, dataset: ImageDataset | None) -> tuple[ImageDatas
     with one_per_machine_first():
         progress = local_rank() == 0
         if dataset is None:
-            dataset = load_images(config, progress=progress)
+            dataset = load_images(config, progress=progress, check=check)
         return dataset, load_unseen(config, dataset.image_shape, progress=progress)

@@ -87,12 +87,22 @@ def create_run_folder(
         path = _first_free(Path("runs") / f"{Path(config.data).stem}-{config.architecture}")
     else:
         path = out
-        remove_leftovers(path)  # files of a run that was killed before it had a configuration
-        check_empty(path)
+        check_new(path)
     path.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(path)
     write_config(folder, config, data, held_out)
     return folder
+
+
+def check_new(path: Path) -> None:
+    """Refuse a folder for a new run unless it is missing or empty.
+
+    Files of a run that was killed before it had a configuration are removed.
+
+    Raises: FileExistsError if ``path`` is a file or a folder with something in it.
+    """
+    remove_leftovers(path)
+    check_empty(path)
 
 
 def copy_run(source: RunFolder, out: Path) -> RunFolder:

@@ -9,7 +9,7 @@ import torch
 
 from betavae_fast.data.identity import DataIdentity
 from betavae_fast.data.images import ImageDataset
-from betavae_fast.nn import BetaVAE, ReconstructionLoss
+from betavae_fast.nn import BetaVAE, ReconstructionLoss, architectures
 from betavae_fast.objectives import Objective
 from betavae_fast.objectives.registry import build
 from betavae_fast.ops.backends import Backend, choose
@@ -58,6 +58,27 @@ class TrainState:
         return None if self.held_out is None else self.held_out.dataset.identity
 
 
+def check_images(config: TrainConfig, dataset: ImageDataset) -> None:
+    """Find out, without reading a pixel, whether a run with ``config`` can be trained on ``dataset``.
+
+    Raises: ValueError for images that the architecture cannot take, a split that leaves no image to train on or to hold
+        out, or a batch that is larger than the data set or does not split evenly.
+    """
+    with torch.device("meta"):
+        architectures.build(config.architecture, dataset.image_shape, config.latent_dim)
+    training = training_images(config, len(dataset))
+    count = len(dataset) if training is None else len(training)
+    if config.batch_size == "auto":
+        return
+    largest = count - count % (world_size() * config.accumulate)
+    if config.batch_size > count and largest > 0:
+        raise ValueError(
+            f"batch_size {config.batch_size} is larger than the data set, which has {count} images to train on; "
+            f"batch_size={largest} (--batch-size {largest}) is the largest that works"
+        )
+    rows_per_part(config.batch_size, config.accumulate)
+
+
 def prepare(config: TrainConfig, dataset: ImageDataset, unseen: ImageDataset | None = None) -> TrainState:
     """Build the state of a new run, and find out before its first step whether it can run at all.
 
@@ -73,6 +94,7 @@ def prepare(config: TrainConfig, dataset: ImageDataset, unseen: ImageDataset | N
     """
     device = resolve_device(config.device)
     choose(config.backend, device.type, torch.float32)
+    check_images(config, dataset)
     training = training_images(config, len(dataset))
     count = len(dataset) if training is None else len(training)
     with torch.random.fork_rng(devices=[]):

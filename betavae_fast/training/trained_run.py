@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -181,14 +182,18 @@ def open_run(
     )
 
 
-def load_images(config: TrainConfig, *, progress: bool = True) -> ImageDataset:
+def load_images(
+    config: TrainConfig, *, progress: bool = True, check: Callable[[ImageDataset], None] | None = None
+) -> ImageDataset:
     """Load the images that ``config`` names.
 
     Args:
         progress: show a progress bar on stderr.
-    Raises: DatasetError, which suggests another path if the images are no longer where they were.
+        check: as for ``load_dataset``.
+    Raises: DatasetError, which suggests another path if the images are no longer where they were; what ``check`` raises.
     """
-    return _load(datasets.load_dataset, config, progress)
+    load = datasets.load_dataset if check is None else partial(datasets.load_dataset, check=check)
+    return _load(load, config, progress)
 
 
 def _load(load: Callable[..., ImageDataset], config: TrainConfig, progress: bool = True) -> ImageDataset:
