@@ -185,7 +185,7 @@ def list_images(folder: Path, factors: Path | None = None) -> Listing:
             if (status.st_dev, status.st_ino) in entered:
                 continue
             entered.add((status.st_dev, status.st_ino))
-            if here != os.fspath(folder) and _is_run(here):
+            if here != os.fspath(folder) and is_run(here):
                 listing.runs.append(os.path.relpath(here, folder))
                 continue
             folders = []
@@ -209,7 +209,7 @@ def list_images(folder: Path, factors: Path | None = None) -> Listing:
     return listing
 
 
-def _is_run(folder: str) -> bool:
+def is_run(folder: str | os.PathLike[str]) -> bool:
     """True for a folder written by a training run, whose pictures are not data."""
     return os.path.isfile(os.path.join(folder, "config.json")) and (
         os.path.isdir(os.path.join(folder, "checkpoint"))

@@ -18,7 +18,13 @@ from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.device import resolve_device
 from betavae_fast.training.log import drop_entries_after
 from betavae_fast.training.precision import recorded_precision
-from betavae_fast.training.run_folder import RunFolder, read_config, read_data_identity, write_config
+from betavae_fast.training.run_folder import (
+    RunFolder,
+    check_run,
+    read_config,
+    read_data_identity,
+    write_config,
+)
 from betavae_fast.training.state import TrainState, prepare
 from betavae_fast.training.validation import check_unseen
 
@@ -26,8 +32,10 @@ from betavae_fast.training.validation import check_unseen
 def read_run(folder: RunFolder) -> tuple[TrainConfig, Checkpoint | None]:
     """The configuration and the checkpoint of the run in ``folder``; no checkpoint if it was killed before its first.
 
-    Raises: RunFileError if the checkpoint is damaged, or both it and a complete config.json are missing.
+    Raises: RunFileError if ``folder`` is not a run's, the checkpoint is damaged, or both it and a complete config.json
+        are missing.
     """
+    check_run(folder)
     if not has_checkpoint(folder.checkpoint):
         return read_config(folder), None
     checkpoint = load_checkpoint(folder.checkpoint)

@@ -14,10 +14,13 @@ from typing import Literal
 
 import torch
 
+from betavae_fast.data.folder import is_run
 from betavae_fast.data.identity import DataIdentity
 from betavae_fast.files import remove_leftovers
 from betavae_fast.training.checked_json import RunFileError, read_checked, write_checked
 from betavae_fast.training.config import TrainConfig
+
+_NAMED = 3  # most runs named in a message
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,23 @@ def create_run_folder(
     return folder
 
 
+def check_run(folder: RunFolder) -> None:
+    """Refuse a folder that no training run has written to.
+
+    Raises: RunFileError, which names runs in that folder or beside it.
+    """
+    if any(path.exists() for path in (folder.config, folder.metrics, folder.checkpoint)):
+        return
+    for place in (folder.path, folder.path.parent):
+        if names := sorted(path.parent.name for path in place.glob("*/config.json") if is_run(path.parent)):
+            where = "this folder" if place == Path() else place
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            raise RunFileError(
+                f"{folder.path} is not the folder of a run; {where} has {', '.join(names[:_NAMED])}{more}"
+            )
+    raise RunFileError(f"{folder.path} is not the folder of a run")
+
+
 def check_new(path: Path) -> None:
     """Refuse a folder for a new run unless it is missing or empty.
 
@@ -110,6 +130,7 @@ def copy_run(source: RunFolder, out: Path) -> RunFolder:
 
     Raises: RunFileError if there is no run in ``source``; FileExistsError if ``out`` is a file or not empty.
     """
+    check_run(source)
     read_config(source)
     check_empty(out)
     shutil.copytree(source.path, out, dirs_exist_ok=True)

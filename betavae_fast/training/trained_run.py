@@ -20,7 +20,7 @@ from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.device import resolve_device
 from betavae_fast.training.log import LogEntry, read_log
 from betavae_fast.training.precision import dtype_of, recorded_precision
-from betavae_fast.training.run_folder import RunFolder
+from betavae_fast.training.run_folder import RunFolder, check_run
 from betavae_fast.training.state import TrainState
 from betavae_fast.training.validation import (
     HeldOut,
@@ -155,6 +155,7 @@ def open_run(
         ValueError for a device that is missing.
     """
     folder = RunFolder(Path(path))
+    check_run(folder)
     checkpoint = load_checkpoint(folder.checkpoint)
     where = resolve_device(device)
     model = checkpoint.build_model(kept).to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -368,7 +368,15 @@ def test_traverse_draws_a_still_and_a_moving_picture(runs, tmp_path, over):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["evaluate", "nowhere"], "nowhere/checkpoint/latest.json: no such file"),
+        (["evaluate", "nowhere"], "nowhere is not the folder of a run"),
+        (
+            ["evaluate", "PARENT"],
+            "PARENT is not the folder of a run; PARENT has <one> & only, two, unlabelled\n",
+        ),
+        (
+            ["evaluate", "PARENT/three"],
+            "three is not the folder of a run; PARENT has <one> & only, two, unlabelled",
+        ),
         (["evaluate"], "Missing argument"),
         (["evaluate", "RUN", "--metrics=mig,magic"], "unknown metric 'magic': give all, or some of beta-vae"),
         (["evaluate", "RUN", "--seed=-1"], "seed must be at least 0, got -1"),
@@ -377,7 +385,7 @@ def test_traverse_draws_a_still_and_a_moving_picture(runs, tmp_path, over):
         (["evaluate", "RUN", "--images=0"], "images must be at least 1, got 0"),
         (["evaluate", "RUN", "--threads=0"], "this machine's CPUs, got 0"),
         (["evaluate", "RUN", "--device=abacus"], "'abacus'"),
-        (["traverse", "nowhere"], "nowhere/checkpoint/latest.json: no such file"),
+        (["traverse", "nowhere"], "nowhere is not the folder of a run"),
         (["traverse", "RUN", "--image=128"], "image must be in [0, 128), got 128"),
         (["traverse", "RUN", "--extent=0"], "extent must be a finite positive number, got 0.0"),
         (["traverse", "RUN", "--columns=1"], "columns must be at least 2, got 1"),
@@ -385,7 +393,8 @@ def test_traverse_draws_a_still_and_a_moving_picture(runs, tmp_path, over):
     ],
 )
 def test_what_cannot_be_done_is_one_line(runs, capfd, arguments, message):
-    told = [str(runs / "two") if argument == "RUN" else argument for argument in arguments]
+    told = [argument.replace("RUN", str(runs / "two")).replace("PARENT", str(runs)) for argument in arguments]
+    message = message.replace("PARENT", str(runs))
     assert run(*told) == 2
     captured = capfd.readouterr()
     assert captured.err.startswith("betavae-fast: ") and captured.err.count("\n") == 1

@@ -259,4 +259,6 @@ def test_a_folder_with_something_in_it_is_refused(format, trained, tmp_path, cap
 
 
 def test_no_run_is_one_line(tmp_path, capfd):
-    assert "latest.json: no such file" in fails(capfd, "export", str(tmp_path / "nowhere"), "--format=pt2")
+    assert "nowhere is not the folder of a run" in fails(
+        capfd, "export", str(tmp_path / "nowhere"), "--format=pt2"
+    )

@@ -173,7 +173,7 @@ def test_images_of_another_shape_are_refused(dataset, tmp_path):
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):
-    with pytest.raises(RunFileError, match=r"config\.json: no such file"):
+    with pytest.raises(RunFileError, match=r"nowhere is not the folder of a run$"):
         read_run(RunFolder(tmp_path / "nowhere"))
 
 
