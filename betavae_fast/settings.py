@@ -18,8 +18,9 @@ ValueError: rate must be a finite positive number, got -1.0
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
+from difflib import get_close_matches
 from functools import cache
 from math import isfinite
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, Union, get_args, get_origin, get_type_hints
@@ -96,7 +97,19 @@ def check_value(found: Declared, name: str, value: Any) -> None:
     if found.setting.check is not None:
         found.setting.check(name, value)
     elif words and value not in words:
-        raise ValueError(f"{name} must be one of {', '.join(words)}; got {value!r}")
+        raise ValueError(
+            f"{name} must be one of {', '.join(words)}; got {value!r}{did_you_mean(value, words)}"
+        )
+
+
+def did_you_mean(word: Any, words: Iterable[str]) -> str:
+    """The end of an error message that asks whether one of ``words`` was meant; "" if none is close to ``word``.
+
+    >>> did_you_mean("gausian", ["bernoulli", "gaussian"]), did_you_mean("poisson", ["bernoulli", "gaussian"])
+    (", did you mean 'gaussian'?", '')
+    """
+    close = get_close_matches(str(word), words, 1)
+    return f", did you mean {close[0]!r}?" if close else ""
 
 
 def choices(kind: Any) -> tuple[Any, ...]:

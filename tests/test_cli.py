@@ -231,6 +231,16 @@ def test_a_run_at_work_is_one_line(finished_run, capfd):
         (["--threads", "100000000"], "this machine's CPUs, got 100000000"),
         (["--accumulate", "3"], "batch_size 64 does not split into 1 processes × 3 accumulated parts"),
         (["--precision", "fp8"], "fp8"),
+        (
+            ["--likelihood", "gausian"],
+            "'--likelihood': 'gausian' is not one of 'bernoulli', 'gaussian', 'laplace', did",
+        ),
+        (["--recipe", "dsprite"], "'dsprites', did you mean 'dsprites'?\n"),
+        (["--objective", "bta"], "did you mean 'beta'?\n"),
+        (
+            ["--initialization", "zeros"],
+            "'--initialization': 'zeros' is not one of 'torch', 'glorot', 'kaiming'.\n",
+        ),
         (["--lr-schedule", "sawtooth"], "sawtooth"),
     ],
 )

@@ -16,7 +16,7 @@ from typing import NoReturn
 import typer
 
 from betavae_fast.cli import bench, encode, evaluate, export, info, sample, sweep, train, traverse
-from betavae_fast.cli.errors import INTERRUPTED, CommandError
+from betavae_fast.cli.errors import INTERRUPTED, CommandError, reworded
 from betavae_fast.training.launch import launched_rank
 
 _SPINS = "3000"  # about 0.1 ms; python -m benchmarks.busy measures their cost and gain
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         # Wrong options: typer's exceptions have no public base class in all its versions, but all have this method.
         if not hasattr(error, "format_message"):
             raise
-        _fail(error.format_message(), 2)
+        _fail(reworded(error.format_message()), 2)
     if status == INTERRUPTED:  # newer versions of typer return a status instead of raising
         _fail("interrupted", INTERRUPTED)
     _end(status)

@@ -287,7 +287,8 @@ def make_options(objective: str, given: Mapping[str, Any]) -> ObjectiveOptions:
     CapacityOptions(capacity=25.0, steps=1000, gamma=1000.0)
     """
     if objective not in OBJECTIVES:
-        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}; got {objective!r}")
+        meant = settings.did_you_mean(objective, OBJECTIVES)
+        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}; got {objective!r}{meant}")
     own = {declared.option: declared for declared in settings.declared(OBJECTIVES[objective])}
     for option in given.keys() - own.keys():
         others = " and ".join(by_option().get(option, ())) or "none"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from betavae_fast.objectives import options
+from betavae_fast.settings import did_you_mean
 
 
 class Sourced(NamedTuple):
@@ -191,12 +192,14 @@ def entries(name: str, objective: str | None = None) -> dict[str, Any]:
 
     >>> entries("chen-2018", "beta")["batch_size"], "tc_weight" in entries("chen-2018", "beta")
     (2048, False)
-    >>> entries("chen")
+    >>> entries("chan")
     Traceback (most recent call last):
-    ValueError: recipe must be one of burgess-2018, locatello-2019, chen-2018, kim-mnih-2018, dsprites; got 'chen'
+    ValueError: recipe must be one of burgess-2018, locatello-2019, chen-2018, kim-mnih-2018, dsprites; got 'chan'
     """
     if name not in list(RECIPES):  # a list, so that a name of an unhashable type is no TypeError
-        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}; got {name!r}")
+        raise ValueError(
+            f"recipe must be one of {', '.join(RECIPES)}; got {name!r}{did_you_mean(name, RECIPES)}"
+        )
     values = {setting: sourced.value for setting, sourced in RECIPES[name].settings.items()}
     if objective is None or objective == values["objective"]:
         return values

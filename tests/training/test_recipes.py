@@ -158,7 +158,10 @@ def test_a_recipe_is_for_all_runs_of_a_sweep() -> None:
 def test_an_option_of_a_sweep_s_recipe_is_for_the_recipe_s_objective() -> None:
     btcvae, factorvae = grid({"recipe": "chen-2018", "objective": ["btcvae", "factorvae"]})
     assert (btcvae.config.objective.beta, factorvae.config.objective.gamma) == (6.0, 35.0)
-    with pytest.raises(ValueError, match=r"^recipe must be one of burgess-2018, .*; got 'burgess'$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^recipe must be one of burgess-2018, .*; got 'burgess', did you mean 'burgess-2018'\?$",
+    ):
         grid({"recipe": "burgess"})
     with pytest.raises(ValueError, match=r"^recipe must be one of .*; got \['burgess-2018', 'chen-2018'\]$"):
         grid({"recipe": ["burgess-2018", "chen-2018"]})
