@@ -8,7 +8,7 @@ import typer
 
 from betavae_fast.choices import Kept, MetricName
 from betavae_fast.evaluation import ALL_METRICS, DEFAULT_METRICS
-from betavae_fast.settings import at_least
+from betavae_fast.settings import at_least, did_you_mean
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads.", show_default="torch's choice")]
@@ -59,9 +59,10 @@ def whole_numbers(name: str, text: str) -> tuple[int, ...]:
 
 def chosen_metrics(text: str) -> tuple[MetricName, ...]:
     """The metrics that ``--metrics`` names. Raises: ValueError for an unknown name."""
-    if text == "all":
-        return ALL_METRICS
     told = text.split(",")
-    if unknown := [name for name in told if name not in ALL_METRICS]:
-        raise ValueError(f"unknown metric {unknown[0]!r}: give all, or some of {', '.join(ALL_METRICS)}")
-    return tuple(name for name in ALL_METRICS if name in told)
+    if unknown := [name for name in told if name not in (*ALL_METRICS, "all")]:
+        meant = did_you_mean(unknown[0], ALL_METRICS)
+        raise ValueError(
+            f"unknown metric {unknown[0]!r}: give all, or some of {', '.join(ALL_METRICS)}{meant}"
+        )
+    return ALL_METRICS if "all" in told else tuple(name for name in ALL_METRICS if name in told)

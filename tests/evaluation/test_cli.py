@@ -379,6 +379,8 @@ def test_traverse_draws_a_still_and_a_moving_picture(runs, tmp_path, over):
         ),
         (["evaluate"], "Missing argument"),
         (["evaluate", "RUN", "--metrics=mig,magic"], "unknown metric 'magic': give all, or some of beta-vae"),
+        (["evaluate", "RUN", "--metrics=all,foo"], "unknown metric 'foo': give all, or some of beta-vae"),
+        (["evaluate", "RUN", "--metrics=dcii"], "unsupervised, did you mean 'dci'?"),
         (["evaluate", "RUN", "--seed=-1"], "seed must be at least 0, got -1"),
         (["evaluate", "RUN", "--jobs=0"], "jobs must not be 0"),
         (["evaluate", "RUN", "--dci-rows=0"], "dci_rows must be at least 1, got 0"),
