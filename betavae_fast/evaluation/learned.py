@@ -119,7 +119,7 @@ class LearnedChannel:
 
 @dataclass(frozen=True)
 class Unfollowed:
-    """A factor that no channel follows, and the channel in use with the largest share of it."""
+    """A factor that no channel follows or shares, and the channel in use with the largest share of it."""
 
     factor: str
     channel: int | None  # None if no channel is in use
@@ -128,7 +128,9 @@ class Unfollowed:
 
 @dataclass(frozen=True)
 class Learned:
-    """The channels in use by what they follow, and the factors that none follows.
+    """The channels in use by what they follow, and the factors that none follows or shares.
+
+    A factor that channels only mix is among the latter: none of them shows it alone.
 
     The channels that follow a factor come first, in the order of the factors, then those that share one, mix several and
     follow none. If the data's factors are not known, the channels are sorted by their KLs.
@@ -139,12 +141,12 @@ class Learned:
 
     @property
     def sentences(self) -> list[str]:
-        """A sentence for each channel in use, and one about the factors that none follows, if there are any."""
+        """A sentence for each channel in use, and one about the factors left, if there are any."""
         return [*(row.sentence for row in self.channels), *([] if self.rest is None else [self.rest])]
 
     @property
     def rest(self) -> str | None:
-        """A sentence about the factors that no channel follows; None if there are none."""
+        """A sentence about the factors that no channel follows or shares; None if there are none."""
         if not self.unfollowed:
             return None
         factors = [
@@ -169,8 +171,8 @@ def what_was_learned(summary: Summary, table: FactorTable | None) -> Learned:
     rows.sort(
         key=lambda row: (get_args(Relation).index(row.relation), table.names.index(row.known[0].factor))
     )
-    followed = {row.known[0].factor for row in rows if row.relation == "follows"}
-    rest = [_unfollowed(factor, used, table) for factor in table.names if factor not in followed]
+    told = {row.known[0].factor for row in rows if row.relation in ("follows", "shares")}
+    rest = [_unfollowed(factor, used, table) for factor in table.names if factor not in told]
     return Learned(tuple(rows), tuple(rest))
 
 
