@@ -22,6 +22,7 @@ from betavae_fast.training.checkpoint import load_checkpoint
 from betavae_fast.training.log import read_log
 from betavae_fast.training.run_folder import RunFolder, exclusive
 from tests import PATIENCE
+from tests.backends import ROOT
 
 COMMAND = [sys.executable, "-m", "betavae_fast"]
 PICTURES = ("reconstructions.png", "traversal.png", "capacity.png")
@@ -358,6 +359,15 @@ def test_without_arguments_the_first_commands_are_told(capfd, monkeypatch):
     known = {command.callback.__name__ for command in cli.app.registered_commands}
     told = [line.split()[1] for line in lines[2:]]
     assert told[:3] == ["train", "train", "evaluate"] and set(told) <= {*known, "--help"}
+    assert max(map(len, lines)) <= 80
+
+
+def test_the_readme_and_the_first_commands_agree_on_how_to_train_on_images(capfd, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["betavae-fast"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    (told,) = re.findall(r"betavae-fast train --data .*?(?=  )", capfd.readouterr().out)
+    assert f"| `{told.replace('FOLDER', 'photos/')} --out" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_help_groups_the_commands_by_what_people_do(capfd):
