@@ -195,6 +195,10 @@ def test_a_finished_run_gets_its_summary_and_pictures_again(finished_run, capfd)
         (["--resume=run", "--latent-dim=3"], "--latent-dim cannot be given with --resume"),
         (["--resume=run", "--batch-size=x", "--objective=beta"], "--batch-size, --objective cannot be given"),
         (["--resume=run", "--steps=0"], "steps must be at least 1, got 0"),
+        (
+            ["--resume=run", "--steps=3"],
+            "run is at step 4 already, so nothing is left to train up to step 3: more",
+        ),
         (["--resume=nowhere"], "nowhere is not the folder of a run; this folder has run"),
         (["--resume=nowhere/at/all"], "nowhere/at/all is not the folder of a run\n"),
         (["--resume=run/checkpoint"], "run/checkpoint is not the folder of a run\n"),

@@ -119,9 +119,9 @@ def resumed_run(
         changes: settings to change, some of ``RESUMABLE``.
         out: a new or empty folder, to copy the run there and continue the copy.
         dataset: the images, if they are loaded already.
-    Raises: ValueError for a change of another setting, or held-out images where the run had a fraction of its data or
-        none; RunFileError for a damaged run; BlockingIOError if another
-        process has it open; the errors of :func:`betavae_fast.training.resume.resume`.
+    Raises: ValueError for a change of another setting, fewer steps than are done, or held-out images where the run had a
+        fraction of its data or none; RunFileError for a damaged run; BlockingIOError if another process has it open; the
+        errors of :func:`betavae_fast.training.resume.resume`.
     """
     changes = dict(changes or {})
     if kept := sorted(changes.keys() - set(RESUMABLE)):
@@ -131,6 +131,11 @@ def resumed_run(
     folder = RunFolder(Path(path))
     with process_group(), ExitStack() as held:
         config, checkpoint = read_run(folder)
+        if checkpoint is not None and 1 <= changes.get("steps", checkpoint.step) < checkpoint.step:
+            raise ValueError(
+                f"{folder.path} is at step {checkpoint.step} already, so nothing is left to train up to step "
+                f"{changes['steps']}: more steps (--steps) go on"
+            )
         writes = rank() == 0
         if writes:
             folder = folder if out is None else copy_run(folder, Path(out))
