@@ -18,8 +18,11 @@ from PIL import Image
 
 import betavae_fast
 from betavae_fast import cli
+from betavae_fast.training import loop
 from betavae_fast.training.checkpoint import load_checkpoint
+from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.log import read_log
+from betavae_fast.training.run import new_run
 from betavae_fast.training.run_folder import RunFolder, exclusive
 from tests import PATIENCE
 from tests.backends import ROOT
@@ -164,6 +167,30 @@ def finished_run(in_tmp_path, four_steps) -> RunFolder:
     """A run of four steps."""
     shutil.copytree(four_steps, "run")
     return RunFolder(Path("run"))
+
+
+def test_a_new_run_names_an_unfinished_one_of_the_same_settings(in_tmp_path, capfd, monkeypatch, data):
+    def trained(*options: str) -> str:
+        own = ["--architecture=mlp", "--latent-dim=2", "--batch-size=16", "--precision=fp32", "--log-every=1"]
+        return run_in_process(capfd, "train", "--data", data, "--steps=3", *own, *options)
+
+    monkeypatch.setattr(cli.train, "_summarise", lambda *_: None)
+    config = TrainConfig(
+        data=data, architecture="mlp", latent_dim=2, batch_size=16, steps=3, precision="fp32"
+    )
+    with new_run(config) as (state, folder):
+        loop.train(state, folder, should_stop=lambda: True)
+    words = "has the same settings"
+    for others in ("--out=elsewhere", "--seed=1", "--steps=4"):
+        assert words not in trained(others)
+    with exclusive(folder):  # it is trained now
+        assert words not in trained()
+    out, step = trained(), load_checkpoint(folder.checkpoint).step
+    assert "Run folder: runs/tiny-mlp-5\n" in out
+    told = f"runs/tiny-mlp {words} and is at step {step}; to go on with it: betavae-fast train --resume runs/tiny-mlp"
+    assert told in out.splitlines()
+    run_in_process(capfd, "train", "--resume", str(folder.path))
+    assert words not in trained()
 
 
 def test_resume_goes_on_as_the_run_was_told(finished_run, capfd):

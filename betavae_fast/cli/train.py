@@ -23,6 +23,7 @@ from betavae_fast.training.config import RESUMABLE, TrainConfig
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from betavae_fast.training.resume import Unfinished
     from betavae_fast.training.run_folder import RunFolder
     from betavae_fast.training.state import TrainState
     from betavae_fast.training.trained_run import TrainedRun
@@ -48,7 +49,9 @@ def train(context: typer.Context, **values: Any) -> None:
     they continue to the next logged step.
     """
     from betavae_fast.processes import ProcessLostError
+    from betavae_fast.training.resume import unfinished_alike
     from betavae_fast.training.run import new_run, resumed_run
+    from betavae_fast.training.run_folder import runs_before
 
     out, resume = values.pop("out"), values.pop("resume")
     try:
@@ -57,7 +60,10 @@ def train(context: typer.Context, **values: Any) -> None:
                 given = _given(context, values, resume=resume is not None)
                 run = new_run(_config(given), out) if resume is None else resumed_run(resume, given, out)
                 state, folder = held.enter_context(run)
-            _run(state, folder)
+                alike = None
+                if folder is not None and resume is None and out is None:
+                    alike = unfinished_alike(runs_before(folder, state.config), state.config)
+            _run(state, folder, alike)
     except ProcessLostError as error:
         raise CommandError(str(error), exit_code=1) from error
 
@@ -167,8 +173,12 @@ train.__signature__ = _SIGNATURE  # type: ignore[attr-defined]
 train.__annotations__ = {name: found.annotation for name, found in _SIGNATURE.parameters.items()}
 
 
-def _run(state: TrainState, folder: RunFolder | None) -> None:
-    """Train, then write the summary and the pictures; without a folder, only take part in the training."""
+def _run(state: TrainState, folder: RunFolder | None, alike: Unfinished | None) -> None:
+    """Train, then write the summary and the pictures; without a folder, only take part in the training.
+
+    Args:
+        alike: a run that could be continued instead.
+    """
     from rich.console import Console
 
     from betavae_fast.evaluation.report import rehearse_pictures
@@ -200,6 +210,11 @@ def _run(state: TrainState, folder: RunFolder | None) -> None:
         )
     if folder is not None:
         console.print(f"Run folder: {folder.path}")
+    if alike is not None:
+        command = _resuming(alike.folder)
+        console.print(
+            f"{alike.folder.path} has the same settings and is at step {alike.step}; to go on with it: {command}"
+        )
     if state.step:
         rest = ": finished, only summary and pictures are made again" if state.finished else ""
         console.print(f"Resumed after step {state.step}{rest}")
@@ -245,8 +260,12 @@ def _remains(folder: RunFolder | None, *options: str) -> str:
     if folder is None or not has_checkpoint(folder.checkpoint):
         return "no checkpoint was written yet"
     step = load_checkpoint(folder.checkpoint).step
-    command = shlex.join(["betavae-fast", "train", "--resume", str(folder.path), *options])
-    return f"the checkpoint of step {step} remains; go on with: {command}"
+    return f"the checkpoint of step {step} remains; go on with: {_resuming(folder, *options)}"
+
+
+def _resuming(folder: RunFolder, *options: str) -> str:
+    """The command that continues the run in ``folder``."""
+    return shlex.join(["betavae-fast", "train", "--resume", str(folder.path), *options])
 
 
 def _summarise(run: TrainedRun, console: Console) -> None:

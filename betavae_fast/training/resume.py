@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 from betavae_fast.data.errors import DatasetError
 from betavae_fast.data.identity import describe_difference
 from betavae_fast.data.images import ImageDataset
 from betavae_fast.files import remove_leftovers
+from betavae_fast.training.checked_json import RunFileError
 from betavae_fast.training.checkpoint import (
     Checkpoint,
     has_checkpoint,
     load_checkpoint,
     tidy_checkpoint,
 )
-from betavae_fast.training.config import TrainConfig
+from betavae_fast.training.config import OF_THE_MACHINE, TrainConfig
 from betavae_fast.training.device import resolve_device
 from betavae_fast.training.log import drop_entries_after
 from betavae_fast.training.precision import recorded_precision
 from betavae_fast.training.run_folder import (
     RunFolder,
     check_run,
+    exclusive,
     read_config,
     read_data_identity,
     write_config,
 )
 from betavae_fast.training.state import TrainState, prepare
-from betavae_fast.training.validation import check_unseen
+from betavae_fast.training.validation import check_unseen, out_of_patience
 
 
 def read_run(folder: RunFolder) -> tuple[TrainConfig, Checkpoint | None]:
@@ -40,6 +44,37 @@ def read_run(folder: RunFolder) -> tuple[TrainConfig, Checkpoint | None]:
         return read_config(folder), None
     checkpoint = load_checkpoint(folder.checkpoint)
     return checkpoint.config, checkpoint
+
+
+class Unfinished(NamedTuple):
+    """A run that has not taken all its steps, and that no process trains."""
+
+    folder: RunFolder
+    step: int
+
+
+def unfinished_alike(folders: Iterable[RunFolder], config: TrainConfig) -> Unfinished | None:
+    """The first unfinished run in ``folders`` that learns what ``config`` says; None if there is none.
+
+    A precision of "auto" may be another one in each run, so the precision is not compared.
+    """
+    for folder in folders:
+        try:
+            own, checkpoint = read_run(folder)
+            with exclusive(folder):
+                step = 0 if checkpoint is None else checkpoint.step
+        except (RunFileError, OSError):  # no run, a damaged one, or one in use
+            continue
+        best = None if checkpoint is None else checkpoint.best
+        if step < own.steps and not out_of_patience(own, best) and _learns(own) == _learns(config):
+            return Unfinished(folder, step)
+    return None
+
+
+def _learns(config: TrainConfig) -> dict[str, Any]:
+    """The settings that say what a run learns."""
+    others = (*OF_THE_MACHINE, "precision")
+    return {name: value for name, value in config.entries().items() if name not in others}
 
 
 def resume(

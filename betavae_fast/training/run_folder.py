@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
@@ -87,7 +88,7 @@ def create_run_folder(
     Raises: FileExistsError if ``out`` is a file or a folder with something in it.
     """
     if out is None:
-        path = _first_free(Path("runs") / f"{Path(config.data).stem}-{config.architecture}")
+        path = _first_free(_default_path(config))
     else:
         path = out
         check_new(path)
@@ -123,6 +124,13 @@ def check_new(path: Path) -> None:
     """
     remove_leftovers(path)
     check_empty(path)
+
+
+def runs_before(folder: RunFolder, config: TrainConfig) -> list[RunFolder]:
+    """The folders whose names come before the one that ``create_run_folder`` has chosen for ``folder``, latest first."""
+    first = _default_path(config)
+    number = int(folder.path.name.removeprefix(f"{first.name}-") if folder.path != first else 1)
+    return [RunFolder(_numbered(first, earlier)) for earlier in range(number - 1, 0, -1)]
 
 
 def copy_run(source: RunFolder, out: Path) -> RunFolder:
@@ -226,9 +234,13 @@ def check_empty(path: Path) -> None:
         raise FileExistsError(f"{path} already exists and is not an empty folder; choose another folder")
 
 
+def _default_path(config: TrainConfig) -> Path:
+    return Path("runs") / f"{Path(config.data).stem}-{config.architecture}"
+
+
 def _first_free(path: Path) -> Path:
-    candidate, number = path, 1
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.name}-{number}")
-    return candidate
+    return next(found for number in count(1) if not (found := _numbered(path, number)).exists())
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path if number == 1 else path.with_name(f"{path.name}-{number}")
