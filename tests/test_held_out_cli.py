@@ -123,9 +123,9 @@ def test_images_that_have_moved_are_a_note(capfd):
         (["--validation=nan"], "validation must be a fraction above 0 and below 1, or a path; got nan"),
         (["--validation=0.001"], "validation 0.001 of 80 images holds out 0 of them"),
         (["--validation=nowhere.npy"], "nowhere.npy"),
-        (["--validation=0.9"], "batch_size 16 is larger than the data set, which has 8 images to train on"),
+        (["--validation=0.9"], "--batch-size 16 is larger than the data set, which has 8 images to train on"),
         (["--patience=3"], "patience is 3, so validation must be given"),
-        (["--validation=0.2", "--validation-every=0"], "validation_every must be at least 1, got 0"),
+        (["--validation=0.2", "--validation-every=0"], "--validation-every must be at least 1, got 0"),
     ],
 )
 def test_wrong_arguments_are_one_line(capfd, arguments, message):
@@ -141,7 +141,7 @@ def test_wrong_numbers_of_codes_are_one_line(capfd, samples):
     capfd.readouterr()
     assert run("evaluate", "run", f"--importance-samples={samples}") == 2
     error = capfd.readouterr().err
-    assert "importance_samples must be" in error and error.count("\n") == 1
+    assert "--importance-samples must be" in error and error.count("\n") == 1
 
 
 def test_a_sweep_holds_images_out(capfd):

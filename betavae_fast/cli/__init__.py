@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import typer
+from typer.main import get_command
 
 from betavae_fast.cli import bench, encode, evaluate, export, info, sample, sweep, train, traverse
-from betavae_fast.cli.errors import INTERRUPTED, CommandError, reworded
+from betavae_fast.cli.errors import INTERRUPTED, CommandError, reworded, with_options
 from betavae_fast.training.launch import launched_rank
 
 _SPINS = "3000"  # about 0.1 ms; python -m benchmarks.busy measures their cost and gain
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         status = app(given, standalone_mode=False) or 0
     except CommandError as error:
-        _fail(str(error), error.exit_code)
+        _fail(with_options(str(error), _options(given[0])), error.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", INTERRUPTED)
     except OSError as error:
@@ -93,6 +94,12 @@ def _prepare() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # characters that the terminal's encoding lacks become "?"
     warnings.showwarning = lambda message, *_: _print_error(f"warning: {message}")
+
+
+def _options(command: str) -> dict[str, str]:
+    """The options of a command by the names of its parameters."""
+    found = get_command(app).commands[command]  # type: ignore[attr-defined]
+    return {one.name: one.opts[0] for one in found.params if one.opts[0].startswith("-")}
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:

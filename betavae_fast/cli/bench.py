@@ -51,7 +51,7 @@ def bench(
 
     console = Console(highlight=False)
     with usage_errors():
-        for name, value in (("batch", batch), ("latent-dim", latent_dim)):
+        for name, value in (("batch", batch), ("latent_dim", latent_dim)):
             at_least(1)(name, value)
         if not -(1 << 63) <= seed < 1 << 64:
             raise ValueError(f"seed must lie in [-2^63, 2^64), got {seed}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from betavae_fast.settings import did_you_mean
@@ -33,6 +33,34 @@ def reworded(message: str) -> str:
         meant = did_you_mean(wrong[1], re.findall(r"'([^']*)'", wrong[2]))
         return message.removesuffix(".") + meant if meant else message
     return message
+
+
+def with_options(message: str, options: Mapping[str, str]) -> str:
+    """``message`` with the options of a command where it names the parameters of Python functions.
+
+    A name of several words stands for its option wherever it is, also in a list. A name of one word may be an ordinary
+    word, so it must be the subject at the beginning of a sentence that says what is wrong with it.
+
+    Args:
+        options: for the name of each parameter its option.
+
+    >>> options = {"batch_size": "--batch-size", "steps": "--steps"}
+    >>> with_options("steps must be at least 1, got 0", options)
+    '--steps must be at least 1, got 0'
+    >>> with_options("batch_size 9 is too large, batch_size=8 (--batch-size 8) works", options)
+    '--batch-size 9 is too large, --batch-size 8 works'
+    """
+    name = "|".join(sorted(map(re.escape, options), key=len, reverse=True))
+    both = rf"\b({name})(?:=\S+)? \((-[^ )]+)([^)]*)\)"
+    message = re.sub(both, lambda m: m[2] + m[3] if m[2] == options[m[1]] else m[0], message)
+    listed = rf"(?<![\w/.-])(?:{name})(?:, (?:{name}))*(?![\w/=-]|\.\w)"
+    message = re.sub(
+        listed,
+        lambda m: ", ".join(options[word] for word in m[0].split(", ")) if "_" in m[0] else m[0],
+        message,
+    )
+    subject = rf"(?:^|(?<=: )|(?<=, so ))({name})(?= (?:must|cannot|is an option|is for|is written|has one value)\b)"
+    return re.sub(subject, lambda m: options[m[0]], message)
 
 
 @contextmanager

@@ -134,7 +134,7 @@ def resumed_run(
         if checkpoint is not None and 1 <= changes.get("steps", checkpoint.step) < checkpoint.step:
             raise ValueError(
                 f"{folder.path} is at step {checkpoint.step} already, so nothing is left to train up to step "
-                f"{changes['steps']}: more steps (--steps) go on"
+                f"{changes['steps']}: a larger number of steps (--steps) goes on"
             )
         writes = rank() == 0
         if writes:

@@ -383,7 +383,7 @@ def test_traverse_draws_a_still_and_a_moving_picture(runs, tmp_path, over):
         (["evaluate", "RUN", "--metrics=dcii"], "unsupervised, did you mean 'dci'?"),
         (["evaluate", "RUN", "--seed=-1"], "seed must be at least 0, got -1"),
         (["evaluate", "RUN", "--jobs=0"], "jobs must not be 0"),
-        (["evaluate", "RUN", "--dci-rows=0"], "dci_rows must be at least 1, got 0"),
+        (["evaluate", "RUN", "--dci-rows=0"], "--dci-rows must be at least 1, got 0"),
         (["evaluate", "RUN", "--images=0"], "images must be at least 1, got 0"),
         (["evaluate", "RUN", "--threads=0"], "this machine's CPUs, got 0"),
         (["evaluate", "RUN", "--device=abacus"], "'abacus'"),

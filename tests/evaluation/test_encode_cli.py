@@ -271,7 +271,7 @@ def test_codes_that_are_not_finite_are_refused(tmp_path):
             ["--out=c.npz", "--sampled", f"--seed={2**64}"],
             "seed must be in [0, 2^64), got 18446744073709551616",
         ),
-        (["--out=c.npz", "--batch-size=0"], "batch_size must be at least 1, got 0"),
+        (["--out=c.npz", "--batch-size=0"], "--batch-size must be at least 1, got 0"),
         (["--out=c.npz", "--precision=fp8"], "fp8"),
         (["--out=c.npz", "--data=nowhere.npy"], "nowhere.npy"),
         (["--out=c.npz", "--data=wide.npy"], "takes images of shape (1, 8, 8), but"),

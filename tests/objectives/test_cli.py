@@ -48,7 +48,7 @@ def exit_code(*options: str) -> int:
             {"capacity_weight": 9.0},
             {"capacity": 1.5},
         ),
-        ("free-bits --free-bits=0.5", {"free_bits": 0.5}, {"charged_kl": 1.0}),
+        ("free-bits --free-bits=0.5", {"--free-bits": 0.5}, {"charged_kl": 1.0}),
         (
             "lagrangian --kl-limit=3 --multiplier-lr=0.1",
             {"multiplier_lr": 0.1},
@@ -98,19 +98,22 @@ def test_it_trains_and_writes_down_what_it_was_told_and_saw(in_tmp_path, capfd, 
     "options, message",
     [
         (["--objective=gamma"], "gamma"),
-        (["--objective=btcvae", "--beta=4"], "beta is an option of objective beta, not of objective btcvae"),
+        (
+            ["--objective=btcvae", "--beta=4"],
+            ": --beta is an option of objective beta, not of objective btcvae",
+        ),
         (
             ["--tc-weight=4"],
-            "tc_weight is an option of objective btcvae and factorvae, not of objective beta, which has beta,",
+            "--tc-weight is an option of objective btcvae and factorvae, not of objective beta, which has --beta, --",
         ),
-        (["--objective=geco"], "objective geco needs reconstruction_limit"),
+        (["--objective=geco"], "objective geco needs --reconstruction-limit"),
         (
             ["--objective=capacity", "--free-bits=1"],
-            "free_bits is an option of objective free-bits, not of objective capacity",
+            "--free-bits is an option of objective free-bits, not of objective capacity",
         ),
         (
             ["--objective=beta-per-dim", "--betas=1,x"],
-            "betas must be numbers with commas between them, got '1,x'",
+            ": --betas must be numbers with commas between them, got '1,x'",
         ),
         (
             ["--objective=beta-per-dim", "--betas=1"],
@@ -118,7 +121,7 @@ def test_it_trains_and_writes_down_what_it_was_told_and_saw(in_tmp_path, capfd, 
         ),
         (
             ["--objective=free-bits", "--free-bits=-1"],
-            "free_bits must be a finite number of at least 0, got -1.0",
+            "--free-bits must be a finite number of at least 0, got -1.0",
         ),
         (["--beta-cycle=4"], "a cycle of 4 steps needs a warmup of 1 to 4, got 0"),
     ],

@@ -152,4 +152,4 @@ def test_what_cannot_be_trained_side_by_side_is_named(count, devices, message) -
 def test_the_command_line_refuses_it_on_a_cpu(data: Path, tmp_path: Path) -> None:
     done = run([f"--data={data}", "--device=cpu", "--side-by-side=2"], tmp_path / "sweep")
     assert done.returncode == 2 and not (tmp_path / "sweep").exists()
-    assert "side_by_side 2 needs a GPU" in done.stderr
+    assert "--side-by-side 2 needs a GPU" in done.stderr

@@ -57,7 +57,7 @@ def test_the_same_command_trains_nothing_again(undisturbed: Path, data: Path) ->
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["--batch-size=4"], "holds a run with batch_size 8; give the sweep another --out"),
+        (["--batch-size=4"], "holds a run with --batch-size 8; give the sweep another --out"),
         (["--steps=20"], "holds a run with 30 steps; give the sweep another --out"),
         (["--data=nowhere.npy"], "nowhere.npy"),
         (["--jobs=0"], "jobs must be at least 1, got 0"),
