@@ -25,6 +25,8 @@ from functools import cache
 from math import isfinite
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, Union, get_args, get_origin, get_type_hints
 
+from betavae_fast.choices import Likelihood
+
 Check: TypeAlias = Callable[[str, Any], None]
 """A function of a setting's name and value that raises ValueError, with both in its message, for a value out of range."""
 
@@ -153,6 +155,13 @@ def positive(name: str, value: float) -> None:
     """Raise ValueError unless ``value`` is finite and above 0."""
     if not (isfinite(value) and value > 0):
         raise ValueError(f"{name} must be a finite positive number, got {value}")
+
+
+def check_scale(likelihood: Likelihood, scale: float) -> None:
+    """Raise ValueError for a scale that is not positive, or one of a Bernoulli likelihood, which has none."""
+    positive("scale", scale)
+    if likelihood == "bernoulli" and scale != 1.0:
+        raise ValueError(f"a Bernoulli likelihood has no scale, got scale={scale}")
 
 
 def fraction(name: str, value: float) -> None:

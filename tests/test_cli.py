@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 import shutil
@@ -24,8 +25,10 @@ from betavae_fast.training.config import TrainConfig
 from betavae_fast.training.log import read_log
 from betavae_fast.training.run import new_run
 from betavae_fast.training.run_folder import RunFolder, exclusive
+from betavae_fast.training.trained_run import open_run
 from tests import PATIENCE
 from tests.backends import ROOT
+from tests.commands import run
 
 COMMAND = [sys.executable, "-m", "betavae_fast"]
 PICTURES = ("reconstructions.png", "traversal.png", "capacity.png")
@@ -255,6 +258,8 @@ def test_a_run_at_work_is_one_line(finished_run, capfd):
         (["--no-such-option"], "--no-such-option"),
         (["--architecture", "vgg"], "vgg"),
         (["--likelihood", "poisson"], "poisson"),
+        (["--likelihood", "gaussian", "--scale", "0"], "scale must be a finite positive number, got 0.0"),
+        (["--scale", "0.1"], "a Bernoulli likelihood has no scale, got scale=0.1"),
         (["--device", "abacus"], "'abacus'"),
         (["--backend", "abacus"], "'abacus'"),
         (["--batch-size", "65"], "--batch-size 65 is larger than the data set, which has 64 images"),
@@ -459,3 +464,21 @@ def test_info_lists_every_backend(capfd):
     assert exit_.value.code == 0
     for word in ("torch", "python", "reference", "eager", "cpp", "triton", "cuda"):
         assert word in output
+
+
+def test_the_scale_of_the_density_is_that_of_the_loss_and_of_the_model(in_tmp_path, capfd):
+    """A hundredth of the squared error's width: the constant of the density alone tells the scales apart."""
+    rng = np.random.default_rng(0)
+    np.save("grey.npy", rng.integers(0, 256, (64, 16, 16), dtype=np.uint8))
+    told = ["--data=grey.npy", "--likelihood=gaussian", "--steps=4", "--batch-size=16", "--latent-dim=3"]
+    for scale in ("1", "0.01"):
+        assert run("train", *told, f"--scale={scale}", f"--out={scale}") == 0
+    printed = capfd.readouterr().out
+    assert "gaussian of scale 0.01" in printed and "gaussian of scale 1" not in printed
+    assert "What would help:" in printed and "--scale 0.1 opens more channels" in printed
+    wide, narrow = (json.loads((Path(scale) / "summary.json").read_text()) for scale in ("1", "0.01"))
+    constant = 256 * 0.5 * math.log(2 * math.pi)
+    assert wide["least_reconstruction"] == pytest.approx(constant, rel=1e-5)
+    assert narrow["least_reconstruction"] == pytest.approx(constant + 256 * math.log(0.01), rel=1e-5)
+    assert read_log(RunFolder(Path("0.01")).metrics)[-1].reconstruction > 1e4  # squared errors over 2 × 1e-4
+    assert open_run("0.01").model.scale == 0.01

@@ -21,7 +21,7 @@ from betavae_fast.cli.options import (
     chosen_metrics,
     whole_numbers,
 )
-from betavae_fast.cli.output import counting, print_scores
+from betavae_fast.cli.output import counting, print_advice, print_scores
 from betavae_fast.evaluation import DCI_ROWS, IMPORTANCE_IMAGES
 from betavae_fast.settings import at_least
 
@@ -97,6 +97,7 @@ def evaluate(
 
     from betavae_fast.data.identity import describe_difference
     from betavae_fast.evaluation import report
+    from betavae_fast.evaluation.advice import advice
     from betavae_fast.evaluation.evaluate import evaluate as measure
     from betavae_fast.training.precision import dtype_of
     from betavae_fast.training.process import set_threads
@@ -161,6 +162,7 @@ def evaluate(
         except (ValueError, OSError) as error:
             raise CommandError(f"{run.folder.path}: {error}") from error
         _print(console, evaluation)
+        print_advice(console, advice(evaluation.summary, run.history, run.config))
         console.print(f"Report: {written}")
         done.append((run, evaluation))
     if len(done) > 1:

@@ -106,12 +106,20 @@ def print_summary(console: Console, summary: Summary) -> None:
     console.print(
         f"Reconstruction loss, nats an image: {summary.reconstruction:.1f} at the mean code (z = μ), "
         f"{summary.sampled_reconstruction:.1f} at a sampled code as in training; "
-        f"{summary.mean_image_reconstruction:.1f} for the mean image"
+        f"{summary.mean_image_reconstruction:.1f} for the mean image, {summary.least_reconstruction:.1f} at least"
     )
     console.print(
         f"Loss at β = 1 (−ELBO): {summary.negative_elbo:.1f} nats an image, the reconstruction loss at a sampled code "
         f"and the KL of {summary.kl:.1f}; all over {summary.images:,} images"
     )
+
+
+def print_advice(console: Console, sentences: Sequence[str]) -> None:
+    """Print what would help a run, if there is anything."""
+    if sentences:
+        console.print("What would help:")
+    for sentence in sentences:
+        console.print(f"- {sentence}")
 
 
 def print_scores(console: Console, rows: Sequence[ScoreRow]) -> None:

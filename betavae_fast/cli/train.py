@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from betavae_fast.cli.errors import INTERRUPTED, CommandError, usage_errors
-from betavae_fast.cli.output import images_in_words, print_summary, progress
+from betavae_fast.cli.output import images_in_words, print_advice, print_summary, progress
 from betavae_fast.objectives import options
 from betavae_fast.objectives.options import OBJECTIVES, BetaOptions
 from betavae_fast.settings import Declared, declared, flag
@@ -196,7 +196,7 @@ def _run(state: TrainState, folder: RunFolder | None, alike: Unfinished | None) 
     console.print(f"Data: {state.dataset!r}")
     processes = f" in {world_size()} processes" if world_size() > 1 else ""
     console.print(
-        f"Model: {config.architecture}, {config.latent_dim} channels, {config.likelihood}, "
+        f"Model: {config.architecture}, {config.latent_dim} channels, {config.describe_likelihood()}, "
         f"{config.describe_objective()}; {config.steps} steps of {config.batch_size} images{processes} on {state.device} "
         f"in {str(state.precision).removeprefix('torch.')}"
     )
@@ -271,6 +271,7 @@ def _resuming(folder: RunFolder, *options: str) -> str:
 def _summarise(run: TrainedRun, console: Console) -> None:
     """Write the run's summary, draw its pictures, and say what was learned and what to type next."""
     from betavae_fast.evaluation import report
+    from betavae_fast.evaluation.advice import advice
     from betavae_fast.evaluation.glance import GLANCE_IMAGES, glance
 
     summary = report.write_summary(run)
@@ -281,6 +282,7 @@ def _summarise(run: TrainedRun, console: Console) -> None:
         console.print(f"What was learned, by the codes of {images_in_words(count)}:")
         for sentence in learned.sentences:
             console.print(f"- {sentence}")
+    print_advice(console, advice(summary, run.history, run.config))
     console.print("What to type next:")
     for words, what in _next(run):
         console.print(f"  {shlex.join(['betavae-fast', *words])}  # {what}")

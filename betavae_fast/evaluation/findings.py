@@ -25,13 +25,25 @@ def use_of_channels(summary: Summary) -> str:
 
 
 def reconstruction(summary: Summary) -> str:
-    """The sentence about the reconstruction loss at mean and sampled codes, and the loss at β = 1."""
-    gained = 1 - summary.reconstruction / summary.mean_image_reconstruction
+    """The sentences about the reconstruction loss at mean and sampled codes, and the loss at β = 1."""
+    mean_image, least = summary.mean_image_reconstruction, summary.least_reconstruction
+    if least < 0.05:  # binary pixels
+        gained = 1 - summary.reconstruction / mean_image
+        where = (
+            f"{abs(gained):.0%} {'below' if gained >= 0 else 'above'} the {mean_image:.1f} nats of a model that always "
+            "outputs the mean image"
+        )
+    elif summary.explained < 0:
+        where = f"above the {mean_image:.1f} nats of a model that always outputs the mean image"
+    else:  # a density has a constant, and grey pixels have an entropy, which would hide what was gained
+        where = (
+            f"{summary.explained:.0%} of the way from the {mean_image:.1f} nats of a model that always outputs the mean "
+            f"image to the {least:.1f} nats of a perfect one"
+        )
     return (
-        f"The reconstruction loss at the mean code is {summary.reconstruction:.1f} nats per image, {abs(gained):.0%} "
-        f"{'below' if gained >= 0 else 'above'} the {summary.mean_image_reconstruction:.1f} nats of a model that always "
-        f"outputs the mean image. At a sampled code, as in training, it is {summary.sampled_reconstruction:.1f} nats; "
-        f"with the KL that makes a loss of {summary.negative_elbo:.1f} nats at β = 1 (−ELBO)."
+        f"The reconstruction loss at the mean code is {summary.reconstruction:.1f} nats per image, {where}. At a sampled "
+        f"code, as in training, it is {summary.sampled_reconstruction:.1f} nats; with the KL that makes a loss of "
+        f"{summary.negative_elbo:.1f} nats at β = 1 (−ELBO)."
     )
 
 

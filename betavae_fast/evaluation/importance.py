@@ -19,7 +19,7 @@ from betavae_fast.evaluation.packed_network import pack, side_by_side
 from betavae_fast.functional import bernoulli_nll, gaussian_nll, laplace_nll, reparameterize
 from betavae_fast.nn import BetaVAE
 from betavae_fast.ops.reductions import widest_dtype
-from betavae_fast.settings import at_least
+from betavae_fast.settings import at_least, check_scale
 from betavae_fast.training.precision import autocast
 
 # Codes decoded at a time. Fastest as measured on a CPU, where a part's activations stay in a core's cache.
@@ -60,7 +60,7 @@ def importance_weighted_bound(
     images: Tensor | NDArray[Any],
     k: int,
     *,
-    scale: float = 1.0,
+    scale: float | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     precision: torch.dtype = torch.float32,
@@ -80,7 +80,7 @@ def importance_weighted_bound(
             point, from 0 to 1 for a Bernoulli likelihood. Those of a binary set should be bool, or uint8 0 and
             1: the likelihood of a grey pixel is a cross-entropy, and the bound is then none of a density.
         k: codes drawn for each image.
-        scale: width of a Gaussian or Laplace likelihood, as in :class:`betavae_fast.BetaVAELoss`.
+        scale: width of a Gaussian or Laplace likelihood; None: the model's.
         seed: seed of the codes.
         batch_size: codes decoded at a time; by default a number that suits the device.
         precision: dtype of the networks' arithmetic, float32 or bfloat16.
@@ -99,8 +99,8 @@ def importance_weighted_bound(
     pixels = as_batch(images, model)
     if len(pixels) == 0:
         raise ValueError("images must be at least one, got none")
-    if model.likelihood == "bernoulli" and scale != 1.0:
-        raise ValueError(f"a Bernoulli likelihood has no scale, got scale={scale}")
+    scale = model.scale if scale is None else scale
+    check_scale(model.likelihood, scale)
     if pixels.is_floating_point():
         low, high = (0.0, 1.0) if model.likelihood == "bernoulli" else (-float("inf"), float("inf"))
         if not bool((pixels.isfinite() & (pixels >= low) & (pixels <= high)).all()):

@@ -23,6 +23,7 @@ from torch import Tensor
 from betavae_fast import __version__
 from betavae_fast.data.images import ImageDataset
 from betavae_fast.evaluation import FORMAT, TRAVERSAL_EXTENT, TRAVERSED_CHANNELS, pictures
+from betavae_fast.evaluation.advice import advice
 from betavae_fast.evaluation.explorer import explorer
 from betavae_fast.evaluation.findings import reconstruction, use_of_channels
 from betavae_fast.evaluation.learned import RULE
@@ -110,7 +111,7 @@ def write(
         title=f"Is it disentangled? {run.folder.path.resolve().name if name is None else name}",
         settings={
             "data": config.data,
-            "model": f"{config.architecture}, {config.latent_dim} channels, {config.likelihood}",
+            "model": f"{config.architecture}, {config.latent_dim} channels, {config.describe_likelihood()}",
             "objective": config.describe_objective(),
             "trained": f"{run.step:,} steps of {config.batch_size} images, seed {config.seed}",
             "measured on": _measured(evaluation),
@@ -118,6 +119,7 @@ def write(
         evaluation=evaluation,
         use_of_channels=use_of_channels(summary),
         reconstruction=reconstruction(summary),
+        advice=advice(summary, run.history, config),
         learned=list(zip(learned.channels, map(_png_uri, drawn_strips), strict=True)),
         rest=learned.rest,
         explorer=explorer(run.model, starts, [row.channel for row in learned.channels], names),

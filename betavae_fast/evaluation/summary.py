@@ -12,6 +12,7 @@ from betavae_fast.choices import ACTIVE_NATS
 from betavae_fast.data.images import ImageDataset
 from betavae_fast.functional import reparameterize
 from betavae_fast.nn import BetaVAE, ReconstructionLoss, split_kl
+from betavae_fast.nn.pixels import to_float
 from betavae_fast.training.log import LogEntry
 
 _BATCH = 256
@@ -42,8 +43,20 @@ class Summary:
     sampled_reconstruction: float  # −log p(x | z), z ~ q(z | x): at a sampled code, one for each image
     negative_elbo: float  # sampled_reconstruction + kl: the loss of a VAE with β = 1
     mean_image_reconstruction: float  # the same for a model whose output is always the data's mean image
+    # The same for a model whose output is the image itself. It is 0 for binary pixels under a Bernoulli likelihood.
+    least_reconstruction: float
     kl: float
     channels: list[Channel]  # sorted by KL, largest first
+
+    @property
+    def explained(self) -> float:
+        """The share of the way from the mean image's loss to the least one that the model has come.
+
+        It is below 0 if the model is worse than the mean image.
+        """
+        gained = self.mean_image_reconstruction - self.reconstruction
+        possible = self.mean_image_reconstruction - self.least_reconstruction
+        return gained / possible if possible > 0 else 0.0
 
     @property
     def used(self) -> list[Channel]:
@@ -71,12 +84,12 @@ def summarise(
     device = next(model.parameters()).device
     dataset = dataset.to(device)
     indices = choose_among(dataset, among, max_images).to(device)
-    likelihood = ReconstructionLoss(model.likelihood)
+    likelihood = ReconstructionLoss(model.likelihood, scale=model.scale)
     mean_image = _as_decoded(dataset.mean_image(), model)
 
-    # ``sums``: reconstruction loss at the mean code, at a sampled code and of the mean image; ``parts``: the two parts of
-    # each channel's KL.
-    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    # ``sums``: reconstruction loss at the mean code, at a sampled code, of the mean image and of the images themselves;
+    # ``parts``: the two parts of each channel's KL.
+    sums = torch.zeros(4, dtype=torch.float64, device=device)
     parts = torch.zeros(2, model.latent_dim, dtype=torch.float64, device=device)
     for number, chosen in enumerate(torch.split(indices, _BATCH)):
         images = dataset.gather(chosen)
@@ -85,15 +98,16 @@ def summarise(
         z = reparameterize(
             out.mu, logvar, seed=_NOISE_SEED, first_row=number * _BATCH, backend=model.latent.backend
         )
-        outputs = (out.decoded, model.decode(z), mean_image.expand(out.decoded.shape))
+        itself = _as_decoded(to_float(images), model)
+        outputs = (out.decoded, model.decode(z), mean_image.expand(out.decoded.shape), itself)
         losses = [likelihood(output, images) for output in outputs]
         sums += len(chosen) * torch.stack(losses).double()
         parts += len(chosen) * torch.stack(split_kl(out.mu, logvar)).double()
 
-    reconstruction, sampled, baseline = (sums / len(indices)).tolist()
+    reconstruction, sampled, baseline, least = (sums / len(indices)).tolist()
     channels = _sorted_channels((parts / len(indices)).T.tolist())
     kl = sum(channel.kl for channel in channels)
-    return Summary(len(indices), reconstruction, sampled, sampled + kl, baseline, kl, channels)
+    return Summary(len(indices), reconstruction, sampled, sampled + kl, baseline, least, kl, channels)
 
 
 def channels_of(entry: LogEntry) -> list[Channel]:

@@ -99,6 +99,7 @@ def to_run(
         architecture=model.architecture,
         latent_dim=model.latent_dim,
         likelihood=model.likelihood,
+        scale=model.scale,
         **{"precision": "fp32", **settings},
     )
     dataset = load_images(config)

@@ -35,7 +35,7 @@ class LitBetaVAE(lightning.LightningModule):
     like the targets of :class:`betavae_fast.BetaVAELoss`.
 
     Args:
-        image_shape, latent_dim, architecture, likelihood: as in :class:`betavae_fast.BetaVAE`.
+        image_shape, latent_dim, architecture, likelihood, scale: as in :class:`betavae_fast.BetaVAE`.
         beta: weight of the KL.
         lr: Adam's step size.
     """
@@ -48,12 +48,13 @@ class LitBetaVAE(lightning.LightningModule):
         *,
         architecture: Architecture = "burgess",
         likelihood: Likelihood = "bernoulli",
+        scale: float = 1.0,
         lr: float = 1e-3,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.model = BetaVAE(image_shape, latent_dim, architecture, likelihood=likelihood)
-        self.criterion = BetaVAELoss(beta, likelihood)
+        self.model = BetaVAE(image_shape, latent_dim, architecture, likelihood=likelihood, scale=scale)
+        self.criterion = BetaVAELoss(beta, likelihood, scale=scale)
         self.lr = lr
 
     def training_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int) -> dict[str, Tensor]:

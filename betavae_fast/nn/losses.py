@@ -10,7 +10,7 @@ from betavae_fast.choices import Likelihood
 from betavae_fast.functional import PackedBits, bernoulli_nll, gaussian_nll, laplace_nll
 from betavae_fast.nn.pixels import TargetCheck
 from betavae_fast.ops.backends import Backend
-from betavae_fast.settings import not_negative, positive
+from betavae_fast.settings import check_scale, not_negative
 
 
 class LossOutput(NamedTuple):
@@ -48,9 +48,7 @@ class ReconstructionLoss(nn.Module):
             raise ValueError(
                 f"likelihood must be one of {', '.join(get_args(Likelihood))}; got {likelihood!r}"
             )
-        positive("scale", scale)
-        if likelihood == "bernoulli" and scale != 1.0:
-            raise ValueError(f"a Bernoulli likelihood has no scale, got scale={scale}")
+        check_scale(likelihood, scale)
         self.likelihood: Likelihood = likelihood
         self.scale = scale
         self.backend: Backend = backend

@@ -15,6 +15,7 @@ from betavae_fast.nn.initialization import initialize
 from betavae_fast.nn.latent import GaussianLatent, LatentOutput
 from betavae_fast.nn.pixels import to_float
 from betavae_fast.ops.backends import Backend
+from betavae_fast.settings import check_scale
 
 
 class BetaVAEOutput(NamedTuple):
@@ -38,11 +39,12 @@ class BetaVAE(nn.Module):
             et al. 2017).
         likelihood: meaning of the decoder's output, as in :class:`betavae_fast.BetaVAELoss`; here only
             :meth:`pixels` and :meth:`sample` depend on it.
+        scale: width of a Gaussian or Laplace likelihood, for the losses that are measured on the model.
         initialization: rule for the initial weights: "torch", "glorot" or "kaiming", as in
             :func:`betavae_fast.nn.initialize`.
         logvar_range, backend: passed to :class:`betavae_fast.GaussianLatent`.
 
-    Raises: ValueError for a size or a name the architecture cannot take.
+    Raises: ValueError for a size or a name the architecture cannot take, or a scale that the likelihood cannot.
 
     >>> vae = BetaVAE((1, 32, 32), latent_dim=4)
     >>> vae(torch.zeros(2, 1, 32, 32, dtype=torch.uint8)).decoded.shape
@@ -56,6 +58,7 @@ class BetaVAE(nn.Module):
         architecture: Architecture = "burgess",
         *,
         likelihood: Likelihood = "bernoulli",
+        scale: float = 1.0,
         initialization: Initialization = "torch",
         logvar_range: tuple[float, float] | None = None,
         backend: Backend = "auto",
@@ -65,11 +68,13 @@ class BetaVAE(nn.Module):
             raise ValueError(
                 f"likelihood must be one of {', '.join(get_args(Likelihood))}; got {likelihood!r}"
             )
+        check_scale(likelihood, scale)
         channels, height, width = image_shape
         self.image_shape = (channels, height, width)
         self.latent_dim = latent_dim
         self.architecture: Architecture = architecture
         self.likelihood: Likelihood = likelihood
+        self.scale = scale
         self.encoder, self.decoder = build(architecture, self.image_shape, latent_dim)
         if initialization != "torch":  # torch's layers have drawn their weights themselves
             initialize(self.encoder, initialization)
@@ -151,6 +156,7 @@ class BetaVAE(nn.Module):
             "latent_dim": self.latent_dim,
             "architecture": self.architecture,
             "likelihood": self.likelihood,
+            "scale": self.scale,
             "logvar_range": self.latent.logvar_range,
         }
 

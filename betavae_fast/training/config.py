@@ -10,7 +10,7 @@ from betavae_fast import settings
 from betavae_fast.choices import Architecture, Initialization, Likelihood, LrSchedule, Precision
 from betavae_fast.objectives import options
 from betavae_fast.objectives.options import BetaOptions, BetaPerDimOptions, ObjectiveOptions
-from betavae_fast.settings import Setting, at_least, positive
+from betavae_fast.settings import Setting, at_least, check_scale, positive
 from betavae_fast.training import recipes
 
 RESUMABLE = (
@@ -114,6 +114,13 @@ class TrainConfig:
     latent_dim: Annotated[int, Setting("Number of latent channels.", at_least(1))] = 10
     initialization: Annotated[Initialization, Setting("Rule for the initial weights.")] = "torch"
     likelihood: Annotated[Likelihood, Setting("Likelihood of the pixels.")] = "bernoulli"
+    scale: Annotated[
+        float,
+        Setting(
+            "Width of a Gaussian or Laplace likelihood of pixels in [0, 1]. A tenth weighs pixels 100 times as much.",
+            positive,
+        ),
+    ] = 1.0
     objective: ObjectiveOptions = field(default_factory=BetaOptions)
     batch_size: Annotated[
         int | Literal["auto"],
@@ -188,6 +195,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         settings.check(self)
+        check_scale(self.likelihood, self.scale)
         for name in ("validation_every", "patience"):
             if self.validation is None and (value := getattr(self, name)) is not None:
                 raise ValueError(f"{name} is {value}, so validation must be given")
@@ -205,6 +213,14 @@ class TrainConfig:
                 raise ValueError(
                     f"betas must have one weight for each of {self.latent_dim} latent dims, got {weights}"
                 )
+
+    def describe_likelihood(self) -> str:
+        """The likelihood in words, with its scale if it is not 1.
+
+        >>> TrainConfig(likelihood="gaussian", scale=0.1).describe_likelihood()
+        'gaussian of scale 0.1'
+        """
+        return self.likelihood if self.scale == 1.0 else f"{self.likelihood} of scale {self.scale:g}"
 
     def entries(self) -> dict[str, Any]:
         """All settings by their names on the command line, as config.json holds them.

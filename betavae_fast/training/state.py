@@ -104,6 +104,7 @@ def prepare(config: TrainConfig, dataset: ImageDataset, unseen: ImageDataset | N
             config.latent_dim,
             config.architecture,
             likelihood=config.likelihood,
+            scale=config.scale,
             initialization=config.initialization,
             backend=cast(Backend, config.backend),  # checked above
         )
@@ -114,7 +115,9 @@ def prepare(config: TrainConfig, dataset: ImageDataset, unseen: ImageDataset | N
             backend=config.backend,
         )
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    reconstruction = ReconstructionLoss(config.likelihood, backend=cast(Backend, config.backend))
+    reconstruction = ReconstructionLoss(
+        config.likelihood, scale=config.scale, backend=cast(Backend, config.backend)
+    )
     dataset = dataset.to(device)
     held_out = held_out_images(config, dataset, unseen)
     batch_size, precision, why = config.batch_size, config.precision, ""

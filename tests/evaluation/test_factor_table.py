@@ -27,7 +27,7 @@ def table_and_codes():
 def told_of(table: FactorTable | None, *active: bool) -> list[str]:
     """The findings about a model of which these channels are in use."""
     channels = [Channel(index, 2.0, 1.0, 1.0, on) for index, on in enumerate(active)]
-    summary = Summary(128, 60.0, 70.0, 76.0, 100.0, 6.0, channels)
+    summary = Summary(128, 60.0, 70.0, 76.0, 100.0, 0.0, 6.0, channels)
     return findings(summary, what_was_learned(summary, table))
 
 

@@ -18,7 +18,7 @@ from betavae_fast.evaluation.learned import what_was_learned
 from betavae_fast.evaluation.summary import Channel, Summary, choose_images
 from tests.evaluation.grid import Squares
 
-SUMMARY = Summary(128, 60.0, 70.0, 76.0, 100.0, 6.0, [Channel(i, 2.0, 1.0, 1.0, True) for i in range(2)])
+SUMMARY = Summary(128, 60.0, 70.0, 76.0, 100.0, 0.0, 6.0, [Channel(i, 2.0, 1.0, 1.0, True) for i in range(2)])
 
 
 def codes_of(dataset: Squares, indices: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ def learned(*shares: tuple[float, float, float], used: int | None = None) -> Lea
     """Name the channels of a model with these shares, of which the first ``used`` are in use."""
     count = len(shares) if used is None else used
     channels = [Channel(i, 3.0 - 0.5 * i, 2.0, 1.0 - 0.5 * i, i < count) for i in range(len(shares))]
-    summary = Summary(128, 60.0, 70.0, 76.0, 100.0, 6.0, channels)
+    summary = Summary(128, 60.0, 70.0, 76.0, 100.0, 0.0, 6.0, channels)
     table = FactorTable(NAMES, np.zeros((1, 3), dtype=int), np.array(shares), (), ())
     return what_was_learned(summary, table)
 
@@ -106,7 +106,7 @@ def test_without_factors_the_rows_are_the_channels_by_their_kls():
         Channel(0, 1.5, 1.0, 0.5, True),
         Channel(1, 0.0, 0.0, 0.0, False),
     ]
-    found = what_was_learned(Summary(128, 60.0, 70.0, 73.5, 100.0, 3.5, channels), None)
+    found = what_was_learned(Summary(128, 60.0, 70.0, 73.5, 100.0, 0.0, 3.5, channels), None)
     assert [row.sentence for row in found.channels] == [
         "Channel 2 carries 2.0 nats.",
         "Channel 0 carries 1.5 nats.",

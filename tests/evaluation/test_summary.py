@@ -70,8 +70,28 @@ def test_losses_are_means_over_all_images(dataset, likelihood):
     assert summary.images == N
     assert summary.reconstruction == pytest.approx(nll(model.pixels(decoded)), rel=1e-5)
     assert summary.mean_image_reconstruction == pytest.approx(nll(images.mean(0)), rel=1e-4)
+    assert summary.least_reconstruction == pytest.approx(nll(images), rel=1e-4)
+    assert summary.least_reconstruction < summary.mean_image_reconstruction
     mu, logvar = model.encode(images.float())
     assert summary.kl == pytest.approx(gaussian_kl(mu, logvar, reduction="batchmean").item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "laplace"])
+def test_the_losses_are_those_of_the_models_scale(dataset, likelihood):
+    model = make_model(likelihood)
+    model.scale = 0.1
+    images = dataset.gather(choose_images(N, N))
+    loss = BetaVAELoss(beta=1.0, likelihood=likelihood, scale=0.1)
+    summary = summarise(model, dataset)
+    with torch.no_grad():
+        out = model(images)
+        assert summary.reconstruction == pytest.approx(
+            loss(out.decoded, images, out.kl).reconstruction.item(), rel=1e-5
+        )
+    assert summary.explained == pytest.approx(
+        (summary.mean_image_reconstruction - summary.reconstruction)
+        / (summary.mean_image_reconstruction - summary.least_reconstruction)
+    )
 
 
 @pytest.mark.parametrize("logvar_range", [None, (-0.5, 2.0)])
