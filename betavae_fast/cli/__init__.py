@@ -42,12 +42,12 @@ for panel, commands in _PANELS.items():
 _START = """\
 betavae-fast trains β-VAEs and shows what they learn. What to type next:
 
-  betavae-fast train --recipe dsprites                    train within minutes
-  betavae-fast train --data FOLDER --likelihood gaussian  train on your images
-  betavae-fast evaluate RUN                               see what was learned
-  betavae-fast bench                                      measure the speedup
-  betavae-fast info                                       see which backends run
-  betavae-fast --help                                     see all commands
+  betavae-fast train --recipe dsprites  # train on rendered sprites, minutes on two CPU cores
+  betavae-fast train --data FOLDER --likelihood gaussian --scale 0.1  # train on your images
+  betavae-fast evaluate RUN  # see what the channels of a run mean, in one page
+  betavae-fast bench  # measure what the fused operations gain on this machine
+  betavae-fast info  # see which backends run here
+  betavae-fast --help  # see all commands
 """
 
 
