@@ -186,7 +186,7 @@ def test_a_new_run_names_an_unfinished_one_of_the_same_settings(in_tmp_path, cap
     words = "has the same settings"
     for others in ("--out=elsewhere", "--seed=1", "--steps=4"):
         assert words not in trained(others)
-    with exclusive(folder):  # it is trained now
+    with exclusive(folder.path):  # it is trained now
         assert words not in trained()
     out, step = trained(), load_checkpoint(folder.checkpoint).step
     assert "Run folder: runs/tiny-mlp-5\n" in out
@@ -245,7 +245,7 @@ def test_a_damaged_run_is_one_line(finished_run, capfd):
 
 
 def test_a_run_at_work_is_one_line(finished_run, capfd):
-    with exclusive(finished_run):
+    with exclusive(finished_run.path):
         assert "run is in use by another process" in fails(capfd, "train", "--resume=run")
 
 

@@ -130,7 +130,8 @@ def evaluate(
             opened.append((run, run.images(loaded), name, results))
             results_folder(results)
     for run, dataset, name, results in opened:
-        console.print(f"Run: {run.folder.path}, after step {run.step}, {dataset!r}")
+        unfinished = f" of {run.config.steps}" if 0 < run.step < run.config.steps else ""
+        console.print(f"Run: {run.folder.path}, after step {run.step}{unfinished}, {dataset!r}")
         if difference := describe_difference(dataset, run.trained_on):
             console.print(f"These are not the training images: {difference}")
         try:

@@ -15,6 +15,7 @@ import typer
 
 from betavae_fast.cli.errors import INTERRUPTED, CommandError, usage_errors
 from betavae_fast.cli.options import METRICS, Metrics, chosen_metrics
+from betavae_fast.objectives import options
 from betavae_fast.objectives.options import OBJECTIVES
 from betavae_fast.settings import Declared, at_least, choices
 from betavae_fast.sweep.grid import SEED, SweptRun, grid, settings_by_option
@@ -57,6 +58,7 @@ def _sweep(values: Mapping[str, Any], held: ExitStack) -> None:
     from betavae_fast.sweep.local import SharedImages
     from betavae_fast.sweep.tasks import Task
     from betavae_fast.training.interrupt import stop_on_signal
+    from betavae_fast.training.run_folder import exclusive
     from betavae_fast.training.unfinished import warn_of_unfinished
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -66,6 +68,8 @@ def _sweep(values: Mapping[str, Any], held: ExitStack) -> None:
         engine = _engine(values, entries, held)
         runs = grid(entries)
         folder = SweepFolder(values["out"] or Path("sweeps") / _default_name(runs))
+        folder.path.mkdir(parents=True, exist_ok=True)
+        held.enter_context(exclusive(folder.path))
         standings = {run.name: standing(folder.run(run), run, metrics) for run in runs}
         left = [run for run in runs if not standings[run.name].finished]
         rehearse_pictures()
@@ -187,6 +191,15 @@ def _entries(values: Mapping[str, Any]) -> dict[str, Any]:
         TOML; OSError if it cannot be read.
     """
     entries = {} if values["file"] is None else _read(values["file"])
+    if (
+        values.get("objective") is not None
+    ):  # the file may have options of objectives that are not trained now
+        chosen = set(values["objective"].split(","))
+        entries = {
+            name: value
+            for name, value in entries.items()
+            if name not in options.by_option() or options.by_option()[name].keys() & chosen
+        }
     for name, text in values.items():
         if text is not None and (name in ("recipe", "objective") or name in _SETTINGS):
             entries[name] = (

@@ -57,6 +57,13 @@ def _load_library(path: Path, what: str, needs: str, otherwise: str = "") -> str
             remedy = "Unset that variable"
         elif ": use " in note:
             remedy = "Follow that advice"
+        elif note.startswith("torch was installed without CUDA"):
+            remedy = "Install a torch with CUDA"
+        elif not _BUILD_LOG.exists():
+            return (
+                f"{what} was not built: {_PACKAGE.parent} is a checkout from which nothing was installed. Install it by "
+                f"pip install -e, with {needs}, or start Python in another folder{otherwise}."
+            )
         else:
             remedy = f"Install {needs}"
         return f"{what} was not built ({note}). {remedy} and reinstall{otherwise}."

@@ -80,6 +80,8 @@ def standing(folder: RunFolder, run: SweptRun, metrics: Collection[MetricName]) 
     ]
     if step > run.config.steps:
         others.append(f"{step} steps")
+    elif step > 0 and config.lr_schedule == "cosine" and config.steps != run.config.steps:
+        others.append(f"a learning rate that falls over {config.steps} steps, not {run.config.steps}")
     if others:
         raise ValueError(f"{folder.path} holds a run with {', '.join(others)}; give the sweep another --out")
     if checkpoint is None:

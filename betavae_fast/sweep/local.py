@@ -10,8 +10,10 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -44,6 +46,7 @@ _ALIKE = (
     "deterministic",
 )
 _POLL_SECONDS = 0.2
+_SAFE_PATH = "PYTHONSAFEPATH"
 _PRELOADED = [
     "betavae_fast.sweep.worker",
     "betavae_fast.training.run",
@@ -252,6 +255,16 @@ def _processes() -> Any:
         return multiprocessing.get_context("spawn")
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(_PRELOADED)
+    # Python puts the current folder first in the path of the process that is forked. It would import a checkout that lies
+    # there instead of this package. Python 3.10 does not know the variable.
+    before = os.environ.get(_SAFE_PATH)
+    if Path(__file__).resolve().parents[2] != Path.cwd():
+        os.environ[_SAFE_PATH] = "1"
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            os.environ.pop(_SAFE_PATH, None)
     return processes
 
 

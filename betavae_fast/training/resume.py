@@ -61,7 +61,7 @@ def unfinished_alike(folders: Iterable[RunFolder], config: TrainConfig) -> Unfin
     for folder in folders:
         try:
             own, checkpoint = read_run(folder)
-            with exclusive(folder):
+            with exclusive(folder.path):
                 step = 0 if checkpoint is None else checkpoint.step
         except (RunFileError, OSError):  # no run, a damaged one, or one in use
             continue

@@ -99,7 +99,7 @@ def new_run(
                 state.dataset.identity,
                 state.validated_with,
             )
-            held.enter_context(exclusive(folder))
+            held.enter_context(exclusive(folder.path))
         yield OpenRun(state, folder)
 
 
@@ -139,7 +139,7 @@ def resumed_run(
         writes = rank() == 0
         if writes:
             folder = folder if out is None else copy_run(folder, Path(out))
-            held.enter_context(exclusive(folder))
+            held.enter_context(exclusive(folder.path))
         if "validation" in changes and not (
             isinstance(config.validation, str) and isinstance(changes["validation"], str)
         ):

@@ -187,8 +187,8 @@ def read_data_identity(folder: RunFolder, which: Literal["data", "held_out"] = "
 
 
 @contextmanager
-def exclusive(folder: RunFolder) -> Iterator[None]:
-    """Lock a run folder against other processes. The lock ends with this process, however it ends.
+def exclusive(folder: Path) -> Iterator[None]:
+    """Lock the folder of a run or a sweep against other processes. The lock ends with this process, however it ends.
 
     Raises: BlockingIOError if another process holds the lock.
     """
@@ -197,12 +197,12 @@ def exclusive(folder: RunFolder) -> Iterator[None]:
         return
     import fcntl
 
-    descriptor = os.open(folder.path, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise BlockingIOError(f"{folder.path} is in use by another process") from error
+            raise BlockingIOError(f"{folder} is in use by another process") from error
         yield
     finally:
         os.close(descriptor)

@@ -145,7 +145,7 @@ def test_without_the_library_auto_is_plain_torch_and_says_so_once(without_librar
     assert where.startswith(str(without_libraries)) and equal == "True"
     assert count == "0 1 True", warning
     assert warning.startswith('betavae_fast computes cpu tensors in plain torch (backend="eager")')
-    assert "Install a C++17 compiler and reinstall." in warning
+    assert f"{without_libraries} is a checkout from which nothing was installed" in warning
     assert table == "[('reference', True), ('eager', True), ('cpp', False)]"
     for part in ('gaussian_kl: backend="cpp" is not available', "was not built", "compiler"):
         assert part in error
@@ -160,8 +160,12 @@ def test_without_the_library_auto_is_plain_torch_and_says_so_once(without_librar
         ),
         ("BETAVAE_FAST_CPP=0 at install time", "Unset that variable and reinstall."),
         ("c++ or g++ was not found at install time", "Install a C++17 compiler and reinstall."),
+        (
+            "torch was installed without CUDA; BETAVAE_FAST_CUDA=1 builds the kernels for another machine",
+            "Install a torch with CUDA and reinstall.",
+        ),
     ],
-    ids=["failed", "left out", "no compiler"],
+    ids=["failed", "left out", "no compiler", "no CUDA"],
 )
 def test_the_remedy_fits_what_kept_the_library_from_being_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, note: str, remedy: str

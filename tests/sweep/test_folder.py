@@ -49,6 +49,18 @@ def test_a_run_is_finished_when_its_last_step_is_evaluated(trained: RunFolder, s
         standing(trained, longer(swept, 1), METRICS)
 
 
+def test_a_learning_rate_that_has_fallen_is_not_raised_for_more_steps(
+    tmp_path: Path, swept: SweptRun
+) -> None:
+    """A run of 2 steps whose rate has fallen to 0 is no beginning of a run of 3."""
+    cosine = replace(swept, config=replace(swept.config, lr_schedule="cosine"))
+    folder = SweepFolder(tmp_path).run(cosine)
+    train_run(cosine.config, folder.path)
+    assert standing(folder, cosine, METRICS).step == 2
+    with pytest.raises(ValueError, match=r"a learning rate that falls over 2 steps, not 3; give the sweep"):
+        standing(folder, longer(cosine, 3), METRICS)
+
+
 def test_a_run_that_has_not_begun_has_no_steps(tmp_path: Path, swept: SweptRun) -> None:
     assert standing(RunFolder(tmp_path / "none"), swept, METRICS) == Standing()
 

@@ -52,6 +52,16 @@ def test_the_command_line_replaces_entries_of_the_file(tmp_path: Path) -> None:
     assert entries(tmp_path, "beta = [1, 2]\nsteps = 5", beta="7")["beta"] == [7.0]
 
 
+def test_a_part_of_a_files_objectives_leaves_the_options_of_the_others(tmp_path: Path) -> None:
+    """The command that disentanglement.toml names."""
+    study = (Path(__file__).resolve().parents[2] / "benchmarks" / "disentanglement.toml").read_text()
+    runs = grid(entries(tmp_path, study, objective="beta", beta="4"))
+    assert [run.name for run in runs] == [f"seed={seed}" for seed in range(5)]
+    assert grid(entries(tmp_path, study, objective="capacity"))[0].config.objective.steps == 3000
+    with pytest.raises(ValueError, match="capacity is an option of objective capacity"):
+        grid(entries(tmp_path, study, objective="beta", capacity="5"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -10,11 +10,14 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+import betavae_fast
+from betavae_fast.training.run_folder import exclusive
 from tests import PATIENCE
 from tests.sweep import assert_the_same, children, command, options, run
 
@@ -71,6 +74,41 @@ def test_what_cannot_be_swept_is_named_before_anything_trains(
     done = run([*options(data), *changes], out)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("betavae-fast: ") == 1
     assert not list(tmp_path.glob("sweep/*"))
+
+
+def test_a_folder_has_one_sweep_at_a_time(undisturbed: Path, data: Path) -> None:
+    with exclusive(undisturbed):
+        done = run(options(data), undisturbed)
+    assert done.returncode == 2 and f"{undisturbed} is in use by another process" in done.stderr
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 always looks into the current folder")
+def test_its_processes_import_this_package_also_beside_a_checkout(tmp_path: Path) -> None:
+    """The checkout may be another version, and nothing may have been built in it."""
+    (tmp_path / "checkout" / "betavae_fast").mkdir(parents=True)
+    (tmp_path / "checkout" / "betavae_fast" / "__init__.py").write_text("")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import betavae_fast\n"
+        "from betavae_fast.sweep.local import _processes\n"
+        "def where(connection):\n"
+        "    connection.send(betavae_fast.__file__)\n"
+        "if __name__ == '__main__':\n"
+        "    ours, theirs = _processes().Pipe()\n"
+        "    process = _processes().Process(target=where, args=(theirs,))\n"
+        "    process.start()\n"
+        "    process.join()\n"
+        "    print(ours.recv() if ours.poll() else 'nothing')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path / "checkout",
+        env=os.environ | {"PYTHONPATH": str(Path(betavae_fast.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.stdout.strip() == betavae_fast.__file__, done.stderr
 
 
 def test_a_killed_sweep_goes_on_to_the_same_end(undisturbed: Path, data: Path, tmp_path: Path) -> None:

@@ -180,10 +180,10 @@ def test_a_folder_without_a_run_is_named(tmp_path):
 def test_one_process_at_a_time(dataset, tmp_path):
     folder = create_run_folder(CONFIG, tmp_path / "run")
     with (
-        exclusive(folder),
+        exclusive(folder.path),
         pytest.raises(BlockingIOError, match="run is in use by another process"),
-        exclusive(folder),
+        exclusive(folder.path),
     ):
         pytest.fail("two processes trained at once")
-    with exclusive(folder):
+    with exclusive(folder.path):
         pass
