@@ -2,7 +2,9 @@
 
 CLONE is a clone of github.com/YannDubs/disentangling-vae at f045219. Its five models of dSprites become FOLDER/NAME. Each
 was trained with one seed, for 345,600 steps of 64 images; FactorVAE for 345,600 steps of 128, of which each loss takes
-half. The options are those of their specs.json.
+half. The options of the objective are those of their specs.json. The other settings in a run's config.json are this
+library's defaults, and say nothing of the training: its seed was 1234, and its learning rate 5e-4 (betaB 1e-3, factor
+1e-4).
 """
 
 from __future__ import annotations

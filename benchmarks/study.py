@@ -105,8 +105,8 @@ class Study(Generic[R]):
         Returns: 0; 1 if nothing was measured or something failed, which is named; 130 after Ctrl-C. Wrong arguments end
             the program with 2.
         """
-        # A log tells no width, so tables get enough columns there that none is broken.
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
+        # A log tells no width, so tables get room there for 18 columns, which a study of objectives has.
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 400)
         device = torch.device(getattr(args, "device", "cpu"))
         if self.threads and args.threads:
             torch.set_num_threads(args.threads)

@@ -63,7 +63,7 @@ def train(context: typer.Context, **values: Any) -> None:
                 alike = None
                 if folder is not None and resume is None and out is None:
                     alike = unfinished_alike(runs_before(folder, state.config), state.config)
-            _run(state, folder, alike)
+            _run(state, folder, recipes.describe(given), alike)
     except ProcessLostError as error:
         raise CommandError(str(error), exit_code=1) from error
 
@@ -173,10 +173,11 @@ train.__signature__ = _SIGNATURE  # type: ignore[attr-defined]
 train.__annotations__ = {name: found.annotation for name, found in _SIGNATURE.parameters.items()}
 
 
-def _run(state: TrainState, folder: RunFolder | None, alike: Unfinished | None) -> None:
+def _run(state: TrainState, folder: RunFolder | None, recipe: str | None, alike: Unfinished | None) -> None:
     """Train, then write the summary and the pictures; without a folder, only take part in the training.
 
     Args:
+        recipe: the recipe in words.
         alike: a run that could be continued instead.
     """
     from rich.console import Console
@@ -194,6 +195,8 @@ def _run(state: TrainState, folder: RunFolder | None, alike: Unfinished | None) 
         warn_of_unfinished([config])
     console = Console(highlight=False, markup=False, soft_wrap=True, quiet=folder is None)
     console.print(f"Data: {state.dataset!r}")
+    if recipe is not None:
+        console.print(f"Recipe: {recipe}")
     processes = f" in {world_size()} processes" if world_size() > 1 else ""
     console.print(
         f"Model: {config.architecture}, {config.latent_dim} channels, {config.describe_likelihood()}, "

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from betavae_fast.objectives import options
-from betavae_fast.settings import did_you_mean
+from betavae_fast.settings import did_you_mean, flag
 
 
 class Sourced(NamedTuple):
@@ -219,3 +219,22 @@ def applied(given: Mapping[str, Any]) -> dict[str, Any]:
     own = dict(given)
     name = own.pop("recipe", None)
     return own if name is None else entries(name, own.get("objective")) | own
+
+
+def describe(given: Mapping[str, Any]) -> str | None:
+    """The recipe that ``given`` names, with the settings in which ``given`` departs from it; None if it names none.
+
+    >>> describe({"recipe": "burgess-2018", "lr": 1e-3, "batch_size": 64, "threads": 2})
+    'burgess-2018, but --lr 0.001 instead of 0.0005'
+    """
+    own = dict(given)
+    name = own.pop("recipe", None)
+    if name is None:
+        return None
+    settings = RECIPES[name].settings
+    changed = [
+        f"{flag(setting)} {value} instead of {settings[setting].value}"
+        for setting, value in own.items()
+        if setting in settings and value != settings[setting].value
+    ]
+    return f"{name}, but {', '.join(changed)}" if changed else str(name)
