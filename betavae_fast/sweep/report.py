@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -29,6 +29,8 @@ from betavae_fast.evaluation.summary import choose_images
 from betavae_fast.files import atomic_writer, read_json
 from betavae_fast.sweep.folder import SweepFolder, dci_rows
 from betavae_fast.sweep.grid import SEED, SweptRun
+from betavae_fast.training.config import TrainConfig
+from betavae_fast.training.run_folder import read_config
 from betavae_fast.training.trained_run import open_run
 
 RECONSTRUCTION, KL, CHANNELS, UDR = "reconstruction loss, nats", "KL, nats", "channels used", "UDR"
@@ -158,8 +160,24 @@ def write(folder: SweepFolder, finished: Sequence[SweptRun], missing: Sequence[s
         groups=list(zip(found.groups, colours, strict=True)),
         points=_points(found, colours),
         missing=missing,
+        trained=_trained(folder, finished),
     )
     return folder.report
+
+
+def _trained(folder: SweepFolder, runs: Sequence[SweptRun]) -> str:
+    """How the runs were trained, in a sentence; of a setting that varies, all values."""
+    configs = [read_config(folder.run(run)) for run in runs]
+
+    def values(of: Callable[[TrainConfig], object]) -> str:
+        return " or ".join(dict.fromkeys(str(of(config)) for config in configs))
+
+    steps, batch, data = (
+        values(of)
+        for of in (lambda c: f"{c.steps:,}", lambda c: c.batch_size, lambda c: Path(c.data).name)
+    )
+    network = values(lambda c: f"{c.architecture} with {c.latent_dim} channels, {c.describe_likelihood()}")
+    return f"Each run took {steps} steps of {batch} images of {data} ({network}) in {values(lambda c: c.precision)}."
 
 
 def collect(folder: SweepFolder, runs: Sequence[SweptRun]) -> Findings:
