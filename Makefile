@@ -29,11 +29,13 @@ setup: $(VENV)/installed
 
 # torch first and pinned: the package is built against the torch it will run with.
 $(VENV)/torch:
+	@echo "Installing $(TORCH) into $(VENV)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	touch $@
 
 $(VENV)/installed: $(VENV)/torch $(SOURCES)
+	@echo "Installing the package into $(VENV) and compiling its kernels, which takes some minutes"
 	$(BIN)/python -m pip install --quiet "setuptools>=77" ninja
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[test,lint,docs]'
 	@sed 's/^/left out: /' betavae_fast/_build.txt

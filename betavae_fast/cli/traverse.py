@@ -82,5 +82,4 @@ def traverse(
         write_traversal(still, model, start, moved, encoding=encoding, extent=extent, columns=columns)
         write_moving_traversal(moving, model, start, moved, encoding=encoding, extent=extent)
         where = "The prior's mean" if image is None else f"Image {image}"
-        for path in (still, moving):
-            console.print(f"{where}: {path}")
+        console.print(f"{where}: {still} and {moving}")
