@@ -173,8 +173,7 @@ def _trained(folder: SweepFolder, runs: Sequence[SweptRun]) -> str:
         return " or ".join(dict.fromkeys(str(of(config)) for config in configs))
 
     steps, batch, data = (
-        values(of)
-        for of in (lambda c: f"{c.steps:,}", lambda c: c.batch_size, lambda c: Path(c.data).name)
+        values(of) for of in (lambda c: f"{c.steps:,}", lambda c: c.batch_size, lambda c: Path(c.data).name)
     )
     network = values(lambda c: f"{c.architecture} with {c.latent_dim} channels, {c.describe_likelihood()}")
     return f"Each run took {steps} steps of {batch} images of {data} ({network}) in {values(lambda c: c.precision)}."

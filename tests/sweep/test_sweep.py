@@ -44,7 +44,10 @@ def test_a_sweep_leaves_runs_a_table_and_a_report(undisturbed: Path) -> None:
     assert all(float(row["reconstruction loss, nats"]) > 0 and row["UDR"] for row in rows)
     assert (undisturbed / "against-setting.png").is_file()
     page = (undisturbed / "report.html").read_text(encoding="utf-8")
-    assert "Each run took 30 steps of 8 images of images.npy (burgess with 3 channels, bernoulli) in fp32." in page
+    assert (
+        "Each run took 30 steps of 8 images of images.npy (burgess with 3 channels, bernoulli) in fp32."
+        in page
+    )
     for row in rows:
         link = row["run"].replace("=", "%3D").replace(",", "%2C") + "/report.html"
         assert link in page
