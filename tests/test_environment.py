@@ -88,6 +88,17 @@ def test_threads_wait_passively_and_torch_is_told_in_time() -> None:
         assert done.stdout.split() == ["False", *expected, "agg"], done.stderr
 
 
+def test_a_command_does_not_wait_for_what_only_scores_need() -> None:
+    """scikit-learn and scipy.stats take a second to import."""
+    code = (
+        "import sys; import betavae_fast.evaluation.report, betavae_fast.training.run, betavae_fast.sweep.report; "
+        "print([name for name in ('sklearn', 'scipy.stats') if name in sys.modules])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
 def test_pictures_that_cannot_be_drawn_end_the_run_before_it_trains(
     images: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

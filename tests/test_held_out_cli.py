@@ -124,7 +124,7 @@ def test_images_that_have_moved_are_a_note(capfd):
         (["--validation=0.001"], "validation 0.001 of 80 images holds out 0 of them"),
         (["--validation=nowhere.npy"], "nowhere.npy"),
         (["--validation=0.9"], "--batch-size 16 is larger than the data set, which has 8 images to train on"),
-        (["--patience=3"], "patience is 3, so validation must be given"),
+        (["--patience=3"], "--patience is 3, so --validation must be given"),
         (["--validation=0.2", "--validation-every=0"], "--validation-every must be at least 1, got 0"),
     ],
 )

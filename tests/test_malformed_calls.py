@@ -359,7 +359,7 @@ def wrong_scale(draw: st.DrawFn, good: dict[str, Any]) -> tuple[dict[str, Any], 
             ),
         )
     )
-    return {"scale": bad}, ("scale", shown(bad)[:20])
+    return {"scale": bad}, ("scale", "a Tensor" if isinstance(bad, torch.Tensor) else shown(bad)[:20])
 
 
 @st.composite

@@ -49,6 +49,8 @@ def with_options(message: str, options: Mapping[str, str]) -> str:
     '--steps must be at least 1, got 0'
     >>> with_options("batch_size 9 is too large, batch_size=8 (--batch-size 8) works", options)
     '--batch-size 9 is too large, --batch-size 8 works'
+    >>> with_options("steps is 3, so batch_size must be given", options)
+    '--steps is 3, so --batch-size must be given'
     """
     name = "|".join(sorted(map(re.escape, options), key=len, reverse=True))
     both = rf"\b({name})(?:=\S+)? \((-[^ )]+)([^)]*)\)"
@@ -59,7 +61,8 @@ def with_options(message: str, options: Mapping[str, str]) -> str:
         lambda m: ", ".join(options[word] for word in m[0].split(", ")) if "_" in m[0] else m[0],
         message,
     )
-    subject = rf"(?:^|(?<=: )|(?<=, so ))({name})(?= (?:must|cannot|is an option|is for|is written|has one value)\b)"
+    faults = r"must|cannot|is an option|is for|is written|has one value|is \S+, so"
+    subject = rf"(?:^|(?<=: )|(?<=, so ))({name})(?= (?:{faults})\b)"
     return re.sub(subject, lambda m: options[m[0]], message)
 
 

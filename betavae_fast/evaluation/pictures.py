@@ -31,7 +31,7 @@ MANY_FACTORS = 12
 
 _LONG_NAME = 24  # letters
 _STRIP_ROWS = 64
-_GAP = 1  # pixels between the images of a grid
+_GAP, _GAP_SHOWN = 1, 4  # pixels between the images of a grid, and between those with labels
 _LIMIT = 4.0  # standard deviations of the prior on either side, in the aggregated posterior
 
 PRIOR_LABEL = "value of the channel, in standard deviations of the prior"
@@ -45,20 +45,13 @@ def reconstructions(originals: Images, reconstructed: Images, *, columns: int = 
     """
     columns = min(columns, len(originals))
     bands = -(-len(originals) // columns)
-    figure = Figure(figsize=(1.0 + 0.95 * columns, 0.6 + 2.1 * bands), layout="constrained")
+    # Images that complete the last band are white.
+    padded = np.ones((2, bands * columns, *originals.shape[1:]), np.float32)
+    padded[0, : len(originals)], padded[1, : len(originals)] = originals, reconstructed
+    in_bands = padded.reshape(2, bands, columns, *originals.shape[1:]).swapaxes(0, 1)
+    figure = Figure(figsize=(1.0 + 0.95 * columns, 0.6 + 1.9 * bands), layout="constrained")
     figure.suptitle("Reconstructions: each image above the decoder's output for its posterior mean (z = μ)")
-    axes = figure.subplots(2 * bands, columns, squeeze=False)
-    for position in range(bands * columns):
-        band, column = divmod(position, columns)
-        for row, images in enumerate((originals, reconstructed)):
-            axis = axes[2 * band + row, column]
-            if position < len(images):
-                _show(axis, images[position])
-            else:
-                axis.set_axis_off()
-    for band in range(bands):
-        for row, label in enumerate(("data", "model")):
-            axes[2 * band + row, 0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10)
+    _show_rows(figure.subplots(), in_bands.reshape(-1, *in_bands.shape[2:]), ["data", "model"] * bands)
     return figure
 
 
@@ -136,19 +129,14 @@ def traversal(
         f"channels sorted by KL; grey: inactive (at most {ACTIVE_NATS} nats)",
         fontsize=11,
     )
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for row, channel in enumerate(channels):
-        for column in range(columns):
-            _show(axes[row, column], images[row, column])
-        axes[row, 0].set_ylabel(
-            f"channel {channel.index}\n{channel.kl:.3f} nats",
-            rotation=0,
-            ha="right",
-            va="center",
-            color=_ink(channel.active),
-        )
-    for column, value in enumerate(values):
-        axes[0, column].set_title(f"{value:+.2g}" if value else "0", fontsize=9)
+    axis = figure.subplots()
+    _show_rows(axis, images, [f"channel {channel.index}\n{channel.kl:.3f} nats" for channel in channels])
+    for label, channel in zip(axis.get_yticklabels(), channels, strict=True):
+        label.set_color(_ink(channel.active))
+    places = _centres(columns, images.shape[-1])
+    axis.set_xticks(places, [f"{value:+.2g}" if value else "0" for value in values], fontsize=9)
+    axis.xaxis.tick_top()
+    axis.tick_params(length=0)
     figure.supxlabel(axis_label, fontsize=10)
     return figure
 
@@ -170,17 +158,8 @@ def grid(images: Images, columns: int) -> Image.Image:
     Args:
         images: (N, C, H, W). If C is neither 1 nor 3, the first channel is shown.
     """
-    height, width = images.shape[2:]
-    rows, scale = -(-len(images) // columns), _enlargement(height)
-    # Bytes, and row by row, because the floats of many images fill the memory.
-    whole = np.full((rows * (height + _GAP), columns * (width + _GAP), 3), 255, np.uint8)
-    for index, image in enumerate(images):
-        row, column = divmod(index, columns)
-        top, left = row * (height + _GAP), column * (width + _GAP)
-        shown = image if len(image) == 3 else image[:1]
-        pixels = (255 * shown.clip(0, 1)).round()
-        whole[top : top + height, left : left + width] = np.moveaxis(pixels, 0, -1)
-    picture = Image.fromarray(whole[:-_GAP, :-_GAP])
+    picture = Image.fromarray(_tiles(images, columns, (_GAP, _GAP)))
+    scale = _enlargement(images.shape[2])
     return picture.resize((scale * picture.width, scale * picture.height), Image.Resampling.NEAREST)
 
 
@@ -203,14 +182,29 @@ def traversal_frames(
         images: (len(channels), len(values), C, H, W).
     Returns: len(values) pictures of one size.
     """
-    figure, axes = _panels(len(channels), (1.25, 1.45), margin=(0.3, 0.5), share=False, dpi=90)
+    count = len(channels)
+    columns = min(5, count)
+    rows, (height, width) = -(-count // columns), images.shape[-2:]
+    title = max(1, height // 4)  # rows of pixels for a channel's name
+    figure = Figure(figsize=(0.3 + 1.25 * columns, 0.5 + 1.45 * rows), layout="constrained", dpi=90)
+    axis = figure.subplots()
+    axis.set_axis_off()
+    shown = axis.imshow(_tiles(images[:, 0], columns, (title, _GAP)))
+    for position, channel in enumerate(channels):
+        row, column = divmod(position, columns)
+        axis.text(
+            column * (width + _GAP) + (width - 1) / 2,
+            row * (height + title) - 1,
+            f"channel {channel.index}",
+            ha="center",
+            va="bottom",
+            fontsize=9,
+            color=_ink(channel.active),
+        )
     canvas = FigureCanvasAgg(figure)
     frames = []
     for column, value in enumerate(values):
-        for axis, channel, moved in zip(axes.flat, channels, images[:, column], strict=False):
-            axis.clear()
-            _show(axis, moved)
-            axis.set_title(f"channel {channel.index}", fontsize=9, color=_ink(channel.active))
+        shown.set_data(_tiles(images[:, column], columns, (title, _GAP)))
         figure.suptitle(f"{value:+.1f}", fontsize=10)
         canvas.draw()
         figure.set_layout_engine("none")  # all frames keep the layout of the first
@@ -451,16 +445,44 @@ def _panels(
     return figure, axes
 
 
-def _show(axis: Axes, image: Images) -> None:
-    """Draw one image (C, H, W) without ticks or frame. If C is neither 1 nor 3, the first channel is shown."""
-    channels_last = np.moveaxis(np.clip(image, 0, 1), 0, -1)
-    if channels_last.shape[-1] == 3:
-        axis.imshow(channels_last)
-    else:
-        axis.imshow(channels_last[..., 0], cmap="gray", vmin=0, vmax=1)
+def _show_rows(axis: Axes, images: Images, names: Sequence[str]) -> None:
+    """Draw rows of images (rows, columns, C, H, W) on one pair of axes, each with its name to the left.
+
+    Axes of their own for each image take matplotlib a hundred times as long.
+    """
+    rows, columns = images.shape[:2]
+    axis.imshow(_tiles(images.reshape(-1, *images.shape[2:]), columns, (_GAP_SHOWN, _GAP_SHOWN)))
     axis.set_xticks([])
-    axis.set_yticks([])
+    axis.set_yticks(_centres(rows, images.shape[-2]), names, fontsize=10)
+    axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
+
+
+def _centres(count: int, size: int) -> list[float]:
+    """The centres of ``count`` images with ``size`` pixels each and `_show_rows`'s gaps between them."""
+    return [place * (size + _GAP_SHOWN) + (size - 1) / 2 for place in range(count)]
+
+
+def _tiles(images: Images, columns: int, gaps: tuple[int, int]) -> NDArray[np.uint8]:
+    """Put images (N, C, H, W) into rows of ``columns`` in reading order, as RGB; what no image covers is white.
+
+    Args:
+        images: if C is neither 1 nor 3, the first channel is shown.
+        gaps: pixels between rows and between columns.
+    """
+    height, width = images.shape[2:]
+    rows = -(-len(images) // columns)
+    down, along = height + gaps[0], width + gaps[1]
+    # Bytes, and row by row, because the floats of many images fill the memory.
+    whole = np.full((rows * down, columns * along, 3), 255, np.uint8)
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        shown = image if len(image) == 3 else image[:1]
+        pixels = (255 * shown.clip(0, 1)).round()
+        whole[row * down : row * down + height, column * along : column * along + width] = np.moveaxis(
+            pixels, 0, -1
+        )
+    return whole[: rows * down - gaps[0], : columns * along - gaps[1]]
 
 
 def _label(name: str) -> str:

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from betavae_fast.data.images import ImageDataset
 from betavae_fast.evaluation import DCI_ROWS, pictures
@@ -117,6 +116,8 @@ class Findings:
 
     def correlation_with_udr(self, label: str) -> float | None:
         """Spearman's rank correlation of UDR with the quantity ``label`` over all runs; None if it is undefined."""
+        from scipy.stats import spearmanr  # half a second to import
+
         pairs = [[result.values.get(name, np.nan) for name in (UDR, label)] for result in self.results]
         one, two = np.array(pairs).T
         if not (np.isfinite(one) & np.isfinite(two)).all() or len(set(one)) < 2 or len(set(two)) < 2:
@@ -166,7 +167,7 @@ def write(folder: SweepFolder, finished: Sequence[SweptRun], missing: Sequence[s
 
 
 def _trained(folder: SweepFolder, runs: Sequence[SweptRun]) -> str:
-    """How the runs were trained, in a sentence; of a setting that varies, all values."""
+    """Say in a sentence how the runs were trained; of a setting that varies, all values."""
     configs = [read_config(folder.run(run)) for run in runs]
 
     def values(of: Callable[[TrainConfig], object]) -> str:

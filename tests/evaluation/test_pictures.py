@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from betavae_fast.evaluation import pictures
 from betavae_fast.evaluation.summary import Channel
@@ -11,39 +12,77 @@ from betavae_fast.evaluation.summary import Channel
 RNG = np.random.default_rng(0)
 
 
-def shown(axis) -> np.ndarray:
-    return np.asarray(axis.images[0].get_array())
+GAP = 4
+
+
+def tile(axis: Axes, row: int, column: int, height: int = 4, width: int = 4) -> np.ndarray:
+    """The image shown in a row and column of ``axis``, whose images have gaps of GAP pixels between them."""
+    top, left = row * (height + GAP), column * (width + GAP)
+    return np.asarray(axis.images[0].get_array())[top : top + height, left : left + width]
+
+
+def as_bytes(image: np.ndarray) -> np.ndarray:
+    """One image (C, H, W) as (H, W, 3), of which all channels but three show the first."""
+    shown = image if len(image) == 3 else image[:1].repeat(3, axis=0)
+    return np.moveaxis((255 * shown.clip(0, 1)).round(), 0, -1)
+
+
+def labels(axis: Axes) -> list[tuple[str, float]]:
+    """The names of the rows of ``axis``, and where each stands."""
+    return [
+        (text.get_text(), place)
+        for text, place in zip(axis.get_yticklabels(), axis.get_yticks(), strict=True)
+    ]
 
 
 def test_reconstructions_stand_below_their_originals():
     originals, reconstructed = RNG.random((2, 7, 1, 4, 4))
-    figure = pictures.reconstructions(originals, reconstructed, columns=5)
-    grid = np.array(figure.axes).reshape(4, 5)
+    (axis,) = pictures.reconstructions(originals, reconstructed, columns=5).axes
     for position in range(7):
         band, column = divmod(position, 5)
-        np.testing.assert_array_equal(shown(grid[2 * band, column]), originals[position, 0])
-        np.testing.assert_array_equal(shown(grid[2 * band + 1, column]), reconstructed[position, 0])
-    assert not any(axis.axison for axis in grid[2:, 2:].flat)  # the unused places are blank
-    assert [axis.get_ylabel() for axis in grid[:, 0]] == ["data", "model", "data", "model"]
+        np.testing.assert_array_equal(tile(axis, 2 * band, column), as_bytes(originals[position]))
+        np.testing.assert_array_equal(tile(axis, 2 * band + 1, column), as_bytes(reconstructed[position]))
+    assert all((tile(axis, row, column) == 255).all() for row in (2, 3) for column in (2, 3, 4))
+    assert labels(axis) == [("data", 1.5), ("model", 9.5), ("data", 17.5), ("model", 25.5)]
 
 
 def test_colour_images_keep_their_colours_and_stay_in_range():
     images = RNG.normal(size=(2, 3, 4, 4))
-    axis = pictures.reconstructions(images, images).axes[0]
-    np.testing.assert_array_equal(shown(axis), np.moveaxis(images[0].clip(0, 1), 0, -1))
+    (axis,) = pictures.reconstructions(images, images).axes
+    np.testing.assert_array_equal(tile(axis, 0, 0), as_bytes(images[0]))
 
 
 def test_traversal_labels_each_row_with_its_channel_and_nats():
     channels = [Channel(3, 1.92, 1.0, 0.92, active=True), Channel(0, 0.001, 0.0, 0.001, active=False)]
-    images = RNG.random((2, 3, 1, 4, 4))
-    figure = pictures.traversal(images, channels, [-3.0, 0.0, 3.0])
-    grid = np.array(figure.axes).reshape(2, 3)
-    assert [axis.get_ylabel() for axis in grid[:, 0]] == ["channel 3\n1.920 nats", "channel 0\n0.001 nats"]
-    assert [axis.yaxis.label.get_color() for axis in grid[:, 0]] == ["black", pictures.FADED]
-    assert [axis.get_title() for axis in grid[0]] == ["-3", "0", "+3"]
-    for row in range(2):
-        for column in range(3):
-            np.testing.assert_array_equal(shown(grid[row, column]), images[row, column, 0])
+    images = RNG.random((2, 3, 1, 4, 6))
+    (axis,) = pictures.traversal(images, channels, [-3.0, 0.0, 3.0]).axes
+    assert labels(axis) == [("channel 3\n1.920 nats", 1.5), ("channel 0\n0.001 nats", 9.5)]
+    assert [text.get_color() for text in axis.get_yticklabels()] == ["black", pictures.FADED]
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["-3", "0", "+3"]
+    assert list(axis.get_xticks()) == [2.5, 12.5, 22.5] and axis.xaxis.get_ticks_position() == "top"
+    for row, column in np.ndindex(2, 3):
+        np.testing.assert_array_equal(tile(axis, row, column, 4, 6), as_bytes(images[row, column]))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 7])
+def test_a_moving_traversal_names_its_channels_and_shows_each_value(channels):
+    which = [Channel(index, 1.0, 0.5, 0.5, active=True) for index in range(channels)]
+    images = np.zeros((channels, 3, 1, 16, 16))
+    images[:, 2] = 1
+    dark, again, light = (
+        np.asarray(frame) for frame in pictures.traversal_frames(images, which, [-1.0, 0.0, 1.0])
+    )
+    assert dark.shape == light.shape
+    below = slice(25, None)  # below the value, which changes
+    np.testing.assert_array_equal(dark[below], again[below])
+    moved = (dark[below] != light[below]).any(-1)
+    assert moved.mean() > 0.3 and (dark[below][moved] < light[below][moved]).all()
+    names = (dark[below] < 128).all(-1) & ~moved  # ink that stays
+    columns = min(channels, 5)
+    across = np.array_split(names.any(0), columns)
+    assert all(part.any() for part in across)
+    rows = np.flatnonzero(names.any(1))
+    assert (np.diff(rows) > 20).sum() == -(-channels // 5) - 1  # a line of names above each row of images
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
@@ -54,9 +93,9 @@ def test_a_strip_has_its_images_from_left_to_right(channels):
     shown = np.moveaxis(images if channels == 3 else images[:, :1].repeat(3, axis=1), 1, -1)
     for position in range(3):
         left = position * 2 * 17
-        tile = drawn[::2, left : left + 32 : 2]
-        np.testing.assert_array_equal(tile, (255 * shown[position]).round())
-        np.testing.assert_array_equal(drawn[1::2, left + 1 : left + 32 : 2], tile)
+        image = drawn[::2, left : left + 32 : 2]
+        np.testing.assert_array_equal(image, (255 * shown[position]).round())
+        np.testing.assert_array_equal(drawn[1::2, left + 1 : left + 32 : 2], image)
     assert (drawn[:, 32:34] == 255).all()
 
 

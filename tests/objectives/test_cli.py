@@ -48,7 +48,7 @@ def exit_code(*options: str) -> int:
             {"capacity_weight": 9.0},
             {"capacity": 1.5},
         ),
-        ("free-bits --free-bits=0.5", {"--free-bits": 0.5}, {"charged_kl": 1.0}),
+        ("free-bits --free-bits=0.5", {"free_bits": 0.5}, {"charged_kl": 1.0}),
         (
             "lagrangian --kl-limit=3 --multiplier-lr=0.1",
             {"multiplier_lr": 0.1},

@@ -5,6 +5,8 @@ disentanglement_lib), so that numbers compare with published ones. A function th
 docstring. Every metric draws its samples from the rows given: for a full grid of factors this is the published
 procedure, for a random sample of images it is a bootstrap. Factors with a single value are left out of every metric
 (`varying` returns the others). Dead latents are scored like the others, and never cause a division by zero.
+
+scikit-learn and scipy.stats take a second to import, so each function that needs them imports them itself.
 """
 
 from .beta_vae import BetaVAEScore, beta_vae_score, logistic_regression

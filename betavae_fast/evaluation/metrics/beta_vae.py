@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.multiclass import OneVsRestClassifier
 
 from .grouping import Groups, group
 from .table import Codes, Factors, Rows, check_counts, checked, reduce_batches
@@ -21,6 +19,9 @@ def logistic_regression() -> Any:
     scikit-learn's ``LogisticRegression()`` did this until version 0.21, when the published numbers were made. Later
     versions fit one multinomial model, which gives entangled codes BetaVAE scores up to 2 points higher.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+
     return OneVsRestClassifier(LogisticRegression(solver="liblinear"))
 
 

@@ -11,7 +11,6 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from scipy.special import entr
-from sklearn.ensemble import GradientBoostingClassifier
 
 from betavae_fast.evaluation import DCI_ROWS
 
@@ -23,6 +22,8 @@ _FLOOR = 1e-11  # added to importances, because a dead latent's distribution ove
 
 def gradient_boosting(seed: int) -> Any:
     """Gradient boosting with 100 rounds of depth-3 trees, one tree per class and round."""
+    from sklearn.ensemble import GradientBoostingClassifier
+
     return GradientBoostingClassifier(random_state=seed)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from .beta_vae import logistic_regression
 from .moments import mean, standardise
@@ -149,6 +148,8 @@ def areas_under_roc(scores: NDArray[np.float64], classes: Factors) -> NDArray[np
     >>> areas_under_roc(np.array([[0.9, 0.1], [0.4, 0.6], [0.6, 0.4], [0.4, 0.6]]), np.array([0, 0, 1, 1]))
     array([0.625, 0.625])
     """
+    from scipy.stats import rankdata
+
     member = classes[:, None] == np.arange(scores.shape[1])
     count = member.sum(axis=0)
     rank_sum = np.where(member, rankdata(scores, axis=0), 0.0).sum(axis=0)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.svm import LinearSVC
 
 from .moments import mean, top_two_gap
 from .table import Codes, Factors, check_counts, checked, draw
@@ -51,6 +50,8 @@ def sap_score(
     >>> result.accuracies.diagonal()
     array([1., 1.])
     """
+    from sklearn.svm import LinearSVC
+
     factors = checked(codes, factors)
     check_counts(num_train=num_train, num_test=num_test)
     train, train_classes = draw(codes, factors, num_train, rng)

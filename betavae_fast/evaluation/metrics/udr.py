@@ -8,8 +8,6 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
-from sklearn.linear_model import Lasso
 
 from .moments import mean, standardise
 from .table import Codes, check_codes, check_counts, take
@@ -94,11 +92,15 @@ def _column_strength(matrix: NDArray[np.float64]) -> float:
 
 
 def _lasso(one: NDArray[np.float64], two: NDArray[np.float64]) -> NDArray[np.float64]:
+    from sklearn.linear_model import Lasso
+
     model = Lasso(alpha=_ALPHA).fit(standardise(one), standardise(two))
     return np.abs(model.coef_).reshape(two.shape[1], one.shape[1]).T
 
 
 def _spearman(one: NDArray[np.float64], two: NDArray[np.float64]) -> NDArray[np.float64]:
+    from scipy.stats import rankdata
+
     ranks = [standardise(rankdata(codes, axis=0)) for codes in (one, two)]
     return np.abs(ranks[0].T @ ranks[1] / len(one)).clip(max=1.0)
 
