@@ -44,9 +44,10 @@ $(VENV)/installed: $(VENV)/torch $(SOURCES)
 train: setup
 	$(BIN)/betavae-fast train --recipe dsprites
 
-# Threads that wait actively would keep the other worker from its core.
+# There is a worker for each core, so each has one thread: more would wait for each other, and actively keep others from their
+# core. Tests of several threads ask for them. A worker without tests takes some of another's, because some take a minute.
 test: setup
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto
+	OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 bench: setup
 	$(BIN)/python -m benchmarks.all
@@ -82,7 +83,7 @@ test-wheel: wheel
 	$(PYTHON) -m venv build/wheel/venv
 	build/wheel/venv/bin/python -m pip install --quiet $(WHEEL_TORCH) 'numpy<2.4'
 	build/wheel/venv/bin/python -m pip install --quiet "$$(ls dist/*.whl)[test]"
-	cd build/wheel/checkout && OMP_WAIT_POLICY=PASSIVE ../venv/bin/python -m pytest tests --numprocesses auto
+	cd build/wheel/checkout && OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 ../venv/bin/python -m pytest tests --numprocesses auto --dist worksteal
 
 test-dist: wheel sdist
 	$(PACKED) $(BIN)/python -m tools.dist $(TORCH)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import processes
+from tests import PATIENCE
 
 # A program that sets its answer to SIGTERM, reports that, and waits.
 _SCRIPT = """
@@ -42,7 +43,7 @@ def test_interrupted_tests_still_write_their_report(tmp_path):
     options = ("-c", os.devnull, f"--rootdir={tmp_path}", "-p", "no:cacheprovider", f"--junitxml={report}")
     quiet = ("-q", "--no-header")  # so that the first F is that of the failed test
     command = (sys.executable, "-m", "pytest", "test_these.py", *options, *quiet, "-p", "no:xdist")
-    with processes.started(command, tmp_path, {}, subprocess.PIPE, interrupted_for=60) as process:
+    with processes.started(command, tmp_path, {}, subprocess.PIPE, interrupted_for=PATIENCE) as process:
         assert process.stdout is not None
         while process.stdout.read(1) not in ("F", ""):  # wait for the report of test_wrong
             pass

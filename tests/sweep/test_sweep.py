@@ -18,7 +18,7 @@ import pytest
 
 import betavae_fast
 from betavae_fast.training.run_folder import exclusive
-from tests import PATIENCE
+from tests import PATIENCE, commands
 from tests.sweep import assert_the_same, children, command, options, run
 
 KILLS = int(os.environ.get("BETAVAE_FAST_KILLS", "2"))
@@ -54,10 +54,17 @@ def test_a_sweep_leaves_runs_a_table_and_a_report(undisturbed: Path) -> None:
         assert (undisturbed / row["run"] / "report.html").is_file()
 
 
-def test_the_same_command_trains_nothing_again(undisturbed: Path, data: Path) -> None:
+def in_process(arguments: list[str], out: Path) -> int | str | None:
+    """The exit status of the sweep that `run` starts as a program of its own."""
+    return commands.run("sweep", *arguments, f"--out={out}")
+
+
+def test_the_same_command_trains_nothing_again(
+    undisturbed: Path, data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     before = {path: path.stat().st_mtime_ns for path in undisturbed.glob("*/checkpoint/*")}
-    done = run(options(data), undisturbed)
-    assert done.returncode == 0 and "4 finished before" in done.stdout
+    assert in_process(options(data), undisturbed) == 0
+    assert "4 finished before" in capfd.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in undisturbed.glob("*/checkpoint/*")}
 
 
@@ -72,18 +79,26 @@ def test_the_same_command_trains_nothing_again(undisturbed: Path, data: Path) ->
     ],
 )
 def test_what_cannot_be_swept_is_named_before_anything_trains(
-    undisturbed: Path, data: Path, tmp_path: Path, changes: list[str], message: str
+    undisturbed: Path,
+    data: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    changes: list[str],
+    message: str,
 ) -> None:
     out = undisturbed if "holds" in message else tmp_path / "sweep"
-    done = run([*options(data), *changes], out)
-    assert done.returncode == 2 and message in done.stderr and done.stderr.count("betavae-fast: ") == 1
+    assert in_process([*options(data), *changes], out) == 2
+    said = capfd.readouterr().err
+    assert message in said and said.count("betavae-fast: ") == 1
     assert not list(tmp_path.glob("sweep/*"))
 
 
-def test_a_folder_has_one_sweep_at_a_time(undisturbed: Path, data: Path) -> None:
+def test_a_folder_has_one_sweep_at_a_time(
+    undisturbed: Path, data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     with exclusive(undisturbed):
-        done = run(options(data), undisturbed)
-    assert done.returncode == 2 and f"{undisturbed} is in use by another process" in done.stderr
+        assert in_process(options(data), undisturbed) == 2
+    assert f"{undisturbed} is in use by another process" in capfd.readouterr().err
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 always looks into the current folder")
