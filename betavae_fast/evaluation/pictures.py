@@ -448,7 +448,7 @@ def _panels(
 def _show_rows(axis: Axes, images: Images, names: Sequence[str]) -> None:
     """Draw rows of images (rows, columns, C, H, W) on one pair of axes, each with its name to the left.
 
-    Axes of their own for each image take matplotlib a hundred times as long.
+    One pair of axes for each image would take matplotlib a hundred times as long.
     """
     rows, columns = images.shape[:2]
     axis.imshow(_tiles(images.reshape(-1, *images.shape[2:]), columns, (_GAP_SHOWN, _GAP_SHOWN)))
