@@ -42,7 +42,7 @@ def test_interrupted_tests_still_write_their_report(tmp_path):
     (tmp_path / "test_these.py").write_text(tests.format(f"pathlib.Path({str(begun)!r}).touch()"))
     options = ("-c", os.devnull, f"--rootdir={tmp_path}", "-p", "no:cacheprovider", f"--junitxml={report}")
     quiet = ("-q", "--no-header")  # so that the first F is that of the failed test
-    # At the end of a session with failures, hypothesis works for a second, and has worked for a minute.
+    # At the end of a session with failures, hypothesis works for a second; one such session took a minute to end.
     plain = ("-p", "no:xdist", "-p", "no:hypothesispytest")
     command = (sys.executable, "-m", "pytest", "test_these.py", *options, *quiet, *plain)
     with processes.started(command, tmp_path, {}, subprocess.PIPE, interrupted_for=PATIENCE) as process:
