@@ -18,6 +18,7 @@ from betavae_fast import cli
 from betavae_fast.data import cache, load_dataset
 from betavae_fast.training import launch
 from betavae_fast.training.run_folder import RunFolder
+from tests.backends import fresh_process
 
 ROOT = Path(betavae_fast.__file__).parents[1]
 TINY = ["--batch-size=16", "--latent-dim=2", "--steps=2", "--architecture=mlp", "--precision=fp32"]
@@ -94,8 +95,7 @@ def test_a_command_does_not_wait_for_what_only_scores_need() -> None:
         "import sys; import betavae_fast.evaluation.report, betavae_fast.training.run, betavae_fast.sweep.report; "
         "print([name for name in ('sklearn', 'scipy.stats') if name in sys.modules])"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    done = fresh_process("-c", code)
     assert done.stdout.strip() == "[]", done.stderr
 
 

@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -183,9 +183,9 @@ def assemble(op: str, variant: str, dtype: torch.dtype, capability: int) -> Asse
     return read([_launch(op, variant, dtype)], capability)[0]
 
 
-def assemble_all(op: str, capability: int, dtypes: Iterable[str] = DTYPES) -> dict[tuple[str, str], Assembly]:
+def assemble_all(op: str, capability: int) -> dict[tuple[str, str], Assembly]:
     """The assemblies of an op, by variant and name of the dtype."""
-    keys = list(product(VARIANTS[op], dtypes))
+    keys = list(product(VARIANTS[op], DTYPES))
     launches = [_launch(op, variant, DTYPES[name]) for variant, name in keys]
     return dict(zip(keys, read(launches, capability), strict=True))
 

@@ -31,7 +31,7 @@ MANY_FACTORS = 12
 
 _LONG_NAME = 24  # letters
 _STRIP_ROWS = 64
-_GAP, _GAP_SHOWN = 1, 4  # pixels between the images of a grid, and between those with labels
+_GAP, _WIDE_GAP = 1, 4  # pixels between the images of a grid, and between those in rows with names
 _LIMIT = 4.0  # standard deviations of the prior on either side, in the aggregated posterior
 
 PRIOR_LABEL = "value of the channel, in standard deviations of the prior"
@@ -45,13 +45,15 @@ def reconstructions(originals: Images, reconstructed: Images, *, columns: int = 
     """
     columns = min(columns, len(originals))
     bands = -(-len(originals) // columns)
-    # Images that complete the last band are white.
-    padded = np.ones((2, bands * columns, *originals.shape[1:]), np.float32)
-    padded[0, : len(originals)], padded[1, : len(originals)] = originals, reconstructed
-    in_bands = padded.reshape(2, bands, columns, *originals.shape[1:]).swapaxes(0, 1)
+    # Rows of data and of the model in turn; images that complete the last band are white.
+    rows = np.ones((bands, 2, columns, *originals.shape[1:]), np.float32)
+    for band in range(bands):
+        shown = slice(band * columns, (band + 1) * columns)
+        for row, images in zip(rows[band], (originals[shown], reconstructed[shown]), strict=True):
+            row[: len(images)] = images
     figure = Figure(figsize=(1.0 + 0.95 * columns, 0.6 + 1.9 * bands), layout="constrained")
     figure.suptitle("Reconstructions: each image above the decoder's output for its posterior mean (z = μ)")
-    _show_rows(figure.subplots(), in_bands.reshape(-1, *in_bands.shape[2:]), ["data", "model"] * bands)
+    _show_rows(figure.subplots(), rows.reshape(-1, *rows.shape[2:]), ["data", "model"] * bands)
     return figure
 
 
@@ -136,7 +138,6 @@ def traversal(
     places = _centres(columns, images.shape[-1])
     axis.set_xticks(places, [f"{value:+.2g}" if value else "0" for value in values], fontsize=9)
     axis.xaxis.tick_top()
-    axis.tick_params(length=0)
     figure.supxlabel(axis_label, fontsize=10)
     return figure
 
@@ -421,7 +422,6 @@ def _panels(
     labels: tuple[str, str] | None = None,
     share: bool = True,
     columns: int = 5,
-    **settings: Any,
 ) -> tuple[Figure, NDArray[Any]]:
     """Make a figure of ``count`` panels, up to ``columns`` in a row, and its axes (rows, columns). Spare axes are blank.
 
@@ -433,7 +433,7 @@ def _panels(
     columns = min(columns, count)
     rows = -(-count // columns)
     shape = (margin[0] + size[0] * columns, margin[1] + size[1] * rows)
-    figure = Figure(figsize=shape, layout="constrained", **settings)
+    figure = Figure(figsize=shape, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share)
     for axis in axes.flat[count:]:
         axis.set_axis_off()
@@ -451,7 +451,7 @@ def _show_rows(axis: Axes, images: Images, names: Sequence[str]) -> None:
     One pair of axes for each image would take matplotlib a hundred times as long.
     """
     rows, columns = images.shape[:2]
-    axis.imshow(_tiles(images.reshape(-1, *images.shape[2:]), columns, (_GAP_SHOWN, _GAP_SHOWN)))
+    axis.imshow(_tiles(images.reshape(-1, *images.shape[2:]), columns, (_WIDE_GAP, _WIDE_GAP)))
     axis.set_xticks([])
     axis.set_yticks(_centres(rows, images.shape[-2]), names, fontsize=10)
     axis.tick_params(length=0)
@@ -460,7 +460,7 @@ def _show_rows(axis: Axes, images: Images, names: Sequence[str]) -> None:
 
 def _centres(count: int, size: int) -> list[float]:
     """The centres of ``count`` images with ``size`` pixels each and `_show_rows`'s gaps between them."""
-    return [place * (size + _GAP_SHOWN) + (size - 1) / 2 for place in range(count)]
+    return [place * (size + _WIDE_GAP) + (size - 1) / 2 for place in range(count)]
 
 
 def _tiles(images: Images, columns: int, gaps: tuple[int, int]) -> NDArray[np.uint8]:
@@ -477,11 +477,10 @@ def _tiles(images: Images, columns: int, gaps: tuple[int, int]) -> NDArray[np.ui
     whole = np.full((rows * down, columns * along, 3), 255, np.uint8)
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
+        top, left = row * down, column * along
         shown = image if len(image) == 3 else image[:1]
         pixels = (255 * shown.clip(0, 1)).round()
-        whole[row * down : row * down + height, column * along : column * along + width] = np.moveaxis(
-            pixels, 0, -1
-        )
+        whole[top : top + height, left : left + width] = np.moveaxis(pixels, 0, -1)
     return whole[: rows * down - gaps[0], : columns * along - gaps[1]]
 
 

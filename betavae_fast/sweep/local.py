@@ -53,7 +53,13 @@ _PRELOADED = [
     "betavae_fast.training.loop",
     "betavae_fast.evaluation.evaluate",
     "betavae_fast.evaluation.report",
-    "torch._dynamo",  # the optimizer imports it when it is first used
+    # What is imported when it is first used: the first by the optimizer, the others by the scores.
+    "torch._dynamo",
+    "scipy.stats",
+    "sklearn.ensemble",
+    "sklearn.linear_model",
+    "sklearn.multiclass",
+    "sklearn.svm",
 ]
 
 

@@ -74,9 +74,9 @@ SIZES = {
     ("dtype", "size"), [(dtype, size) for dtype, sizes in SIZES.items() for size in sizes], ids=str
 )
 def test_error(size: tuple[int, int], dtype: torch.dtype, estimator: str) -> None:
-    """Several trials even out the luck of a single one, more of them for small batches."""
+    """Several trials even out the luck of a single problem, more of them for small batches."""
     budgets = [Budget() for _ in range(5)]
-    for trial in range(max(3, 8 // size[0])):
+    for trial in range(max(4, 12 // size[0])):
         inputs, grads = posterior(*size, dtype, trial), gradients(*size)
         got = there_and_back("triton", grads, inputs, 0, N, ESTIMATORS[estimator])
         exact, plain = (f(*inputs, N, estimator, *grads) for f in (exact_log_densities, plain_log_densities))
