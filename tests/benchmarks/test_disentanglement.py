@@ -211,7 +211,7 @@ def test_pictures_show_every_run() -> None:
     assert not drawn["reconstruction-kl"].axes[0].collections  # these runs have neither
 
 
-@pytest.mark.parametrize("folder", ["disentanglement", "published", "recipe", "initialization"])
+@pytest.mark.parametrize("folder", ["disentanglement", "published", "protocols", "recipe", "initialization"])
 def test_the_page_shows_the_committed_results(folder: str) -> None:
     page = (ROOT / "docs" / "disentanglement.md").read_text()
     results = DisentanglementResults.load(RESULTS / folder / "disentanglement.json")
